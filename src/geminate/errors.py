@@ -1,0 +1,39 @@
+"""Errors a user can cause or meet. Each message names the cause and the way out."""
+
+from __future__ import annotations
+
+
+class GeminateError(Exception):
+    """Base of every error this package raises on purpose; the CLI prints it without a traceback."""
+
+
+class ConfigError(GeminateError):
+    """A model configuration that is missing, malformed, or asks for arithmetic we do not have."""
+
+
+class WeightsError(GeminateError):
+    """A weight file that is missing, damaged, or does not match its configuration."""
+
+
+class DrafterMismatchError(GeminateError):
+    """A drafter that cannot work with its target (backbone size, vocabulary, KV heads, head dims)."""
+
+
+class ModelNotFoundError(GeminateError):
+    """A path or hub id that leads to no model."""
+
+
+class ParameterError(GeminateError, ValueError):
+    """A sampling or speculation parameter outside its legal range."""
+
+
+class ContextLengthError(GeminateError, ValueError):
+    """A prompt that does not fit the model's context."""
+
+
+class TokenizerError(GeminateError):
+    """A missing or damaged tokenizer or chat template, or text it cannot handle."""
+
+
+class BackendError(GeminateError):
+    """A kernel backend or instruction set that was asked for but is not available."""
