@@ -1,0 +1,37 @@
+#include "cpu.h"
+
+namespace geminate {
+
+static std::vector<const Kernels*> supported() {
+  std::vector<const Kernels*> found;
+#if defined(GEMINATE_X86)
+  // The compiler's run-time test also asks the operating system (xgetbv).
+  __builtin_cpu_init();
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+      __builtin_cpu_supports("avx512vnni")) {
+    found.push_back(avx512_kernels());
+  }
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+      __builtin_cpu_supports("f16c")) {
+    found.push_back(avx2_kernels());
+  }
+#endif
+  found.push_back(scalar_kernels());
+  return found;
+}
+
+std::vector<std::string> supported_isas() {
+  std::vector<std::string> names;
+  for (const Kernels* k : supported()) names.emplace_back(k->name);
+  return names;
+}
+
+const Kernels* find_kernels(const std::string& name) {
+  for (const Kernels* k : supported()) {
+    if (name.empty() || name == k->name) return k;
+  }
+  return nullptr;
+}
+
+}  // namespace geminate

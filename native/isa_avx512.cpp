@@ -1,0 +1,113 @@
+// AVX-512 F/BW/VL/DQ with VNNI: 16 lanes in one register, vpdpbusd for the integer products.
+#include <immintrin.h>
+
+#include "half.h"
+#include "kernels.h"
+
+namespace geminate::avx512 {
+
+constexpr const char* kIsaName = "avx512";
+constexpr int kRowBlock = 8, kKeyBlock = 4, kValueVecs = 4;
+
+struct F {
+  __m512 v;
+};
+struct I {
+  __m512i v;
+};
+using Acc4 = I;
+struct W8 {
+  __m512i codes;
+};
+using W4 = W8;
+
+static inline __mmask16 first(int n) { return static_cast<__mmask16>((1u << n) - 1u); }
+
+static inline F load(const float* x) { return {_mm512_loadu_ps(x)}; }
+static inline F load_part(const float* x, int n) { return {_mm512_maskz_loadu_ps(first(n), x)}; }
+static inline void store(float* x, F a) { _mm512_storeu_ps(x, a.v); }
+static inline void store_part(float* x, F a, int n) { _mm512_mask_storeu_ps(x, first(n), a.v); }
+static inline F set1(float x) { return {_mm512_set1_ps(x)}; }
+static inline F add(F a, F b) { return {_mm512_add_ps(a.v, b.v)}; }
+static inline F sub(F a, F b) { return {_mm512_sub_ps(a.v, b.v)}; }
+static inline F mul(F a, F b) { return {_mm512_mul_ps(a.v, b.v)}; }
+static inline F div(F a, F b) { return {_mm512_div_ps(a.v, b.v)}; }
+static inline F fma(F a, F b, F c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
+static inline F sqrt(F a) { return {_mm512_sqrt_ps(a.v)}; }
+static inline F max(F a, F b) { return {_mm512_max_ps(a.v, b.v)}; }
+static inline F min(F a, F b) { return {_mm512_min_ps(a.v, b.v)}; }
+static inline F abs(F a) { return {_mm512_abs_ps(a.v)}; }
+static inline F copy_sign(F size, F sign) {
+  const __m512 mask = _mm512_set1_ps(-0.0f);
+  return {_mm512_or_ps(_mm512_andnot_ps(mask, size.v), _mm512_and_ps(mask, sign.v))};
+}
+static inline F round_even(F a) {
+  return {_mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
+}
+static inline F select_less(F a, F b, F yes, F no) {
+  return {_mm512_mask_blend_ps(_mm512_cmp_ps_mask(a.v, b.v, _CMP_LT_OQ), no.v, yes.v)};
+}
+static inline F pow2(F n) {
+  const __m512i biased = _mm512_add_epi32(_mm512_cvtps_epi32(n.v), _mm512_set1_epi32(127));
+  return {_mm512_castsi512_ps(_mm512_slli_epi32(biased, 23))};
+}
+
+// The tree all ISAs share: i with i+8, then i+4, i+2, i+1.
+static inline float reduce_add(F a) {
+  const __m256 eight =
+      _mm256_add_ps(_mm512_castps512_ps256(a.v), _mm512_extractf32x8_ps(a.v, 1));
+  const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+}
+static inline float reduce_max(F a) {
+  const __m256 eight =
+      _mm256_max_ps(_mm512_castps512_ps256(a.v), _mm512_extractf32x8_ps(a.v, 1));
+  const __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
+}
+
+static inline __m256i load_words(const uint16_t* x) {
+  return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x));
+}
+static inline F load_half(const uint16_t* x) { return {_mm512_cvtph_ps(load_words(x))}; }
+static inline void store_half(uint16_t* x, F a) {
+  const __m256i half = _mm512_cvtps_ph(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(x), half);
+}
+static inline F load_bf16(const uint16_t* x) {
+  return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(load_words(x)), 16))};
+}
+
+static inline int32_t quantize_lanes(F a, F b, int8_t* out) {
+  const __m512i low = _mm512_cvtps_epi32(a.v), high = _mm512_cvtps_epi32(b.v);
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(out), _mm512_cvtsepi32_epi8(low));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(out + 16), _mm512_cvtsepi32_epi8(high));
+  return _mm512_reduce_add_epi32(_mm512_add_epi32(low, high));
+}
+
+static inline F to_float(I a) { return {_mm512_cvtepi32_ps(a.v)}; }
+static inline I start8(int32_t start) { return {_mm512_set1_epi32(start)}; }
+static inline Acc4 start4(int32_t start) { return {_mm512_set1_epi32(start)}; }
+static inline W8 load_w8(const uint8_t* w) { return {_mm512_loadu_si512(w)}; }
+static inline void load_w4(const uint8_t* w, W4* low, W4* high) {
+  const __m512i pairs = _mm512_loadu_si512(w), mask = _mm512_set1_epi8(15);
+  low->codes = _mm512_and_si512(pairs, mask);
+  high->codes = _mm512_and_si512(_mm512_srli_epi16(pairs, 4), mask);
+}
+static inline I dot8(I acc, W8 w, const int8_t* x) {
+  int32_t four;
+  __builtin_memcpy(&four, x, 4);
+  return {_mm512_dpbusd_epi32(acc.v, w.codes, _mm512_set1_epi32(four))};
+}
+static inline Acc4 dot4(Acc4 acc, W4 w, const int8_t* x) { return dot8(acc, w, x); }
+static inline I finish4(Acc4 acc, int32_t) { return acc; }
+
+#include "kernels_impl.h"
+
+}  // namespace geminate::avx512
+
+namespace geminate {
+const Kernels* avx512_kernels() { return &avx512::kTable; }
+}  // namespace geminate

@@ -1,0 +1,118 @@
+// The numeric contract, first of all:
+//
+//   Output row i depends on input row i alone, bit for bit.
+//
+// Whatever the number of rows, threads or sequences in the pass, the order of every reduction is fixed by
+// the reduction's length:
+//   - int8/int4 products: activations are quantized per row and group of 32 (scale = amax / 127, round to
+//     nearest even); the 32 products of a group add exactly in int32; groups join one float chain in
+//     ascending order, acc = fma(float(isum), weight_scale * activation_scale, acc).
+//   - bf16 products: two float chains over even and odd k, ascending, merged once.
+//   - threads split output columns, rows or heads, never a reduction.
+//   - norms and softmax sums: 16 lanes by absolute index, tails padded with zeros, one reduction tree.
+//   - attention walks keys in tiles of 64 absolute positions, ascending; one exp for body and tail.
+//   - experts add up in ascending expert order.
+//   - -ffp-contract=off; a fused multiply-add happens only where the code says fma.
+// All instruction sets run the same 16-lane program with IEEE operations, so their bits agree too.
+//
+// This header is plain data and signatures: per-ISA files include it, so nothing here may emit code.
+#pragma once
+
+#include <cstdint>
+
+namespace geminate {
+
+constexpr int kTileRows = 16;   // output rows of a weight tile
+constexpr int kGroup = 32;      // columns that share a scale
+constexpr int kPanelRows = 8;   // activation rows a kernel call multiplies at once
+constexpr int kKeyTile = 64;    // keys of an attention tile
+constexpr int kHeadBlock = 4;   // query heads that share one walk over the keys
+constexpr int kMaxHeadDim = 1024;
+
+// One group of quantized activations of one row; a cache line, so threads that quantize different
+// rows of a panel never write the same line.
+struct alignas(64) QuantGroup {
+  int8_t code[kGroup];
+  float scale;
+  int32_t start8;  // -128 * sum(code): cancels the +128 of unsigned int8 weights
+  int32_t start4;  // -8 * sum(code)
+  int32_t unused[5];
+};
+
+enum class Format : int { bf16 = 0, int8 = 1, int4 = 2 };
+
+// Packed weights; layouts as in src/geminate/ops/packed.py.
+struct Matrix {
+  Format format;
+  int64_t n, k;           // of one matrix of the stack
+  int64_t tiles, groups;  // ceil(n / 16), ceil(k / 32)
+  int64_t stack;
+  const uint8_t* data;
+  const uint16_t* scales;  // null for bf16
+};
+
+// A row-major table, read row by row.
+struct RowTable {
+  Format format;  // bf16 or int8 (signed codes)
+  int64_t rows, width, stride;
+  const void* data;
+  const uint16_t* scales;  // [rows, stride / 32]
+};
+
+// A range of output tiles of matrix `which` of the stack.
+struct TileRange {
+  int64_t which, begin, end;
+  int64_t valid;  // outputs that exist, counted from the first row of `begin`
+};
+
+// One row, one KV head, up to kHeadBlock of its query heads.
+struct AttentionTask {
+  const float* q;          // [heads, head_dim]
+  float* out;              // [heads, head_dim]
+  const uint16_t* keys;    // float16 [rows, head_dim] of the KV head
+  const uint16_t* values;  // likewise
+  int64_t rows;            // of the ring, a multiple of 64
+  int64_t first, last;     // absolute positions, inclusive; last < first: no keys, zeros out
+  int heads, head_dim;
+};
+
+struct Kernels {
+  const char* name;
+
+  // x [k] -> groups at out[g * stride], zero-padded to a multiple of 32.
+  void (*quantize)(const float* x, int64_t k, QuantGroup* out, int64_t stride);
+  // out[m * out_stride + i] for rows m < rows <= 8 of a panel [groups][rows].
+  void (*linear_quantized)(const Matrix& w, const TileRange& range, const QuantGroup* panel,
+                           int64_t rows, float* out, int64_t out_stride, float scale);
+  // The same over unquantized rows x [rows <= 8, k].
+  void (*linear_bf16)(const Matrix& w, const TileRange& range, const float* x, int64_t x_stride,
+                      int64_t rows, float* out, int64_t out_stride, float scale);
+
+  void (*embed)(const Matrix& w, int64_t row, float scale, float* out);
+  void (*lookup)(const RowTable& table, int64_t row, float scale, float* out);
+  // weight [width / groups] or null; out may equal x.
+  void (*rms_norm)(const float* x, float* out, const float* weight, int64_t width, int64_t groups,
+                   float eps);
+  void (*add_scaled)(const float* a, const float* b, float* out, int64_t n, float scale);
+  void (*gelu_mul)(const float* gate, const float* up, float* out, int64_t n);
+  // Each of `groups` heads of `dim` in place; cosine and sine [pairs].
+  void (*rope)(float* x, int64_t groups, int64_t dim, const float* cosine, const float* sine,
+               int64_t pairs);
+  void (*to_half)(const float* x, uint16_t* out, int64_t n);
+  void (*softcap)(float* x, int64_t n, float cap);
+  void (*attention)(const AttentionTask& task);
+  // out = exp(x - max) / sum; out may equal x.
+  void (*softmax)(const float* x, float* out, int64_t n);
+  // exp(x[at] - max) / sum without writing the rest.
+  float (*softmax_at)(const float* x, int64_t n, int64_t at);
+  // out += weight * x, fused.
+  void (*add_weighted)(const float* x, float weight, float* out, int64_t n);
+};
+
+const Kernels* scalar_kernels();
+#if defined(GEMINATE_X86)
+const Kernels* avx2_kernels();
+const Kernels* avx512_kernels();
+#endif
+
+}  // namespace geminate

@@ -1,0 +1,162 @@
+// Quantization of activations and the matrix products. Included by kernels_impl.h.
+
+static void quantize(const float* x, int64_t k, QuantGroup* out, int64_t stride) {
+  for (int64_t at = 0; at < k; at += kGroup, out += stride) {
+    const int64_t left = k - at;
+    const F a = left >= 16 ? load(x + at) : load_part(x + at, static_cast<int>(left));
+    F b = set1(0.0f);
+    if (left >= 32) {
+      b = load(x + at + 16);
+    } else if (left > 16) {
+      b = load_part(x + at + 16, static_cast<int>(left - 16));
+    }
+    const float amax = reduce_max(max(abs(a), abs(b)));
+    // Below 1e-30 the inverse would overflow; such a group is zero for every purpose.
+    const float inverse = amax < 1e-30f ? 0.0f : 127.0f / amax;
+    const int32_t sum = quantize_lanes(mul(a, set1(inverse)), mul(b, set1(inverse)), out->code);
+    out->scale = amax < 1e-30f ? 0.0f : amax / 127.0f;
+    out->start8 = -128 * sum;
+    out->start4 = -8 * sum;
+  }
+}
+
+// One tile of 16 output rows times R rows of a panel; `stride` records between groups.
+template <int R>
+static inline void tile_int8(const uint8_t* w, const uint16_t* scales, int64_t groups,
+                             const QuantGroup* x, int64_t stride, F* acc) {
+  for (int m = 0; m < R; ++m) acc[m] = set1(0.0f);
+  for (int64_t g = 0; g < groups; ++g, w += 512, scales += 16, x += stride) {
+    I isum[R];
+    for (int m = 0; m < R; ++m) isum[m] = start8(x[m].start8);
+#pragma GCC unroll 8
+    for (int c = 0; c < 8; ++c) {
+      const W8 wv = load_w8(w + 64 * c);
+      for (int m = 0; m < R; ++m) isum[m] = dot8(isum[m], wv, x[m].code + 4 * c);
+    }
+    const F ws = load_half(scales);
+    for (int m = 0; m < R; ++m) acc[m] = fma(to_float(isum[m]), mul(ws, set1(x[m].scale)), acc[m]);
+  }
+}
+
+template <int R>
+static inline void tile_int4(const uint8_t* w, const uint16_t* scales, int64_t groups,
+                             const QuantGroup* x, int64_t stride, F* acc) {
+  for (int m = 0; m < R; ++m) acc[m] = set1(0.0f);
+  for (int64_t g = 0; g < groups; ++g, w += 256, scales += 16, x += stride) {
+    Acc4 isum[R];
+    for (int m = 0; m < R; ++m) isum[m] = start4(x[m].start4);
+#pragma GCC unroll 4
+    for (int c = 0; c < 4; ++c) {
+      W4 low, high;
+      load_w4(w + 64 * c, &low, &high);
+      for (int m = 0; m < R; ++m) {
+        isum[m] = dot4(isum[m], low, x[m].code + 4 * c);
+        isum[m] = dot4(isum[m], high, x[m].code + 16 + 4 * c);
+      }
+    }
+    const F ws = load_half(scales);
+    for (int m = 0; m < R; ++m) {
+      const I total = finish4(isum[m], x[m].start4);
+      acc[m] = fma(to_float(total), mul(ws, set1(x[m].scale)), acc[m]);
+    }
+  }
+}
+
+template <int R>
+static void rows_quantized(const Matrix& w, const TileRange& range, const QuantGroup* panel,
+                           int64_t stride, float* out, int64_t out_stride, float scale) {
+  const int64_t tile_bytes = w.groups * (w.format == Format::int8 ? 512 : 256);
+  int64_t valid = range.valid;
+  for (int64_t t = range.begin; t < range.end; ++t, out += 16, valid -= 16) {
+    const int64_t at = range.which * w.tiles + t;
+    const uint8_t* data = w.data + at * tile_bytes;
+    const uint16_t* scales = w.scales + at * w.groups * 16;
+    F acc[R];
+    if (w.format == Format::int8) {
+      tile_int8<R>(data, scales, w.groups, panel, stride, acc);
+    } else {
+      tile_int4<R>(data, scales, w.groups, panel, stride, acc);
+    }
+    const int lanes = valid < 16 ? static_cast<int>(valid) : 16;
+    for (int m = 0; m < R; ++m) store(out + m * out_stride, mul(acc[m], set1(scale)), lanes);
+  }
+}
+
+static void linear_quantized(const Matrix& w, const TileRange& range, const QuantGroup* panel,
+                             int64_t rows, float* out, int64_t out_stride, float scale) {
+  for (int64_t m = 0; m < rows; m += kRowBlock) {
+    const int64_t block = rows - m < kRowBlock ? rows - m : kRowBlock;
+    const QuantGroup* x = panel + m;
+    float* to = out + m * out_stride;
+    switch (block) {
+#define GEMINATE_CASE(R)                                                         \
+  case R:                                                                        \
+    if constexpr (R <= kRowBlock) {                                              \
+      rows_quantized<R>(w, range, x, rows, to, out_stride, scale);               \
+    }                                                                            \
+    break;
+      GEMINATE_CASE(1)
+      GEMINATE_CASE(2)
+      GEMINATE_CASE(3)
+      GEMINATE_CASE(4)
+      GEMINATE_CASE(5)
+      GEMINATE_CASE(6)
+      GEMINATE_CASE(7)
+      GEMINATE_CASE(8)
+#undef GEMINATE_CASE
+      default:
+        break;
+    }
+  }
+}
+
+template <int R>
+static void rows_bf16(const Matrix& w, const TileRange& range, const float* x, int64_t x_stride,
+                      float* out, int64_t out_stride, float scale) {
+  const int64_t tile = w.groups * kGroup * 16;
+  const uint16_t* base = reinterpret_cast<const uint16_t*>(w.data);
+  int64_t valid = range.valid;
+  for (int64_t t = range.begin; t < range.end; ++t, out += 16, valid -= 16) {
+    const uint16_t* data = base + (range.which * w.tiles + t) * tile;
+    F even[R], odd[R];
+    for (int m = 0; m < R; ++m) even[m] = odd[m] = set1(0.0f);
+    int64_t k = 0;
+    for (; k + 2 <= w.k; k += 2) {
+      const F w0 = load_bf16(data + 16 * k), w1 = load_bf16(data + 16 * k + 16);
+      for (int m = 0; m < R; ++m) {
+        even[m] = fma(set1(x[m * x_stride + k]), w0, even[m]);
+        odd[m] = fma(set1(x[m * x_stride + k + 1]), w1, odd[m]);
+      }
+    }
+    if (k < w.k) {
+      const F w0 = load_bf16(data + 16 * k);
+      for (int m = 0; m < R; ++m) even[m] = fma(set1(x[m * x_stride + k]), w0, even[m]);
+    }
+    const int lanes = valid < 16 ? static_cast<int>(valid) : 16;
+    for (int m = 0; m < R; ++m) {
+      store(out + m * out_stride, mul(add(even[m], odd[m]), set1(scale)), lanes);
+    }
+  }
+}
+
+static void linear_bf16(const Matrix& w, const TileRange& range, const float* x, int64_t x_stride,
+                        int64_t rows, float* out, int64_t out_stride, float scale) {
+  for (int64_t m = 0; m < rows; m += 4) {
+    const float* from = x + m * x_stride;
+    float* to = out + m * out_stride;
+    switch (rows - m) {
+      case 1:
+        rows_bf16<1>(w, range, from, x_stride, to, out_stride, scale);
+        break;
+      case 2:
+        rows_bf16<2>(w, range, from, x_stride, to, out_stride, scale);
+        break;
+      case 3:
+        rows_bf16<3>(w, range, from, x_stride, to, out_stride, scale);
+        break;
+      default:
+        rows_bf16<4>(w, range, from, x_stride, to, out_stride, scale);
+        break;
+    }
+  }
+}

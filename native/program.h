@@ -1,0 +1,157 @@
+// A compiled plan: steps over an arena of float32 rows, walked by all threads together.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "kernels.h"
+#include "thread_pool.h"
+
+namespace geminate {
+
+// Which part of a step a thread takes.
+enum class Split {
+  rows,   // contiguous rows: thread t always owns the same ones, so such steps need no barrier between
+  parts,  // tiles, heads or column blocks
+  serial  // thread 0
+};
+
+enum class Op {
+  embed, lookup, concat, norm, quantize, linear, add, gelu, rope, kv_store, attention, softcap, gather, tap,
+  route, group_experts, expert_up, expert_act, expert_down, expert_sum, pick_clusters, cluster_logits
+};
+
+struct Step {
+  Op op;
+  Split split;
+  bool head_rows = false;  // works on the gathered rows
+  bool barrier = false;    // all threads meet before it
+  int x = -1, y = -1, out = -1;
+  int index = 0;  // rope table, cache slot, tap, or block of scratch
+  int heads = 1, kv_heads = 1, head_dim = 0, top_k = 0;
+  int64_t offset = 0, window = 0;
+  bool include_self = true;
+  float scale = 1.0f;  // or eps, or cap
+  Matrix w{};
+  RowTable table{};
+  const float* vector = nullptr;
+  const int32_t* order = nullptr;  // clusters of candidate ids
+  int64_t cluster = 0;             // candidates of a cluster
+};
+
+struct Buffer {
+  int64_t width = 0, stride = 0;
+  float* base = nullptr;
+  float* row(int64_t r) const { return base + r * stride; }
+};
+
+struct CacheTable {
+  const uint64_t* slots;  // [slots, 3]: address of keys, address of values, rows
+};
+
+struct RopeRows {
+  const float* cosine;
+  const float* sine;
+  int64_t pairs;
+};
+
+// One pass. Pointers stay the caller's.
+struct Pass {
+  int64_t rows = 0, heads = 0;  // heads: gathered rows
+  const int32_t* ids = nullptr;
+  const int32_t* positions = nullptr;
+  const int32_t* rope_positions = nullptr;
+  const int32_t* sequences = nullptr;
+  const int32_t* head_rows = nullptr;
+  std::vector<CacheTable> caches;
+  std::vector<RopeRows> ropes;
+  std::vector<float*> taps;  // null entries: not wanted
+};
+
+// How the drafter picks; see geminate.ops.DraftRule.
+struct DraftRule {
+  double temperature = 0.0;
+  int64_t top_k = 0;
+  double top_p = 1.0, min_p = 0.0;
+  uint64_t seed = 0, choice = 0;
+};
+
+// geminate.rng in C++.
+uint64_t stream_key(uint64_t seed, uint64_t choice, uint64_t position);
+double uniform(uint64_t key, uint64_t token_id);
+// Index of the guess among n candidates; ids null: candidate i is token i.
+int64_t choose_guess(const float* logits, const int32_t* ids, int64_t n, const DraftRule& rule,
+                     int64_t position);
+
+class Program {
+ public:
+  Program(std::shared_ptr<ThreadPool> pool, const Kernels* kernels, int64_t max_rows,
+          const std::vector<int64_t>& widths);
+  ~Program();
+  Program(const Program&) = delete;
+  Program& operator=(const Program&) = delete;
+
+  // Appends; Linear over quantized weights brings its own quantization step where none is current.
+  void add(Step step);
+  void add_experts(int x, int scores, int out, const Matrix& gate_up, const Matrix& down, int top_k,
+                   const float* per_expert_scale);
+  void add_centroid_head(int x, int out, int ids, const Matrix& centroids, const Matrix& table,
+                         const int32_t* order, int64_t cluster, int top_k);
+  // Places barriers and allocates. `external` buffers live in the caller's arrays, set by bind().
+  void finish(int hidden, int logits, int candidates, int hidden_in, const std::vector<int>& external);
+
+  void bind(int buffer, float* base, int64_t stride);
+  const Buffer& buffer(int b) const { return buffers_[static_cast<size_t>(b)]; }
+  void run(const Pass& pass);
+  // k drafter steps; hidden [width of hidden_in]. Returns ids and probabilities [k].
+  void draft(Pass& pass, int32_t token, const float* hidden, int64_t position, int64_t k,
+             const DraftRule& rule, int32_t* ids, float* probabilities);
+
+  int64_t max_rows() const { return max_rows_; }
+  int64_t weight_bytes() const { return weight_bytes_; }
+  int64_t min_vocab() const { return min_vocab_; }  // ids must stay below
+
+ private:
+  struct Experts;   // scratch of the mixture
+  struct Clusters;  // scratch of the centroid head
+
+  void append(Step step, std::vector<int> reads, std::vector<int> writes);
+  void quantize_for(int x, int64_t k);
+  void walk(const Pass& pass, int thread, int threads);
+  void execute(const Step& s, std::atomic<int64_t>& next, const Pass& pass, int thread, int threads);
+  void row_step(const Step& s, const Pass& pass, int64_t r);
+  void linear(const Step& s, std::atomic<int64_t>& next, int64_t rows, int thread, int threads);
+  void attention(const Step& s, std::atomic<int64_t>& next, const Pass& pass, int64_t rows, int threads);
+  void softcap(const Step& s, std::atomic<int64_t>& next, int64_t rows);
+  void route(const Step& s, int64_t r);
+  void group_experts(int64_t rows);
+  void expert_linear(const Step& s, std::atomic<int64_t>& next, bool up);
+  void expert_act(const Step& s, std::atomic<int64_t>& next);
+  void expert_sum(const Step& s, int64_t r);
+  void pick_clusters(const Step& s, int64_t r);
+  void cluster_logits(const Step& s, std::atomic<int64_t>& next, int64_t rows);
+  int threads_for(int64_t rows) const;
+  QuantGroup* panel_row(int64_t r, int64_t rows, int64_t groups, int64_t* stride) const;
+  float* allocate(int64_t floats);
+
+  std::shared_ptr<ThreadPool> pool_;
+  const Kernels* kernels_;
+  const int64_t max_rows_;
+  std::vector<Buffer> buffers_;
+  std::vector<Step> steps_;
+  std::vector<std::vector<int>> reads_, writes_;  // resources of each step: buffers, then negative ones
+  std::unique_ptr<std::atomic<int64_t>[]> counters_;  // next part of each step
+  std::vector<void*> blocks_;
+  QuantGroup* panels_ = nullptr;
+  int64_t panel_groups_ = 0;
+  int quantized_ = -1;  // buffer whose quantized form stands in the panels
+  bool gathered_ = false;
+  int64_t weight_bytes_ = 0, min_vocab_ = INT64_MAX;
+  int hidden_ = -1, logits_ = -1, candidates_ = -1, hidden_in_ = -1;
+  std::unique_ptr<Experts> experts_;
+  std::unique_ptr<Clusters> clusters_;
+};
+
+}  // namespace geminate

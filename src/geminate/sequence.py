@@ -1,0 +1,128 @@
+"""One request on its way: its tokens, cache, draft-length policy, statistics and end conditions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from geminate.cache import KVCache
+from geminate.params import ResolvedSampling
+from geminate.sampling import TokenCounts, TokenLogprobs
+from geminate.spec.length import LengthPolicy
+from geminate.types import F32
+
+FinishReason = Literal["stop", "length", "abort"]
+
+
+@dataclass
+class Stats:
+    """What a generation did. Times in seconds.
+
+    Attributes:
+        prompt_tokens: tokens of the prompt; ``reused_tokens`` of them were still in the cache.
+        rounds: verification passes, the first (which ends the prefill) included.
+        drafted, accepted: guesses made, guesses that were emitted.
+        accepted_per_position: how often guess i (from 0) was emitted; drafted_per_position: how often tried.
+        draft_lengths: draft length -> rounds with it.
+        prefill_s: until the first token's pass is done; decode_s: from there.
+    """
+
+    prompt_tokens: int = 0
+    reused_tokens: int = 0
+    generated_tokens: int = 0
+    rounds: int = 0
+    drafted: int = 0
+    accepted: int = 0
+    accepted_per_position: list[int] = field(default_factory=list)
+    drafted_per_position: list[int] = field(default_factory=list)
+    draft_lengths: dict[int, int] = field(default_factory=dict)
+    prefill_s: float = 0.0
+    decode_s: float = 0.0
+
+    @property
+    def acceptance_length(self) -> float:
+        """Mean tokens a round, 1 + accepted / rounds."""
+        return 1.0 + self.accepted / self.rounds if self.rounds else 0.0
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Decoding speed: tokens after the first over the time they took."""
+        return (self.generated_tokens - 1) / self.decode_s if self.decode_s > 0 else 0.0
+
+    def count_round(self, drafted: int, accepted: int) -> None:
+        """Add one verification pass."""
+        self.rounds += 1
+        self.drafted += drafted
+        self.accepted += accepted
+        self.draft_lengths[drafted] = self.draft_lengths.get(drafted, 0) + 1
+        while len(self.accepted_per_position) < drafted:
+            self.accepted_per_position.append(0)
+            self.drafted_per_position.append(0)
+        for i in range(drafted):
+            self.drafted_per_position[i] += 1
+            self.accepted_per_position[i] += i < accepted
+
+
+class Sequence:
+    """A request inside the engine. Made by `Engine.add`; read by whoever holds it.
+
+    Attributes:
+        token_ids: prompt and answer; ``token_ids[cache.length:]`` is not processed yet.
+        prompt_length: how many of them are the prompt.
+        logprobs: one entry per emitted token, if asked for.
+        finish_reason: None while running.
+    """
+
+    def __init__(
+        self,
+        prompt: list[int],
+        sampling: ResolvedSampling,
+        *,
+        cache: KVCache,
+        policy: LengthPolicy,
+        eos_ids: frozenset[int],
+        choice: int = 0,
+        on_token: Callable[[int], bool] | None = None,
+        on_logits: Callable[[int, F32], None] | None = None,
+    ) -> None:
+        self.token_ids = list(prompt)
+        self.prompt_length = len(prompt)
+        self.sampling = sampling
+        self.cache = cache
+        self.policy = policy
+        self.eos_ids = eos_ids
+        self.choice = choice
+        self.on_token = on_token
+        self.on_logits = on_logits
+        self.counts = TokenCounts(prompt, sampling)
+        self.hidden: F32 | None = None
+        self.logprobs: list[TokenLogprobs] = []
+        self.finish_reason: FinishReason | None = None
+        self.stats = Stats(prompt_tokens=len(prompt), reused_tokens=cache.length)
+
+    @property
+    def pending(self) -> list[int]:
+        """Tokens that the target has not processed; at least one while running."""
+        return self.token_ids[self.cache.length :]
+
+    @property
+    def output_ids(self) -> list[int]:
+        """Tokens emitted so far."""
+        return self.token_ids[self.prompt_length :]
+
+    @property
+    def room(self) -> int:
+        """Tokens that may still be emitted: max_tokens and the context, whichever ends first."""
+        left = self.sampling.max_tokens - (len(self.token_ids) - self.prompt_length)
+        return min(left, self.cache.max_context - len(self.token_ids))
+
+    def end_after(self, token: int) -> FinishReason | None:
+        """Whether generation ends with ``token``, which was just appended to ``token_ids``."""
+        if token in self.sampling.stop_token_ids:
+            return "stop"
+        if token in self.eos_ids and not self.sampling.ignore_eos:
+            return "stop"
+        if self.on_token is not None and self.on_token(token):
+            return "stop"
+        return "length" if self.room <= 0 else None

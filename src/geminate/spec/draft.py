@@ -1,0 +1,43 @@
+"""What a drafter is: anything that guesses the next tokens. Guesses change the speed, never the output."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from geminate.cache import KVCache
+from geminate.ops import DraftRule
+from geminate.types import F32
+
+
+@dataclass(frozen=True, kw_only=True)
+class DraftContext:
+    """What a drafter may look at.
+
+    Attributes:
+        token_ids: prompt and answer so far; the last one is not processed by the target yet.
+        hidden: float32 [hidden], the target's post-norm hidden state of the row before the last token.
+        cache: the target's KV cache, positions 0..len(token_ids)-2.
+        rule: how to choose guesses, with the noise the target will draw with.
+    """
+
+    token_ids: list[int]
+    hidden: F32
+    cache: KVCache
+    rule: DraftRule
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draft:
+    """Guesses and how sure the drafter was of each (0..1)."""
+
+    token_ids: tuple[int, ...] = ()
+    confidence: tuple[float, ...] = ()
+
+
+class Drafter(Protocol):
+    """Guesses up to k tokens after ``context.token_ids``."""
+
+    def draft(self, context: DraftContext, k: int) -> Draft:
+        """At most k guesses; fewer, or none, is fine."""
+        ...

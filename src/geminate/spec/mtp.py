@@ -1,0 +1,22 @@
+"""The MTP drafter as a `Drafter`."""
+
+from __future__ import annotations
+
+from geminate.models.assistant import DrafterModel
+from geminate.spec.draft import Draft, DraftContext
+
+
+class MtpDrafter:
+    """Guesses with Gemma 4's assistant model."""
+
+    def __init__(self, model: DrafterModel) -> None:
+        self.model = model
+
+    def draft(self, context: DraftContext, k: int) -> Draft:
+        """k guesses, one native call for all of them."""
+        if k == 0:
+            return Draft()
+        ids, confidence = self.model.draft(
+            context.token_ids[-1], context.hidden, context.cache, k, context.rule
+        )
+        return Draft(token_ids=tuple(ids.tolist()), confidence=tuple(confidence.tolist()))

@@ -1,0 +1,220 @@
+"""The checkpoint's chat template, rendered in a sandbox.
+
+A template is a program from whoever made the checkpoint, so it runs in Jinja's immutable sandbox, with
+the same settings, filters and globals as transformers' ``apply_chat_template``: what it writes is then
+what the model was trained on.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, NoReturn
+
+import jinja2
+from jinja2 import nodes
+from jinja2.ext import Extension, loopcontrols
+from jinja2.parser import Parser
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from geminate.errors import ParameterError, TokenizerError
+from geminate.text.tokenizer import read_json, special_tokens
+
+ROLES = ("system", "developer", "user", "assistant", "model", "tool")
+
+
+class _Generation(Extension):
+    """``{% generation %}`` marks the assistant's text for training; for rendering it is its body."""
+
+    tags: ClassVar[set[str]] = {"generation"}
+
+    def parse(self, parser: Parser) -> list[nodes.Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+def _raise_exception(message: str) -> NoReturn:
+    raise jinja2.TemplateError(message)
+
+
+def _strftime_now(form: str) -> str:
+    return datetime.datetime.now().strftime(form)
+
+
+def _tojson(
+    value: object,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    # Jinja's own filter escapes for HTML, which a prompt must not be.
+    return json.dumps(
+        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
+    )
+
+
+def _environment() -> ImmutableSandboxedEnvironment:
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
+    )
+    environment.filters["tojson"] = _tojson
+    environment.globals["raise_exception"] = _raise_exception
+    environment.globals["strftime_now"] = _strftime_now
+    return environment
+
+
+class ChatTemplate:
+    """One or several named templates of a checkpoint.
+
+    Args:
+        source: Jinja source, or a mapping of names to sources (``default``, ``tool_use``, ...).
+        specials: variables such as ``bos_token`` that templates read.
+
+    Raises:
+        TokenizerError: source that Jinja cannot parse.
+    """
+
+    def __init__(
+        self, source: str | Mapping[str, str], *, specials: Mapping[str, str] | None = None
+    ) -> None:
+        sources = {"default": source} if isinstance(source, str) else dict(source)
+        if not sources:
+            raise TokenizerError("the checkpoint names no chat template; pass plain text or ids instead")
+        environment = _environment()
+        self._specials = dict(specials or {})
+        self._templates: dict[str, jinja2.Template] = {}
+        for name, text in sources.items():
+            try:
+                self._templates[name] = environment.from_string(text)
+            except (jinja2.TemplateError, RecursionError) as error:
+                raise TokenizerError(f"the chat template does not parse: {_cause(error)}") from error
+
+    @classmethod
+    def load(cls, directory: str | Path) -> ChatTemplate | None:
+        """The template of a model directory, or None if it has none.
+
+        chat_template.jinja goes before the ``chat_template`` of tokenizer_config.json, a string or a list
+        of ``{"name", "template"}``, as in transformers.
+
+        Raises:
+            TokenizerError: a damaged file.
+        """
+        folder = Path(directory)
+        config = read_json(folder / "tokenizer_config.json")
+        specials = special_tokens(config) or {"bos_token": "<bos>", "eos_token": "<eos>"}
+        path = folder / "chat_template.jinja"
+        if path.is_file():
+            try:
+                return cls(path.read_text(encoding="utf-8"), specials=specials)
+            except (OSError, UnicodeDecodeError) as error:
+                raise TokenizerError(f"cannot read {path}: {error}") from error
+        entry = config.get("chat_template")
+        if entry is None:
+            return None
+        if isinstance(entry, str):
+            return cls(entry, specials=specials)
+        try:
+            sources = {str(item["name"]): str(item["template"]) for item in entry}
+        except (TypeError, KeyError) as error:
+            raise TokenizerError(
+                f"{folder / 'tokenizer_config.json'}: chat_template must be a string or a list of "
+                "objects with name and template"
+            ) from error
+        return cls(sources, specials=specials)
+
+    def render(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        add_generation_prompt: bool = True,
+        enable_thinking: bool | None = None,
+        **variables: object,
+    ) -> str:
+        """The prompt text of a conversation, to be encoded with ``add_bos=False``.
+
+        Args:
+            messages: each with ``role`` (one of `ROLES`) and ``content``: a string or a list of
+                ``{"type": "text", "text": ...}``; content may be absent beside ``tool_calls`` or
+                ``tool_responses``, and a mapping in a tool's answer.
+            tools: function declarations as JSON schemas; a template named ``tool_use`` is preferred then.
+            add_generation_prompt: open the model's turn at the end.
+            enable_thinking: told to the template unless None.
+            variables: further variables of this checkpoint's template.
+
+        Raises:
+            ParameterError: messages of another shape.
+            TokenizerError: what the template itself refuses, or a template that fails or leaves its sandbox.
+        """
+        check_messages(messages)
+        known: dict[str, object] = {
+            **self._specials,
+            **variables,
+            "messages": messages,
+            "tools": tools,
+            "documents": None,
+            "add_generation_prompt": add_generation_prompt,
+        }
+        if enable_thinking is not None:
+            known["enable_thinking"] = enable_thinking
+        try:
+            return self._choose(tools is not None).render(known)
+        except Exception as error:  # a template is foreign code: it can raise anything
+            raise TokenizerError(f"the chat template failed: {_cause(error)}") from error
+
+    def _choose(self, with_tools: bool) -> jinja2.Template:
+        for name in ("tool_use", "default") if with_tools else ("default",):
+            if name in self._templates:
+                return self._templates[name]
+        if len(self._templates) == 1:
+            return next(iter(self._templates.values()))
+        raise TokenizerError(f"no default among the chat templates {sorted(self._templates)}")
+
+
+def check_messages(messages: object) -> None:
+    """Refuse what is no conversation of texts.
+
+    Raises:
+        ParameterError: naming the message and what is wrong with it.
+    """
+    if not isinstance(messages, Sequence) or isinstance(messages, (str, bytes)):
+        raise ParameterError(f"messages must be a list, not a {type(messages).__name__}")
+    if not messages:
+        raise ParameterError("messages is empty: at least one message is needed")
+    for index, message in enumerate(messages):
+        where = f"messages[{index}]"
+        if not isinstance(message, Mapping):
+            raise ParameterError(f"{where} must be a mapping, not a {type(message).__name__}")
+        role = message.get("role")
+        if role not in ROLES:
+            raise ParameterError(f"{where}: role must be one of {', '.join(ROLES)}, not {role!r}")
+        content = message.get("content")
+        if isinstance(content, str):
+            continue
+        if content is None and (message.get("tool_calls") or message.get("tool_responses")):
+            continue
+        if role == "tool" and isinstance(content, Mapping):
+            continue
+        if not isinstance(content, Sequence) or isinstance(content, bytes):
+            raise ParameterError(
+                f"{where}: content must be a string or a list of text parts, "
+                f"not a {type(content).__name__}"
+            )
+        for part in content:
+            kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
+            if kind != "text":
+                raise ParameterError(f"{where}: a part of type {kind!r}; only 'text' is supported")
+            if not isinstance(part.get("text"), str):
+                raise ParameterError(f"{where}: a text part needs a string under 'text'")
+
+
+def _cause(error: BaseException) -> str:
+    name = type(error).__name__
+    text = " ".join(str(error).split())
+    if isinstance(error, jinja2.TemplateSyntaxError):
+        text += f" (line {error.lineno})"
+    # A template's own raise_exception is a bare TemplateError: its message says it all.
+    return text if type(error) is jinja2.TemplateError and text else f"{name}: {text}".rstrip(": ")

@@ -1,0 +1,209 @@
+"""Text to token ids and back, through the checkpoint's own tokenizer.json.
+
+Special-token strings are recognised wherever they stand, in templates and in what a user typed, as
+transformers does: ``apply_chat_template`` renders one text and then encodes it. Whoever passes text of
+strangers into a prompt should know that it can hold ``<turn|>``.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+
+from geminate.errors import TokenizerError
+
+_BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+# What tokenizer_config.json usually says, for a directory that has none.
+_GEMMA_SPECIALS = {
+    "bos_token": "<bos>",
+    "eos_token": "<eos>",
+    "pad_token": "<pad>",
+    "unk_token": "<unk>",
+}
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file; a missing file is an empty one.
+
+    Raises:
+        TokenizerError: the file cannot be read or holds no JSON object.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise TokenizerError(f"cannot read {path}: {error}") from error
+    if not isinstance(value, dict):
+        raise TokenizerError(f"{path} must hold a JSON object, not a {type(value).__name__}")
+    return value
+
+
+def special_tokens(config: Mapping[str, Any]) -> dict[str, str]:
+    """The ``*_token`` strings of a tokenizer_config.json, plain or as ``{"content": ...}``."""
+    found: dict[str, str] = {}
+    for name, value in config.items():
+        if isinstance(value, Mapping):
+            value = value.get("content")
+        if name.endswith("_token") and isinstance(value, str):
+            found[name] = value
+    return found
+
+
+class Tokenizer:
+    """Wraps a ``tokenizers.Tokenizer`` with Gemma's decoder (▁ is a space, bytes as fallback).
+
+    Args:
+        backend: the tokenizer; truncation and padding are switched off.
+        specials: names such as ``bos_token`` and their strings; None takes Gemma's, where they exist.
+        add_bos: whether `encode` puts the bos token first.
+
+    Raises:
+        TokenizerError: a decoder other than Gemma's, which `piece` could not take apart exactly.
+    """
+
+    def __init__(
+        self,
+        backend: tokenizers.Tokenizer,
+        *,
+        specials: Mapping[str, str] | None = None,
+        add_bos: bool = True,
+    ) -> None:
+        backend.no_truncation()
+        backend.no_padding()
+        self._backend = backend
+        self._check_decoder()
+        if specials is None:
+            known = _GEMMA_SPECIALS.items()
+            specials = {name: text for name, text in known if backend.token_to_id(text) is not None}
+        self.specials: dict[str, str] = dict(specials)
+        self.add_bos = add_bos
+        self._special_ids = frozenset(
+            token for token, added in backend.get_added_tokens_decoder().items() if added.special
+        )
+        self._pieces: dict[int, str | int | None] = {}
+
+    @classmethod
+    def load(cls, directory: str | Path) -> Tokenizer | None:
+        """The tokenizer of a model directory, or None if it has no tokenizer.json.
+
+        Raises:
+            TokenizerError: a damaged file.
+        """
+        path = Path(directory) / "tokenizer.json"
+        if not path.is_file():
+            return None
+        try:
+            backend = tokenizers.Tokenizer.from_file(str(path))
+        except Exception as error:  # the library raises bare Exception for every kind of damage
+            raise TokenizerError(f"cannot read {path}: {error}") from error
+        config = read_json(Path(directory) / "tokenizer_config.json")
+        return cls(
+            backend,
+            specials=special_tokens(config) or None,
+            add_bos=config.get("add_bos_token") is not False,
+        )
+
+    def _check_decoder(self) -> None:
+        decoder = self._backend.decoder
+        state = {} if decoder is None else json.loads(decoder.__getstate__())
+        steps = state.get("decoders", [state])
+        kinds = [step.get("type") for step in steps]
+        if kinds not in (["Replace", "ByteFallback", "Fuse"], ["ByteFallback", "Fuse"]):
+            raise TokenizerError(
+                f"the tokenizer's decoder is {kinds}; Gemma's (Replace, ByteFallback, Fuse) is needed"
+            )
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of tokens, added ones included; a model's table may be padded beyond it."""
+        return self._backend.get_vocab_size(with_added_tokens=True)
+
+    @property
+    def bos_id(self) -> int | None:
+        """Id of the bos token, if there is one."""
+        return self._special_id("bos_token")
+
+    @property
+    def eos_id(self) -> int | None:
+        """Id of the tokenizer's eos token; a generation ends on generation_config's ids instead."""
+        return self._special_id("eos_token")
+
+    def _special_id(self, name: str) -> int | None:
+        text = self.specials.get(name)
+        return None if text is None else self.token_id(text)
+
+    def token_id(self, text: str) -> int | None:
+        """Id of a token by its exact string."""
+        return self._backend.token_to_id(text)
+
+    def is_special(self, token: int) -> bool:
+        """Whether `decode` leaves this token out by default."""
+        return token in self._special_ids
+
+    def encode(self, text: str, *, add_bos: bool | None = None) -> list[int]:
+        """Token ids of a text.
+
+        Args:
+            text: any string that is valid Unicode.
+            add_bos: put bos first unless the text begins with its string; None: as the tokenizer's
+                configuration says. A rendered chat is encoded with False: its template wrote bos.
+
+        Raises:
+            TokenizerError: a lone surrogate, or text the vocabulary cannot express.
+        """
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise TokenizerError(
+                f"the text holds a lone surrogate (U+{ord(text[error.start]):04X}) at character "
+                f"{error.start}: it is not valid Unicode; read the input as UTF-8"
+            ) from error
+        try:
+            ids: list[int] = self._backend.encode(text, add_special_tokens=False).ids
+        except Exception as error:  # as in load
+            raise TokenizerError(f"the text cannot be encoded: {error}") from error
+        bos = self.bos_id
+        wanted = self.add_bos if add_bos is None else add_bos
+        if wanted and bos is not None and ids[:1] != [bos]:
+            ids.insert(0, bos)
+        return ids
+
+    def decode(self, token_ids: Sequence[int], *, skip_special: bool = True) -> str:
+        """Text of token ids; ids outside the vocabulary are passed over, broken UTF-8 becomes U+FFFD.
+
+        Raises:
+            TokenizerError: a negative id, or one of more than 32 bits.
+        """
+        try:
+            return self._backend.decode(list(token_ids), skip_special_tokens=skip_special)
+        except OverflowError as error:
+            raise TokenizerError(f"not a token id: {error}") from error
+
+    def piece(self, token: int) -> str | int | None:
+        """What one token adds to a text: a string, one byte of UTF-8 (0..255), or None for no such id.
+
+        Raises:
+            TokenizerError: as `decode`.
+        """
+        if token in self._pieces:
+            return self._pieces[token]
+        piece: str | int | None
+        try:
+            name = self._backend.id_to_token(token)
+        except OverflowError as error:
+            raise TokenizerError(f"not a token id: {error}") from error
+        byte = None if name is None else _BYTE.fullmatch(name)
+        if byte is not None:
+            piece = int(byte[1], 16)
+        elif name is None:
+            piece = None
+        else:
+            piece = self._backend.decode([token], skip_special_tokens=False)
+        self._pieces[token] = piece
+        return piece

@@ -1,0 +1,33 @@
+"""Whether a drafter can work with a target."""
+
+from __future__ import annotations
+
+from geminate.config import AssistantConfig, TargetConfig
+from geminate.errors import DrafterMismatchError
+
+
+def check_fit(target: TargetConfig, drafter: AssistantConfig) -> None:
+    """Compare everything the drafter takes from the target.
+
+    Raises:
+        DrafterMismatchError: with the reason.
+    """
+    problems: list[str] = []
+
+    def compare(what: str, ours: object, theirs: object) -> None:
+        if ours != theirs:
+            problems.append(f"{what} {ours} in the drafter, {theirs} in the target")
+
+    compare("backbone size", drafter.backbone_hidden_size, target.hidden_size)
+    compare("vocabulary", drafter.text.vocab_size, target.vocab_size)
+    donors = {layer.kind: layer for layer in target.layers if not layer.kv_shared}
+    for layer in {layer.kind: layer for layer in drafter.text.layers}.values():
+        donor = donors.get(layer.kind)
+        if donor is None:
+            problems.append(f"the target has no {layer.kind} layer to read from")
+            continue
+        compare(f"KV heads of {layer.kind}", layer.kv_heads, donor.kv_heads)
+        compare(f"head dim of {layer.kind}", layer.head_dim, donor.head_dim)
+        compare(f"window of {layer.kind}", layer.window, donor.window)
+    if problems:
+        raise DrafterMismatchError("this drafter does not fit the target: " + "; ".join(problems))

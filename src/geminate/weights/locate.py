@@ -1,0 +1,110 @@
+"""From what a user names (a directory, a hub id, nothing) to directories on disk."""
+
+from __future__ import annotations
+
+import json
+import re
+from importlib import resources
+from pathlib import Path
+
+from geminate.config import ASSISTANT_TYPES
+from geminate.errors import ModelNotFoundError
+
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+PATTERNS = ["*.json", "*.safetensors", "*.jinja", "tokenizer*"]
+
+
+def embedded_pair() -> tuple[Path, Path]:
+    """Directories of the target and the drafter inside this package.
+
+    Raises:
+        ModelNotFoundError: an installation without them.
+    """
+    root = Path(str(resources.files("geminate"))) / "assets" / "embedded"
+    target, drafter = root / "target", root / "drafter"
+    if not (target / "config.json").exists():
+        raise ModelNotFoundError(
+            "this installation has no embedded pair; reinstall geminate or name a model"
+        )
+    return target, drafter
+
+
+def locate_model(name: str | Path) -> Path:
+    """The directory of a model named by path or hub id.
+
+    A hub id is fetched with huggingface-hub into its cache (HF_HUB_OFFLINE is honoured).
+
+    Raises:
+        ModelNotFoundError: with the cause and the way out.
+    """
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path
+    if path.exists():
+        raise ModelNotFoundError(f"{name} is a file; a model is a directory with config.json and weights")
+    text = str(name)
+    if not HUB_ID.fullmatch(text):
+        raise ModelNotFoundError(f"no such directory: {name} (a hub id looks like google/gemma-4-E2B-it)")
+    return _from_hub(text)
+
+
+def _from_hub(hub_id: str) -> Path:
+    # Imported here: it takes 0.3 s and most starts never need it.
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(hub_id, allow_patterns=PATTERNS))
+    except LocalEntryNotFoundError:
+        raise ModelNotFoundError(
+            f"{hub_id} is not in the local hub cache and the hub cannot be reached (or HF_HUB_OFFLINE is set); "
+            "download it where there is a connection, or name a local directory"
+        ) from None
+    except HfHubHTTPError as error:
+        first = str(error).strip().splitlines()[0]
+        raise ModelNotFoundError(f"the hub refused {hub_id}: {first}") from None
+    except (OSError, ValueError) as error:
+        raise ModelNotFoundError(f"cannot fetch {hub_id}: {error}") from None
+
+
+def _is_drafter(directory: Path) -> bool:
+    try:
+        config = json.loads((directory / "config.json").read_text())
+    except (OSError, ValueError):
+        return False
+    return isinstance(config, dict) and config.get("model_type") in ASSISTANT_TYPES
+
+
+def locate_drafter(name: str | Path, directory: Path, choice: str | Path | None) -> Path | None:
+    """The drafter's directory, or None for no drafter.
+
+    Args:
+        name: what the user called the target. directory: where it was found.
+        choice: ``auto`` looks for ``<target>-assistant`` beside the target (and, for a hub id, on the hub),
+            then for a ``drafter`` or ``assistant`` directory beside or inside it; None is none;
+            anything else is a path or hub id.
+
+    Raises:
+        ModelNotFoundError: a drafter named explicitly that is not there.
+    """
+    if choice is None:
+        return None
+    if choice != "auto":
+        return locate_model(choice)
+    beside = directory.resolve()
+    candidates = [
+        beside.with_name(beside.name + "-assistant"),
+        beside / "drafter",
+        beside / "assistant",
+        beside.with_name("drafter"),
+        beside.with_name("assistant"),
+    ]
+    for candidate in candidates:
+        if _is_drafter(candidate):
+            return candidate
+    if not Path(name).expanduser().exists() and HUB_ID.fullmatch(str(name)):
+        try:
+            return _from_hub(f"{name}-assistant")
+        except ModelNotFoundError:
+            return None
+    return None

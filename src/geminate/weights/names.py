@@ -1,0 +1,179 @@
+"""Which tensors a configuration needs, under canonical names, and how checkpoint names map to them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Literal
+
+from geminate.config import AssistantConfig, LayerConfig, TargetConfig
+from geminate.errors import WeightsError
+from geminate.weights.safetensors_reader import TensorEntry
+
+Role = Literal["matrix", "embedding", "row_table", "vector", "scalar", "experts", "order", "keep"]
+PREFIXES = ("model.language_model.", "language_model.model.", "model.")
+OTHER_TOWERS = (
+    "vision", "audio", "embed_vision", "embed_audio", "multi_modal", "multimodal", "mm_",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorSpec:
+    """A tensor the model needs. ``keep`` is a matrix that stays bf16 whatever the format asked for."""
+
+    name: str
+    shape: tuple[int, ...]
+    role: Role
+
+
+def _layer_tensors(layer: LayerConfig, config: TargetConfig) -> list[TensorSpec]:
+    prefix, hidden = f"layers.{layer.index}", config.hidden_size
+    specs: list[TensorSpec] = []
+
+    def add(name: str, *shape: int, role: Role = "matrix") -> None:
+        specs.append(TensorSpec(name=f"{prefix}.{name}", shape=shape, role=role))
+
+    q, kv = layer.heads * layer.head_dim, layer.kv_heads * layer.head_dim
+    for norm in ("input", "post_attention", "pre_feedforward", "post_feedforward"):
+        add(f"{norm}_layernorm", hidden, role="vector")
+    add("self_attn.q_proj", q, hidden)
+    add("self_attn.q_norm", layer.head_dim, role="vector")
+    add("self_attn.o_proj", hidden, q)
+    if not layer.kv_shared:
+        add("self_attn.k_proj", kv, hidden)
+        add("self_attn.k_norm", layer.head_dim, role="vector")
+        if not layer.k_eq_v:
+            add("self_attn.v_proj", kv, hidden)
+    add("mlp.gate_proj", layer.intermediate, hidden)
+    add("mlp.up_proj", layer.intermediate, hidden)
+    add("mlp.down_proj", hidden, layer.intermediate)
+    add("layer_scalar", 1, role="scalar")
+    if config.ple_dim:
+        add("per_layer_input_gate", config.ple_dim, hidden)
+        add("per_layer_projection", hidden, config.ple_dim)
+        add("post_per_layer_input_norm", hidden, role="vector")
+    if config.moe is not None:
+        moe = config.moe
+        add("router.proj", moe.num_experts, hidden, role="keep")
+        add("router.scale", hidden, role="vector")
+        add("router.per_expert_scale", moe.num_experts, role="vector")
+        add("experts.gate_up_proj", moe.num_experts, 2 * moe.intermediate, hidden, role="experts")
+        add("experts.down_proj", moe.num_experts, hidden, moe.intermediate, role="experts")
+        for norm in ("pre_feedforward_layernorm_2", "post_feedforward_layernorm_1"):
+            add(norm, hidden, role="vector")
+        add("post_feedforward_layernorm_2", hidden, role="vector")
+    return specs
+
+
+def expected_tensors(config: TargetConfig | AssistantConfig) -> list[TensorSpec]:
+    """Every tensor the model computes with, in file order of use."""
+    text = config.text if isinstance(config, AssistantConfig) else config
+    hidden, count = text.hidden_size, len(text.layers)
+    specs = [TensorSpec(name="embed_tokens", shape=(text.vocab_size, hidden), role="embedding")]
+    if text.ple_dim:
+        width = count * text.ple_dim
+        specs += [
+            TensorSpec(name="embed_tokens_per_layer", shape=(text.ple_vocab, width), role="row_table"),
+            TensorSpec(name="per_layer_model_projection", shape=(width, hidden), role="matrix"),
+            TensorSpec(name="per_layer_projection_norm", shape=(text.ple_dim,), role="vector"),
+        ]
+    for layer in text.layers:
+        specs += _layer_tensors(layer, text)
+    specs.append(TensorSpec(name="norm", shape=(hidden,), role="vector"))
+    if isinstance(config, AssistantConfig):
+        backbone = config.backbone_hidden_size
+        specs += [
+            TensorSpec(name="pre_projection", shape=(hidden, 2 * backbone), role="matrix"),
+            TensorSpec(name="post_projection", shape=(backbone, hidden), role="matrix"),
+        ]
+        if config.use_ordered_embeddings:
+            head = "masked_embedding"
+            specs += [
+                TensorSpec(
+                    name=f"{head}.centroids", shape=(config.num_centroids, hidden), role="keep"
+                ),
+                TensorSpec(name=f"{head}.token_ordering", shape=(text.vocab_size,), role="order"),
+            ]
+    return specs
+
+
+def canonical(name: str) -> str:
+    """A checkpoint's tensor name without its prefix and ``.weight``."""
+    for prefix in PREFIXES:
+        if name.startswith(prefix):
+            name = name[len(prefix) :]
+            break
+    return name.removesuffix(".weight")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Matched:
+    """The checkpoint's tensors sorted out: what is needed by canonical name, and what was passed over why."""
+
+    tensors: dict[str, TensorEntry]
+    skipped: dict[str, tuple[int, int]]  # reason -> (tensors, bytes)
+
+
+def match(
+    entries: dict[str, TensorEntry], config: TargetConfig | AssistantConfig, where: str
+) -> Matched:
+    """Find every expected tensor and account for every other one.
+
+    Raises:
+        WeightsError: tensors missing, unexpected, or of another shape; they are named.
+    """
+    text = config.text if isinstance(config, AssistantConfig) else config
+    shared = {layer.index for layer in text.layers if layer.kv_shared}
+    specs = {spec.name: spec for spec in expected_tensors(config)}
+    found: dict[str, TensorEntry] = {}
+    unexpected: list[str] = []
+    counts: Counter[str] = Counter()
+    sizes: Counter[str] = Counter()
+    for name, entry in entries.items():
+        short = canonical(name)
+        if short in specs:
+            if short in found:
+                raise WeightsError(f"{where}: {name} and {found[short].name} name the same tensor")
+            found[short] = entry
+            continue
+        reason = _skip_reason(short, shared, config)
+        if reason is None:
+            unexpected.append(name)
+        else:
+            counts[reason] += 1
+            sizes[reason] += entry.nbytes
+    missing = [name for name in specs if name not in found]
+    misshapen = [
+        f"{entry.name} is {list(entry.shape)}, expected {list(specs[short].shape)}"
+        for short, entry in found.items()
+        if not _shape_fits(entry.shape, specs[short])
+    ]
+    for problem, names in (
+        ("misses tensors", missing),
+        ("has tensors this configuration does not know", unexpected),
+        ("has tensors of another shape", misshapen),
+    ):
+        if names:
+            listed = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+            raise WeightsError(f"{where} {problem}: {listed}")
+    return Matched(tensors=found, skipped={r: (counts[r], sizes[r]) for r in counts})
+
+
+def _shape_fits(shape: tuple[int, ...], spec: TensorSpec) -> bool:
+    return shape == spec.shape or (spec.role == "scalar" and shape == ())
+
+
+def _skip_reason(
+    short: str, shared: set[int], config: TargetConfig | AssistantConfig
+) -> str | None:
+    if short.startswith(OTHER_TOWERS):
+        return "vision and audio towers"
+    if short == "lm_head":
+        return "lm_head (tied to the embedding)"
+    if short.startswith("masked_embedding.") and isinstance(config, AssistantConfig):
+        return "centroid head (switched off by use_ordered_embeddings)"
+    parts = short.split(".")
+    if len(parts) == 4 and parts[0] == "layers" and parts[2] == "self_attn" and parts[1].isdigit():
+        if int(parts[1]) in shared and parts[3] in ("k_proj", "v_proj", "k_norm", "v_norm"):
+            return "unused k/v of KV-shared layers"
+    return None

@@ -1,0 +1,141 @@
+"""The packed cache file: weights as the kernels want them, written once, mapped by later starts.
+
+Layout: magic, header length, header CRC-32, JSON header, then arrays at 4096-byte boundaries. The header carries
+a fingerprint of the source (names, sizes, modification times, configuration); another fingerprint is a stale cache.
+Damage is looked for at every open: header checksum, file size, and the CRC-32 of every array's first and last
+64 KiB (so of everything in small files). A cache that fails is rebuilt, never used.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import tempfile
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from geminate.errors import WeightsError
+
+MAGIC = b"GEMINATE"
+VERSION = 1
+ALIGN = 4096
+PROBE = 65536
+
+
+@dataclass
+class CacheWriter:
+    """Appends arrays to a file object; `finish` writes the header in front."""
+
+    file: IO[bytes]
+    fingerprint: dict[str, Any]
+    arrays: dict[str, dict[str, Any]] = field(default_factory=dict)
+    meta: dict[str, Any] = field(default_factory=dict)
+    _at: int = 0
+
+    def add(self, name: str, dtype: str, shape: Iterable[int], blocks: Iterable[np.ndarray]) -> None:
+        """Write one array given as consecutive blocks (so that none is ever whole in memory)."""
+        start, written, head, tail = self._at, 0, b"", b""
+        for block in blocks:
+            raw = np.ascontiguousarray(block).data.cast("B")
+            self.file.write(raw)
+            written += len(raw)
+            if len(head) < PROBE:
+                head += bytes(raw[: PROBE - len(head)])
+            tail = (tail + bytes(raw[-PROBE:]))[-PROBE:]
+        self.arrays[name] = {
+            "dtype": dtype,
+            "shape": list(shape),
+            "offset": start,
+            "nbytes": written,
+            "crc": [zlib.crc32(head), zlib.crc32(tail)],
+        }
+        padding = -written % ALIGN
+        self.file.write(b"\0" * padding)
+        self._at += written + padding
+
+    def finish(self) -> None:
+        """Write the header behind the data and its place at the very end."""
+        header = json.dumps(
+            {
+                "version": VERSION,
+                "fingerprint": self.fingerprint,
+                "arrays": self.arrays,
+                "meta": self.meta,
+                "data_bytes": self._at,
+            }
+        ).encode()
+        self.file.write(header)
+        self.file.write(struct.pack("<II", len(header), zlib.crc32(header)) + MAGIC)
+        self.file.flush()
+
+
+def open_cache(file: IO[bytes], fingerprint: dict[str, Any]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Map every array of a finished cache.
+
+    Returns:
+        arrays by name and the ``meta`` dictionary.
+
+    Raises:
+        WeightsError: damaged, of another version, or made from another source.
+    """
+    size = file.seek(0, os.SEEK_END)
+    if size < 16:
+        raise WeightsError("the packed cache is truncated")
+    file.seek(size - 16)
+    length, crc, magic = struct.unpack("<II8s", file.read(16))
+    if magic != MAGIC or length > size - 16:
+        raise WeightsError("the packed cache is truncated or not one of ours")
+    file.seek(size - 16 - length)
+    raw = file.read(length)
+    if zlib.crc32(raw) != crc:
+        raise WeightsError("the packed cache has a damaged header")
+    header = json.loads(raw)
+    if header["version"] != VERSION or header["fingerprint"] != fingerprint:
+        raise WeightsError("the packed cache is stale")
+    if header["data_bytes"] != size - 16 - length:
+        raise WeightsError("the packed cache has lost data")
+    whole = np.memmap(file, mode="r", dtype=np.uint8, shape=(max(header["data_bytes"], 1),))
+    arrays: dict[str, np.ndarray] = {}
+    for name, a in header["arrays"].items():
+        flat = whole[a["offset"] : a["offset"] + a["nbytes"]]
+        probes = [zlib.crc32(flat[:PROBE]), zlib.crc32(flat[max(0, len(flat) - PROBE) :])]
+        if probes != a["crc"]:
+            raise WeightsError(f"the packed cache is damaged in {name}")
+        arrays[name] = flat.view(a["dtype"]).reshape(a["shape"])
+    return arrays, header["meta"]
+
+
+def cache_directory(chosen: Path | None = None) -> Path:
+    """``chosen``, else GEMINATE_CACHE, else the user's cache directory."""
+    if chosen is not None:
+        return chosen
+    if os.environ.get("GEMINATE_CACHE"):
+        return Path(os.environ["GEMINATE_CACHE"]).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(base).expanduser() / "geminate"
+
+
+def new_file(directory: Path) -> IO[bytes]:
+    """A temporary file in ``directory`` (made if need be), to be renamed when it is whole.
+
+    Raises:
+        OSError: it cannot be written there.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    return tempfile.NamedTemporaryFile(dir=directory, prefix=".packing-", delete=False)  # type: ignore[return-value]
+
+
+def anonymous_file() -> IO[bytes]:
+    """A file without a name: in the temporary directory, else in memory."""
+    try:
+        return tempfile.TemporaryFile()
+    except OSError:
+        if hasattr(os, "memfd_create"):
+            return os.fdopen(os.memfd_create("geminate-weights"), "w+b")
+        raise

@@ -1,0 +1,159 @@
+"""Read safetensors checkpoints tensor by tensor through memory maps; nothing is loaded as a whole.
+
+Format: 8 bytes little-endian header length, a JSON header {name: {dtype, shape, data_offsets}}, data
+(huggingface/safetensors, "Format").
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import mmap
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from geminate.errors import ModelNotFoundError, WeightsError
+from geminate.ops.unpack import bf16_to_f32
+from geminate.types import F32
+
+# bfloat16 has no NumPy dtype: its bits travel as uint16.
+DTYPES: dict[str, type[np.generic]] = {
+    "BF16": np.uint16,
+    "F16": np.float16,
+    "F32": np.float32,
+    "F64": np.float64,
+    "I64": np.int64,
+    "I32": np.int32,
+    "I16": np.int16,
+    "I8": np.int8,
+    "U8": np.uint8,
+    "BOOL": np.bool_,
+}
+MAX_HEADER = 100_000_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorEntry:
+    """Where a tensor stands in its file."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    path: Path
+    offset: int
+    nbytes: int
+
+    def map(self) -> np.ndarray:
+        """The tensor, memory-mapped read-only; bfloat16 as uint16 bits."""
+        if self.nbytes == 0:
+            return np.zeros(self.shape, dtype=DTYPES[self.dtype])
+        flat = np.memmap(self.path, mode="r", offset=self.offset, shape=(self.nbytes,), dtype=np.uint8)
+        return flat.view(DTYPES[self.dtype]).reshape(self.shape)
+
+    def rows(self, start: int, stop: int) -> F32:
+        """Rows start..stop of the leading axis as float32 (a copy)."""
+        part = self.map()[start:stop]
+        return bf16_to_f32(part) if self.dtype == "BF16" else part.astype(np.float32)
+
+    def advise_done(self) -> None:
+        """Let go of the file's pages: mapped checkpoint pages must not pile up while packing."""
+        with self.path.open("rb") as f, mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as whole:
+            whole.madvise(mmap.MADV_DONTNEED)
+
+
+def checkpoint_files(directory: Path) -> list[Path]:
+    """The safetensors files of a checkpoint, sorted.
+
+    Raises:
+        ModelNotFoundError: none. WeightsError: a shard that the index names is missing.
+    """
+    index = directory / "model.safetensors.index.json"
+    if index.exists():
+        try:
+            shards = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise WeightsError(f"{index} is damaged: no weight_map; download it again") from None
+        for shard in shards:
+            if not (directory / shard).exists():
+                raise WeightsError(
+                    f"{directory} lacks {shard}, which its index names; the download is incomplete"
+                )
+        return [directory / shard for shard in shards]
+    files = sorted(directory.glob("*.safetensors"))
+    if not files:
+        raise ModelNotFoundError(f"{directory} has no safetensors weights")
+    return files
+
+
+def read_checkpoint(directory: Path) -> dict[str, TensorEntry]:
+    """Every tensor of a checkpoint directory by its name in the file.
+
+    Raises:
+        ModelNotFoundError, WeightsError: nothing there, or a damaged file.
+    """
+    entries: dict[str, TensorEntry] = {}
+    for path in checkpoint_files(directory):
+        for entry in read_header(path):
+            if entry.name in entries:
+                raise WeightsError(f"tensor {entry.name} stands in two files of {directory}")
+            entries[entry.name] = entry
+    return entries
+
+
+def read_header(path: Path) -> list[TensorEntry]:
+    """The tensors of one file, checked: dtypes, sizes, bounds, no overlap.
+
+    Raises:
+        WeightsError: truncated or corrupted.
+    """
+    damaged = f"{path} is truncated or corrupted"
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as f:
+            start = f.read(8)
+            if len(start) < 8:
+                raise WeightsError(f"{damaged}: only {size} bytes; download it again")
+            (length,) = struct.unpack("<Q", start)
+            if length > min(size - 8, MAX_HEADER):
+                raise WeightsError(f"{damaged}: its header claims {length} bytes; download it again")
+            header = json.loads(f.read(length))
+    except (ValueError, UnicodeDecodeError):
+        raise WeightsError(f"{damaged}: its header is not JSON; download it again") from None
+    except OSError as error:
+        raise WeightsError(f"cannot read {path}: {error.strerror}") from None
+    if not isinstance(header, dict):
+        raise WeightsError(f"{damaged}: its header is not an object; download it again")
+    header.pop("__metadata__", None)
+    base = 8 + length
+    entries = [_entry(name, value, path, base, size) for name, value in header.items()]
+    last = base
+    for entry in sorted(entries, key=lambda e: e.offset):
+        if entry.offset < last:
+            raise WeightsError(f"{damaged}: tensor {entry.name} overlaps another")
+        last = entry.offset + entry.nbytes
+    return entries
+
+
+def _entry(name: str, value: Any, path: Path, base: int, size: int) -> TensorEntry:
+    try:
+        dtype, shape, (begin, end) = value["dtype"], tuple(value["shape"]), value["data_offsets"]
+        numbers = [*shape, begin, end]
+        if not all(isinstance(n, int) and n >= 0 for n in numbers):
+            raise ValueError
+    except (KeyError, TypeError, ValueError):
+        raise WeightsError(f"{path} is corrupted: bad header entry for tensor {name!r}") from None
+    if dtype not in DTYPES:
+        raise WeightsError(f"{path}: tensor {name} has dtype {dtype}, which is not supported")
+    if end - begin != math.prod(shape) * np.dtype(DTYPES[dtype]).itemsize:
+        raise WeightsError(f"{path} is corrupted: tensor {name} has {end - begin} bytes for shape {shape}")
+    if base + end > size:
+        raise WeightsError(
+            f"{path} is truncated: tensor {name} ends at byte {base + end} of {size}; download it again"
+        )
+    return TensorEntry(
+        name=name, dtype=dtype, shape=shape, path=path, offset=base + begin, nbytes=end - begin
+    )
