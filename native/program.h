@@ -106,7 +106,7 @@ class Program {
   const Buffer& buffer(int b) const { return buffers_[static_cast<size_t>(b)]; }
   void run(const Pass& pass);
   // k drafter steps; hidden [width of hidden_in]. Returns ids and probabilities [k].
-  void draft(Pass& pass, int32_t token, const float* hidden, int64_t position, int64_t k,
+  void draft(Pass pass, int32_t token, const float* hidden, int64_t position, int64_t k,
              const DraftRule& rule, int32_t* ids, float* probabilities);
 
   int64_t max_rows() const { return max_rows_; }

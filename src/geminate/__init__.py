@@ -1,0 +1,20 @@
+"""Gemma 4 with its MTP drafter on the machine at hand: the same tokens and logits with speculation on or off."""
+
+from __future__ import annotations
+
+from geminate.errors import GeminateError
+from geminate.llm import LLM, ChatSession, Delta, Output
+from geminate.params import SamplingParams
+from geminate.sequence import Stats
+
+__version__ = "0.1.0"
+__all__ = [
+    "LLM",
+    "ChatSession",
+    "Delta",
+    "GeminateError",
+    "Output",
+    "SamplingParams",
+    "Stats",
+    "__version__",
+]

@@ -136,6 +136,7 @@ class Engine:
         Returns:
             (sequence, tokens it emitted in this pass) for every sequence that emitted any.
         """
+        began = time.perf_counter()
         budget = self.target.max_rows
         batch: list[_Rows] = []
         for sequence in self.running:
@@ -160,6 +161,9 @@ class Engine:
             row, head = row + count, head + heads
             if tokens:
                 emitted.append((rows.sequence, tokens))
+        took = time.perf_counter() - began
+        for rows in batch:
+            rows.sequence.stats.count_time(took)
         # The first running sequence that found no room this time goes first next time.
         self.running = self.running[len(batch) :] + self.running[: len(batch)]
         self.running = [s for s in self.running if s.finish_reason is None]

@@ -180,11 +180,7 @@ class ResolvedSampling:
     @property
     def counts_tokens(self) -> bool:
         """Whether the distribution depends on which tokens stand in the context."""
-        return (
-            self.repetition_penalty != 1.0
-            or self.presence_penalty != 0.0
-            or self.frequency_penalty != 0.0
-        )
+        return self.repetition_penalty != 1.0 or self.presence_penalty != 0.0 or self.frequency_penalty != 0.0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -231,7 +231,8 @@ def _penalised(logits: F32, sampling: ResolvedSampling, counts: TokenCounts) -> 
         at = x[ids]
         r = sampling.repetition_penalty
         if r != 1.0:
-            at = np.where(at < 0, at * r, at / r)
+            with np.errstate(over="ignore"):  # an overflow is refused below, by name
+                at = np.where(at < 0, at * r, at / r)
         at = at - sampling.frequency_penalty * output - sampling.presence_penalty * (output > 0)
         x[ids] = at
     peak = x.max()

@@ -39,6 +39,7 @@ class Stats:
     draft_lengths: dict[int, int] = field(default_factory=dict)
     prefill_s: float = 0.0
     decode_s: float = 0.0
+    _decoding: bool = field(default=False, repr=False)
 
     @property
     def acceptance_length(self) -> float:
@@ -49,6 +50,14 @@ class Stats:
     def tokens_per_s(self) -> float:
         """Decoding speed: tokens after the first over the time they took."""
         return (self.generated_tokens - 1) / self.decode_s if self.decode_s > 0 else 0.0
+
+    def count_time(self, seconds: float) -> None:
+        """Add a step's time: to the prefill up to and including the first round, then to decoding."""
+        if not self._decoding:
+            self.prefill_s += seconds
+            self._decoding = self.rounds == 1
+        else:
+            self.decode_s += seconds
 
     def count_round(self, drafted: int, accepted: int) -> None:
         """Add one verification pass."""

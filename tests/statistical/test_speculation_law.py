@@ -11,8 +11,8 @@ import pytest
 
 from geminate.params import ResolvedSampling, SamplingParams
 from geminate.sampling import TokenCounts, distribution, draw
-from tests.support.gtest import Family
-from tests.support.toy_speculation import (
+from support.gtest import Family
+from support.toy_speculation import (
     Drafter,
     Round,
     Rule,
@@ -64,9 +64,7 @@ def setting(name: str, seed: int) -> ResolvedSampling:
 
 def counted(name: str, drafter: Drafter | None, k: int, rule: Rule) -> Counter[tuple[int, ...]]:
     return Counter(
-        generate(
-            MODEL, setting(name, seed), LENGTH, drafter=drafter, draft_model=NEAR, k=k, rule=rule
-        )
+        generate(MODEL, setting(name, seed), LENGTH, drafter=drafter, draft_model=NEAR, k=k, rule=rule)
         for seed in range(DRAWS)
     )
 
@@ -81,9 +79,7 @@ def identical(name: str, drafter: Drafter, k: int, rule: Rule = project_rule, se
     """Whether long streams are those of plain decoding."""
     return all(
         generate(MODEL, setting(name, seed), 40)
-        == generate(
-            MODEL, setting(name, seed), 40, drafter=drafter, draft_model=NEAR, k=k, rule=rule
-        )
+        == generate(MODEL, setting(name, seed), 40, drafter=drafter, draft_model=NEAR, k=k, rule=rule)
         for seed in range(seeds)
     )
 

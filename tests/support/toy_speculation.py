@@ -12,7 +12,7 @@ from geminate.params import ResolvedSampling
 from geminate.sampling import TokenCounts, distribution, draw
 from geminate.spec.verify import verify
 from geminate.types import F32
-from tests.support import textbook
+from support import textbook
 
 VOCAB = 8
 PROMPT = (3, 1)
@@ -101,9 +101,7 @@ def coupled(model: ToyModel) -> Drafter:
 
     def drafter(tokens: Sequence[int], k: int, sampling: ResolvedSampling) -> tuple[int, ...]:
         seen = list(tokens)
-        plain = replace(
-            sampling, repetition_penalty=1.0, presence_penalty=0.0, frequency_penalty=0.0
-        )
+        plain = replace(sampling, repetition_penalty=1.0, presence_penalty=0.0, frequency_penalty=0.0)
         counts = TokenCounts((), plain)
         for _ in range(k):
             law = distribution(model.logits(seen), plain, counts)

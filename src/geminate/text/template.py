@@ -11,7 +11,7 @@ import datetime
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, NoReturn
+from typing import Any, NoReturn
 
 import jinja2
 from jinja2 import nodes
@@ -28,7 +28,7 @@ ROLES = ("system", "developer", "user", "assistant", "model", "tool")
 class _Generation(Extension):
     """``{% generation %}`` marks the assistant's text for training; for rendering it is its body."""
 
-    tags: ClassVar[set[str]] = {"generation"}
+    tags = {"generation"}  # noqa: RUF012  (an instance variable in jinja2's own types)
 
     def parse(self, parser: Parser) -> list[nodes.Node]:
         next(parser.stream)
@@ -77,9 +77,7 @@ class ChatTemplate:
         TokenizerError: source that Jinja cannot parse.
     """
 
-    def __init__(
-        self, source: str | Mapping[str, str], *, specials: Mapping[str, str] | None = None
-    ) -> None:
+    def __init__(self, source: str | Mapping[str, str], *, specials: Mapping[str, str] | None = None) -> None:
         sources = {"default": source} if isinstance(source, str) else dict(source)
         if not sources:
             raise TokenizerError("the checkpoint names no chat template; pass plain text or ids instead")
@@ -200,8 +198,7 @@ def check_messages(messages: object) -> None:
             continue
         if not isinstance(content, Sequence) or isinstance(content, bytes):
             raise ParameterError(
-                f"{where}: content must be a string or a list of text parts, "
-                f"not a {type(content).__name__}"
+                f"{where}: content must be a string or a list of text parts, not a {type(content).__name__}"
             )
         for part in content:
             kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__

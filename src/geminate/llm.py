@@ -1,0 +1,385 @@
+"""The Python interface: load a pair, generate, stream, chat, score."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from geminate.cache import KVCache
+from geminate.engine import Engine
+from geminate.errors import ParameterError, TokenizerError
+from geminate.loading import load_pair
+from geminate.models.assistant import RopePosition
+from geminate.ops.packed import WeightFormat
+from geminate.params import ResolvedSampling, SamplingParams, parse_speculation
+from geminate.sampling import TokenLogprobs
+from geminate.sequence import FinishReason, Stats
+from geminate.sequence import Sequence as EngineSequence
+from geminate.spec.mtp import MtpDrafter
+from geminate.text.detokenizer import Detokenizer
+from geminate.text.stop import StopFilter
+from geminate.text.template import ChatTemplate
+from geminate.text.tokenizer import Tokenizer
+from geminate.types import F32
+from geminate.weights.store import Message, Progress
+
+Prompt = str | Sequence[int]
+SpeculationArg = Literal["auto", "off"] | int | str
+MAX_TOGETHER = 8  # sequences that share passes in `LLM.generate`
+
+
+@dataclass(frozen=True, kw_only=True)
+class Output:
+    """A finished generation.
+
+    Attributes:
+        token_ids: emitted tokens, an end-of-sequence token included. text: without special tokens and
+            without the stop string.
+        finish_reason: ``stop``, ``length`` or ``abort``.
+        seed: what seeded the noise; pass it again for the same text.
+        logprobs: per emitted token, if asked for.
+    """
+
+    prompt_token_ids: list[int]
+    token_ids: list[int]
+    text: str
+    finish_reason: FinishReason
+    seed: int
+    stats: Stats
+    logprobs: list[TokenLogprobs] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Delta:
+    """A piece of a streamed generation: certain text, the tokens behind it, and at the end the whole."""
+
+    text: str
+    token_ids: list[int]
+    output: Output | None = None
+
+
+class _TextSide:
+    """Detokenizer and stop strings of one sequence; told every token in order."""
+
+    def __init__(self, tokenizer: Tokenizer | None, stops: Sequence[str]) -> None:
+        if stops and tokenizer is None:
+            raise ParameterError("stop strings need a tokenizer, and this model has none; use stop_token_ids")
+        self._detokenizer = Detokenizer(tokenizer) if tokenizer is not None else None
+        self._filter = StopFilter(stops)
+        self._fresh: list[str] = []
+        self.text = ""
+
+    def on_token(self, token: int) -> bool:
+        """Take a token; True when a stop string is complete."""
+        if self._detokenizer is None:
+            return False
+        self._add(self._filter.push(self._detokenizer.push(token)))
+        return self._filter.matched is not None
+
+    def _add(self, text: str) -> None:
+        self._fresh.append(text)
+        self.text += text
+
+    def finish(self) -> None:
+        """Let go of what was held back."""
+        if self._detokenizer is not None and self._filter.matched is None:
+            self._add(self._filter.push(self._detokenizer.flush()))
+            self._add(self._filter.flush())
+
+    def take(self) -> str:
+        """Text that became certain since the last call."""
+        fresh, self._fresh = "".join(self._fresh), []
+        return fresh
+
+
+class LLM:
+    """A target and its drafter, ready to generate.
+
+    Args:
+        model: directory or hub id; None is the embedded pair.
+        drafter: ``auto`` (found beside the model), a directory or hub id, or None for none.
+        weights: ``bf16``, ``int8`` or ``int4``; the drafter is never kept below int8.
+        threads: worker threads; None is the number of physical cores.
+        prefill_chunk: prompt tokens per pass.
+        rope_position: the drafter's rotary position, ``P`` (transformers) or ``P-1`` (LiteRT-LM, vLLM);
+            changes acceptance, never the output.
+        use_cache, cache_dir: whether and where packed weights are kept.
+        on_message: told what a user should know while loading. progress: (tensor, bytes done, bytes).
+
+    Raises:
+        GeminateError: with the cause and the way out.
+    """
+
+    def __init__(
+        self,
+        model: str | Path | None = None,
+        *,
+        drafter: str | Path | None = "auto",
+        weights: WeightFormat = "int8",
+        threads: int | None = None,
+        prefill_chunk: int = 256,
+        rope_position: RopePosition = "P",
+        use_cache: bool = True,
+        cache_dir: Path | None = None,
+        on_message: Message | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        pair = load_pair(
+            model,
+            drafter=drafter,
+            weights=weights,
+            threads=threads,
+            prefill_chunk=prefill_chunk,
+            rope_position=rope_position,
+            use_cache=use_cache,
+            cache_dir=cache_dir,
+            on_message=on_message,
+            progress=progress,
+        )
+        self.pair = pair
+        self.config = pair.target.config
+        self.tokenizer = Tokenizer.load(pair.located.target)
+        self.template = ChatTemplate.load(pair.located.target)
+        mtp = MtpDrafter(pair.drafter) if pair.drafter is not None else None
+        self.engine = Engine(pair.target, mtp, prefill_chunk=prefill_chunk)
+
+    def encode(self, prompt: Prompt) -> list[int]:
+        """Token ids of a prompt: text is encoded after the bos token, ids are taken as they are.
+
+        Raises:
+            TokenizerError: text for a model without tokenizer, or text that cannot be encoded.
+        """
+        if isinstance(prompt, str):
+            return self._need_tokenizer().encode(prompt)
+        return [int(token) for token in prompt]
+
+    def _need_tokenizer(self) -> Tokenizer:
+        if self.tokenizer is None:
+            raise TokenizerError("this model has no tokenizer.json: pass token ids instead of text")
+        return self.tokenizer
+
+    def chat_ids(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        enable_thinking: bool | None = None,
+    ) -> list[int]:
+        """Token ids of a conversation through the checkpoint's chat template.
+
+        Raises:
+            TokenizerError: no template, or one that refuses the messages. ParameterError: bad messages.
+        """
+        if self.template is None:
+            raise TokenizerError("this model has no chat template: use generate with plain text")
+        text = self.template.render(messages, tools=tools, enable_thinking=enable_thinking)
+        return self._need_tokenizer().encode(text, add_bos=False)
+
+    def resolve(self, params: SamplingParams | None) -> ResolvedSampling:
+        """Fill parameters from the model's generation defaults."""
+        return (params or SamplingParams()).resolved(asdict(self.config.generation))
+
+    def _start(
+        self,
+        ids: list[int],
+        sampling: ResolvedSampling,
+        speculation: SpeculationArg,
+        *,
+        cache: KVCache | None = None,
+        on_logits: Callable[[int, F32], None] | None = None,
+    ) -> tuple[EngineSequence, _TextSide]:
+        side = _TextSide(self.tokenizer, sampling.stop)
+        sequence = self.engine.add(
+            ids,
+            sampling,
+            speculation=parse_speculation(speculation),
+            cache=cache,
+            on_token=side.on_token,
+            on_logits=on_logits,
+        )
+        return sequence, side
+
+    @staticmethod
+    def _output(sequence: EngineSequence, side: _TextSide) -> Output:
+        return Output(
+            prompt_token_ids=sequence.token_ids[: sequence.prompt_length],
+            token_ids=sequence.output_ids,
+            text=side.text,
+            finish_reason=sequence.finish_reason or "abort",
+            seed=sequence.sampling.seed,
+            stats=sequence.stats,
+            logprobs=sequence.logprobs,
+        )
+
+    def generate(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        params: SamplingParams | None = None,
+        *,
+        speculation: SpeculationArg = "auto",
+        on_logits: Callable[[int, F32], None] | None = None,
+    ) -> list[Output]:
+        """Complete prompts; several share the passes over the weights.
+
+        Args:
+            prompts: text, token ids, or a list of either.
+            speculation: ``auto``, ``off`` or a draft length 0..16; changes the speed, not the output.
+            on_logits: told (position, raw logits float32 [vocab]) of every emitted token of a single prompt.
+
+        Raises:
+            GeminateError: bad parameters or prompts; nothing is generated then.
+        """
+        several = _as_list(prompts)
+        if on_logits is not None and len(several) != 1:
+            raise ParameterError("on_logits needs exactly one prompt")
+        ids = [self.encode(prompt) for prompt in several]
+        waiting = [(i, self.resolve(params)) for i in range(len(ids))]
+        running: dict[int, tuple[EngineSequence, _TextSide]] = {}
+        done: dict[int, Output] = {}
+        try:
+            while waiting or running:
+                while waiting and len(running) < MAX_TOGETHER:
+                    i, sampling = waiting.pop(0)
+                    running[i] = self._start(ids[i], sampling, speculation, on_logits=on_logits)
+                self.engine.step()
+                for i, (sequence, side) in list(running.items()):
+                    if sequence.finish_reason is not None:
+                        side.finish()
+                        done[i] = self._output(sequence, side)
+                        del running[i]
+        finally:
+            for sequence, _ in running.values():
+                self.engine.abort(sequence)
+        return [done[i] for i in range(len(ids))]
+
+    def stream(
+        self,
+        prompt: Prompt,
+        params: SamplingParams | None = None,
+        *,
+        speculation: SpeculationArg = "auto",
+        cache: KVCache | None = None,
+    ) -> Iterator[Delta]:
+        """Complete one prompt piece by piece; closing the iterator ends the generation.
+
+        Args:
+            cache: of an earlier call over a strict prefix of the prompt; see `ChatSession`.
+
+        Yields:
+            one `Delta` per round; the last carries the `Output`.
+        """
+        sequence, side = self._start(
+            self.encode(prompt), self.resolve(params), speculation, cache=cache
+        )
+        try:
+            while sequence.finish_reason is None:
+                tokens = [t for s, new in self.engine.step() if s is sequence for t in new]
+                if sequence.finish_reason is not None:
+                    side.finish()
+                    output = self._output(sequence, side)
+                    yield Delta(text=side.take(), token_ids=tokens, output=output)
+                elif tokens:
+                    yield Delta(text=side.take(), token_ids=tokens)
+        finally:
+            self.engine.abort(sequence)
+
+    def chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        params: SamplingParams | None = None,
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        enable_thinking: bool | None = None,
+        speculation: SpeculationArg = "auto",
+    ) -> Output:
+        """Answer a conversation given as role/content messages."""
+        ids = self.chat_ids(messages, tools=tools, enable_thinking=enable_thinking)
+        return self.generate([ids], params, speculation=speculation)[0]
+
+    def session(self, *, system: str | None = None, enable_thinking: bool | None = None) -> ChatSession:
+        """A conversation that keeps its messages and its KV cache between turns."""
+        return ChatSession(self, system=system, enable_thinking=enable_thinking)
+
+    def logits(self, ids: Sequence[int]) -> F32:
+        """Teacher-forced logits, float32 [len(ids), vocab], through the decoding kernels.
+
+        Raises:
+            ParameterError: ids outside the vocabulary, or none.
+        """
+        array = np.asarray(ids, dtype=np.int64)
+        vocab = self.config.vocab_size
+        if array.ndim != 1 or not len(array) or array.min() < 0 or array.max() >= vocab:
+            raise ParameterError(f"ids must be a non-empty list of token ids below {vocab}")
+        return self.pair.target.logits(array.astype(np.int32), self.engine.prefill_chunk)
+
+
+def _as_list(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
+    if isinstance(prompts, str):
+        return [prompts]
+    items = list(prompts)
+    if items and all(isinstance(item, (int, np.integer)) for item in items):
+        return [[int(item) for item in items]]  # type: ignore[call-overload]
+    return items  # type: ignore[return-value]
+
+
+class ChatSession:
+    """A conversation. What the next prompt shares with the cached tokens is not computed again.
+
+    Attributes:
+        messages: role/content mappings so far.
+    """
+
+    def __init__(self, llm: LLM, *, system: str | None, enable_thinking: bool | None) -> None:
+        self.llm = llm
+        self.enable_thinking = enable_thinking
+        self.messages: list[dict[str, Any]] = []
+        if system:
+            self.messages.append({"role": "system", "content": system})
+        self._cache: KVCache | None = None
+        self._cached_ids: list[int] = []
+
+    def reset(self) -> None:
+        """Forget all turns but the system message."""
+        self.messages = [m for m in self.messages if m["role"] == "system"]
+        self._cache, self._cached_ids = None, []
+
+    def _reusable(self, ids: list[int]) -> KVCache | None:
+        if self._cache is None:
+            return None
+        common = 0
+        # An answer stopped in mid-pass may leave more rows in the cache than tokens we know.
+        limit = min(len(ids) - 1, self._cache.length, len(self._cached_ids))
+        while common < limit and ids[common] == self._cached_ids[common]:
+            common += 1
+        try:
+            self._cache.truncate(common)
+        except ValueError:  # a sliding layer has lost rows that this branch needs
+            return None
+        return self._cache
+
+    def stream(
+        self,
+        text: str,
+        params: SamplingParams | None = None,
+        *,
+        speculation: SpeculationArg = "auto",
+    ) -> Iterator[Delta]:
+        """Say something; the answer, as far as it was generated, joins the conversation."""
+        messages = [*self.messages, {"role": "user", "content": text}]
+        ids = self.llm.chat_ids(messages, enable_thinking=self.enable_thinking)
+        cache = self._reusable(ids) or self.llm.pair.target.new_cache()
+        self._cache, self._cached_ids = None, []
+        answer: list[str] = []
+        emitted: list[int] = []
+        try:
+            for delta in self.llm.stream(ids, params, speculation=speculation, cache=cache):
+                answer.append(delta.text)
+                emitted.extend(delta.token_ids)
+                yield delta
+        finally:
+            self.messages = [*messages, {"role": "assistant", "content": "".join(answer)}]
+            self._cache, self._cached_ids = cache, [*ids, *emitted]

@@ -1,0 +1,112 @@
+"""From names to a compiled pair: the one place where configs, weights, drafter and backend meet."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from geminate.config import (
+    AssistantConfig,
+    TargetConfig,
+    kind_of,
+    load_assistant_config,
+    load_target_config,
+    read_json,
+)
+from geminate.errors import ConfigError, ParameterError
+from geminate.models.assistant import DrafterModel, RopePosition
+from geminate.models.gemma4 import TargetModel
+from geminate.ops.packed import WeightFormat
+from geminate.ops.select import make_backend
+from geminate.params import MAX_DRAFT
+from geminate.weights.locate import embedded_pair, locate_drafter, locate_model
+from geminate.weights.store import Message, Progress, open_weights
+
+FORMATS: tuple[WeightFormat, ...] = ("bf16", "int8", "int4")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Located:
+    """Where a pair stands: the target's directory, and the drafter's or None."""
+
+    target: Path
+    drafter: Path | None
+
+
+def locate(model: str | Path | None, drafter: str | Path | None) -> Located:
+    """Find target and drafter; no model is the embedded pair.
+
+    Raises:
+        ModelNotFoundError, ConfigError: see their messages.
+    """
+    if model is None:
+        target, own = embedded_pair()
+        if drafter == "auto":
+            return Located(target=target, drafter=own if (own / "config.json").exists() else None)
+        return Located(target=target, drafter=locate_drafter("", target, drafter))
+    target = locate_model(model)
+    if kind_of(read_json(target / "config.json")) != "target":
+        raise ConfigError(f"{model} is a drafter; name its target, and this one with --drafter")
+    return Located(target=target, drafter=locate_drafter(model, target, drafter))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """A compiled target and its drafter, with where they came from."""
+
+    located: Located
+    target: TargetModel
+    drafter: DrafterModel | None
+
+
+def load_pair(
+    model: str | Path | None = None,
+    *,
+    drafter: str | Path | None = "auto",
+    weights: WeightFormat = "int8",
+    threads: int | None = None,
+    prefill_chunk: int = 256,
+    rope_position: RopePosition = "P",
+    use_cache: bool = True,
+    cache_dir: Path | None = None,
+    on_message: Message | None = None,
+    progress: Progress | None = None,
+) -> Pair:
+    """Load and compile; see `geminate.LLM` for the arguments.
+
+    Raises:
+        GeminateError: with the cause and the way out.
+    """
+    if weights not in FORMATS:
+        raise ParameterError(f"weights must be one of {', '.join(FORMATS)}, not {weights!r}")
+    if rope_position not in ("P", "P-1"):
+        raise ParameterError(f"rope_position must be 'P' or 'P-1', not {rope_position!r}")
+    if not 1 <= prefill_chunk <= 4096:
+        raise ParameterError(f"prefill_chunk must be 1 to 4096, not {prefill_chunk}")
+    located = locate(model, drafter)
+    target_config: TargetConfig = load_target_config(located.target)
+    backend = make_backend(threads)
+    store = open_weights(
+        located.target,
+        target_config,
+        weights,
+        cache_dir=cache_dir,
+        use_cache=use_cache,
+        progress=progress,
+        on_message=on_message,
+    )
+    target = TargetModel(target_config, store, backend, max_rows=prefill_chunk + MAX_DRAFT)
+    drafter_model = None
+    if located.drafter is not None:
+        assistant: AssistantConfig = load_assistant_config(located.drafter)
+        drafter_store = open_weights(
+            located.drafter,
+            assistant,
+            weights,
+            cache_dir=cache_dir,
+            use_cache=use_cache,
+            progress=progress,
+            on_message=on_message,
+        )
+        drafter_model = DrafterModel(assistant, drafter_store, target, rope_position)
+    return Pair(located=located, target=target, drafter=drafter_model)
