@@ -40,8 +40,7 @@ static inline void score_keys(AttentionState& s, const uint16_t* keys, int dim, 
 
 // acc[h][d ..] = acc * factor + sum over keys begin .. end-1 of p[h][j] * value[j][d ..], keys ascending.
 template <int H, int B>
-static inline void add_values(AttentionState& s, const uint16_t* values, int dim, int d, int begin,
-                              int end) {
+static inline void add_values(AttentionState& s, const uint16_t* values, int dim, int d, int begin, int end) {
   F acc[H][B];
   const int lanes = dim - d < 16 ? dim - d : 16;  // below 16 only where B is 1
   for (int h = 0; h < H; ++h) {

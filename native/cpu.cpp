@@ -12,8 +12,7 @@ static std::vector<const Kernels*> supported() {
       __builtin_cpu_supports("avx512vnni")) {
     found.push_back(avx512_kernels());
   }
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-      __builtin_cpu_supports("f16c")) {
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c")) {
     found.push_back(avx2_kernels());
   }
 #endif

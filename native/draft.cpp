@@ -31,7 +31,8 @@ double uniform(uint64_t key, uint64_t token_id) {
   return (static_cast<double>(z >> 11) + 0.5) * 0x1p-53;
 }
 
-int64_t choose_guess(const float* logits, const int32_t* ids, int64_t n, const DraftRule& rule, int64_t position) {
+int64_t choose_guess(const float* logits, const int32_t* ids, int64_t n, const DraftRule& rule,
+                     int64_t position) {
   if (rule.temperature == 0.0) return std::max_element(logits, logits + n) - logits;
   const int64_t k = std::min(n, rule.top_k > 0 ? rule.top_k : kTopK);
   std::vector<int32_t> order(static_cast<size_t>(n));
@@ -43,7 +44,8 @@ int64_t choose_guess(const float* logits, const int32_t* ids, int64_t n, const D
   double sum = 0.0;
   for (int64_t i = 0; i < k; ++i) {
     const size_t at = static_cast<size_t>(i);
-    q[at] = std::exp((static_cast<double>(logits[order[at]]) - static_cast<double>(logits[order[0]])) / rule.temperature);
+    q[at] = std::exp((static_cast<double>(logits[order[at]]) - static_cast<double>(logits[order[0]])) /
+                     rule.temperature);
     sum += q[at];
   }
   const uint64_t key = stream_key(rule.seed, rule.choice, static_cast<uint64_t>(position));

@@ -61,7 +61,8 @@ void Program::group_experts(int64_t rows) {
   Experts& e = *experts_;
   std::fill(e.start.begin(), e.start.end(), 0);
   e.assignments = rows * e.top_k;
-  for (int64_t a = 0; a < e.assignments; ++a) ++e.start[static_cast<size_t>(e.chosen[static_cast<size_t>(a)] + 1)];
+  for (int64_t a = 0; a < e.assignments; ++a)
+    ++e.start[static_cast<size_t>(e.chosen[static_cast<size_t>(a)] + 1)];
   std::partial_sum(e.start.begin(), e.start.end(), e.start.begin());
   std::vector<int32_t> next(e.start.begin(), e.start.end());
   for (int64_t a = 0; a < e.assignments; ++a) {
@@ -84,7 +85,8 @@ void Program::expert_linear(const Step& s, std::atomic<int64_t>& next, bool up) 
   float* out = up ? e.gate_up.data() : e.down.data();
   for (int64_t part; (part = next.fetch_add(1, std::memory_order_relaxed)) < parts;) {
     const int64_t expert = part / kExpertParts, share = part % kExpertParts;
-    const int64_t first = e.start[static_cast<size_t>(expert)], last = e.start[static_cast<size_t>(expert + 1)];
+    const int64_t first = e.start[static_cast<size_t>(expert)],
+                  last = e.start[static_cast<size_t>(expert + 1)];
     const int64_t begin = s.w.tiles * share / kExpertParts, end = s.w.tiles * (share + 1) / kExpertParts;
     if (begin == end) continue;
     const TileRange range{expert, begin, end, s.w.n - 16 * begin};
@@ -92,7 +94,8 @@ void Program::expert_linear(const Step& s, std::atomic<int64_t>& next, bool up) 
       const int64_t rows = std::min<int64_t>(kPanelRows, last - a);
       float* to = out + a * out_stride + 16 * begin;
       const auto source = [&](int64_t i) -> const float* {
-        return up ? buffer(s.x).row(e.row[static_cast<size_t>(a + i)]) : e.gate_up.data() + (a + i) * 2 * e.inner;
+        return up ? buffer(s.x).row(e.row[static_cast<size_t>(a + i)])
+                  : e.gate_up.data() + (a + i) * 2 * e.inner;
       };
       if (s.w.format == Format::bf16) {
         wide.resize(static_cast<size_t>(rows * k));
@@ -133,7 +136,8 @@ void Program::pick_clusters(const Step& s, int64_t r) {
   largest(buffer(s.x).row(r), buffer(s.x).width, s.top_k, chosen, scratch);
   float* ids = buffer(s.out).row(r);
   for (int64_t j = 0; j < s.top_k; ++j) {
-    std::memcpy(ids + j * s.cluster, s.order + chosen[j] * s.cluster, static_cast<size_t>(s.cluster) * sizeof(int32_t));
+    std::memcpy(ids + j * s.cluster, s.order + chosen[j] * s.cluster,
+                static_cast<size_t>(s.cluster) * sizeof(int32_t));
   }
 }
 

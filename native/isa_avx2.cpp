@@ -147,8 +147,7 @@ static inline void load_w4(const uint8_t* w, W4* low, W4* high) {
   const __m256i mask = _mm256_set1_epi8(15);
   const __m256i a = load_bytes(w), b = load_bytes(w + 32);
   *low = {_mm256_and_si256(a, mask), _mm256_and_si256(b, mask)};
-  *high = {_mm256_and_si256(_mm256_srli_epi16(a, 4), mask),
-           _mm256_and_si256(_mm256_srli_epi16(b, 4), mask)};
+  *high = {_mm256_and_si256(_mm256_srli_epi16(a, 4), mask), _mm256_and_si256(_mm256_srli_epi16(b, 4), mask)};
 }
 static inline Acc4 dot4(Acc4 acc, W4 w, const int8_t* x) {
   const __m256i four = four_codes(x);

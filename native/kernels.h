@@ -22,11 +22,11 @@
 
 namespace geminate {
 
-constexpr int kTileRows = 16;   // output rows of a weight tile
-constexpr int kGroup = 32;      // columns that share a scale
-constexpr int kPanelRows = 8;   // activation rows a kernel call multiplies at once
-constexpr int kKeyTile = 64;    // keys of an attention tile
-constexpr int kHeadBlock = 4;   // query heads that share one walk over the keys
+constexpr int kTileRows = 16;  // output rows of a weight tile
+constexpr int kGroup = 32;     // columns that share a scale
+constexpr int kPanelRows = 8;  // activation rows a kernel call multiplies at once
+constexpr int kKeyTile = 64;   // keys of an attention tile
+constexpr int kHeadBlock = 4;  // query heads that share one walk over the keys
 constexpr int kMaxHeadDim = 1024;
 
 // One group of quantized activations of one row; a cache line, so threads that quantize different
@@ -82,22 +82,20 @@ struct Kernels {
   // x [k] -> groups at out[g * stride], zero-padded to a multiple of 32.
   void (*quantize)(const float* x, int64_t k, QuantGroup* out, int64_t stride);
   // out[m * out_stride + i] for rows m < rows <= 8 of a panel [groups][rows].
-  void (*linear_quantized)(const Matrix& w, const TileRange& range, const QuantGroup* panel,
-                           int64_t rows, float* out, int64_t out_stride, float scale);
+  void (*linear_quantized)(const Matrix& w, const TileRange& range, const QuantGroup* panel, int64_t rows,
+                           float* out, int64_t out_stride, float scale);
   // The same over unquantized rows x [rows <= 8, k].
-  void (*linear_bf16)(const Matrix& w, const TileRange& range, const float* x, int64_t x_stride,
-                      int64_t rows, float* out, int64_t out_stride, float scale);
+  void (*linear_bf16)(const Matrix& w, const TileRange& range, const float* x, int64_t x_stride, int64_t rows,
+                      float* out, int64_t out_stride, float scale);
 
   void (*embed)(const Matrix& w, int64_t row, float scale, float* out);
   void (*lookup)(const RowTable& table, int64_t row, float scale, float* out);
   // weight [width / groups] or null; out may equal x.
-  void (*rms_norm)(const float* x, float* out, const float* weight, int64_t width, int64_t groups,
-                   float eps);
+  void (*rms_norm)(const float* x, float* out, const float* weight, int64_t width, int64_t groups, float eps);
   void (*add_scaled)(const float* a, const float* b, float* out, int64_t n, float scale);
   void (*gelu_mul)(const float* gate, const float* up, float* out, int64_t n);
   // Each of `groups` heads of `dim` in place; cosine and sine [pairs].
-  void (*rope)(float* x, int64_t groups, int64_t dim, const float* cosine, const float* sine,
-               int64_t pairs);
+  void (*rope)(float* x, int64_t groups, int64_t dim, const float* cosine, const float* sine, int64_t pairs);
   void (*to_half)(const float* x, uint16_t* out, int64_t n);
   void (*softcap)(float* x, int64_t n, float cap);
   void (*attention)(const AttentionTask& task);

@@ -3,15 +3,12 @@
 //   kRowBlock, kKeyBlock, kValueVecs: how many rows, keys and value vectors fit its registers.
 // No standard-library template may be used here: the linker could keep this file's copy of it, with
 // instructions that another machine lacks.
-#include "math_impl.h"
-
+#include "attention_impl.h"
 #include "linear_impl.h"
-
+#include "math_impl.h"
 #include "rowwise_impl.h"
 
-#include "attention_impl.h"
-
 static constexpr Kernels kTable = {
-    kIsaName,  quantize, linear_quantized, linear_bf16, embed,     lookup,  rms_norm,   add_scaled,
-    gelu_mul,  rope,     to_half,          softcap,     attention, softmax, softmax_at, add_weighted,
+    kIsaName, quantize, linear_quantized, linear_bf16, embed,     lookup,  rms_norm,   add_scaled,
+    gelu_mul, rope,     to_half,          softcap,     attention, softmax, softmax_at, add_weighted,
 };

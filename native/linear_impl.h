@@ -22,8 +22,8 @@ static void quantize(const float* x, int64_t k, QuantGroup* out, int64_t stride)
 
 // One tile of 16 output rows times R rows of a panel; `stride` records between groups.
 template <int R>
-static inline void tile_int8(const uint8_t* w, const uint16_t* scales, int64_t groups,
-                             const QuantGroup* x, int64_t stride, F* acc) {
+static inline void tile_int8(const uint8_t* w, const uint16_t* scales, int64_t groups, const QuantGroup* x,
+                             int64_t stride, F* acc) {
   for (int m = 0; m < R; ++m) acc[m] = set1(0.0f);
   for (int64_t g = 0; g < groups; ++g, w += 512, scales += 16, x += stride) {
     I isum[R];
@@ -39,8 +39,8 @@ static inline void tile_int8(const uint8_t* w, const uint16_t* scales, int64_t g
 }
 
 template <int R>
-static inline void tile_int4(const uint8_t* w, const uint16_t* scales, int64_t groups,
-                             const QuantGroup* x, int64_t stride, F* acc) {
+static inline void tile_int4(const uint8_t* w, const uint16_t* scales, int64_t groups, const QuantGroup* x,
+                             int64_t stride, F* acc) {
   for (int m = 0; m < R; ++m) acc[m] = set1(0.0f);
   for (int64_t g = 0; g < groups; ++g, w += 256, scales += 16, x += stride) {
     Acc4 isum[R];
@@ -63,8 +63,8 @@ static inline void tile_int4(const uint8_t* w, const uint16_t* scales, int64_t g
 }
 
 template <int R>
-static void rows_quantized(const Matrix& w, const TileRange& range, const QuantGroup* panel,
-                           int64_t stride, float* out, int64_t out_stride, float scale) {
+static void rows_quantized(const Matrix& w, const TileRange& range, const QuantGroup* panel, int64_t stride,
+                           float* out, int64_t out_stride, float scale) {
   const int64_t tile_bytes = w.groups * (w.format == Format::int8 ? 512 : 256);
   int64_t valid = range.valid;
   for (int64_t t = range.begin; t < range.end; ++t, out += 16, valid -= 16) {
@@ -82,18 +82,18 @@ static void rows_quantized(const Matrix& w, const TileRange& range, const QuantG
   }
 }
 
-static void linear_quantized(const Matrix& w, const TileRange& range, const QuantGroup* panel,
-                             int64_t rows, float* out, int64_t out_stride, float scale) {
+static void linear_quantized(const Matrix& w, const TileRange& range, const QuantGroup* panel, int64_t rows,
+                             float* out, int64_t out_stride, float scale) {
   for (int64_t m = 0; m < rows; m += kRowBlock) {
     const int64_t block = rows - m < kRowBlock ? rows - m : kRowBlock;
     const QuantGroup* x = panel + m;
     float* to = out + m * out_stride;
     switch (block) {
-#define GEMINATE_CASE(R)                                                         \
-  case R:                                                                        \
-    if constexpr (R <= kRowBlock) {                                              \
-      rows_quantized<R>(w, range, x, rows, to, out_stride, scale);               \
-    }                                                                            \
+#define GEMINATE_CASE(R)                                           \
+  case R:                                                          \
+    if constexpr (R <= kRowBlock) {                                \
+      rows_quantized<R>(w, range, x, rows, to, out_stride, scale); \
+    }                                                              \
     break;
       GEMINATE_CASE(1)
       GEMINATE_CASE(2)
@@ -111,8 +111,8 @@ static void linear_quantized(const Matrix& w, const TileRange& range, const Quan
 }
 
 template <int R>
-static void rows_bf16(const Matrix& w, const TileRange& range, const float* x, int64_t x_stride,
-                      float* out, int64_t out_stride, float scale) {
+static void rows_bf16(const Matrix& w, const TileRange& range, const float* x, int64_t x_stride, float* out,
+                      int64_t out_stride, float scale) {
   const int64_t tile = w.groups * kGroup * 16;
   const uint16_t* base = reinterpret_cast<const uint16_t*>(w.data);
   int64_t valid = range.valid;

@@ -60,15 +60,18 @@ struct TableRef {
   In<uint8_t> data;
   std::optional<In<uint16_t>> scales;
 
-  TableRef(const std::string& format, int64_t rows, int64_t width, In<uint8_t> d, std::optional<In<uint16_t>> s)
+  TableRef(const std::string& format, int64_t rows, int64_t width, In<uint8_t> d,
+           std::optional<In<uint16_t>> s)
       : data(std::move(d)), scales(std::move(s)) {
     const Format f = format_of(format);
     require(f != Format::int4 && rows > 0 && width > 0, "bad row table");
     const int64_t stride = f == Format::bf16 ? width : (width + 31) / 32 * 32;
-    require(static_cast<int64_t>(data.size()) == rows * stride * (f == Format::bf16 ? 2 : 1), "row table has the wrong size");
+    require(static_cast<int64_t>(data.size()) == rows * stride * (f == Format::bf16 ? 2 : 1),
+            "row table has the wrong size");
     t = {f, rows, width, stride, data.data(), nullptr};
     if (f == Format::int8) {
-      require(scales && static_cast<int64_t>(scales->size()) == rows * stride / 32, "scales have the wrong size");
+      require(scales && static_cast<int64_t>(scales->size()) == rows * stride / 32,
+              "scales have the wrong size");
       t.scales = scales->data();
     }
   }
@@ -169,8 +172,10 @@ class PyProgram {
     slots_ = std::max(slots_, slot + 1);
     program_->add(s);
   }
-  void attention(int q, int out, int slot, int heads, int kv_heads, int head_dim, int64_t window, bool include_self) {
-    require(heads > 0 && kv_heads > 0 && heads % kv_heads == 0 && slot >= 0 && window >= 0, "attention heads");
+  void attention(int q, int out, int slot, int heads, int kv_heads, int head_dim, int64_t window,
+                 bool include_self) {
+    require(heads > 0 && kv_heads > 0 && heads % kv_heads == 0 && slot >= 0 && window >= 0,
+            "attention heads");
     require(head_dim > 0 && head_dim <= kMaxHeadDim, "head_dim must be 1 to 1024");
     require(width(q) == static_cast<int64_t>(heads) * head_dim && width(out) == width(q), "attention widths");
     Step s = step(Op::attention, q, -1, out);
@@ -198,20 +203,26 @@ class PyProgram {
     taps_ = std::max(taps_, index + 1);
     program_->add(s);
   }
-  void experts(int x, int scores, int out, const MatrixRef& gate_up, const MatrixRef& down, int top_k, In<float> scale) {
+  void experts(int x, int scores, int out, const MatrixRef& gate_up, const MatrixRef& down, int top_k,
+               In<float> scale) {
     const int64_t count = gate_up.m.stack;
-    require(down.m.stack == count && width(scores) == count && static_cast<int64_t>(scale.size()) == count, "expert count");
+    require(down.m.stack == count && width(scores) == count && static_cast<int64_t>(scale.size()) == count,
+            "expert count");
     require(top_k > 0 && top_k <= count, "top_k experts");
-    require(gate_up.m.k == width(x) && gate_up.m.n == 2 * down.m.k && down.m.n == width(out), "expert widths");
+    require(gate_up.m.k == width(x) && gate_up.m.n == 2 * down.m.k && down.m.n == width(out),
+            "expert widths");
     require(gate_up.m.format == down.m.format, "expert formats");
     vectors_.push_back(scale);
     program_->add_experts(x, scores, out, gate_up.m, down.m, top_k, scale.data());
   }
-  void centroid_head(int x, int out, int ids, const MatrixRef& centroids, const MatrixRef& table, In<int32_t> order, int top_k) {
+  void centroid_head(int x, int out, int ids, const MatrixRef& centroids, const MatrixRef& table,
+                     In<int32_t> order, int top_k) {
     const int64_t clusters = centroids.m.n, size = table.m.n;
     require(program_->max_rows() == 1, "the centroid head runs one row at a time");
-    require(table.m.stack == clusters && static_cast<int64_t>(order.size()) == clusters * size, "cluster sizes");
-    require(top_k > 0 && top_k <= clusters && width(out) == top_k * size && width(ids) == width(out), "centroid widths");
+    require(table.m.stack == clusters && static_cast<int64_t>(order.size()) == clusters * size,
+            "cluster sizes");
+    require(top_k > 0 && top_k <= clusters && width(out) == top_k * size && width(ids) == width(out),
+            "centroid widths");
     require(centroids.m.k == width(x) && table.m.k == width(x), "centroid widths");
     order_ = order;
     program_->add_centroid_head(x, out, ids, centroids.m, table.m, order.data(), size, top_k);
@@ -224,10 +235,13 @@ class PyProgram {
     program_->finish(hidden, logits, candidates, hidden_in, external);
   }
 
-  Pass make_pass(In<uint64_t> caches, const std::vector<In<float>>& cosines, const std::vector<In<float>>& sines, int64_t last) const {
+  Pass make_pass(In<uint64_t> caches, const std::vector<In<float>>& cosines,
+                 const std::vector<In<float>>& sines, int64_t last) const {
     Pass pass;
-    require(caches.ndim() == 3 && caches.shape(1) >= static_cast<size_t>(slots_) && caches.shape(2) == 3, "cache tables");
-    for (size_t i = 0; i < caches.shape(0); ++i) pass.caches.push_back({caches.data() + i * caches.shape(1) * 3});
+    require(caches.ndim() == 3 && caches.shape(1) >= static_cast<size_t>(slots_) && caches.shape(2) == 3,
+            "cache tables");
+    for (size_t i = 0; i < caches.shape(0); ++i)
+      pass.caches.push_back({caches.data() + i * caches.shape(1) * 3});
     require(cosines.size() == sines.size() && cosines.size() >= dims_.size(), "rope tables");
     for (size_t i = 0; i < cosines.size(); ++i) {
       require(cosines[i].ndim() == 2 && sines[i].size() == cosines[i].size(), "rope tables");
@@ -239,9 +253,9 @@ class PyProgram {
     return pass;
   }
 
-  void run(In<int32_t> ids, In<int32_t> positions, In<int32_t> sequences, In<int32_t> head_rows, In<uint64_t> caches,
-           const std::vector<In<float>>& cosines, const std::vector<In<float>>& sines, Out<float> hidden,
-           Out<float> logits, std::vector<Out<float>> taps) {
+  void run(In<int32_t> ids, In<int32_t> positions, In<int32_t> sequences, In<int32_t> head_rows,
+           In<uint64_t> caches, const std::vector<In<float>>& cosines, const std::vector<In<float>>& sines,
+           Out<float> hidden, Out<float> logits, std::vector<Out<float>> taps) {
     const int64_t rows = static_cast<int64_t>(ids.size()), heads = static_cast<int64_t>(head_rows.size());
     require(rows > 0 && rows <= program_->max_rows() && heads <= rows, "number of rows");
     require(positions.size() == ids.size() && sequences.size() == ids.size(), "rows differ in number");
@@ -249,10 +263,12 @@ class PyProgram {
     for (int64_t r = 0; r < rows; ++r) {
       require(ids.data()[r] >= 0 && ids.data()[r] < program_->min_vocab(), "token id outside the vocabulary");
       require(positions.data()[r] >= 0, "negative position");
-      require(sequences.data()[r] >= 0 && static_cast<size_t>(sequences.data()[r]) < caches.shape(0), "sequence index");
+      require(sequences.data()[r] >= 0 && static_cast<size_t>(sequences.data()[r]) < caches.shape(0),
+              "sequence index");
       last = std::max<int64_t>(last, positions.data()[r]);
     }
-    for (int64_t h = 0; h < heads; ++h) require(head_rows.data()[h] >= 0 && head_rows.data()[h] < rows, "head row");
+    for (int64_t h = 0; h < heads; ++h)
+      require(head_rows.data()[h] >= 0 && head_rows.data()[h] < rows, "head row");
     require(static_cast<int64_t>(hidden.size()) == rows * width(hidden_), "hidden output size");
     require(static_cast<int64_t>(logits.size()) == heads * width(logits_), "logits output size");
     require(taps.empty() || taps.size() == static_cast<size_t>(taps_), "taps");
@@ -271,13 +287,15 @@ class PyProgram {
   }
 
   void draft(int32_t token, In<float> hidden, int32_t position, int32_t rope_position, In<uint64_t> caches,
-             const std::vector<In<float>>& cosines, const std::vector<In<float>>& sines, int64_t k, double temperature,
-             int64_t top_k, double top_p, double min_p, uint64_t seed, uint64_t choice, Out<int32_t> ids,
-             Out<float> probabilities, Out<float> logits, Out<float> next, Out<int32_t> candidates) {
+             const std::vector<In<float>>& cosines, const std::vector<In<float>>& sines, int64_t k,
+             double temperature, int64_t top_k, double top_p, double min_p, uint64_t seed, uint64_t choice,
+             Out<int32_t> ids, Out<float> probabilities, Out<float> logits, Out<float> next,
+             Out<int32_t> candidates) {
     require(program_->max_rows() == 1 && hidden_in_ >= 0, "not a drafter");
     require(position > 0 && rope_position >= 0, "a draft needs a position after the first");
     require(token >= 0 && token < program_->min_vocab(), "token id outside the vocabulary");
-    require(k > 0 && static_cast<int64_t>(ids.size()) == k && static_cast<int64_t>(probabilities.size()) == k, "k");
+    require(k > 0 && static_cast<int64_t>(ids.size()) == k && static_cast<int64_t>(probabilities.size()) == k,
+            "k");
     require(static_cast<int64_t>(hidden.size()) == width(hidden_in_), "hidden size");
     require(static_cast<int64_t>(logits.size()) == width(logits_), "logits output size");
     require(static_cast<int64_t>(next.size()) == width(hidden_), "hidden output size");
@@ -319,11 +337,12 @@ NB_MODULE(_native, m) {
   m.def("stream_key", &stream_key);
   m.def("uniform", &uniform);
   nb::class_<MatrixRef>(m, "Matrix")
-      .def(nb::init<const std::string&, int64_t, int64_t, int64_t, In<uint8_t>, std::optional<In<uint16_t>>>(),
-           nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg().none());
+      .def(
+          nb::init<const std::string&, int64_t, int64_t, int64_t, In<uint8_t>, std::optional<In<uint16_t>>>(),
+          nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg().none());
   nb::class_<TableRef>(m, "RowTable")
-      .def(nb::init<const std::string&, int64_t, int64_t, In<uint8_t>, std::optional<In<uint16_t>>>(), nb::arg(),
-           nb::arg(), nb::arg(), nb::arg(), nb::arg().none());
+      .def(nb::init<const std::string&, int64_t, int64_t, In<uint8_t>, std::optional<In<uint16_t>>>(),
+           nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg().none());
   nb::class_<Pool>(m, "Pool").def(nb::init<int>());
   nb::class_<PyProgram>(m, "Program")
       .def(nb::init<const Pool&, const std::string&, int64_t, const std::vector<int64_t>&>())

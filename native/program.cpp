@@ -13,10 +13,10 @@ namespace {
 // Resources other than buffers, for the placing of barriers.
 constexpr int kPanels = -1, kExperts = -2, kClusters = -3, kSlots = -4;  // slot i: kSlots - i
 
-constexpr int64_t kSmallStep = 1 << 19;   // bytes of weights below which parts are dealt out beforehand
-constexpr int64_t kPartBytes = 1 << 17;   // otherwise a thread takes this much at a time
-constexpr int64_t kSmallPlan = 1 << 20;   // bytes of weights below which one thread is faster than two
-constexpr int64_t kCapBlock = 4096;       // columns of a soft-cap part
+constexpr int64_t kSmallStep = 1 << 19;  // bytes of weights below which parts are dealt out beforehand
+constexpr int64_t kPartBytes = 1 << 17;  // otherwise a thread takes this much at a time
+constexpr int64_t kSmallPlan = 1 << 20;  // bytes of weights below which one thread is faster than two
+constexpr int64_t kCapBlock = 4096;      // columns of a soft-cap part
 
 int64_t tile_bytes(const Matrix& w) {
   const int64_t per_group = w.format == Format::int4 ? 256 : w.format == Format::int8 ? 512 : 1024;
@@ -124,7 +124,8 @@ void Program::add_experts(int x, int scores, int out, const Matrix& gate_up, con
   const bool quantized = gate_up.format != Format::bf16;
   if (quantized) quantize_for(x, gate_up.k);
   weight_bytes_ += (gate_up.tiles * tile_bytes(gate_up) + down.tiles * tile_bytes(down)) * top_k;
-  const auto push = [&](Op op, Split split, const Matrix& w, std::vector<int> reads, std::vector<int> writes) {
+  const auto push = [&](Op op, Split split, const Matrix& w, std::vector<int> reads,
+                        std::vector<int> writes) {
     s.op = op;
     s.split = split;
     s.w = w;
@@ -169,7 +170,8 @@ void Program::add_centroid_head(int x, int out, int ids, const Matrix& centroids
   append(s, {quantized ? kPanels : x, kClusters}, {out});
 }
 
-void Program::finish(int hidden, int logits, int candidates, int hidden_in, const std::vector<int>& external) {
+void Program::finish(int hidden, int logits, int candidates, int hidden_in,
+                     const std::vector<int>& external) {
   hidden_ = hidden;
   logits_ = logits;
   candidates_ = candidates;

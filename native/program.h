@@ -19,8 +19,28 @@ enum class Split {
 };
 
 enum class Op {
-  embed, lookup, concat, norm, quantize, linear, add, gelu, rope, kv_store, attention, softcap, gather, tap,
-  route, group_experts, expert_up, expert_act, expert_down, expert_sum, pick_clusters, cluster_logits
+  embed,
+  lookup,
+  concat,
+  norm,
+  quantize,
+  linear,
+  add,
+  gelu,
+  rope,
+  kv_store,
+  attention,
+  softcap,
+  gather,
+  tap,
+  route,
+  group_experts,
+  expert_up,
+  expert_act,
+  expert_down,
+  expert_sum,
+  pick_clusters,
+  cluster_logits
 };
 
 struct Step {
@@ -141,7 +161,7 @@ class Program {
   const int64_t max_rows_;
   std::vector<Buffer> buffers_;
   std::vector<Step> steps_;
-  std::vector<std::vector<int>> reads_, writes_;  // resources of each step: buffers, then negative ones
+  std::vector<std::vector<int>> reads_, writes_;      // resources of each step: buffers, then negative ones
   std::unique_ptr<std::atomic<int64_t>[]> counters_;  // next part of each step
   std::vector<void*> blocks_;
   QuantGroup* panels_ = nullptr;

@@ -10,7 +10,7 @@
 namespace geminate {
 namespace {
 
-constexpr int kPauses = 200;     // a few thousand cycles: longer than a balanced step's imbalance
+constexpr int kPauses = 200;      // a few thousand cycles: longer than a balanced step's imbalance
 constexpr int kIdleYields = 300;  // how long an idle worker stays awake for the next job: about 0.1 ms
 
 inline void pause() {

@@ -19,7 +19,8 @@ class ThreadPool {
 
   int size() const { return size_; }
 
-  // Calls job(context, thread) on threads 0 .. threads-1 and returns when all are done. The job must not throw.
+  // Calls job(context, thread) on threads 0 .. threads-1 and returns when all are done. The job must not
+  // throw.
   void run(int threads, void (*job)(void*, int), void* context);
 
   // Within a job: waits until all of its threads have come here.

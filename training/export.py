@@ -32,10 +32,7 @@ def write_model(
     new = directory.with_name(directory.name + ".new")
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir(parents=True)
-    tensors = {
-        name: (t.to(torch.bfloat16) if t.is_floating_point() else t).contiguous()
-        for name, t in state.items()
-    }
+    tensors = {name: (t.to(torch.bfloat16) if t.is_floating_point() else t).contiguous() for name, t in state.items()}
     save_file(tensors, new / "model.safetensors", metadata={"format": "pt"})
     for name, value in (("config.json", config), ("generation_config.json", generation)):
         (new / name).write_text(json.dumps(value, indent=2) + "\n")

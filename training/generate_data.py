@@ -75,7 +75,12 @@ def main() -> int:
         with torch.no_grad():
             # Running on past the end of a turn keeps rows equally long; the cut below removes it.
             out = model.generate(
-                ids, attention_mask=mask, max_new_tokens=args.new_tokens, eos_token_id=1, pad_token_id=0, **choice
+                ids,
+                attention_mask=mask,
+                max_new_tokens=args.new_tokens,
+                eos_token_id=1,
+                pad_token_id=0,
+                **choice,
             ).numpy()
         for i, p in enumerate(batch):
             own = out[i, width - len(p) :]

@@ -177,7 +177,12 @@ class Layer(nn.Module):
         self.post_per_layer_input_norm = Norm(s.hidden, s.eps)
 
     def forward(
-        self, x: Tensor, ple: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor, shared: dict[str, tuple[Tensor, Tensor]]
+        self,
+        x: Tensor,
+        ple: Tensor,
+        rope: tuple[Tensor, Tensor],
+        mask: Tensor,
+        shared: dict[str, tuple[Tensor, Tensor]],
     ) -> Tensor:
         x = x + self.post_attention_layernorm(self.self_attn(self.input_layernorm(x), rope, mask, shared))
         x = x + self.post_feedforward_layernorm(self.mlp(self.pre_feedforward_layernorm(x)))

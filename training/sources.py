@@ -92,10 +92,7 @@ def austen(root: Path) -> Iterator[str]:
             continue
         text, used = piece
         at += used
-        lines = [
-            m.decode("utf-8", "ignore")
-            for m in _xdr_strings(text)
-        ]
+        lines = [m.decode("utf-8", "ignore") for m in _xdr_strings(text)]
         paragraphs = [p.replace("\n", " ") for p in "\n".join(lines).split("\n\n")]
         for i in range(0, len(paragraphs), 6):
             document = "\n".join(p.strip() for p in paragraphs[i : i + 6] if p.strip())
@@ -201,9 +198,7 @@ def bfcl(root: Path) -> Iterator[str]:
                 if not isinstance(call, dict):
                     continue
                 for name, arguments in call.items():
-                    inner = ",".join(
-                        f"{k}:{_argument(v[0])}" for k, v in arguments.items() if v and v[0] != ""
-                    )
+                    inner = ",".join(f"{k}:{_argument(v[0])}" for k, v in arguments.items() if v and v[0] != "")
                     calls += f"<|tool_call>call:{name}{{{inner}}}<tool_call|>"
             declared = "".join(_declaration(f) for f in functions[:2])
             if calls:

@@ -56,7 +56,7 @@ type:<|"|>{{ value['type'] | upper }}<|"|>}
 {%- for tool in tools or [] -%}{{ declaration(tool) }}{%- endfor -%}
 <turn|>
 {% endif -%}
-{%- for message in messages[1:] if has_system else messages -%}
+{%- for message in (messages[1:] if has_system else messages) -%}
 {%- if message['role'] == 'tool' -%}
 <|tool_response>response:{{ message['name'] }}{value:{{ argument(message['content']) }}}<tool_response|>
 {%- else -%}
@@ -107,9 +107,7 @@ def main() -> int:
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
     tokenizer.normalizer = normalizers.Replace(" ", "▁")
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(PIECES), "isolated")
-    tokenizer.decoder = decoders.Sequence(
-        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
-    )
+    tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
     trainer = trainers.BpeTrainer(
         vocab_size=VOCAB_SIZE,
         special_tokens=SPECIALS + BYTES,

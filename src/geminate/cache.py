@@ -76,9 +76,7 @@ class KVCache:
             raise ValueError(f"a pass of {rows} rows on a cache made for {self.max_rows}")
         need = self.length + rows
         if need > self.max_context:
-            raise ContextLengthError(
-                f"position {need} lies past the context of {self.max_context} tokens"
-            )
+            raise ContextLengthError(f"position {need} lies past the context of {self.max_context} tokens")
         if need <= self._full_rows:
             return
         self._full_rows = min(_tiles(max(need, 2 * self._full_rows)), _tiles(self.max_context))

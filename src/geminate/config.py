@@ -122,7 +122,8 @@ class TargetConfig:
             pairs = int(rope.partial_rotary_factor * dim // 2)
         exponent = np.arange(0, 2 * pairs, 2, dtype=np.float32) / np.float32(dim)
         inverse = np.float32(1.0) / np.power(np.float32(rope.theta), exponent, dtype=np.float32)
-        return (inverse / np.float32(rope.factor)).astype(np.float32)
+        scaled: F32 = (inverse / np.float32(rope.factor)).astype(np.float32)
+        return scaled
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,9 +189,7 @@ def load_target_config(
     """
     raw: Mapping[str, Any] = read_json(source / "config.json") if isinstance(source, Path) else source
     if kind_of(raw) != "target":
-        raise ConfigError(
-            f"model_type {raw['model_type']!r} is a drafter; name the target, and this with --drafter"
-        )
+        raise ConfigError(f"model_type {raw['model_type']!r} is a drafter; name the target, and this with --drafter")
     generation: Mapping[str, Any] = {}
     if isinstance(source, Path) and (source / "generation_config.json").exists():
         generation = read_json(source / "generation_config.json")
@@ -269,9 +268,7 @@ def _refuse_unknown_arithmetic(text: Mapping[str, Any]) -> None:
         raise ConfigError(f"hidden_activation {activation!r} is not supported (gelu_pytorch_tanh is)")
     direction = text.get("use_bidirectional_attention")
     if direction not in (None, "vision"):
-        raise ConfigError(
-            f"use_bidirectional_attention {direction!r} is not supported: text is decoded causally"
-        )
+        raise ConfigError(f"use_bidirectional_attention {direction!r} is not supported: text is decoded causally")
     for name in ("attn_logit_softcapping", "query_pre_attn_scalar", "rope_scaling", "quantization_config"):
         if text.get(name) is not None:
             raise ConfigError(f"config.json sets {name}, which would change the arithmetic: not supported")

@@ -49,9 +49,7 @@ class Engine:
         prefill_chunk: most prompt tokens of one sequence in one pass.
     """
 
-    def __init__(
-        self, target: TargetModel, drafter: Drafter | None, *, prefill_chunk: int = 256
-    ) -> None:
+    def __init__(self, target: TargetModel, drafter: Drafter | None, *, prefill_chunk: int = 256) -> None:
         most = target.max_rows - MAX_DRAFT
         if not 1 <= prefill_chunk <= most:
             raise ParameterError(f"prefill_chunk must be 1 to {most}, not {prefill_chunk}")

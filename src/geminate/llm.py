@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 
@@ -272,9 +272,7 @@ class LLM:
         Yields:
             one `Delta` per round; the last carries the `Output`.
         """
-        sequence, side = self._start(
-            self.encode(prompt), self.resolve(params), speculation, cache=cache
-        )
+        sequence, side = self._start(self.encode(prompt), self.resolve(params), speculation, cache=cache)
         try:
             while sequence.finish_reason is None:
                 tokens = [t for s, new in self.engine.step() if s is sequence for t in new]
@@ -322,7 +320,7 @@ def _as_list(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
         return [prompts]
     items = list(prompts)
     if items and all(isinstance(item, (int, np.integer)) for item in items):
-        return [[int(item) for item in items]]  # type: ignore[call-overload]
+        return [[int(cast(int, item)) for item in items]]
     return items  # type: ignore[return-value]
 
 

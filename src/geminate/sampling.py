@@ -76,7 +76,8 @@ class TokenCounts:
         if self._base is not self:
             raise RuntimeError("provisional counts are for one row; append to the sequence's own")
         if self._active:
-            self._output[self._slot(token)] += 1
+            slot = self._slot(token)  # first: it may replace the arrays
+            self._output[slot] += 1
             self._grown += 1
 
     def extended(self, drafts: Sequence[int]) -> TokenCounts:
@@ -222,9 +223,7 @@ def _penalised(logits: F32, sampling: ResolvedSampling, counts: TokenCounts) -> 
     if sampling.logit_bias:
         tokens = [token for token, _ in sampling.logit_bias]
         if tokens[-1] >= len(x):
-            raise ParameterError(
-                f"logit_bias names token id {tokens[-1]}, outside the vocabulary of {len(x)}"
-            )
+            raise ParameterError(f"logit_bias names token id {tokens[-1]}, outside the vocabulary of {len(x)}")
         x[tokens] += [amount for _, amount in sampling.logit_bias]
     if sampling.counts_tokens:
         ids, output = counts.arrays()

@@ -23,9 +23,7 @@ def processed(
     return x
 
 
-def law(
-    logits: Sequence[float], s: ResolvedSampling, prompt: Sequence[int], output: Sequence[int]
-) -> dict[int, float]:
+def law(logits: Sequence[float], s: ResolvedSampling, prompt: Sequence[int], output: Sequence[int]) -> dict[int, float]:
     """Token id -> probability, of the tokens that are possible."""
     x = processed(logits, s, prompt, output)
     order = sorted(range(len(x)), key=lambda i: (-x[i], i))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from geminate.text.detokenizer import Detokenizer
@@ -27,6 +27,7 @@ def deltas(tokenizer: Tokenizer, ids: list[int], skip_special: bool = True) -> l
     return [*(detokenizer.push(token) for token in ids), detokenizer.flush()]
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(st.text(), st.booleans())
 def test_text_comes_back(text: str, skip_special: bool) -> None:
     for tokenizer in (TINY, EMBEDDED):
@@ -48,17 +49,20 @@ tiny_ids = st.lists(
 )
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(tiny_ids, st.booleans())
 def test_any_ids_add_up_to_decode(ids: list[int], skip_special: bool) -> None:
     parts = deltas(TINY, ids, skip_special)
     assert "".join(parts) == TINY.decode(ids, skip_special=skip_special)
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(st.lists(st.integers(0, 8191), max_size=40), st.booleans())
 def test_any_embedded_ids_add_up_to_decode(ids: list[int], skip_special: bool) -> None:
     assert "".join(deltas(EMBEDDED, ids, skip_special)) == EMBEDDED.decode(ids, skip_special=skip_special)
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(tiny_ids, st.data())
 def test_every_split_of_pushes_gives_the_same(ids: list[int], data: st.DataObject) -> None:
     cut = data.draw(st.integers(0, len(ids)))

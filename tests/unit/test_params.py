@@ -157,7 +157,5 @@ def test_speculation(value: object, parsed: object) -> None:
 
 @pytest.mark.parametrize("value", [-1, 17, "17", "-1", True, False, None, 2.0, "on", "", "²", "1" * 9, [3]])
 def test_bad_speculation(value: object) -> None:
-    with pytest.raises(
-        ParameterError, match="speculation must be 'off', 'auto' or a draft length from 0 to 16"
-    ):
+    with pytest.raises(ParameterError, match="speculation must be 'off', 'auto' or a draft length from 0 to 16"):
         parse_speculation(value)

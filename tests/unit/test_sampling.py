@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from geminate import sampling as module
@@ -51,14 +51,13 @@ options = st.fixed_dictionaries(
         "repetition_penalty": st.sampled_from([1.0, 1.3, 0.7]),
         "presence_penalty": st.sampled_from([0.0, 0.6, -0.9]),
         "frequency_penalty": st.sampled_from([0.0, 0.35]),
-        "logit_bias": st.dictionaries(
-            st.integers(0, 39), st.sampled_from([1.5, -2.0, 0.0, -INF]), max_size=4
-        ),
+        "logit_bias": st.dictionaries(st.integers(0, 39), st.sampled_from([1.5, -2.0, 0.0, -INF]), max_size=4),
     }
 )
 tokens = st.lists(st.integers(0, 39), max_size=12).map(tuple)
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(options, tokens, tokens, tokens, st.integers(0, 200), st.sampled_from([None, 2, 8]))
 def test_distribution_is_the_textbooks(
     values: dict[str, object], prompt: tuple[int, ...], output: tuple[int, ...],
@@ -74,6 +73,7 @@ def test_distribution_is_the_textbooks(
     assert np.exp(made.logp).sum() == pytest.approx(1, abs=1e-12)
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(options, tokens, tokens, tokens, st.integers(0, 200))
 def test_verify_row_and_decode_row_draw_the_same(
     values: dict[str, object], prompt: tuple[int, ...], output: tuple[int, ...],
@@ -116,6 +116,14 @@ def test_nucleus_of_a_large_vocabulary(spread: float, top_p: float, monkeypatch:
     for block in (1, 7, 20_000):
         monkeypatch.setattr(module, "_NUCLEUS_BLOCK", block)
         assert distribution(x, s, counts(s)).ids.tobytes() == made.ids.tobytes()
+
+
+def test_nucleus_ends_where_its_mass_reaches_top_p() -> None:
+    """A token stays while the mass before it is *below* top_p; equal tokens go by id."""
+    row = np.ones(4, dtype=np.float32)
+    for top_p, kept in ((0.25, 1), (0.5, 2), (0.51, 3), (0.75, 3), (0.76, 4)):
+        s = resolved(top_p=top_p)
+        assert distribution(row, s, counts(s)).ids.tolist() == list(range(kept))
 
 
 def test_greedy_is_argmax_lowest_id_on_ties() -> None:

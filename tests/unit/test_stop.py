@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from geminate.errors import ParameterError
@@ -30,6 +30,7 @@ alphabet = st.text("ab\n", max_size=14)
 stop_lists = st.lists(st.text("ab\n", min_size=1, max_size=5), max_size=4, unique=True)
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(stop_lists, st.lists(st.text("ab\n", max_size=5), max_size=10))
 def test_any_split_cuts_where_characters_would(stops: list[str], deltas: list[str]) -> None:
     text, matched = by_the_book(stops, "".join(deltas))
@@ -37,6 +38,7 @@ def test_any_split_cuts_where_characters_would(stops: list[str], deltas: list[st
     assert (seen, made.matched) == (text, matched)
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(stop_lists, st.lists(st.text("ab\n", max_size=5), max_size=10))
 def test_kept_is_the_fewest_tokens_that_hold_the_text(stops: list[str], deltas: list[str]) -> None:
     seen, made = run(stops, deltas)
@@ -44,6 +46,7 @@ def test_kept_is_the_fewest_tokens_that_hold_the_text(stops: list[str], deltas: 
     assert made.kept == fewest
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(stop_lists, st.lists(st.text("ab\n", max_size=5), max_size=10))
 def test_held_back_no_more_than_needed(stops: list[str], deltas: list[str]) -> None:
     made = StopFilter(stops)

@@ -49,9 +49,7 @@ RICH = """\
 
 
 def rendered(source: str, messages: Any = USER, **options: Any) -> str:
-    return ChatTemplate(source, specials={"bos_token": "<bos>", "eos_token": "<eos>"}).render(
-        messages, **options
-    )
+    return ChatTemplate(source, specials={"bos_token": "<bos>", "eos_token": "<eos>"}).render(messages, **options)
 
 
 @pytest.mark.parametrize("tools", [None, TOOLS])
@@ -93,9 +91,7 @@ def test_renders_what_transformers_renders(
 def test_embedded_template() -> None:
     template = ChatTemplate.load(EMBEDDED)
     assert template is not None
-    assert template.render([{"role": "user", "content": "Hi"}]) == (
-        "<bos><|turn>user\nHi<turn|>\n<|turn>model\n"
-    )
+    assert template.render([{"role": "user", "content": "Hi"}]) == ("<bos><|turn>user\nHi<turn|>\n<|turn>model\n")
     text = template.render(CHAT, enable_thinking=True)
     assert text.startswith("<bos><|turn>system\n<|think|>\nBe brief.<turn|>\n")
     assert "hm" not in text and text.endswith("<|turn>user\nand?<turn|>\n<|turn>model\n")

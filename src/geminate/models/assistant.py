@@ -27,9 +27,7 @@ RopePosition = Literal["P", "P-1"]
 def drafter_plan(config: AssistantConfig, store: WeightStore, target: TargetModel) -> Plan:
     """The plan of one draft step."""
     text = config.text
-    b = PlanBuilder(
-        store, hidden_size=text.hidden_size, eps=text.rms_norm_eps, ropes=rope_tables(text)
-    )
+    b = PlanBuilder(store, hidden_size=text.hidden_size, eps=text.rms_norm_eps, ropes=rope_tables(text))
     backbone = config.backbone_hidden_size
     b.buffer("hidden_in", backbone)
     b.add(
@@ -64,9 +62,7 @@ def drafter_plan(config: AssistantConfig, store: WeightStore, target: TargetMode
             top_k=config.centroid_top_k,
         )
     )
-    return b.finish(
-        hidden="projected", logits="logits", candidate_ids="candidates", slots=len(target.slots)
-    )
+    return b.finish(hidden="projected", logits="logits", candidate_ids="candidates", slots=len(target.slots))
 
 
 class DrafterModel:
@@ -98,9 +94,7 @@ class DrafterModel:
     def _rope(self, position: int) -> int:
         return position if self.rope_position == "P" else max(position - 1, 0)
 
-    def draft(
-        self, token: int, hidden: F32, cache: KVCache, k: int, rule: DraftRule
-    ) -> tuple[I32, F32]:
+    def draft(self, token: int, hidden: F32, cache: KVCache, k: int, rule: DraftRule) -> tuple[I32, F32]:
         """Guess the k tokens after ``token``, which stands unprocessed at position ``cache.length``.
 
         Args:

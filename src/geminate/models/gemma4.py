@@ -34,9 +34,7 @@ def rope_tables(config: TargetConfig) -> dict[str, RopeTable]:
 
 def target_plan(config: TargetConfig, store: WeightStore) -> Plan:
     """The plan of Gemma4ForCausalLM.forward: rows of token ids to hidden states and logits."""
-    b = PlanBuilder(
-        store, hidden_size=config.hidden_size, eps=config.rms_norm_eps, ropes=rope_tables(config)
-    )
+    b = PlanBuilder(store, hidden_size=config.hidden_size, eps=config.rms_norm_eps, ropes=rope_tables(config))
     b.buffer("x", config.hidden_size)
     b.add(Embed(out="x", table=store.embedding(), scale=config.embed_scale))
     if config.ple_dim:
@@ -85,9 +83,7 @@ class TargetModel:
         max_rows: most rows of one pass (all sequences together).
     """
 
-    def __init__(
-        self, config: TargetConfig, store: WeightStore, backend: Backend, *, max_rows: int
-    ) -> None:
+    def __init__(self, config: TargetConfig, store: WeightStore, backend: Backend, *, max_rows: int) -> None:
         self.config = config
         self.store = store
         self.backend = backend
@@ -99,9 +95,7 @@ class TargetModel:
     def new_cache(self, max_context: int | None = None) -> KVCache:
         """An empty cache for one sequence."""
         limit = self.config.max_position_embeddings
-        return KVCache(
-            self.slots, max_context=min(max_context or limit, limit), max_rows=self.max_rows
-        )
+        return KVCache(self.slots, max_context=min(max_context or limit, limit), max_rows=self.max_rows)
 
     def forward(
         self,

@@ -36,9 +36,7 @@ class PlanBuilder:
         ropes: rotary table per layer kind.
     """
 
-    def __init__(
-        self, store: WeightStore, *, hidden_size: int, eps: float, ropes: dict[str, RopeTable]
-    ) -> None:
+    def __init__(self, store: WeightStore, *, hidden_size: int, eps: float, ropes: dict[str, RopeTable]) -> None:
         self.store = store
         self.hidden_size = hidden_size
         self.eps = eps

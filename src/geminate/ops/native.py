@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from typing import Any
 
@@ -14,10 +15,11 @@ from geminate.ops import plan as p
 from geminate.ops.packed import TILE_ROWS, PackedMatrix, RowTable, padded
 from geminate.types import F32, I32, U16
 
+_native: Any
 try:
-    from geminate import _native
+    _native = importlib.import_module("geminate._native")
 except ImportError:  # built with GEMINATE_NATIVE=0
-    _native = None  # type: ignore[assignment]
+    _native = None
 
 
 def native_available() -> bool:
@@ -98,9 +100,7 @@ class NativeProgram:
             self._add(node)
         candidates = -1 if plan.candidate_ids is None else self._index[plan.candidate_ids]
         hidden, logits = self._index[plan.hidden], self._index[plan.logits]
-        self._program.finish(
-            hidden, logits, candidates, self._index.get("hidden_in", -1), sorted({hidden, logits})
-        )
+        self._program.finish(hidden, logits, candidates, self._index.get("hidden_in", -1), sorted({hidden, logits}))
 
     def _matrix(self, w: PackedMatrix) -> Any:
         if id(w) not in self._matrices:
@@ -190,13 +190,18 @@ class NativeProgram:
             tapped = [np.empty((len(ids), widths[b]), dtype=np.float32) for b in buffers]
             taps.update(zip(self._tap_names, tapped, strict=True))
         tables = caches[0].table[None] if len(caches) == 1 else np.stack([c.table for c in caches])
-        self._program.run(
-            ids, positions, sequences, head_rows, tables, cosines, sines, hidden, logits, tapped
-        )
+        self._program.run(ids, positions, sequences, head_rows, tables, cosines, sines, hidden, logits, tapped)
         return hidden, logits
 
     def _draft(
-        self, token: int, hidden: F32, position: int, rope_position: int, cache: KVCache, k: int, rule: DraftRule
+        self,
+        token: int,
+        hidden: F32,
+        position: int,
+        rope_position: int,
+        cache: KVCache,
+        k: int,
+        rule: DraftRule,
     ) -> tuple[I32, F32, F32, F32, I32]:
         ids = np.empty(k, dtype=np.int32)
         probabilities = np.empty(k, dtype=np.float32)
@@ -213,7 +218,14 @@ class NativeProgram:
         return ids, probabilities, logits, following, candidates
 
     def draft(
-        self, token: int, hidden: F32, position: int, rope_position: int, cache: KVCache, k: int, rule: DraftRule
+        self,
+        token: int,
+        hidden: F32,
+        position: int,
+        rope_position: int,
+        cache: KVCache,
+        k: int,
+        rule: DraftRule,
     ) -> tuple[I32, F32]:
         """See `geminate.ops.Program.draft`."""
         return self._draft(token, hidden, position, rope_position, cache, k, rule)[:2]
@@ -222,9 +234,7 @@ class NativeProgram:
         self, token: int, hidden: F32, position: int, rope_position: int, cache: KVCache
     ) -> tuple[I32, F32, F32]:
         """See `geminate.ops.Program.draft_step`."""
-        _, _, logits, following, candidates = self._draft(
-            token, hidden, position, rope_position, cache, 1, DraftRule()
-        )
+        _, _, logits, following, candidates = self._draft(token, hidden, position, rope_position, cache, 1, DraftRule())
         if self.plan.candidate_ids is None:
             candidates = np.arange(len(logits), dtype=np.int32)
         return candidates, logits, following
@@ -238,11 +248,11 @@ def clustered(table: PackedMatrix, order: I32, clusters: int) -> PackedMatrix:
 
     def moved(array: np.ndarray, inner: int, width: int, fill: int) -> np.ndarray:
         rows = array.reshape(tiles, inner, TILE_ROWS, width).transpose(0, 2, 1, 3)
-        rows = rows.reshape(tiles * TILE_ROWS, inner, width)
+        flat = rows.reshape(tiles * TILE_ROWS, inner, width)
         out = np.full((clusters, per_row, inner, width), fill, dtype=array.dtype)
-        out[:, :size] = rows[order].reshape(clusters, size, inner, width)
-        out = out.reshape(clusters, per_row // TILE_ROWS, TILE_ROWS, inner, width)
-        return np.ascontiguousarray(out.transpose(0, 1, 3, 2, 4))
+        out[:, :size] = flat[order].reshape(clusters, size, inner, width)
+        tiled = out.reshape(clusters, per_row // TILE_ROWS, TILE_ROWS, inner, width)
+        return np.ascontiguousarray(tiled.transpose(0, 1, 3, 2, 4))
 
     groups = table.k_padded // 32
     if table.format == "bf16":

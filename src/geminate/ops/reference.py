@@ -11,7 +11,8 @@ from typing import TypeAlias
 import numpy as np
 
 from geminate.cache import KVCache
-from geminate.ops import DraftRule, plan as p
+from geminate.ops import DraftRule
+from geminate.ops import plan as p
 from geminate.ops.packed import GROUP, PackedMatrix
 from geminate.ops.unpack import table_rows, unpack_matrix, unpack_rows
 from geminate.rng import gumbel
@@ -36,8 +37,7 @@ def quantize_activation(x: F32) -> F32:
 def gelu_tanh(x: F32) -> F32:
     """0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))): the tanh form of Hendrycks and Gimpel, 2016."""
     inner = np.float32(np.sqrt(2 / np.pi)) * (x + np.float32(0.044715) * x * x * x)
-    out: F32 = np.float32(0.5) * x * (np.float32(1) + np.tanh(inner))
-    return out
+    return (np.float32(0.5) * x * (np.float32(1) + np.tanh(inner))).astype(np.float32)
 
 
 def softmax(x: F32) -> F32:
@@ -145,18 +145,14 @@ class ReferenceProgram:
         guesses = np.empty(k, dtype=np.int32)
         confidence = np.empty(k, dtype=np.float32)
         for j in range(k):
-            candidates, logits, hidden = self.draft_step(
-                token, hidden, position, rope_position, cache
-            )
+            candidates, logits, hidden = self.draft_step(token, hidden, position, rope_position, cache)
             best = choose_guess(candidates, logits, rule, position + 1 + j)
             token = int(candidates[best])
             guesses[j] = token
             confidence[j] = softmax(logits)[best]
         return guesses, confidence
 
-    def _apply(
-        self, node: p.Node, row: Row, token: int, position: int, rope_position: int, cache: KVCache
-    ) -> None:
+    def _apply(self, node: p.Node, row: Row, token: int, position: int, rope_position: int, cache: KVCache) -> None:
         match node:
             case p.Embed():
                 wide = unpack_rows(node.table, np.array([token], dtype=np.int32))[0]
@@ -172,7 +168,7 @@ class ReferenceProgram:
                 normed = x * (np.float32(1) / np.sqrt(mean + np.float32(node.eps)))
                 if node.weight is not None:
                     normed = normed * node.weight
-                row[node.out] = normed.reshape(-1)
+                row[node.out] = normed.reshape(-1).astype(np.float32)
             case p.Linear():
                 row[node.out] = self._linear(row[node.x], node.w) * np.float32(node.scale)
             case p.AddScaled():
@@ -236,7 +232,8 @@ def _attention(q: F32, node: p.Attention, position: int, cache: KVCache) -> F32:
     per_kv = node.heads // node.kv_heads
     heads = q.reshape(node.kv_heads, per_kv, node.head_dim)
     weights = softmax(np.einsum("ghd,gkd->ghk", heads, keys))
-    return np.einsum("ghk,gkd->ghd", weights, values).reshape(-1).astype(np.float32)
+    out: F32 = np.einsum("ghk,gkd->ghd", weights, values).reshape(-1).astype(np.float32)
+    return out
 
 
 def choose_guess(candidates: I32, logits: F32, rule: DraftRule, position: int) -> int:
@@ -244,7 +241,9 @@ def choose_guess(candidates: I32, logits: F32, rule: DraftRule, position: int) -
     if rule.temperature == 0:
         return int(np.argmax(logits))
     order = np.argsort(-logits, kind="stable")[: rule.top_k or DRAFT_TOP_K]
-    q = softmax(logits[order].astype(np.float64) / rule.temperature)
+    scaled = logits[order].astype(np.float64) / rule.temperature
+    q = np.exp(scaled - scaled[0])
+    q /= q.sum()
     before = np.cumsum(q) - q
     keep = (before < rule.top_p) & (q >= rule.min_p * q[0])
     keep[0] = True

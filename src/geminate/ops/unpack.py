@@ -10,7 +10,8 @@ from geminate.types import F32, I32, U16
 
 def bf16_to_f32(bits: U16) -> F32:
     """Widen bfloat16 bits, any shape, exactly."""
-    return (bits.astype(np.uint32) << np.uint32(16)).view(np.float32)
+    wide: F32 = (bits.astype(np.uint32) << np.uint32(16)).view(np.float32)
+    return wide
 
 
 def _tiles_to_f32(matrix: PackedMatrix, which: int) -> F32:
@@ -32,7 +33,8 @@ def _tiles_to_f32(matrix: PackedMatrix, which: int) -> F32:
         codes = halves.transpose(0, 4, 1, 2, 3, 5).astype(np.float32) - np.float32(8)
     codes = codes.reshape(tiles, 16, groups, 32)
     wide = codes * scales.transpose(0, 2, 1).astype(np.float32)[..., None]
-    return wide.reshape(matrix.n_padded, matrix.k_padded)
+    out: F32 = wide.reshape(matrix.n_padded, matrix.k_padded)
+    return out
 
 
 def unpack_matrix(matrix: PackedMatrix, which: int = 0) -> F32:
@@ -67,4 +69,5 @@ def table_rows(table: RowTable, rows: I32) -> F32:
     assert table.scales is not None
     scales = table.scales[rows].view(np.float16).astype(np.float32)
     wide = picked.astype(np.float32).reshape(len(rows), -1, 32) * scales[..., None]
-    return wide.reshape(len(rows), -1)[:, : table.width]
+    out: F32 = wide.reshape(len(rows), -1)[:, : table.width]
+    return out

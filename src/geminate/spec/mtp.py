@@ -16,7 +16,5 @@ class MtpDrafter:
         """k guesses, one native call for all of them."""
         if k == 0:
             return Draft()
-        ids, confidence = self.model.draft(
-            context.token_ids[-1], context.hidden, context.cache, k, context.rule
-        )
+        ids, confidence = self.model.draft(context.token_ids[-1], context.hidden, context.cache, k, context.rule)
         return Draft(token_ids=tuple(ids.tolist()), confidence=tuple(confidence.tolist()))

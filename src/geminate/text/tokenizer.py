@@ -115,9 +115,7 @@ class Tokenizer:
         steps = state.get("decoders", [state])
         kinds = [step.get("type") for step in steps]
         if kinds not in (["Replace", "ByteFallback", "Fuse"], ["ByteFallback", "Fuse"]):
-            raise TokenizerError(
-                f"the tokenizer's decoder is {kinds}; Gemma's (Replace, ByteFallback, Fuse) is needed"
-            )
+            raise TokenizerError(f"the tokenizer's decoder is {kinds}; Gemma's (Replace, ByteFallback, Fuse) is needed")
 
     @property
     def vocab_size(self) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from importlib import resources
 from pathlib import Path
 
 from geminate.config import ASSISTANT_TYPES
@@ -20,12 +19,10 @@ def embedded_pair() -> tuple[Path, Path]:
     Raises:
         ModelNotFoundError: an installation without them.
     """
-    root = Path(str(resources.files("geminate"))) / "assets" / "embedded"
+    root = Path(__file__).resolve().parent.parent / "assets" / "embedded"
     target, drafter = root / "target", root / "drafter"
     if not (target / "config.json").exists():
-        raise ModelNotFoundError(
-            "this installation has no embedded pair; reinstall geminate or name a model"
-        )
+        raise ModelNotFoundError("this installation has no embedded pair; reinstall geminate or name a model")
     return target, drafter
 
 

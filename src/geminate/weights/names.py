@@ -89,9 +89,7 @@ def expected_tensors(config: TargetConfig | AssistantConfig) -> list[TensorSpec]
         if config.use_ordered_embeddings:
             head = "masked_embedding"
             specs += [
-                TensorSpec(
-                    name=f"{head}.centroids", shape=(config.num_centroids, hidden), role="keep"
-                ),
+                TensorSpec(name=f"{head}.centroids", shape=(config.num_centroids, hidden), role="keep"),
                 TensorSpec(name=f"{head}.token_ordering", shape=(text.vocab_size,), role="order"),
             ]
     return specs
@@ -114,9 +112,7 @@ class Matched:
     skipped: dict[str, tuple[int, int]]  # reason -> (tensors, bytes)
 
 
-def match(
-    entries: dict[str, TensorEntry], config: TargetConfig | AssistantConfig, where: str
-) -> Matched:
+def match(entries: dict[str, TensorEntry], config: TargetConfig | AssistantConfig, where: str) -> Matched:
     """Find every expected tensor and account for every other one.
 
     Raises:
@@ -163,9 +159,7 @@ def _shape_fits(shape: tuple[int, ...], spec: TensorSpec) -> bool:
     return shape == spec.shape or (spec.role == "scalar" and shape == ())
 
 
-def _skip_reason(
-    short: str, shared: set[int], config: TargetConfig | AssistantConfig
-) -> str | None:
+def _skip_reason(short: str, shared: set[int], config: TargetConfig | AssistantConfig) -> str | None:
     if short.startswith(OTHER_TOWERS):
         return "vision and audio towers"
     if short == "lm_head":

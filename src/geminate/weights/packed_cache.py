@@ -104,7 +104,7 @@ def open_cache(file: IO[bytes], fingerprint: dict[str, Any]) -> tuple[dict[str, 
     arrays: dict[str, np.ndarray] = {}
     for name, a in header["arrays"].items():
         flat = whole[a["offset"] : a["offset"] + a["nbytes"]]
-        probes = [zlib.crc32(flat[:PROBE]), zlib.crc32(flat[max(0, len(flat) - PROBE) :])]
+        probes = [zlib.crc32(bytes(flat[:PROBE])), zlib.crc32(bytes(flat[max(0, len(flat) - PROBE) :]))]
         if probes != a["crc"]:
             raise WeightsError(f"the packed cache is damaged in {name}")
         arrays[name] = flat.view(a["dtype"]).reshape(a["shape"])
@@ -128,7 +128,7 @@ def new_file(directory: Path) -> IO[bytes]:
         OSError: it cannot be written there.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    return tempfile.NamedTemporaryFile(dir=directory, prefix=".packing-", delete=False)  # type: ignore[return-value]
+    return tempfile.NamedTemporaryFile(dir=directory, prefix=".packing-", delete=False)
 
 
 def anonymous_file() -> IO[bytes]:

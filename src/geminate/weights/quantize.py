@@ -74,11 +74,9 @@ def pack_matrix(weights: F32, fmt: WeightFormat) -> PackedMatrix:
     """Pack float32 [n, k], or a stack [e, n, k], in memory."""
     stack = weights if weights.ndim == 3 else weights[None]
     packed = [pack_block(np.asarray(w, dtype=np.float32), fmt) for w in stack]
-    data = np.stack([d for d, _ in packed])
+    data: U8 | U16 = np.stack([d for d, _ in packed])  # type: ignore[assignment]
     scales = None if fmt == "bf16" else np.stack([s for _, s in packed if s is not None])
-    return PackedMatrix(
-        format=fmt, n=stack.shape[1], k=stack.shape[2], data=data, scales=scales, stack=len(stack)
-    )
+    return PackedMatrix(format=fmt, n=stack.shape[1], k=stack.shape[2], data=data, scales=scales, stack=len(stack))
 
 
 def pack_rows_int8(rows: F32) -> tuple[I8, U16]:

@@ -79,9 +79,7 @@ def checkpoint_files(directory: Path) -> list[Path]:
             raise WeightsError(f"{index} is damaged: no weight_map; download it again") from None
         for shard in shards:
             if not (directory / shard).exists():
-                raise WeightsError(
-                    f"{directory} lacks {shard}, which its index names; the download is incomplete"
-                )
+                raise WeightsError(f"{directory} lacks {shard}, which its index names; the download is incomplete")
         return [directory / shard for shard in shards]
     files = sorted(directory.glob("*.safetensors"))
     if not files:
@@ -151,9 +149,5 @@ def _entry(name: str, value: Any, path: Path, base: int, size: int) -> TensorEnt
     if end - begin != math.prod(shape) * np.dtype(DTYPES[dtype]).itemsize:
         raise WeightsError(f"{path} is corrupted: tensor {name} has {end - begin} bytes for shape {shape}")
     if base + end > size:
-        raise WeightsError(
-            f"{path} is truncated: tensor {name} ends at byte {base + end} of {size}; download it again"
-        )
-    return TensorEntry(
-        name=name, dtype=dtype, shape=shape, path=path, offset=base + begin, nbytes=end - begin
-    )
+        raise WeightsError(f"{path} is truncated: tensor {name} ends at byte {base + end} of {size}; download it again")
+    return TensorEntry(name=name, dtype=dtype, shape=shape, path=path, offset=base + begin, nbytes=end - begin)

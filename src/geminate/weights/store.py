@@ -150,8 +150,8 @@ def open_weights(
     path = folder / f"{directory.name}-{place}-{fmt}.geminate"
     if use_cache and path.exists():
         try:
-            with path.open("rb") as file:
-                arrays, meta = pc.open_cache(file, fingerprint)
+            with path.open("rb") as kept_file:
+                arrays, meta = pc.open_cache(kept_file, fingerprint)
             return WeightStore(fmt, arrays, meta, path=path, from_cache=True)
         except (WeightsError, OSError, ValueError, KeyError) as error:
             say(f"{error}; packing the weights again")
@@ -199,9 +199,7 @@ def open_weights(
     return WeightStore(fmt, arrays, meta, path=kept, from_cache=False)
 
 
-def _fingerprint(
-    directory: Path, config: TargetConfig | AssistantConfig, fmt: WeightFormat
-) -> dict[str, Any]:
+def _fingerprint(directory: Path, config: TargetConfig | AssistantConfig, fmt: WeightFormat) -> dict[str, Any]:
     files = []
     for path in checkpoint_files(directory):
         stat = path.stat()
@@ -239,9 +237,7 @@ def _row_blocks(entry: TensorEntry, rows: int, width: int) -> Iterator[F32]:
         yield entry.rows(start, min(start + step, rows))
 
 
-def _pack_one(
-    writer: pc.CacheWriter, spec: TensorSpec, entry: TensorEntry, fmt: WeightFormat
-) -> dict[str, Any]:
+def _pack_one(writer: pc.CacheWriter, spec: TensorSpec, entry: TensorEntry, fmt: WeightFormat) -> dict[str, Any]:
     info: dict[str, Any] = {"role": spec.role, "parameters": int(np.prod(spec.shape))}
     if spec.role in ("vector", "scalar"):
         value = entry.rows(0, spec.shape[0]) if entry.shape else entry.map().reshape(1)

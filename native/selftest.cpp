@@ -1,0 +1,100 @@
+// Self-test without Python: every instruction set, every row count, odd sizes; exits non-zero on a
+// difference.
+#include <cstdio>
+#include <cstring>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "cpu.h"
+#include "kernels.h"
+
+namespace {
+
+using namespace geminate;
+
+struct Weights {
+  Matrix m{};
+  std::vector<uint8_t> data;
+  std::vector<uint16_t> scales;
+};
+
+Weights random_weights(Format format, int64_t n, int64_t k, std::mt19937& rng) {
+  Weights w;
+  w.m = {format, n, k, (n + 15) / 16, (k + 31) / 32, 1, nullptr, nullptr};
+  const int64_t cells = w.m.tiles * w.m.groups;
+  if (format == Format::bf16) {
+    w.data.resize(static_cast<size_t>(cells * 1024));
+    for (size_t i = 0; i < w.data.size(); i += 2) {
+      w.data[i] = static_cast<uint8_t>(rng());
+      w.data[i + 1] = static_cast<uint8_t>(0x3e + (rng() & 1) * 0x80);  // about 0.1 to 0.5, either sign
+    }
+  } else {
+    w.data.resize(static_cast<size_t>(cells * (format == Format::int8 ? 512 : 256)));
+    for (uint8_t& b : w.data) {
+      b = static_cast<uint8_t>(rng());
+      if (format == Format::int8 && b == 0) b = 1;  // -128 is no code
+    }
+    w.scales.resize(static_cast<size_t>(cells * 16));
+    for (uint16_t& s : w.scales) s = static_cast<uint16_t>(0x2000 + (rng() & 0x3ff));
+    w.m.scales = w.scales.data();
+  }
+  w.m.data = w.data.data();
+  return w;
+}
+
+// All rows of x through the kernels, at most `block` rows a call.
+std::vector<float> product(const Kernels& kernels, const Matrix& w, const std::vector<float>& x, int64_t rows,
+                           int64_t block) {
+  std::vector<float> out(static_cast<size_t>(rows * w.n));
+  std::vector<QuantGroup> panel(static_cast<size_t>(w.groups * kPanelRows));
+  const TileRange range{0, 0, w.tiles, w.n};
+  for (int64_t r = 0; r < rows; r += block) {
+    const int64_t count = rows - r < block ? rows - r : block;
+    const float* from = x.data() + r * w.k;
+    float* to = out.data() + r * w.n;
+    if (w.format == Format::bf16) {
+      kernels.linear_bf16(w, range, from, w.k, count, to, w.n, 0.5f);
+      continue;
+    }
+    for (int64_t i = 0; i < count; ++i) kernels.quantize(from + i * w.k, w.k, panel.data() + i, count);
+    kernels.linear_quantized(w, range, panel.data(), count, to, w.n, 0.5f);
+  }
+  return out;
+}
+
+bool same(const std::vector<float>& a, const std::vector<float>& b) {
+  return std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
+}
+
+}  // namespace
+
+int main() {
+  std::mt19937 rng(1);
+  std::normal_distribution<float> normal;
+  int failures = 0, checks = 0;
+  const int64_t sizes[][2] = {{1, 1}, {16, 32}, {17, 33}, {40, 31}, {63, 100}, {96, 257}};
+  for (const Format format : {Format::bf16, Format::int8, Format::int4}) {
+    for (const auto& [n, k] : sizes) {
+      const Weights w = random_weights(format, n, k, rng);
+      for (int64_t rows = 1; rows <= 33; ++rows) {
+        std::vector<float> x(static_cast<size_t>(rows * k));
+        for (float& v : x) v = normal(rng);
+        const std::vector<float> want = product(*find_kernels("scalar"), w.m, x, rows, 1);
+        for (const std::string& isa : supported_isas()) {
+          for (const int64_t block : {int64_t{1}, int64_t{3}, int64_t{kPanelRows}}) {
+            ++checks;
+            if (!same(product(*find_kernels(isa), w.m, x, rows, block), want)) {
+              ++failures;
+              std::printf("differs: %s format %d n %lld k %lld rows %lld block %lld\n", isa.c_str(),
+                          static_cast<int>(format), static_cast<long long>(n), static_cast<long long>(k),
+                          static_cast<long long>(rows), static_cast<long long>(block));
+            }
+          }
+        }
+      }
+    }
+  }
+  std::printf("selftest: %d products compared bit for bit, %d differ\n", checks, failures);
+  return failures == 0 ? 0 : 1;
+}

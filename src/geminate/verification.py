@@ -1,0 +1,196 @@
+"""The proof that speculation changes nothing: the same prompts under many settings, tokens and logits compared.
+
+A *run* is one prompt under one choice of every setting. By default the runs of a prompt are a covering array: every
+value occurs and every pair of values of two settings occurs together (found greedily, a fixed order). The full
+choice is the cross product. Greedy and sampled runs differ among each other by intent; within one way of drawing
+every run must give the same token ids and the same hash over the logits of every emitted position.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from geminate.llm import LLM
+from geminate.params import SamplingParams
+from geminate.types import F32
+
+SPECULATION: tuple[int | str, ...] = (0, 1, 2, 3, 4, 5, 6, 7, 8, "auto")
+TEMPERATURES = (0.0, 0.7, 1.2)
+CHUNKS = (256, 7)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """One choice of every setting."""
+
+    speculation: int | str
+    threads: int
+    prefill_chunk: int
+    temperature: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """The first disagreement of two runs.
+
+    Attributes:
+        position: absolute position of the first token or logits that differ.
+        plain_top, other_top: the two largest logits there as (token, logit), by run.
+    """
+
+    prompt: int
+    position: int
+    plain: Setting
+    other: Setting
+    plain_token: int | None
+    other_token: int | None
+    plain_top: list[tuple[int, float]]
+    other_top: list[tuple[int, float]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What a verification found; ``identical`` only if every run agreed."""
+
+    identical: bool
+    prompts: int
+    tokens: int
+    runs: int
+    logits_hash: str
+    difference: Difference | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class _Run:
+    ids: tuple[int, ...]
+    hashes: tuple[bytes, ...]  # one per emitted position
+    tops: tuple[list[tuple[int, float]], ...]
+
+
+def settings(threads: Sequence[int], *, drafter: bool, full: bool) -> list[Setting]:
+    """The runs of one prompt, plain decoding of every temperature first."""
+    speculation = SPECULATION if drafter else (0,)
+    values: list[Sequence[Any]] = [speculation, tuple(threads), CHUNKS, TEMPERATURES]
+    every = list(itertools.product(*values))
+    chosen = every if full else _covering(values, every)
+    plain = [(0, threads[-1], CHUNKS[0], t) for t in TEMPERATURES]
+    ordered = plain + [c for c in chosen if c not in plain]
+    return [Setting(speculation=s, threads=n, prefill_chunk=c, temperature=t) for s, n, c, t in ordered]
+
+
+def _covering(values: list[Sequence[Any]], every: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    """Greedy pairwise covering array: the run that covers most uncovered pairs joins, until none is left."""
+    missing = {
+        (i, a, j, b) for i, j in itertools.combinations(range(len(values)), 2) for a in values[i] for b in values[j]
+    }
+
+    def pairs(run: tuple[Any, ...]) -> set[tuple[int, Any, int, Any]]:
+        return {(i, run[i], j, run[j]) for i, j in itertools.combinations(range(len(run)), 2)}
+
+    chosen = [(0, values[1][-1], values[2][0], t) for t in values[3]]  # the plain runs take part anyway
+    for run in chosen:
+        missing -= pairs(run)
+    while missing:
+        best = max(every, key=lambda run: len(pairs(run) & missing))
+        chosen.append(best)
+        missing -= pairs(best)
+    return chosen
+
+
+def _run(llm: LLM, prompt: list[int], setting: Setting, params: SamplingParams) -> _Run:
+    hashes: list[bytes] = []
+    tops: list[list[tuple[int, float]]] = []
+
+    def watch(position: int, logits: F32) -> None:
+        hashes.append(hashlib.blake2b(logits.tobytes(), digest_size=16).digest())
+        two = np.argsort(-logits, kind="stable")[:2]
+        tops.append([(int(t), float(logits[t])) for t in two])
+
+    llm.engine.prefill_chunk = setting.prefill_chunk
+    mine = replace(params, temperature=setting.temperature, seed=params.seed or 7)
+    out = llm.generate([prompt], mine, speculation=setting.speculation, on_logits=watch)[0]
+    return _Run(tuple(out.token_ids), tuple(hashes), tuple(tops))
+
+
+def _compare(prompt: int, start: int, plain: tuple[Setting, _Run], other: tuple[Setting, _Run]) -> Difference | None:
+    a, b = plain[1], other[1]
+    for i in range(max(len(a.ids), len(b.ids))):
+        tokens = [run.ids[i] if i < len(run.ids) else None for run in (a, b)]
+        if tokens[0] != tokens[1] or a.hashes[i] != b.hashes[i]:
+            return Difference(
+                prompt=prompt,
+                position=start + i,
+                plain=plain[0],
+                other=other[0],
+                plain_token=tokens[0],
+                other_token=tokens[1],
+                plain_top=a.tops[i] if i < len(a.tops) else [],
+                other_top=b.tops[i] if i < len(b.tops) else [],
+            )
+    return None
+
+
+def verify(
+    models: Callable[[int], LLM],
+    threads: Sequence[int],
+    prompts: Sequence[str | Sequence[int]],
+    params: SamplingParams,
+    *,
+    full: bool = False,
+    on_run: Callable[[int, int], None] | None = None,
+) -> Report:
+    """Run every prompt under every setting and compare.
+
+    Args:
+        models: the LLM for a thread count; called once per count.
+        threads: thread counts to try. params: max_tokens and the seed; temperature is set per run.
+        on_run: told (runs done, runs in all).
+
+    Returns:
+        a report at the first difference, or when all is done.
+    """
+    llms = {count: models(count) for count in dict.fromkeys(threads)}
+    some = next(iter(llms.values()))
+    counts = tuple(llms)
+    plan = settings(counts, drafter=some.pair.drafter is not None, full=full)
+    ids = [some.encode(p) for p in prompts]
+    done = tokens = 0
+    digest = hashlib.blake2b(digest_size=16)
+    for number, prompt in enumerate(ids):
+        plain: dict[float, tuple[Setting, _Run]] = {}
+        for setting, run in _runs(llms, prompt, plan, params):
+            done += 1
+            tokens += len(run.ids)
+            if on_run is not None:
+                on_run(done, len(plan) * len(ids))
+            if setting.temperature not in plain:
+                plain[setting.temperature] = (setting, run)
+                digest.update(b"".join(run.hashes))
+                continue
+            difference = _compare(number, len(prompt), plain[setting.temperature], (setting, run))
+            if difference is not None:
+                return Report(
+                    identical=False, prompts=number + 1, tokens=tokens, runs=done,
+                    logits_hash="", difference=difference,
+                )  # fmt: skip
+    return Report(
+        identical=True, prompts=len(ids), tokens=tokens, runs=done,
+        logits_hash=digest.hexdigest(), difference=None,
+    )  # fmt: skip
+
+
+def _runs(
+    llms: dict[int, LLM], prompt: list[int], plan: list[Setting], params: SamplingParams
+) -> Iterator[tuple[Setting, _Run]]:
+    for setting in plan:
+        yield setting, _run(llms[setting.threads], prompt, setting, params)

@@ -1,0 +1,90 @@
+"""Our target against transformers 5.17.0: hidden states after every layer, logits, greedy ids."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from geminate import LLM, SamplingParams
+from geminate.config import load_target_config
+from support.fabricate import SIZES, VOCAB, make_target, published
+
+BOUND = 1e-3
+
+
+def reference(directory: Path) -> torch.nn.Module:
+    """The oracle, in float32 as loaded (a cast model would have rounded its rope frequencies)."""
+    return AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32, attn_implementation="eager").eval()
+
+
+def prompt(length: int) -> np.ndarray:
+    return np.random.default_rng(3).integers(3, VOCAB, length).astype(np.int32)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("isa", ["", "reference"])
+def test_hidden_states_and_logits(
+    size: str, isa: str, models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GEMINATE_ISA", isa)
+    llm = LLM(models[size], drafter=None, weights="bf16")
+    ids = prompt(70)  # past the window of 24, in chunks
+    taps: dict[str, list[np.ndarray]] = {}
+    logits = llm.pair.target.logits(ids, 16, taps)
+    with torch.no_grad():
+        out = reference(models[size])(torch.tensor(ids[None].astype(np.int64)), output_hidden_states=True)
+    count = len(llm.config.layers)
+    names = [f"layers.{i}" for i in range(count - 1)] + ["norm"]
+    # transformers reports the last layer's output after the final norm.
+    for name, theirs in zip(names, out.hidden_states[1:], strict=True):
+        want = theirs[0].numpy()
+        assert np.abs(np.concatenate(taps[name]) - want).max() <= BOUND * np.abs(want).max(), name
+    want = out.logits[0].numpy()
+    assert np.abs(logits - want).max() <= BOUND * np.abs(want).max()
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_greedy_ids(size: str, models: dict[str, Path]) -> None:
+    llm = LLM(models[size], weights="bf16")
+    model = reference(models[size])
+    ids = prompt(12)
+    params = SamplingParams(max_tokens=64, temperature=0.0, ignore_eos=True)
+    ours = llm.generate([ids.tolist()], params, speculation=3)[0].token_ids
+    assert len(set(ours)) >= 20, "a text this uniform tests nothing"
+    with torch.no_grad():
+        logits = model(torch.tensor([ids.tolist() + ours])).logits[0].numpy()
+    checked = 0
+    for i, token in enumerate(ours):
+        row = logits[len(ids) - 1 + i]
+        second, first = np.sort(row)[-2:]
+        if first - second < 2e-3 * np.abs(row).max():
+            break
+        assert token == int(row.argmax()), f"token {i}"
+        checked += 1
+    assert checked >= 8
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_published_layout_is_the_same_model(size: str, models: dict[str, Path], tmp_path: Path) -> None:
+    said: list[str] = []
+    where = published(size, models[size], tmp_path / size, shards=3)
+    theirs = LLM(where, drafter=None, weights="int8", on_message=said.append)
+    ours = LLM(models[size], drafter=None, weights="int8")
+    ids = prompt(40).tolist()
+    assert np.array_equal(theirs.logits(ids), ours.logits(ids))
+    assert sum("vision and audio" in line for line in said) == 1
+    assert sum("unused k/v" in line for line in said) == (size in ("E2B", "E4B"))
+
+
+def test_embedding_scale_follows_the_checkpoint(tmp_path: Path, models: dict[str, Path]) -> None:
+    half = make_target("12B", tmp_path / "half", dtype=torch.bfloat16)  # sqrt(80) is no bfloat16 number
+    rounded = load_target_config(half)
+    exact = load_target_config(models["12B"])
+    assert rounded.embed_scale == float(torch.tensor(80**0.5).to(torch.bfloat16))
+    assert exact.embed_scale == float(np.float32(80**0.5))
+    assert rounded.embed_scale != exact.embed_scale
+    assert load_target_config(half, embed_scale_dtype="float32").embed_scale == exact.embed_scale
