@@ -7,8 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 torch.set_num_threads(2)
+# Shared machines are slow at times, and a gate must not depend on luck.
+settings.register_profile("gate", deadline=None, derandomize=True)
+settings.load_profile("gate")
 EMBEDDED = Path(__file__).resolve().parent.parent / "src" / "geminate" / "assets" / "embedded"
 
 

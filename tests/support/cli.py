@@ -1,0 +1,20 @@
+"""Run the real command in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+
+def geminate(*args: str, stdin: bytes | None = None, env: dict[str, str] | None = None, timeout: float = 120):
+    """Completed process with text output."""
+    done = subprocess.run(
+        [sys.executable, "-c", "from geminate.cli.app import main; main()", *args],
+        input=b"" if stdin is None else stdin,
+        capture_output=True,
+        timeout=timeout,
+        env={**os.environ, **(env or {})},
+    )
+    done.stdout, done.stderr = done.stdout.decode(), done.stderr.decode()
+    return done
