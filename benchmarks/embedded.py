@@ -113,9 +113,7 @@ def main() -> int:
                 # The first round belongs to the prefill and has no drafts: it is no round of speculation.
                 accepted[category][0] += stats.rounds - 1
                 accepted[category][1] += stats.accepted
-                for i, (a, n) in enumerate(
-                    zip(stats.accepted_per_position, stats.drafted_per_position, strict=True)
-                ):
+                for i, (a, n) in enumerate(zip(stats.accepted_per_position, stats.drafted_per_position, strict=True)):
                     per_position[i][0] += a
                     per_position[i][1] += n
         for mode in MODES:
@@ -123,9 +121,7 @@ def main() -> int:
     rounds = sum(r for r, _ in accepted.values())
     tau = 1 + sum(a for _, a in accepted.values()) / rounds
     rate = {str(m): tokens / statistics.median(t) for m, t in seconds.items()}
-    ratio = {
-        str(m): statistics.median(a / b for a, b in zip(seconds["off"], seconds[m], strict=True)) for m in MODES
-    }
+    ratio = {str(m): statistics.median(a / b for a, b in zip(seconds["off"], seconds[m], strict=True)) for m in MODES}
     ceiling = tau * times[1] / (times[5] + 4 * step)
     result = {
         "benchmark": "embedded", "version": __version__, "machine": machine(), "isa": backend.isa,

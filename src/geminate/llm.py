@@ -84,10 +84,12 @@ class _TextSide:
         self._fresh.append(text)
         self.text += text
 
-    def finish(self) -> None:
-        """Let go of what was held back."""
+    def finish(self, sequence: EngineSequence) -> None:
+        """Let go of what was held back; held bytes can complete a stop string only now."""
         if self._detokenizer is not None and self._filter.matched is None:
             self._add(self._filter.push(self._detokenizer.flush()))
+            if self._filter.matched is not None:
+                sequence.finish_reason = "stop"
             self._add(self._filter.flush())
 
     def take(self) -> str:
@@ -248,7 +250,7 @@ class LLM:
                 self.engine.step()
                 for i, (sequence, side) in list(running.items()):
                     if sequence.finish_reason is not None:
-                        side.finish()
+                        side.finish(sequence)
                         done[i] = self._output(sequence, side)
                         del running[i]
         finally:
@@ -277,7 +279,7 @@ class LLM:
             while sequence.finish_reason is None:
                 tokens = [t for s, new in self.engine.step() if s is sequence for t in new]
                 if sequence.finish_reason is not None:
-                    side.finish()
+                    side.finish(sequence)
                     output = self._output(sequence, side)
                     yield Delta(text=side.take(), token_ids=tokens, output=output)
                 elif tokens:

@@ -107,9 +107,7 @@ def cases() -> dict[str, Callable[[], p.Plan]]:
             made[f"linear {fmt} {n}"] = lambda fmt=fmt, n=n, k=k: plan(
                 [p.Linear(x="x", out="o", w=weights(n, k, fmt), scale=0.3)], "o", {"o": n}
             )
-        made[f"embed {fmt}"] = lambda fmt=fmt: plan(
-            [p.Embed(out="o", table=TABLE[fmt], scale=2.0)], "o", {"o": WIDTH}
-        )
+        made[f"embed {fmt}"] = lambda fmt=fmt: plan([p.Embed(out="o", table=TABLE[fmt], scale=2.0)], "o", {"o": WIDTH})
         made[f"experts {fmt}"] = lambda fmt=fmt: experts(fmt)
     for fmt in ("bf16", "int8"):
         made[f"lookup {fmt}"] = lambda fmt=fmt: plan(

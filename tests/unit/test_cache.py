@@ -32,9 +32,7 @@ def check(cache: KVCache) -> None:
             assert (row == position % 2048).all(), f"position {position} of a window-{spec.window} slot was overwritten"
 
 
-@given(
-    st.lists(st.tuples(st.integers(1, 90), st.floats(0, 1)), min_size=1, max_size=40), st.integers(0, 1 << 30)
-)
+@given(st.lists(st.tuples(st.integers(1, 90), st.floats(0, 1)), min_size=1, max_size=40), st.integers(0, 1 << 30))
 def test_no_needed_row_is_ever_lost(moves: list[tuple[int, float]], seed: int) -> None:
     cache = KVCache(SLOTS, max_context=4000, max_rows=90)
     for rows, kept in moves:
