@@ -3,10 +3,11 @@
 //   kRowBlock, kKeyBlock, kValueVecs: how many rows, keys and value vectors fit its registers.
 // No standard-library template may be used here: the linker could keep this file's copy of it, with
 // instructions that another machine lacks.
-#include "attention_impl.h"
-#include "linear_impl.h"
+// In this order: each builds on those before.
 #include "math_impl.h"
+#include "linear_impl.h"
 #include "rowwise_impl.h"
+#include "attention_impl.h"
 
 static constexpr Kernels kTable = {
     kIsaName, quantize, linear_quantized, linear_bf16, embed,     lookup,  rms_norm,   add_scaled,

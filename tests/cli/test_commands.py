@@ -7,9 +7,9 @@ import re
 from pathlib import Path
 
 import pytest
-from support.cli import geminate
 
 import geminate as package
+from support.cli import geminate
 
 
 def test_version() -> None:

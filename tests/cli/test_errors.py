@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file, save_file
+
 from support.cli import geminate
 from support.fabricate import make_drafter
 

@@ -183,6 +183,7 @@ def test_memory_while_packing(tmp_path: Path) -> None:
 
     import torch
     from safetensors.torch import save_file
+
     from support.fabricate import text_settings
 
     settings_ = text_settings("E2B") | {"vocab_size": 60_000, "vocab_size_per_layer_input": 60_000}
