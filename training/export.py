@@ -34,6 +34,7 @@ def write_model(
     new.mkdir(parents=True)
     tensors = {name: (t.to(torch.bfloat16) if t.is_floating_point() else t).contiguous() for name, t in state.items()}
     save_file(tensors, new / "model.safetensors", metadata={"format": "pt"})
+    (new / "model.safetensors").chmod(0o644)  # safetensors writes files that only their owner reads
     for name, value in (("config.json", config), ("generation_config.json", generation)):
         (new / name).write_text(json.dumps(value, indent=2) + "\n")
     old = directory.with_name(directory.name + ".old")
