@@ -17,8 +17,8 @@ import time
 from pathlib import Path
 
 import numpy as np
-from embedded import machine
 
+from embedded import machine
 from geminate.config import load_target_config
 from geminate.models.gemma4 import TargetModel
 from geminate.ops.native import NativeBackend

@@ -1,7 +1,8 @@
 """The proof that speculation changes nothing: the same prompts under many settings, tokens and logits compared.
 
 A *run* is one prompt under one choice of every setting. By default the runs of a prompt are a covering array: every
-value occurs and every pair of values of two settings occurs together (found greedily, a fixed order). The full
+value occurs, and every pair of values of two settings (speculation, threads, chunk, greedy or sampled) occurs
+together; the two temperatures take turns in the sampled runs. That is found greedily, in a fixed order. The full
 choice is the cross product. Greedy and sampled runs differ among each other by intent; within one way of drawing
 every run must give the same token ids and the same hash over the logits of every emitted position.
 """
@@ -80,16 +81,23 @@ class _Run:
 def settings(threads: Sequence[int], *, drafter: bool, full: bool) -> list[Setting]:
     """The runs of one prompt, plain decoding of every temperature first."""
     speculation = SPECULATION if drafter else (0,)
-    values: list[Sequence[Any]] = [speculation, tuple(threads), CHUNKS, TEMPERATURES]
-    every = list(itertools.product(*values))
-    chosen = every if full else _covering(values, every)
     plain = [(0, threads[-1], CHUNKS[0], t) for t in TEMPERATURES]
+    if full:
+        chosen = list(itertools.product(speculation, threads, CHUNKS, TEMPERATURES))
+    else:
+        sampled = itertools.cycle(TEMPERATURES[1:])
+        covering = _covering([speculation, tuple(threads), CHUNKS, ("greedy", "sampled")])
+        chosen = [(s, n, c, 0.0 if way == "greedy" else next(sampled)) for s, n, c, way in covering]
     ordered = plain + [c for c in chosen if c not in plain]
     return [Setting(speculation=s, threads=n, prefill_chunk=c, temperature=t) for s, n, c, t in ordered]
 
 
-def _covering(values: list[Sequence[Any]], every: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
-    """Greedy pairwise covering array: the run that covers most uncovered pairs joins, until none is left."""
+def _covering(values: list[Sequence[Any]]) -> list[tuple[Any, ...]]:
+    """Greedy pairwise covering array: the run that covers most uncovered pairs joins, until none is left.
+
+    Returns the runs beside the plain ones (no speculation, last thread count, first chunk, either way of drawing).
+    """
+    every = list(itertools.product(*values))
     missing = {
         (i, a, j, b) for i, j in itertools.combinations(range(len(values)), 2) for a in values[i] for b in values[j]
     }
@@ -97,9 +105,9 @@ def _covering(values: list[Sequence[Any]], every: list[tuple[Any, ...]]) -> list
     def pairs(run: tuple[Any, ...]) -> set[tuple[int, Any, int, Any]]:
         return {(i, run[i], j, run[j]) for i, j in itertools.combinations(range(len(run)), 2)}
 
-    chosen = [(0, values[1][-1], values[2][0], t) for t in values[3]]  # the plain runs take part anyway
-    for run in chosen:
-        missing -= pairs(run)
+    for way in values[3]:  # the plain runs take part anyway
+        missing -= pairs((0, values[1][-1], values[2][0], way))
+    chosen: list[tuple[Any, ...]] = []
     while missing:
         best = max(every, key=lambda run: len(pairs(run) & missing))
         chosen.append(best)
@@ -113,11 +121,11 @@ def _run(llm: LLM, prompt: list[int], setting: Setting, params: SamplingParams) 
 
     def watch(position: int, logits: F32) -> None:
         hashes.append(hashlib.blake2b(logits.tobytes(), digest_size=16).digest())
-        two = np.argsort(-logits, kind="stable")[:2]
-        tops.append([(int(t), float(logits[t])) for t in two])
+        two = np.argpartition(logits, -2)[-2:]
+        tops.append(sorted(((int(t), float(logits[t])) for t in two), key=lambda top: -top[1]))
 
     llm.engine.prefill_chunk = setting.prefill_chunk
-    mine = replace(params, temperature=setting.temperature, seed=params.seed or 7)
+    mine = replace(params, temperature=setting.temperature, seed=7 if params.seed is None else params.seed)
     out = llm.generate([prompt], mine, speculation=setting.speculation, on_logits=watch)[0]
     return _Run(tuple(out.token_ids), tuple(hashes), tuple(tops))
 
