@@ -25,18 +25,23 @@ def prompt(length: int) -> np.ndarray:
     return np.random.default_rng(3).integers(3, VOCAB, length).astype(np.int32)
 
 
+@pytest.fixture(scope="module")
+def calm(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Targets whose layers do not amplify rounding; see `fabricate.randomise`."""
+    root = tmp_path_factory.mktemp("calm")
+    return {size: make_target(size, root / size, calm=True) for size in SIZES}
+
+
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("isa", ["", "reference"])
-def test_hidden_states_and_logits(
-    size: str, isa: str, models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_hidden_states_and_logits(size: str, isa: str, calm: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GEMINATE_ISA", isa)
-    llm = LLM(models[size], drafter=None, weights="bf16")
+    llm = LLM(calm[size], drafter=None, weights="bf16")
     ids = prompt(70)  # past the window of 24, in chunks
     taps: dict[str, list[np.ndarray]] = {}
     logits = llm.pair.target.logits(ids, 16, taps)
     with torch.no_grad():
-        out = reference(models[size])(torch.tensor(ids[None].astype(np.int64)), output_hidden_states=True)
+        out = reference(calm[size])(torch.tensor(ids[None].astype(np.int64)), output_hidden_states=True)
     count = len(llm.config.layers)
     names = [f"layers.{i}" for i in range(count - 1)] + ["norm"]
     # transformers reports the last layer's output after the final norm.
@@ -49,23 +54,26 @@ def test_hidden_states_and_logits(
 
 @pytest.mark.parametrize("size", SIZES)
 def test_greedy_ids(size: str, models: dict[str, Path]) -> None:
+    """Several prompts, some past the window of 24: a near tie ends a comparison, and ties come early in random models."""
     llm = LLM(models[size], weights="bf16")
     model = reference(models[size])
-    ids = prompt(12)
     params = SamplingParams(max_tokens=64, temperature=0.0, ignore_eos=True)
-    ours = llm.generate([ids.tolist()], params, speculation=3)[0].token_ids
-    assert len(set(ours)) >= 20, "a text this uniform tests nothing"
-    with torch.no_grad():
-        logits = model(torch.tensor([ids.tolist() + ours])).logits[0].numpy()
-    checked = 0
-    for i, token in enumerate(ours):
-        row = logits[len(ids) - 1 + i]
-        second, first = np.sort(row)[-2:]
-        if first - second < 2e-3 * np.abs(row).max():
-            break
-        assert token == int(row.argmax()), f"token {i}"
-        checked += 1
-    assert checked >= 8
+    checked = varied = 0
+    for seed in range(8):
+        ids = np.random.default_rng(seed).integers(3, VOCAB, 12 if seed % 2 else 40).tolist()
+        ours = llm.generate([ids], params, speculation=3)[0].token_ids
+        varied += len(set(ours)) >= 20
+        with torch.no_grad():
+            logits = model(torch.tensor([ids + ours])).logits[0].numpy()
+        for i, token in enumerate(ours):
+            row = logits[len(ids) - 1 + i]
+            second, first = np.sort(row)[-2:]
+            if first - second < 2e-3 * np.abs(row).max():
+                break
+            assert token == int(row.argmax()), f"prompt {seed}, token {i}"
+            checked += 1
+    assert varied >= 2, "texts this uniform test nothing"
+    assert checked >= 64
 
 
 @pytest.mark.parametrize("size", SIZES)
