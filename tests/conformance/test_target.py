@@ -54,7 +54,7 @@ def test_hidden_states_and_logits(size: str, isa: str, calm: dict[str, Path], mo
 
 @pytest.mark.parametrize("size", SIZES)
 def test_greedy_ids(size: str, models: dict[str, Path]) -> None:
-    """Several prompts, some past the window of 24: a near tie ends a comparison, and ties come early in random models."""
+    """Several prompts, some past the window of 24: near ties end a comparison, and come early in random models."""
     llm = LLM(models[size], weights="bf16")
     model = reference(models[size])
     params = SamplingParams(max_tokens=64, temperature=0.0, ignore_eos=True)
