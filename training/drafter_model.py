@@ -23,7 +23,7 @@ class DrafterShape:
     intermediate: int = 256
     heads: int = 4
     centroids: int = 128
-    top_k: int = 12
+    top_k: int = 8
 
     @property
     def kinds(self) -> tuple[str, str]:

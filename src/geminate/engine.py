@@ -145,11 +145,7 @@ class Engine:
             budget -= len(rows.ids)
         if not batch:
             return []
-        started = time.perf_counter()
         hidden, logits = self._forward(batch)
-        seconds = time.perf_counter() - started
-        if all(rows.wants_logits for rows in batch):
-            self.costs.observe_pass(sum(len(rows.ids) for rows in batch), seconds)
         emitted: list[tuple[Sequence, list[int]]] = []
         row = head = 0
         for rows in batch:
@@ -160,6 +156,8 @@ class Engine:
             if tokens:
                 emitted.append((rows.sequence, tokens))
         took = time.perf_counter() - began
+        if len(batch) == 1 and batch[0].wants_logits and len(batch[0].pending) == 1:
+            self.costs.observe(len(batch[0].draft.token_ids), took)
         for rows in batch:
             rows.sequence.stats.count_time(took)
         # The first running sequence that found no room this time goes first next time.
@@ -191,16 +189,13 @@ class Engine:
         k = sequence.policy.choose(limit)
         if k == 0:
             return Draft()
-        started = time.perf_counter()
         context = DraftContext(
             token_ids=sequence.token_ids,
             hidden=sequence.hidden,
             cache=sequence.cache,
             rule=draft_rule(sequence.sampling, sequence.choice),
         )
-        draft = self.drafter.draft(context, k)
-        self.costs.observe_draft(k, time.perf_counter() - started)
-        return draft
+        return self.drafter.draft(context, k)
 
     def _forward(self, batch: list[_Rows]) -> tuple[F32, F32]:
         ids: list[int] = []

@@ -1,71 +1,57 @@
 """Draft length: fixed, or chosen every round from measured costs and observed acceptance.
 
-With survival s_i (the share of drafts whose first i guesses were all accepted), pass time T(M) for M
-rows and draft step time D, a round of k guesses yields 1 + s_1 + .. + s_k tokens and takes T(k+1) + k D.
-`AutoLength` takes the k with the most tokens per second; 0 is a legal answer.
+With survival s_i (the share of drafts whose first i guesses were all accepted), a round of k guesses yields
+1 + s_1 + .. + s_k tokens and takes a measured R(k) seconds. `AutoLength` takes the k with the most tokens per
+second; 0 is a legal answer.
 """
 
 from __future__ import annotations
 
 from typing import Protocol
 
-MAX_ROWS = 64
-
 
 class CostModel:
-    """Running estimates of T(M) and of one draft step, in seconds, shared by all sequences of an engine.
+    """Running estimates of R(k), the seconds of a whole round with k guesses: drafting, pass, sampling and all.
 
-    A pass of M rows that was never timed is interpolated between its timed neighbours; past them
-    (and before any two are known) each further row is taken to cost ``PRIOR_SLOPE`` x T(1).
+    A length that was never timed is interpolated between its timed neighbours; past them each further guess is
+    taken to cost ``PRIOR_SLOPE`` x R(0), little enough that it is tried.
     """
 
     PRIOR_SLOPE = 0.12
-    PRIOR_STEP = 0.05
-    DECAY = 0.2
+    DECAY = 0.1
+    REFRESH = 100
 
     def __init__(self) -> None:
-        self._passes: dict[int, float] = {}
-        self._step: float | None = None
+        self._rounds: dict[int, float] = {}
+        self._since_plain = 0
 
-    def observe_pass(self, rows: int, seconds: float) -> None:
-        """Note the time of a pass over ``rows`` rows."""
-        if 0 < rows <= MAX_ROWS:
-            self._passes[rows] = self._blend(self._passes.get(rows), seconds)
-
-    def observe_draft(self, steps: int, seconds: float) -> None:
-        """Note the time of ``steps`` draft steps."""
-        if steps > 0:
-            self._step = self._blend(self._step, seconds / steps)
-
-    def _blend(self, old: float | None, new: float) -> float:
-        # A preempted pass may take ten times as long; let no single one move the estimate far.
-        return new if old is None else old + self.DECAY * (min(new, 3 * old) - old)
+    def observe(self, k: int, seconds: float) -> None:
+        """Note the time of a round with k guesses."""
+        self._since_plain = 0 if k == 0 else self._since_plain + 1
+        old = self._rounds.get(k)
+        # A preempted round may take ten times as long; let no single one move the estimate far.
+        self._rounds[k] = seconds if old is None else old + self.DECAY * (min(seconds, 2 * old) - old)
 
     @property
-    def known(self) -> bool:
-        """Whether any pass was timed."""
-        return bool(self._passes)
+    def plain_is_stale(self) -> bool:
+        """Whether a plain round was never timed, or long ago: what everything is compared to must be known."""
+        return 0 not in self._rounds or self._since_plain >= self.REFRESH
 
-    def pass_time(self, rows: int) -> float:
-        """Estimated T(rows); 1 + slope where nothing is known (only ratios matter then)."""
-        known = sorted(self._passes)
-        if not known:
-            return 1 + self.PRIOR_SLOPE * (rows - 1)
-        if rows in self._passes:
-            return self._passes[rows]
-        below = [m for m in known if m < rows]
-        above = [m for m in known if m > rows]
-        if below and above:
-            a, b = below[-1], above[0]
-            share = (rows - a) / (b - a)
-            return self._passes[a] * (1 - share) + self._passes[b] * share
-        nearest = below[-1] if below else above[0]
-        base = self._passes[nearest] / (1 + self.PRIOR_SLOPE * (nearest - 1))
-        return self._passes[nearest] + self.PRIOR_SLOPE * base * (rows - nearest)
-
-    def step_time(self) -> float:
-        """Estimated time of one draft step."""
-        return self._step if self._step is not None else self.PRIOR_STEP * self.pass_time(1)
+    def round_time(self, k: int) -> float:
+        """Estimated R(k); in units of R(0) where nothing is known (only ratios matter then)."""
+        known = self._rounds
+        if k in known:
+            return known[k]
+        below = max((m for m in known if m < k), default=None)
+        above = min((m for m in known if m > k), default=None)
+        if below is not None and above is not None:
+            share = (k - below) / (above - below)
+            return known[below] * (1 - share) + known[above] * share
+        nearest = below if below is not None else above
+        if nearest is None:
+            return 1 + self.PRIOR_SLOPE * k
+        plain = known[nearest] / (1 + self.PRIOR_SLOPE * nearest)
+        return known[nearest] + self.PRIOR_SLOPE * plain * (k - nearest)
 
 
 class LengthPolicy(Protocol):
@@ -97,9 +83,9 @@ class FixedLength:
 class AutoLength:
     """The k with the best expected tokens per second, from running acceptance per position.
 
-    Conditional acceptance of position i is a running mean that starts at ``PRIOR`` and forgets with a
-    half-life of some 20 rounds, so it follows the text. Where the answer is 0, one guess is tried at
-    growing intervals: acceptance cannot be learned without drafting.
+    Conditional acceptance of a position is a running mean that forgets with a half-life of some 20 rounds, so it
+    follows the text; where there is little evidence it leans on the position before (``PRIOR`` for the first).
+    Where the answer is 0, one guess is tried at growing intervals: acceptance cannot be learned without drafting.
     """
 
     PRIOR = 0.7
@@ -110,25 +96,33 @@ class AutoLength:
     def __init__(self, costs: CostModel, max_draft: int) -> None:
         self.costs = costs
         self.max_draft = max_draft
-        self._tried = [self.WEIGHT] * max_draft
-        self._passed = [self.WEIGHT * self.PRIOR] * max_draft
+        self._tried = [0.0] * max_draft
+        self._passed = [0.0] * max_draft
         self._pause = 4
         self._idle = 0
 
     def acceptance(self, position: int) -> float:
         """Estimated chance that guess ``position`` (from 0) is accepted if those before were."""
-        return self._passed[position] / self._tried[position]
+        rate = self.PRIOR
+        for i in range(position + 1):
+            rate = self._leaning(i, rate)
+        return rate
+
+    def _leaning(self, position: int, before: float) -> float:
+        return (self._passed[position] + self.WEIGHT * before) / (self._tried[position] + self.WEIGHT)
 
     def choose(self, limit: int) -> int:
         """The best k at most ``limit``; now and then 1 where 0 is best."""
         limit = min(limit, self.max_draft)
-        step = self.costs.step_time()
-        best, best_rate = 0, 1.0 / self.costs.pass_time(1)
-        survival, tokens = 1.0, 1.0
+        if self.costs.plain_is_stale:
+            return 0
+        best, best_rate = 0, 1.0 / self.costs.round_time(0)
+        survival, tokens, conditional = 1.0, 1.0, self.PRIOR
         for k in range(1, limit + 1):
-            survival *= self.acceptance(k - 1)
+            conditional = self._leaning(k - 1, conditional)
+            survival *= conditional
             tokens += survival
-            rate = tokens / (self.costs.pass_time(k + 1) + k * step)
+            rate = tokens / self.costs.round_time(k)
             if rate > best_rate:
                 best, best_rate = k, rate
         if best > 0 or limit == 0:
