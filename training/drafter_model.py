@@ -31,6 +31,9 @@ class DrafterShape:
         return ("sliding_attention", "full_attention")
 
 
+DRAFTER_PRESETS = {"small": DrafterShape(), "large": DrafterShape(hidden=256, intermediate=768, heads=8)}
+
+
 class QueryAttention(nn.Module):
     """Attention with queries only; K and V are the target's."""
 
@@ -142,7 +145,7 @@ class Drafter(nn.Module):
 
         Assignment fills equal-size clusters greedily by margin: tokens that care most choose first.
         """
-        table = self.model.embed_tokens.weight.float()
+        table = self.model.embed_tokens.weight.float().cpu()
         count, size = self.d.centroids, self.s.vocab // self.d.centroids
         generator = torch.Generator().manual_seed(0)
         means = table[torch.randperm(len(table), generator=generator)[:count]].clone()
@@ -166,7 +169,7 @@ class Drafter(nn.Module):
         """Cluster of every token, int64 [vocab]."""
         size = self.s.vocab // self.d.centroids
         owner = torch.empty(self.s.vocab, dtype=torch.long)
-        owner[self.masked_embedding.token_ordering] = torch.arange(self.s.vocab) // size
+        owner[self.masked_embedding.token_ordering.cpu()] = torch.arange(self.s.vocab) // size
         return owner
 
     def guess(self, normed: Tensor) -> Tensor:
@@ -174,8 +177,10 @@ class Drafter(nn.Module):
         flat = normed.reshape(-1, normed.shape[-1]).float()
         chosen = self.masked_embedding.centroids(flat).topk(self.d.top_k, dim=-1).indices
         logits = F.linear(flat, self.model.embed_tokens.weight)
-        allowed = torch.zeros(len(flat), self.d.centroids, dtype=torch.bool).scatter_(1, chosen, True)
-        logits = logits.masked_fill(~allowed[:, self.owner()], float("-inf"))
+        allowed = torch.zeros(len(flat), self.d.centroids, dtype=torch.bool, device=flat.device).scatter_(
+            1, chosen, True
+        )
+        logits = logits.masked_fill(~allowed[:, self.owner().to(flat.device)], float("-inf"))
         return logits.argmax(-1).view(normed.shape[:-1])
 
 

@@ -45,6 +45,7 @@ def main() -> int:
     parser.add_argument("--longest-prompt", type=int, default=160)
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--greedy", type=float, default=0.7, help="share of batches decoded greedily")
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
     for path in (args.target / "model.safetensors", args.corpus / "train.jsonl"):
@@ -54,7 +55,7 @@ def main() -> int:
     torch.manual_seed(args.seed)
     rng = random.Random(args.seed)
     tokenizer = Tokenizer.from_file(str(args.target / "tokenizer.json"))
-    model = Gemma4ForCausalLM.from_pretrained(args.target, dtype=torch.bfloat16).eval()
+    model = Gemma4ForCausalLM.from_pretrained(args.target, dtype=torch.bfloat16).to(args.device).eval()
     prompts = prompts_of(args.corpus, tokenizer, args.count, args.longest_prompt, rng)
     prompts.sort(key=len)  # little padding within a batch
     batches = [prompts[i : i + args.batch] for i in range(0, len(prompts), args.batch)]
@@ -74,14 +75,18 @@ def main() -> int:
         choice = {"do_sample": True, "temperature": 0.8, "top_k": 64} if sample else {"do_sample": False}
         with torch.no_grad():
             # Running on past the end of a turn keeps rows equally long; the cut below removes it.
-            out = model.generate(
-                ids,
-                attention_mask=mask,
-                max_new_tokens=args.new_tokens,
-                eos_token_id=1,
-                pad_token_id=0,
-                **choice,
-            ).numpy()
+            out = (
+                model.generate(
+                    ids.to(args.device),
+                    attention_mask=mask.to(args.device),
+                    max_new_tokens=args.new_tokens,
+                    eos_token_id=1,
+                    pad_token_id=0,
+                    **choice,
+                )
+                .cpu()
+                .numpy()
+            )
         for i, p in enumerate(batch):
             own = out[i, width - len(p) :]
             ends = np.flatnonzero(own[len(p) :] == 106)

@@ -44,7 +44,7 @@ PRESETS = {
     "small": Shape(),
     "large": Shape(
         hidden=512, layers=15, shared=10, heads=8, head_dim=64, global_head_dim=128,
-        intermediate=640, ple=128, window=256, context=4096,
+        intermediate=416, ple=128, window=256, context=4096,
     ),
 }  # fmt: skip
 

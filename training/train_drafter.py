@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from drafter_model import Drafter, DrafterShape, hf_config
+from drafter_model import DRAFTER_PRESETS, Drafter, hf_config
 from model import Target, load_target
 from optim import Muon, schedule, split_parameters
 from train_target import save
@@ -38,8 +38,8 @@ class MixedLoss(torch.autograd.Function):
         """hidden [N, D], table [V, D], labels and weights [N, m] -> scalar sum of w * -log q(label)."""
         h, w = hidden.to(torch.bfloat16), table.to(torch.bfloat16)
         d_hidden = torch.empty_like(h)
-        d_table = torch.zeros(table.shape, dtype=torch.float32)
-        total = torch.zeros(())
+        d_table = torch.zeros(table.shape, dtype=torch.float32, device=table.device)
+        total = torch.zeros((), device=table.device)
         for at in range(0, len(h), 1024):
             part, y, u = h[at : at + 1024], labels[at : at + 1024], weights[at : at + 1024]
             q = (part @ w.T).float()
@@ -72,11 +72,11 @@ def teach(target: Target, ids: Tensor) -> tuple[Tensor, dict[str, tuple[Tensor, 
     return hidden, kv, labels, weights
 
 
-def batch_of(data: dict[str, np.ndarray], rows: list[int]) -> tuple[Tensor, Tensor]:
+def batch_of(data: dict[str, np.ndarray], rows: list[int], device: str = "cpu") -> tuple[Tensor, Tensor]:
     """ids int64 [B, T] and sizes int64 [B, 2], cut to the longest."""
     sizes = data["sizes"][rows]
     ids = data["ids"][rows][:, : sizes[:, 1].max()]
-    return torch.from_numpy(ids.astype(np.int64)), torch.from_numpy(sizes.astype(np.int64))
+    return torch.from_numpy(ids.astype(np.int64)).to(device), torch.from_numpy(sizes.astype(np.int64)).to(device)
 
 
 def shifted(x: Tensor, by: int) -> Tensor:
@@ -90,9 +90,9 @@ def losses(drafter: Drafter, target: Target, ids: Tensor, sizes: Tensor, centroi
     t = ids.shape[1]
     masks, ropes = drafter.geometry(t, ids.device)
     embedded = target.model.embed_tokens(ids).detach() * target.s.hidden**0.5
-    at = torch.arange(t)[None, :]
-    total, norm = torch.zeros(()), 0.0
-    owner = drafter.owner() if centroid_weight else None
+    at = torch.arange(t, device=ids.device)[None, :]
+    total, norm = torch.zeros((), device=ids.device), 0.0
+    owner = drafter.owner().to(ids.device) if centroid_weight else None
     for j in range(STEPS):
         normed, hidden = drafter.step(shifted(embedded, j + 1), hidden, kv, masks, ropes)
         row = at + 1 + j  # the target row whose draw this guess must equal
@@ -116,11 +116,11 @@ def acceptance(drafter: Drafter, target: Target, data: dict[str, np.ndarray], ro
     """Conditional acceptance per step against the target's argmax on its own continuations, centroid head in use."""
     tried, passed = [0] * STEPS, [0] * STEPS
     for start in range(0, len(rows), 16):
-        ids, sizes = batch_of(data, rows[start : start + 16])
+        ids, sizes = batch_of(data, rows[start : start + 16], str(next(drafter.parameters()).device))
         hidden, kv, labels, _ = teach(target, ids)
         masks, ropes = drafter.geometry(ids.shape[1], ids.device)
         embedded = target.model.embed_tokens(ids) * target.s.hidden**0.5
-        at = torch.arange(ids.shape[1])[None, :]
+        at = torch.arange(ids.shape[1], device=ids.device)[None, :]
         alive = (at + 1 >= sizes[:, :1]) & (at + STEPS + 1 < sizes[:, 1:])
         for j in range(STEPS):
             normed, hidden = drafter.step(shifted(embedded, j + 1), hidden, kv, masks, ropes)
@@ -167,6 +167,8 @@ def main() -> int:
     parser.add_argument("--batch", type=int, default=12)
     parser.add_argument("--muon-lr", type=float, default=0.01)
     parser.add_argument("--adam-lr", type=float, default=0.003)
+    parser.add_argument("--preset", choices=sorted(DRAFTER_PRESETS), default="small")
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--rope-position", choices=["P", "P-1"], default="P")
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
@@ -176,11 +178,11 @@ def main() -> int:
             return 2
     args.out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(args.seed)
-    target = load_target(args.target).eval().requires_grad_(False)
+    target = load_target(args.target, args.device).to(args.device).eval().requires_grad_(False)
     for p in target.parameters():  # what is served is the bfloat16 checkpoint
         p.data = p.data.to(torch.bfloat16).float()
-    shape = DrafterShape()
-    drafter = Drafter(target.s, shape, args.rope_position)
+    shape = DRAFTER_PRESETS[args.preset]
+    drafter = Drafter(target.s, shape, args.rope_position).to(args.device)
     start_from_target(drafter, target)
     (args.out / "config.json").write_text(json.dumps(hf_config(target.s, shape), indent=2) + "\n")
     data = dict(np.load(args.data))
@@ -196,7 +198,7 @@ def main() -> int:
     step, spent, clustered, rng = 0, 0.0, False, random.Random(args.seed)
     checkpoint = args.out / "checkpoint.pt"
     if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=False)
+        state = torch.load(checkpoint, map_location=args.device, weights_only=False)
         drafter.load_state_dict(state["model"])
         for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
@@ -205,7 +207,11 @@ def main() -> int:
         print(f"resumed at step {step}, {spent / 60:.1f} minutes spent", flush=True)
     outside = sum(p.numel() for n, p in drafter.named_parameters() if "embed" not in n)
     print(f"{len(train)} texts; {outside} parameters outside the table", flush=True)
-    print("no leak from the future:", leaks_nothing(drafter, target, batch_of(data, train[:2])[0]), flush=True)
+    print(
+        "no leak from the future:",
+        leaks_nothing(drafter, target, batch_of(data, train[:2], args.device)[0]),
+        flush=True,
+    )
     budget, last, smooth = args.minutes * 60, time.time(), 0.0
     report_at, save_at = time.time() + 30, time.time() + 180
     while spent < budget:
@@ -215,8 +221,8 @@ def main() -> int:
             drafter.cluster_tokens()
             clustered = True
             print("clustered the vocabulary", flush=True)
-        ids, sizes = batch_of(data, rng.sample(train, args.batch))
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        ids, sizes = batch_of(data, rng.sample(train, args.batch), args.device)
+        with torch.autocast(args.device, dtype=torch.bfloat16):
             loss = losses(drafter, target, ids, sizes, 0.3 if clustered else 0.0)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(rest, 1.0)
