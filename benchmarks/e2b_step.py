@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from embedded import machine
-from geminate.config import load_target_config
+from geminate.config_reader import load_target_config
 from geminate.models.gemma4 import TargetModel
 from geminate.ops.native import NativeBackend
 from geminate.ops.packed import PackedMatrix, RowTable, padded

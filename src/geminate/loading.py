@@ -5,14 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from geminate.config import (
-    AssistantConfig,
-    TargetConfig,
-    kind_of,
-    load_assistant_config,
-    load_target_config,
-    read_json,
-)
+from geminate.config import AssistantConfig, TargetConfig
+from geminate.config_reader import kind_of, load_assistant_config, load_target_config, read_json
 from geminate.errors import ConfigError, ParameterError
 from geminate.models.assistant import DrafterModel, RopePosition
 from geminate.models.gemma4 import TargetModel

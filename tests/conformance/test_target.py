@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from geminate import LLM, SamplingParams
-from geminate.config import load_target_config
+from geminate.config_reader import load_target_config
 from support.fabricate import SIZES, VOCAB, make_target, published
 
 BOUND = 1e-3

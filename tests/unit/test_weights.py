@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from geminate.config import load_assistant_config, load_target_config
+from geminate.config_reader import load_assistant_config, load_target_config
 from geminate.errors import DrafterMismatchError, WeightsError
 from geminate.ops.unpack import bf16_to_f32, table_rows, unpack_matrix, unpack_rows
 from geminate.weights import packed_cache
@@ -157,7 +157,7 @@ def test_damaged_safetensors_never_crash(data: bytes, cut: int, tmp_path_factory
 SCRIPT = """
 import json, resource, sys
 from pathlib import Path
-from geminate.config import load_target_config
+from geminate.config_reader import load_target_config
 from geminate.weights.store import open_weights
 
 def anonymous():

@@ -6,7 +6,7 @@ import json
 import re
 from pathlib import Path
 
-from geminate.config import ASSISTANT_TYPES
+from geminate.config_reader import ASSISTANT_TYPES
 from geminate.errors import ModelNotFoundError
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
