@@ -7,6 +7,7 @@
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
+#include <mutex>
 #include <optional>
 #include <stdexcept>
 
@@ -280,9 +281,10 @@ class PyProgram {
     pass.sequences = sequences.data();
     pass.head_rows = head_rows.data();
     for (Out<float>& tap : taps) pass.taps.push_back(tap.data());
+    const nb::gil_scoped_release release;
+    const std::lock_guard<std::mutex> lock(busy_);
     program_->bind(hidden_, hidden.data(), width(hidden_));
     program_->bind(logits_, logits.data(), width(logits_));
-    nb::gil_scoped_release release;
     program_->run(pass);
   }
 
@@ -306,15 +308,16 @@ class PyProgram {
     pass.positions = &position;
     pass.rope_positions = &rope_position;
     pass.sequences = pass.head_rows = &zero;
+    const bool want_candidates = candidates_ >= 0 && candidates.size() != 0;
+    require(!want_candidates || static_cast<int64_t>(candidates.size()) == width(candidates_),
+            "candidates output size");
+    const DraftRule rule{temperature, top_k, top_p, min_p, seed, choice};
+    const nb::gil_scoped_release release;
+    const std::lock_guard<std::mutex> lock(busy_);
     program_->bind(hidden_, next.data(), width(hidden_));
     program_->bind(logits_, logits.data(), width(logits_));
-    const DraftRule rule{temperature, top_k, top_p, min_p, seed, choice};
-    {
-      nb::gil_scoped_release release;
-      program_->draft(pass, token, hidden.data(), position, k, rule, ids.data(), probabilities.data());
-    }
-    if (candidates_ >= 0 && candidates.size() != 0) {
-      require(static_cast<int64_t>(candidates.size()) == width(candidates_), "candidates output size");
+    program_->draft(pass, token, hidden.data(), position, k, rule, ids.data(), probabilities.data());
+    if (want_candidates) {
       const int32_t* from = reinterpret_cast<const int32_t*>(program_->buffer(candidates_).base);
       std::copy(from, from + candidates.size(), candidates.data());
     }
@@ -322,6 +325,7 @@ class PyProgram {
 
  private:
   std::unique_ptr<Program> program_;
+  std::mutex busy_;  // buffers and scratch serve one pass at a time; taken without the GIL
   std::vector<In<float>> vectors_;
   std::optional<In<int32_t>> order_;
   std::vector<int64_t> dims_;  // least half head of each rope table's users

@@ -260,3 +260,18 @@ def test_arguments_are_checked() -> None:
         program.run(np.zeros(5, np.int32), np.zeros(5, np.int32), np.zeros(5, np.int32), [cache], zero)
     with pytest.raises(ValueError, match="sequence"):
         program.run(zero, zero, zero + 1, [cache], zero)
+
+
+def test_two_python_threads_share_a_program() -> None:
+    """The binding lets go of the GIL: passes of one program must still take turns."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    made = CASES["linear int8 131"]()
+    program = NativeBackend(2).compile(made, max_rows=MOST)
+    want = {m: outputs(program, [m], cache_of(made)) for m in (1, 5)}
+
+    def work(m: int) -> bool:
+        return all(np.array_equal(outputs(program, [m], cache_of(made)), want[m]) for _ in range(20))
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(work, [1, 5, 1, 5]))
