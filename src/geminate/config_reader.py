@@ -95,6 +95,8 @@ def load_assistant_config(source: Path | Mapping[str, Any]) -> AssistantConfig:
             f"model_type {raw['model_type']!r} is not a drafter; expected one of {', '.join(ASSISTANT_TYPES)}"
         )
     nested = dict(_section(raw))
+    if nested.get("num_kv_shared_layers") not in (None, 0, nested.get("num_hidden_layers")):
+        raise ConfigError("a drafter whose layers compute their own K and V is not supported (all are shared)")
     nested["num_kv_shared_layers"] = _integer(nested, "num_hidden_layers")
     for name in ("hidden_size_per_layer_input", "vocab_size_per_layer_input"):
         nested[name] = nested.get(name) or 0
@@ -107,9 +109,9 @@ def load_assistant_config(source: Path | Mapping[str, Any]) -> AssistantConfig:
         generation = read_json(source / "generation_config.json")
     merged = {**raw, "text_config": nested}
     text = _text_config(merged, generation, None, drafter=True)
-    centroids = int(raw.get("num_centroids", 2048))
+    centroids = _integer(raw, "num_centroids", 2048)
     ordered = bool(raw.get("use_ordered_embeddings", False))
-    top_k = int(raw.get("centroid_intermediate_top_k", 32))
+    top_k = _integer(raw, "centroid_intermediate_top_k", 32)
     if ordered and (centroids <= 0 or text.vocab_size % centroids or not 0 < top_k <= centroids):
         raise ConfigError(
             f"centroid head: {centroids} clusters, top {top_k}, do not divide a vocabulary of {text.vocab_size}"
@@ -147,6 +149,15 @@ def _positive(raw: Mapping[str, Any], name: str, default: int | None = None) -> 
     return value
 
 
+def _number(raw: Mapping[str, Any], name: str, default: float, *, positive: bool = True) -> float:
+    value = raw.get(name, default)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ConfigError(f"config.json: {name} must be a number, not {value!r}")
+    if value < 0 or (positive and value == 0):
+        raise ConfigError(f"config.json: {name} must be {'positive' if positive else 'at least 0'}, not {value!r}")
+    return float(value)
+
+
 def _refuse_unknown_arithmetic(text: Mapping[str, Any]) -> None:
     if text.get("attention_bias"):
         raise ConfigError("attention_bias true is not supported: Gemma 4 checkpoints have none")
@@ -171,6 +182,8 @@ def _ropes(text: Mapping[str, Any]) -> dict[str, RopeConfig]:
         },
     }
     given = text.get("rope_parameters") or defaults
+    if not isinstance(given, Mapping):
+        raise ConfigError("rope_parameters in config.json is not an object")
     ropes: dict[str, RopeConfig] = {}
     for kind in defaults:
         entry = given.get(kind)
@@ -179,11 +192,14 @@ def _ropes(text: Mapping[str, Any]) -> dict[str, RopeConfig]:
         rope_type = entry.get("rope_type", "default")
         if rope_type not in ("default", "proportional"):
             raise ConfigError(f"rope_type {rope_type!r} of {kind} is not supported")
+        part = _number(entry, "partial_rotary_factor", 1.0, positive=False)
+        if part > 1:
+            raise ConfigError(f"partial_rotary_factor {part} of {kind} is above 1")
         ropes[kind] = RopeConfig(
             rope_type=rope_type,
-            theta=float(entry.get("rope_theta", defaults[kind]["rope_theta"])),
-            partial_rotary_factor=float(entry.get("partial_rotary_factor", 1.0)),
-            factor=float(entry.get("factor", 1.0)) if rope_type == "proportional" else 1.0,
+            theta=_number(entry, "rope_theta", defaults[kind]["rope_theta"]),
+            partial_rotary_factor=part,
+            factor=_number(entry, "factor", 1.0) if rope_type == "proportional" else 1.0,
         )
     return ropes
 
@@ -192,6 +208,8 @@ def _layer_kinds(text: Mapping[str, Any], count: int) -> list[LayerKind]:
     kinds = text.get("layer_types")
     if kinds is None:
         kinds = ["full_attention" if (i + 1) % 6 == 0 else "sliding_attention" for i in range(count)]
+    if not isinstance(kinds, list):
+        raise ConfigError("layer_types in config.json is not a list")
     kinds = list(kinds)
     if len(kinds) != count:
         raise ConfigError(f"layer_types has {len(kinds)} entries for {count} layers")
@@ -200,6 +218,30 @@ def _layer_kinds(text: Mapping[str, Any], count: int) -> list[LayerKind]:
             raise ConfigError(f"layer type {kind!r} is not supported")
     kinds[-1] = "full_attention"  # as transformers forces it
     return kinds
+
+
+PER_LAYER = ("head_dim", "num_key_value_heads")
+
+
+def _overrides(text: Mapping[str, Any], count: int) -> dict[int, Mapping[str, Any]] | None:
+    """``per_layer_config`` by layer index, or None for the published layout, which has none.
+
+    An empty object is not an absent one: transformers saves {} where every layer is as the global fields say.
+    """
+    if "per_layer_config" not in text:
+        return None
+    given = text["per_layer_config"] or {}
+    if not isinstance(given, Mapping):
+        raise ConfigError("per_layer_config in config.json is not an object")
+    found: dict[int, Mapping[str, Any]] = {}
+    for key, entry in given.items():
+        if not str(key).isdecimal() or int(key) >= count or not isinstance(entry, Mapping):
+            raise ConfigError(f"per_layer_config entry {key!r} is not an object for one of {count} layers")
+        for name in entry:
+            if name not in PER_LAYER and entry[name] != text.get(name):
+                raise ConfigError(f"per_layer_config sets {name} of layer {key}: not supported")
+        found[int(key)] = entry
+    return found
 
 
 def _layers(text: Mapping[str, Any], *, drafter: bool) -> tuple[LayerConfig, ...]:
@@ -214,12 +256,13 @@ def _layers(text: Mapping[str, Any], *, drafter: bool) -> tuple[LayerConfig, ...
     if shared > count or (shared == count and not drafter):
         raise ConfigError(f"num_kv_shared_layers {shared} leaves no layer of {count} to compute K and V")
     first_shared = count - shared
-    overrides = {int(k): v for k, v in (text.get("per_layer_config") or {}).items()}
-    layers = []
+    overrides = _overrides(text, count)
+    layers: list[LayerConfig] = []
+    dims: dict[LayerKind, int] = {}
     for i, kind in enumerate(kinds):
         full = kind == "full_attention"
         dim, kv = head_dim, kv_heads
-        if overrides:
+        if overrides is not None:
             dim = _positive(overrides.get(i, {}), "head_dim", head_dim)
             kv = _positive(overrides.get(i, {}), "num_key_value_heads", kv_heads)
         elif full:
@@ -228,6 +271,8 @@ def _layers(text: Mapping[str, Any], *, drafter: bool) -> tuple[LayerConfig, ...
                 kv = _positive(text, "num_global_key_value_heads")
         if heads % kv or dim % 2:
             raise ConfigError(f"layer {i}: {heads} heads over {kv} KV heads, head_dim {dim}: must divide")
+        if dims.setdefault(kind, dim) != dim:
+            raise ConfigError(f"layer {i}: head_dim {dim}, but {dims[kind]} in the {kind} layers before it")
         is_shared = i >= first_shared
         donor = i
         if is_shared and not drafter:
@@ -235,6 +280,8 @@ def _layers(text: Mapping[str, Any], *, drafter: bool) -> tuple[LayerConfig, ...
             if not donors:
                 raise ConfigError(f"layer {i} shares {kind} K/V, but no layer before {first_shared} computes any")
             donor = donors[-1]
+            if layers[donor].kv_heads != kv:
+                raise ConfigError(f"layer {i}: {kv} KV heads, but layer {donor}, whose K/V it reads, has others")
         double = bool(text.get("use_double_wide_mlp")) and is_shared and first_shared > 0
         layers.append(
             LayerConfig(
@@ -293,7 +340,8 @@ def _text_config(
     drafter: bool = False,
 ) -> TargetConfig:
     text = _section(raw)
-    _refuse_unknown_arithmetic(text)
+    for section in (raw, text):  # quantization_config stands beside text_config in nested files
+        _refuse_unknown_arithmetic(section)
     dtype = _dtype(raw, text)
     scale_dtype = embed_scale_dtype or dtype
     hidden = _positive(text, "hidden_size")
@@ -308,7 +356,9 @@ def _text_config(
             top_k=_positive(text, "top_k_experts"),
             intermediate=_positive(text, "moe_intermediate_size"),
         )
-    softcap = text.get("final_logit_softcapping")
+        if moe.top_k > moe.num_experts:
+            raise ConfigError(f"top_k_experts {moe.top_k} of {moe.num_experts} experts")
+    capped = text.get("final_logit_softcapping") is not None and not drafter
     if raw.get("tie_word_embeddings", text.get("tie_word_embeddings", True)) is False:
         raise ConfigError("tie_word_embeddings false is not supported: Gemma 4 ties its head")
     return TargetConfig(
@@ -316,8 +366,8 @@ def _text_config(
         vocab_size=vocab,
         hidden_size=hidden,
         layers=_layers(text, drafter=drafter),
-        rms_norm_eps=float(text.get("rms_norm_eps", 1e-6)),
-        softcap=None if softcap is None or drafter else float(softcap),
+        rms_norm_eps=_number(text, "rms_norm_eps", 1e-6, positive=False),
+        softcap=_number(text, "final_logit_softcapping", 30.0) if capped else None,
         embed_scale=_rounded_sqrt(hidden, scale_dtype),
         ple_dim=ple_dim,
         ple_vocab=_integer(text, "vocab_size_per_layer_input", vocab) if ple_dim else 0,

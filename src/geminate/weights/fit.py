@@ -21,7 +21,8 @@ def check_fit(target: TargetConfig, drafter: AssistantConfig) -> None:
     compare("backbone size", drafter.backbone_hidden_size, target.hidden_size)
     compare("vocabulary", drafter.text.vocab_size, target.vocab_size)
     donors = {layer.kind: layer for layer in target.layers if not layer.kv_shared}
-    for layer in {layer.kind: layer for layer in drafter.text.layers}.values():
+    seen = {(la.kind, la.kv_heads, la.head_dim, la.window): la for la in drafter.text.layers}
+    for layer in seen.values():
         donor = donors.get(layer.kind)
         if donor is None:
             problems.append(f"the target has no {layer.kind} layer to read from")

@@ -34,15 +34,26 @@ def locate_model(name: str | Path) -> Path:
     Raises:
         ModelNotFoundError: with the cause and the way out.
     """
-    path = Path(name).expanduser()
-    if path.is_dir():
-        return path
-    if path.exists():
-        raise ModelNotFoundError(f"{name} is a file; a model is a directory with config.json and weights")
     text = str(name)
+    if not text:
+        raise ModelNotFoundError("an empty model name; give a directory or a hub id like google/gemma-4-E2B-it")
+    try:
+        path = Path(name).expanduser()
+        if path.is_dir():
+            return path
+        exists = path.exists()
+    except (OSError, RuntimeError) as error:  # too long, unreadable, or ~ of a user that is not there
+        cause = getattr(error, "strerror", None) or str(error)
+        raise ModelNotFoundError(f"cannot look for a model at {_short(text)}: {cause}") from None
+    if exists:
+        raise ModelNotFoundError(f"{name} is a file; a model is a directory with config.json and weights")
     if not HUB_ID.fullmatch(text):
         raise ModelNotFoundError(f"no such directory: {name} (a hub id looks like google/gemma-4-E2B-it)")
     return _from_hub(text)
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 60 else text[:60] + "...")
 
 
 def _from_hub(hub_id: str) -> Path:
@@ -58,7 +69,7 @@ def _from_hub(hub_id: str) -> Path:
             "download it where there is a connection, or name a local directory"
         ) from None
     except HfHubHTTPError as error:
-        first = str(error).strip().splitlines()[0]
+        first = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise ModelNotFoundError(f"the hub refused {hub_id}: {first}") from None
     except (OSError, ValueError) as error:
         raise ModelNotFoundError(f"cannot fetch {hub_id}: {error}") from None

@@ -6,6 +6,8 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+
 from geminate.config import AssistantConfig, LayerConfig, TargetConfig
 from geminate.errors import WeightsError
 from geminate.weights.safetensors_reader import TensorEntry
@@ -116,7 +118,8 @@ def match(entries: dict[str, TensorEntry], config: TargetConfig | AssistantConfi
     """Find every expected tensor and account for every other one.
 
     Raises:
-        WeightsError: tensors missing, unexpected, or of another shape; they are named.
+        WeightsError: tensors missing, unexpected, of another shape or type; they are named. An ``lm_head`` that is
+            not the embedding (transformers would not tie the two, so the logits would be others).
     """
     text = config.text if isinstance(config, AssistantConfig) else config
     shared = {layer.index for layer in text.layers if layer.kv_shared}
@@ -144,15 +147,39 @@ def match(entries: dict[str, TensorEntry], config: TargetConfig | AssistantConfi
         for short, entry in found.items()
         if not _shape_fits(entry.shape, specs[short])
     ]
+    mistyped = [
+        f"{entry.name} is {entry.dtype}" for short, entry in found.items() if entry.dtype not in _dtypes(specs[short])
+    ]
+    problems = []
     for problem, names in (
         ("misses tensors", missing),
         ("has tensors this configuration does not know", unexpected),
         ("has tensors of another shape", misshapen),
+        ("has tensors of an unsupported type", mistyped),
     ):
         if names:
             listed = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-            raise WeightsError(f"{where} {problem}: {listed}")
+            problems.append(f"{problem}: {listed}")
+    if problems:
+        raise WeightsError(f"{where} {'; it '.join(problems)}")
+    for name, entry in entries.items():
+        if canonical(name) == "lm_head" and not _same_weights(entry, found["embed_tokens"]):
+            raise WeightsError(
+                f"{where}: {name} differs from the token embedding; Gemma 4 ties them, so this file "
+                "needs an untied head, which is not supported"
+            )
     return Matched(tensors=found, skipped={r: (counts[r], sizes[r]) for r in counts})
+
+
+def _dtypes(spec: TensorSpec) -> tuple[str, ...]:
+    return ("I64", "I32") if spec.role == "order" else ("BF16", "F16", "F32")
+
+
+def _same_weights(a: TensorEntry, b: TensorEntry) -> bool:
+    if a.shape != b.shape or a.dtype not in ("BF16", "F16", "F32"):
+        return False
+    step = max(1, (16 << 20) // (4 * max(1, a.shape[1])))
+    return all(np.array_equal(a.rows(i, i + step), b.rows(i, i + step)) for i in range(0, a.shape[0], step))
 
 
 def _shape_fits(shape: tuple[int, ...], spec: TensorSpec) -> bool:

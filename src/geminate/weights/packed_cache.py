@@ -12,8 +12,10 @@ import json
 import os
 import struct
 import tempfile
+import time
 import zlib
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -23,9 +25,10 @@ import numpy as np
 from geminate.errors import WeightsError
 
 MAGIC = b"GEMINATE"
-VERSION = 1
+VERSION = 2
 ALIGN = 4096
 PROBE = 65536
+ABANDONED = 24 * 3600  # seconds after which a temporary file belongs to a run that was killed
 
 
 @dataclass
@@ -124,10 +127,16 @@ def cache_directory(chosen: Path | None = None) -> Path:
 def new_file(directory: Path) -> IO[bytes]:
     """A temporary file in ``directory`` (made if need be), to be renamed when it is whole.
 
+    Temporary files that a killed run left there are removed: they are as large as a model.
+
     Raises:
         OSError: it cannot be written there.
     """
     directory.mkdir(parents=True, exist_ok=True)
+    for left in directory.glob(".packing-*"):
+        with suppress(OSError):
+            if time.time() - left.stat().st_mtime > ABANDONED:
+                left.unlink()
     return tempfile.NamedTemporaryFile(dir=directory, prefix=".packing-", delete=False)
 
 

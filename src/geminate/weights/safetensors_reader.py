@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import mmap
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,11 +58,6 @@ class TensorEntry:
         part = self.map()[start:stop]
         return bf16_to_f32(part) if self.dtype == "BF16" else part.astype(np.float32)
 
-    def advise_done(self) -> None:
-        """Let go of the file's pages: mapped checkpoint pages must not pile up while packing."""
-        with self.path.open("rb") as f, mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as whole:
-            whole.madvise(mmap.MADV_DONTNEED)
-
 
 def checkpoint_files(directory: Path) -> list[Path]:
     """The safetensors files of a checkpoint, sorted.
@@ -74,11 +68,16 @@ def checkpoint_files(directory: Path) -> list[Path]:
     index = directory / "model.safetensors.index.json"
     if index.exists():
         try:
-            shards = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-        except (ValueError, KeyError, TypeError, AttributeError):
-            raise WeightsError(f"{index} is damaged: no weight_map; download it again") from None
+            shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+            # Plain names only: an index must not send the reader elsewhere on the disk.
+            if not shards or any(not isinstance(s, str) or not s or Path(s).name != s for s in shards):
+                raise ValueError
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            raise WeightsError(f"{index} is damaged: no weight_map of file names; download it again") from None
+        except OSError as error:
+            raise WeightsError(f"cannot read {index}: {error.strerror}") from None
         for shard in shards:
-            if not (directory / shard).exists():
+            if not (directory / shard).is_file():
                 raise WeightsError(f"{directory} lacks {shard}, which its index names; the download is incomplete")
         return [directory / shard for shard in shards]
     files = sorted(directory.glob("*.safetensors"))
@@ -118,8 +117,8 @@ def read_header(path: Path) -> list[TensorEntry]:
             (length,) = struct.unpack("<Q", start)
             if length > min(size - 8, MAX_HEADER):
                 raise WeightsError(f"{damaged}: its header claims {length} bytes; download it again")
-            header = json.loads(f.read(length))
-    except (ValueError, UnicodeDecodeError):
+            header = json.loads(f.read(length), object_pairs_hook=_unique)
+    except (ValueError, RecursionError):
         raise WeightsError(f"{damaged}: its header is not JSON; download it again") from None
     except OSError as error:
         raise WeightsError(f"cannot read {path}: {error.strerror}") from None
@@ -129,25 +128,39 @@ def read_header(path: Path) -> list[TensorEntry]:
     base = 8 + length
     entries = [_entry(name, value, path, base, size) for name, value in header.items()]
     last = base
-    for entry in sorted(entries, key=lambda e: e.offset):
+    for entry in sorted(entries, key=lambda e: (e.offset, e.nbytes)):
         if entry.offset < last:
-            raise WeightsError(f"{damaged}: tensor {entry.name} overlaps another")
+            raise WeightsError(f"{damaged}: tensor {entry.name!r} overlaps another")
+        if entry.offset > last:
+            raise WeightsError(f"{damaged}: {entry.offset - last} bytes before tensor {entry.name!r} belong to none")
         last = entry.offset + entry.nbytes
+    if last != size:
+        raise WeightsError(f"{damaged}: {size - last} bytes behind its last tensor; download it again")
     return entries
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    # Python's parser would silently keep the last of two tensors of one name.
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name stands twice")
+    return found
 
 
 def _entry(name: str, value: Any, path: Path, base: int, size: int) -> TensorEntry:
     try:
         dtype, shape, (begin, end) = value["dtype"], tuple(value["shape"]), value["data_offsets"]
         numbers = [*shape, begin, end]
-        if not all(isinstance(n, int) and n >= 0 for n in numbers):
+        if not isinstance(dtype, str) or not all(type(n) is int and n >= 0 for n in numbers):
             raise ValueError
     except (KeyError, TypeError, ValueError):
         raise WeightsError(f"{path} is corrupted: bad header entry for tensor {name!r}") from None
     if dtype not in DTYPES:
-        raise WeightsError(f"{path}: tensor {name} has dtype {dtype}, which is not supported")
+        raise WeightsError(f"{path}: tensor {name!r} has dtype {dtype}, which is not supported")
     if end - begin != math.prod(shape) * np.dtype(DTYPES[dtype]).itemsize:
-        raise WeightsError(f"{path} is corrupted: tensor {name} has {end - begin} bytes for shape {shape}")
+        raise WeightsError(f"{path} is corrupted: tensor {name!r} has {end - begin} bytes for shape {shape}")
     if base + end > size:
-        raise WeightsError(f"{path} is truncated: tensor {name} ends at byte {base + end} of {size}; download it again")
+        raise WeightsError(
+            f"{path} is truncated: tensor {name!r} ends at byte {base + end} of {size}; download it again"
+        )
     return TensorEntry(name=name, dtype=dtype, shape=shape, path=path, offset=base + begin, nbytes=end - begin)

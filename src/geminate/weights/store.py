@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
@@ -14,15 +14,16 @@ import numpy as np
 from geminate.config import AssistantConfig, TargetConfig
 from geminate.errors import WeightsError
 from geminate.ops.packed import GROUP, TILE_ROWS, PackedMatrix, RowTable, WeightFormat, padded
+from geminate.ops.unpack import bf16_to_f32
 from geminate.types import F32, I32
 from geminate.weights import packed_cache as pc
-from geminate.weights.names import Matched, TensorSpec, expected_tensors, match
+from geminate.weights.names import Matched, TensorSpec, canonical, expected_tensors, match
 from geminate.weights.quantize import f32_to_bf16, pack_block, pack_rows_int8
 from geminate.weights.safetensors_reader import TensorEntry, checkpoint_files, read_checkpoint
 
 Progress = Callable[[str, int, int], None]  # tensor name, bytes done, bytes in all
 Message = Callable[[str], None]
-BLOCK_BYTES = 16 << 20  # float32 working set of one packing step
+BLOCK_BYTES = 4 << 20  # float32 rows of one packing step; temporaries are several times that
 
 
 class WeightStore:
@@ -152,6 +153,8 @@ def open_weights(
         try:
             with path.open("rb") as kept_file:
                 arrays, meta = pc.open_cache(kept_file, fingerprint)
+            if any(info.get("mapped") for info in meta["tensors"].values()):
+                _map_sources(arrays, meta, {canonical(n): e for n, e in read_checkpoint(directory).items()})
             return WeightStore(fmt, arrays, meta, path=path, from_cache=True)
         except (WeightsError, OSError, ValueError, KeyError) as error:
             say(f"{error}; packing the weights again")
@@ -172,6 +175,10 @@ def open_weights(
     try:
         try:
             _pack_all(file, fingerprint, matched, config, fmt, progress)
+            if named is not None:
+                os.fsync(file.fileno())
+                os.replace(named, path)
+                kept = path
         except OSError as error:  # a full disk, most likely
             if named is None:
                 raise WeightsError(f"cannot write packed weights: {error.strerror}") from None
@@ -187,16 +194,20 @@ def open_weights(
                     f"cannot write packed weights anywhere: {again.strerror}; "
                     "free some disk space or point GEMINATE_CACHE to a disk that has some"
                 ) from None
-        if named is not None:
-            os.fsync(file.fileno())
-            os.replace(named, path)
-            kept, named = path, None
         arrays, meta = pc.open_cache(file, fingerprint)
     finally:
         file.close()
-        if named is not None:
+        if named is not None and kept is None:
             named.unlink(missing_ok=True)
+    _map_sources(arrays, meta, matched.tensors)
     return WeightStore(fmt, arrays, meta, path=kept, from_cache=False)
+
+
+def _map_sources(arrays: dict[str, np.ndarray], meta: dict[str, Any], tensors: Mapping[str, TensorEntry]) -> None:
+    """Add the tensors that need no packing, mapped from the checkpoint itself."""
+    for name, info in meta["tensors"].items():
+        if info.get("mapped"):
+            arrays[name] = tensors[name].map()
 
 
 def _fingerprint(directory: Path, config: TargetConfig | AssistantConfig, fmt: WeightFormat) -> dict[str, Any]:
@@ -224,7 +235,6 @@ def _pack_all(
         entry = matched.tensors[spec.name]
         tensors[spec.name] = _pack_one(writer, spec, entry, fmt)
         done += entry.nbytes
-        entry.advise_done()
         if progress is not None:
             progress(spec.name, done, total)
     writer.meta = {"tensors": tensors, "skipped": matched.skipped}
@@ -240,7 +250,9 @@ def _row_blocks(entry: TensorEntry, rows: int, width: int) -> Iterator[F32]:
 def _pack_one(writer: pc.CacheWriter, spec: TensorSpec, entry: TensorEntry, fmt: WeightFormat) -> dict[str, Any]:
     info: dict[str, Any] = {"role": spec.role, "parameters": int(np.prod(spec.shape))}
     if spec.role in ("vector", "scalar"):
-        value = entry.rows(0, spec.shape[0]) if entry.shape else entry.map().reshape(1)
+        value = entry.rows(0, spec.shape[0]) if entry.shape else _number(entry)
+        if not np.isfinite(value).all():
+            raise WeightsError(f"{entry.name} holds numbers that are not finite; download the checkpoint again")
         writer.add(spec.name, "<f4", spec.shape, [value.astype(np.float32)])
         return info
     if spec.role == "order":
@@ -251,11 +263,19 @@ def _pack_one(writer: pc.CacheWriter, spec: TensorSpec, entry: TensorEntry, fmt:
     info |= {"n": n, "k": k, "stack": stack}
     if spec.role == "row_table":
         info["format"] = "bf16" if fmt == "bf16" else "int8"
+        # The largest tensor, already row-major bfloat16: read in place, never copied to the cache or to memory.
+        if fmt == "bf16" and entry.dtype == "BF16" and entry.offset % 2 == 0:
+            return info | {"mapped": True}
         _pack_row_table(writer, spec, entry, info["format"] == "bf16")
         return info
     info["format"] = "bf16" if spec.role == "keep" else fmt
     _pack_matrix(writer, spec.name, entry, info)
     return info
+
+
+def _number(entry: TensorEntry) -> F32:
+    bits = entry.map().reshape(1)
+    return bf16_to_f32(bits) if entry.dtype == "BF16" else bits.astype(np.float32)
 
 
 def _checked_order(entry: TensorEntry, vocab: int) -> I32:
