@@ -39,7 +39,7 @@ void Program::Experts::reserve(int64_t rows, int64_t k, const Matrix& up, const 
   down.resize(size(rows * k * hidden));
 }
 
-void Program::Clusters::reserve(int64_t rows, int64_t, int64_t top_k) {
+void Program::Clusters::reserve(int64_t rows, int64_t top_k) {
   chosen.resize(static_cast<size_t>(rows * top_k));
 }
 
@@ -106,7 +106,16 @@ void Program::expert_linear(const Step& s, std::atomic<int64_t>& next, bool up) 
         continue;
       }
       panel.resize(static_cast<size_t>(groups * rows));
-      for (int64_t i = 0; i < rows; ++i) kernels_->quantize(source(i), k, panel.data() + i, rows);
+      for (int64_t i = 0; i < rows; ++i) {
+        if (!up) {
+          kernels_->quantize(source(i), k, panel.data() + i, rows);
+          continue;
+        }
+        int64_t stride;  // the pass's rows are quantized already, once for all experts
+        const QuantGroup* from =
+            panel_row(e.row[static_cast<size_t>(a + i)], e.assignments / e.top_k, groups, &stride);
+        for (int64_t g = 0; g < groups; ++g) panel[static_cast<size_t>(g * rows + i)] = from[g * stride];
+      }
       kernels_->linear_quantized(s.w, range, panel.data(), rows, to, out_stride, 1.0f);
     }
   }

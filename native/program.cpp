@@ -142,7 +142,7 @@ void Program::add_experts(int x, int scores, int out, const Matrix& gate_up, con
 void Program::add_centroid_head(int x, int out, int ids, const Matrix& centroids, const Matrix& table,
                                 const int32_t* order, int64_t cluster, int top_k) {
   if (!clusters_) clusters_ = std::make_unique<Clusters>();
-  clusters_->reserve(max_rows_, centroids.n, top_k);
+  clusters_->reserve(max_rows_, top_k);
   buffers_.push_back({centroids.n, (centroids.n + 15) / 16 * 16, nullptr});
   Step s{};
   s.op = Op::linear;

@@ -130,7 +130,6 @@ class Program {
              const DraftRule& rule, int32_t* ids, float* probabilities);
 
   int64_t max_rows() const { return max_rows_; }
-  int64_t weight_bytes() const { return weight_bytes_; }
   int64_t min_vocab() const { return min_vocab_; }  // ids must stay below
 
  private:

@@ -26,7 +26,7 @@ struct Program::Experts {
 
 struct Program::Clusters {
   std::vector<int32_t> chosen;  // [rows, top_k], scores descending
-  void reserve(int64_t rows, int64_t clusters, int64_t top_k);
+  void reserve(int64_t rows, int64_t top_k);
 };
 
 }  // namespace geminate

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model import Mlp, Norm, Shape, inv_freq, rotate
+from model import ROPE_PARAMETERS, Mlp, Norm, Shape, inv_freq, rotate
 
 
 @dataclass(frozen=True)
@@ -219,12 +219,7 @@ def hf_config(s: Shape, d: DrafterShape) -> dict[str, object]:
             "final_logit_softcapping": None,
             "hidden_activation": "gelu_pytorch_tanh",
             "rms_norm_eps": s.eps,
-            "rope_parameters": {
-                "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
-                "full_attention": {
-                    "rope_type": "proportional", "partial_rotary_factor": 0.25, "rope_theta": 1000000.0,
-                },
-            },
+            "rope_parameters": ROPE_PARAMETERS,
             "attention_bias": False,
             "attention_dropout": 0.0,
             "tie_word_embeddings": True,

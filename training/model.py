@@ -298,6 +298,12 @@ class Target(nn.Module):
         return loss
 
 
+ROPE_PARAMETERS = {
+    "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
+    "full_attention": {"rope_type": "proportional", "partial_rotary_factor": 0.25, "rope_theta": 1000000.0},
+}
+
+
 def hf_config(s: Shape) -> dict[str, object]:
     """config.json of the target in transformers' flat text layout."""
     return {
@@ -325,12 +331,7 @@ def hf_config(s: Shape) -> dict[str, object]:
         "final_logit_softcapping": s.softcap,
         "hidden_activation": "gelu_pytorch_tanh",
         "rms_norm_eps": s.eps,
-        "rope_parameters": {
-            "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
-            "full_attention": {
-                "rope_type": "proportional", "partial_rotary_factor": 0.25, "rope_theta": 1000000.0,
-            },
-        },
+        "rope_parameters": ROPE_PARAMETERS,
         "attention_bias": False,
         "attention_dropout": 0.0,
         "tie_word_embeddings": True,

@@ -89,10 +89,7 @@ class TargetConfig:
     rope: Mapping[str, RopeConfig]
     max_position_embeddings: int
     moe: MoeConfig | None
-    tie_word_embeddings: bool
     eos_token_ids: tuple[int, ...]
-    bos_token_id: int | None
-    pad_token_id: int | None
     dtype: CheckpointDtype
     generation: GenerationDefaults = field(default_factory=GenerationDefaults)
 

@@ -375,10 +375,7 @@ def _text_config(
         rope=_ropes(text),
         max_position_embeddings=_positive(text, "max_position_embeddings", 131_072),
         moe=moe,
-        tie_word_embeddings=True,
         eos_token_ids=_eos_ids(text, generation),
-        bos_token_id=text.get("bos_token_id", 2),
-        pad_token_id=text.get("pad_token_id", 0),
         dtype=dtype,
         generation=GenerationDefaults(
             do_sample=generation.get("do_sample"),

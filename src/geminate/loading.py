@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,27 +81,14 @@ def load_pair(
     located = locate(model, drafter)
     target_config: TargetConfig = load_target_config(located.target)
     backend = make_backend(threads)
-    store = open_weights(
-        located.target,
-        target_config,
-        weights,
-        cache_dir=cache_dir,
-        use_cache=use_cache,
-        progress=progress,
-        on_message=on_message,
+    open_packed = functools.partial(
+        open_weights, cache_dir=cache_dir, use_cache=use_cache, progress=progress, on_message=on_message
     )
+    store = open_packed(located.target, target_config, weights)
     target = TargetModel(target_config, store, backend, max_rows=prefill_chunk + MAX_DRAFT)
     drafter_model = None
     if located.drafter is not None:
         assistant: AssistantConfig = load_assistant_config(located.drafter)
-        drafter_store = open_weights(
-            located.drafter,
-            assistant,
-            weights,
-            cache_dir=cache_dir,
-            use_cache=use_cache,
-            progress=progress,
-            on_message=on_message,
-        )
+        drafter_store = open_packed(located.drafter, assistant, weights)
         drafter_model = DrafterModel(assistant, drafter_store, target, rope_position)
     return Pair(located=located, target=target, drafter=drafter_model)

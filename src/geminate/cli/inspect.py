@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
 import time
@@ -144,6 +145,7 @@ def verify_command(
         several = max(2, threads or physical_cores())
         counts = [1, several]
 
+        @functools.cache
         def make(count: int) -> LLM:
             return c.load(model, drafter=drafter, weights=weights, threads=count, quiet=count != 1)
 

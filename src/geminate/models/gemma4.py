@@ -61,8 +61,7 @@ def target_plan(config: TargetConfig, store: WeightStore) -> Plan:
     b.add(Linear(x="head_in", out=b.buffer("logits", config.vocab_size), w=embedding))
     if config.softcap is not None:
         b.add(Softcap(x="logits", cap=config.softcap))
-    taps = [f"layers.{layer.index}" for layer in config.layers] + ["norm"]
-    return b.finish(hidden="hidden", logits="logits", slots=len(slot_specs(config)), taps=taps)
+    return b.finish(hidden="hidden", logits="logits", slots=len(slot_specs(config)))
 
 
 def slot_specs(config: TargetConfig) -> tuple[SlotSpec, ...]:

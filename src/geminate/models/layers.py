@@ -5,8 +5,6 @@ Arithmetic as in transformers' Gemma4TextDecoderLayer (models/gemma4/modeling_ge
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from geminate.config import LayerConfig, MoeConfig
 from geminate.ops.packed import PackedMatrix
 from geminate.ops.plan import (
@@ -75,7 +73,6 @@ class PlanBuilder:
         logits: str,
         slots: int,
         candidate_ids: str | None = None,
-        taps: Sequence[str] = (),
     ) -> Plan:
         """The plan of everything added so far."""
         return Plan(
@@ -86,7 +83,6 @@ class PlanBuilder:
             logits=logits,
             candidate_ids=candidate_ids,
             slots=slots,
-            taps=tuple(taps),
         )
 
 
@@ -156,8 +152,8 @@ def add_feed_forward(b: PlanBuilder, layer: LayerConfig, moe: MoeConfig | None) 
                 x="routed",
                 scores="scores",
                 out=b.buffer("expert_sum", b.hidden_size),
-                gate_up=b.store.experts(f"{name}.experts.gate_up_proj"),
-                down=b.store.experts(f"{name}.experts.down_proj"),
+                gate_up=b.store.matrix(f"{name}.experts.gate_up_proj"),
+                down=b.store.matrix(f"{name}.experts.down_proj"),
                 top_k=moe.top_k,
                 per_expert_scale=b.store.vector(f"{name}.router.per_expert_scale"),
             )

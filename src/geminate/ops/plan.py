@@ -11,7 +11,7 @@ logits are wanted; operations after it see only those.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
@@ -262,4 +262,3 @@ class Plan:
     logits: str
     candidate_ids: str | None = None
     slots: int = 0
-    taps: tuple[str, ...] = field(default=())

@@ -59,7 +59,7 @@ class WeightStore:
         return self._tensors[name]
 
     def matrix(self, name: str) -> PackedMatrix:
-        """A packed matrix; the same object every time."""
+        """A packed matrix, or a stack of them (experts); the same object every time."""
         if name not in self._made:
             info = self._info(name)
             self._made[name] = PackedMatrix(
@@ -71,10 +71,6 @@ class WeightStore:
                 stack=info["stack"],
             )
         return self._made[name]
-
-    def experts(self, name: str) -> PackedMatrix:
-        """A stack of packed matrices."""
-        return self.matrix(name)
 
     def embedding(self) -> PackedMatrix:
         """The token embedding, which is the head too."""
