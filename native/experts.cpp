@@ -9,8 +9,6 @@
 namespace geminate {
 namespace {
 
-constexpr int64_t kExpertParts = 4;  // pieces of an expert's tiles that threads take
-
 // Indices of the k largest, values descending, ties by the lower index.
 void largest(const float* x, int64_t n, int64_t k, int32_t* out, std::vector<int32_t>& scratch) {
   scratch.resize(static_cast<size_t>(n));
@@ -76,57 +74,53 @@ void Program::group_experts(int64_t rows) {
 
 // One expert's rows, eight at a time, times a share of its tiles. `up`: from the pass's rows into gate_up;
 // else from gate_up's first half (activated) into down.
-void Program::expert_linear(const Step& s, std::atomic<int64_t>& next, bool up) {
+void Program::expert_linear(const Step& s, int64_t index, bool up) {
   Experts& e = *experts_;
   thread_local std::vector<QuantGroup> panel;
   thread_local std::vector<float> wide;
-  const int64_t groups = s.w.groups, k = s.w.k, parts = e.experts * kExpertParts;
+  const int64_t groups = s.w.groups, k = s.w.k;
   const int64_t out_stride = up ? 2 * e.inner : e.hidden;
   float* out = up ? e.gate_up.data() : e.down.data();
-  for (int64_t part; (part = next.fetch_add(1, std::memory_order_relaxed)) < parts;) {
-    const int64_t expert = part / kExpertParts, share = part % kExpertParts;
-    const int64_t first = e.start[static_cast<size_t>(expert)],
-                  last = e.start[static_cast<size_t>(expert + 1)];
-    const int64_t begin = s.w.tiles * share / kExpertParts, end = s.w.tiles * (share + 1) / kExpertParts;
-    if (begin == end) continue;
-    const TileRange range{expert, begin, end, s.w.n - 16 * begin};
-    for (int64_t a = first; a < last; a += kPanelRows) {
-      const int64_t rows = std::min<int64_t>(kPanelRows, last - a);
-      float* to = out + a * out_stride + 16 * begin;
-      const auto source = [&](int64_t i) -> const float* {
-        return up ? buffer(s.x).row(e.row[static_cast<size_t>(a + i)])
-                  : e.gate_up.data() + (a + i) * 2 * e.inner;
-      };
-      if (s.w.format == Format::bf16) {
-        wide.resize(static_cast<size_t>(rows * k));
-        for (int64_t i = 0; i < rows; ++i) {
-          std::memcpy(wide.data() + i * k, source(i), static_cast<size_t>(k) * sizeof(float));
-        }
-        kernels_->linear_bf16(s.w, range, wide.data(), k, rows, to, out_stride, 1.0f);
+  const int64_t expert = index / kExpertPieces, share = index % kExpertPieces;
+  const int64_t first = e.start[static_cast<size_t>(expert)],
+                last = e.start[static_cast<size_t>(expert + 1)];
+  const int64_t begin = s.w.tiles * share / kExpertPieces, end = s.w.tiles * (share + 1) / kExpertPieces;
+  if (begin == end) return;
+  const TileRange range{expert, begin, end, s.w.n - 16 * begin};
+  for (int64_t a = first; a < last; a += kPanelRows) {
+    const int64_t rows = std::min<int64_t>(kPanelRows, last - a);
+    float* to = out + a * out_stride + 16 * begin;
+    const auto source = [&](int64_t i) -> const float* {
+      return up ? buffer(s.x).row(e.row[static_cast<size_t>(a + i)])
+                : e.gate_up.data() + (a + i) * 2 * e.inner;
+    };
+    if (s.w.format == Format::bf16) {
+      wide.resize(static_cast<size_t>(rows * k));
+      for (int64_t i = 0; i < rows; ++i) {
+        std::memcpy(wide.data() + i * k, source(i), static_cast<size_t>(k) * sizeof(float));
+      }
+      kernels_->linear_bf16(s.w, range, wide.data(), k, rows, to, out_stride, 1.0f);
+      continue;
+    }
+    panel.resize(static_cast<size_t>(groups * rows));
+    for (int64_t i = 0; i < rows; ++i) {
+      if (!up) {
+        kernels_->quantize(source(i), k, panel.data() + i, rows);
         continue;
       }
-      panel.resize(static_cast<size_t>(groups * rows));
-      for (int64_t i = 0; i < rows; ++i) {
-        if (!up) {
-          kernels_->quantize(source(i), k, panel.data() + i, rows);
-          continue;
-        }
-        int64_t stride;  // the pass's rows are quantized already, once for all experts
-        const QuantGroup* from =
-            panel_row(e.row[static_cast<size_t>(a + i)], e.assignments / e.top_k, groups, &stride);
-        for (int64_t g = 0; g < groups; ++g) panel[static_cast<size_t>(g * rows + i)] = from[g * stride];
-      }
-      kernels_->linear_quantized(s.w, range, panel.data(), rows, to, out_stride, 1.0f);
+      int64_t stride;  // the pass's rows are quantized already, once for all experts
+      const QuantGroup* from =
+          panel_row(e.row[static_cast<size_t>(a + i)], e.assignments / e.top_k, groups, &stride);
+      for (int64_t g = 0; g < groups; ++g) panel[static_cast<size_t>(g * rows + i)] = from[g * stride];
     }
+    kernels_->linear_quantized(s.w, range, panel.data(), rows, to, out_stride, 1.0f);
   }
 }
 
-void Program::expert_act(const Step&, std::atomic<int64_t>& next) {
+void Program::expert_act(int64_t index) {
   Experts& e = *experts_;
-  for (int64_t a; (a = next.fetch_add(1, std::memory_order_relaxed)) < e.assignments;) {
-    float* gate = e.gate_up.data() + a * 2 * e.inner;
-    kernels_->gelu_mul(gate, gate + e.inner, gate, e.inner);
-  }
+  float* gate = e.gate_up.data() + index * 2 * e.inner;
+  kernels_->gelu_mul(gate, gate + e.inner, gate, e.inner);
 }
 
 void Program::expert_sum(const Step& s, int64_t r) {
@@ -151,16 +145,14 @@ void Program::pick_clusters(const Step& s, int64_t r) {
 }
 
 // The table is a stack with one matrix per cluster, so a cluster's candidates stand in whole tiles.
-void Program::cluster_logits(const Step& s, std::atomic<int64_t>& next, int64_t rows) {
-  for (int64_t part; (part = next.fetch_add(1, std::memory_order_relaxed)) < rows * s.top_k;) {
-    const int64_t r = part / s.top_k, j = part % s.top_k;
-    const TileRange range{clusters_->chosen[static_cast<size_t>(part)], 0, s.w.tiles, s.cluster};
-    float* to = buffer(s.out).row(r) + j * s.cluster;
-    if (s.w.format == Format::bf16) {
-      kernels_->linear_bf16(s.w, range, buffer(s.x).row(r), buffer(s.x).stride, 1, to, s.cluster, 1.0f);
-    } else {
-      kernels_->linear_quantized(s.w, range, panels_, 1, to, s.cluster, 1.0f);  // max_rows is 1
-    }
+void Program::cluster_logits(const Step& s, int64_t index) {
+  const int64_t r = index / s.top_k, j = index % s.top_k;
+  const TileRange range{clusters_->chosen[static_cast<size_t>(index)], 0, s.w.tiles, s.cluster};
+  float* to = buffer(s.out).row(r) + j * s.cluster;
+  if (s.w.format == Format::bf16) {
+    kernels_->linear_bf16(s.w, range, buffer(s.x).row(r), buffer(s.x).stride, 1, to, s.cluster, 1.0f);
+  } else {
+    kernels_->linear_quantized(s.w, range, panels_, 1, to, s.cluster, 1.0f);  // max_rows is 1
   }
 }
 

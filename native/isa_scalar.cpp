@@ -93,6 +93,9 @@ static inline float reduce_add(F a) {
   }
   return a.v[0];
 }
+static inline void reduce_add4(const F& a, const F& b, const F& c, const F& d, float* out) {
+  out[0] = reduce_add(a), out[1] = reduce_add(b), out[2] = reduce_add(c), out[3] = reduce_add(d);
+}
 static inline float reduce_max(F a) {
   for (int half = 8; half > 0; half /= 2) {
     for (int i = 0; i < half; ++i) a.v[i] = a.v[i] > a.v[i + half] ? a.v[i] : a.v[i + half];

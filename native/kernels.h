@@ -27,6 +27,7 @@ constexpr int kGroup = 32;     // columns that share a scale
 constexpr int kPanelRows = 8;  // activation rows a kernel call multiplies at once
 constexpr int kKeyTile = 64;   // keys of an attention tile
 constexpr int kHeadBlock = 4;  // query heads that share one walk over the keys
+constexpr int kAttentionRows = 8;  // rows that share one walk over the keys
 constexpr int kMaxHeadDim = 1024;
 
 // One group of quantized activations of one row; a cache line, so threads that quantize different
@@ -65,16 +66,24 @@ struct TileRange {
   int64_t valid;  // outputs that exist, counted from the first row of `begin`
 };
 
-// One row, one KV head, up to kHeadBlock of its query heads.
+// Rows at consecutive positions of one sequence, one KV head, up to kHeadBlock of its query heads.
 struct AttentionTask {
-  const float* q;          // [heads, head_dim]
-  float* out;              // [heads, head_dim]
+  const float* q;  // row i: [heads, head_dim] at q + i * q_stride
+  float* out;      // likewise
+  int64_t q_stride, out_stride;
   const uint16_t* keys;    // float16 [rows, head_dim] of the KV head
   const uint16_t* values;  // likewise
   int64_t rows;            // of the ring, a multiple of 64
-  int64_t first, last;     // absolute positions, inclusive; last < first: no keys, zeros out
+  int64_t first, last;     // row i sees positions max(0, first + i) .. last + i; none: zeros out
+  int count;               // rows, at most kAttentionRows
   int heads, head_dim;
+  float* scratch;  // [count * attention_scratch(heads, head_dim)]
 };
+
+// Floats of scratch for a row of a task: queries, sums, scores of a key tile, and three of bookkeeping.
+inline constexpr int64_t attention_scratch(int64_t heads, int64_t head_dim) {
+  return heads * (2 * ((head_dim + 15) / 16 * 16) + kKeyTile + 3 * 16);
+}
 
 struct Kernels {
   const char* name;

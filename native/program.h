@@ -1,7 +1,6 @@
-// A compiled plan: steps over an arena of float32 rows, walked by all threads together.
+// A compiled plan: steps over an arena of float32 rows, executed by all threads together.
 #pragma once
 
-#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <vector>
@@ -11,11 +10,11 @@
 
 namespace geminate {
 
-// Which part of a step a thread takes.
+// What a piece of a step is, the unit that threads take.
 enum class Split {
-  rows,   // contiguous rows: thread t always owns the same ones, so such steps need no barrier between
-  parts,  // tiles, heads or column blocks
-  serial  // thread 0
+  rows,   // a row; consecutive row steps make one piece of each row
+  parts,  // tiles, heads, experts
+  serial  // all of it
 };
 
 enum class Op {
@@ -47,19 +46,33 @@ struct Step {
   Op op;
   Split split;
   bool head_rows = false;  // works on the gathered rows
-  bool barrier = false;    // all threads meet before it
   int x = -1, y = -1, out = -1;
   int index = 0;  // rope table, cache slot, tap, or block of scratch
   int heads = 1, kv_heads = 1, head_dim = 0, top_k = 0;
   int64_t offset = 0, window = 0;
   bool include_self = true;
   float scale = 1.0f;  // or eps, or cap
+  float cap = 0.0f;    // of a linear step: soft cap on its outputs, 0 for none
   Matrix w{};
   RowTable table{};
   const float* vector = nullptr;
   const int32_t* order = nullptr;  // clusters of candidate ids
   int64_t cluster = 0;             // candidates of a cluster
 };
+
+// Pieces that may run in any order: all pieces of one part step, or one piece for each row of some row steps.
+struct Work {
+  Split split;
+  bool head_rows;
+  std::vector<size_t> steps;  // one unless the split is rows; in program order
+};
+
+// Works without a conflict among them; every piece of a stage is finished before the next stage begins.
+using Stage = std::vector<Work>;
+
+// Groups steps into as few stages as their order allows. reads[i] and writes[i] name the resources of step i.
+std::vector<Stage> make_stages(const std::vector<Step>& steps, const std::vector<std::vector<int>>& reads,
+                               const std::vector<std::vector<int>>& writes);
 
 struct Buffer {
   int64_t width = 0, stride = 0;
@@ -75,6 +88,11 @@ struct RopeRows {
   const float* cosine;
   const float* sine;
   int64_t pairs;
+};
+
+// Consecutive rows of one sequence at consecutive positions: they share one walk over the keys.
+struct Run {
+  int64_t first, count;
 };
 
 // One pass. Pointers stay the caller's.
@@ -105,6 +123,13 @@ double uniform(uint64_t key, uint64_t token_id);
 int64_t choose_guess(const float* logits, const int32_t* ids, int64_t n, const DraftRule& rule,
                      int64_t position);
 
+constexpr int64_t kExpertPieces = 4;  // pieces of an expert's tiles
+
+// Bytes of a tile's codes.
+inline int64_t tile_bytes(const Matrix& w) {
+  return w.groups * (w.format == Format::int4 ? 256 : w.format == Format::int8 ? 512 : 1024);
+}
+
 class Program {
  public:
   Program(std::shared_ptr<ThreadPool> pool, const Kernels* kernels, int64_t max_rows,
@@ -119,7 +144,7 @@ class Program {
                    const float* per_expert_scale);
   void add_centroid_head(int x, int out, int ids, const Matrix& centroids, const Matrix& table,
                          const int32_t* order, int64_t cluster, int top_k);
-  // Places barriers and allocates. `external` buffers live in the caller's arrays, set by bind().
+  // Makes the stages and allocates. `external` buffers live in the caller's arrays, set by bind().
   void finish(int hidden, int logits, int candidates, int hidden_in, const std::vector<int>& external);
 
   void bind(int buffer, float* base, int64_t stride);
@@ -138,20 +163,23 @@ class Program {
 
   void append(Step step, std::vector<int> reads, std::vector<int> writes);
   void quantize_for(int x, int64_t k);
-  void walk(const Pass& pass, int thread, int threads);
-  void execute(const Step& s, std::atomic<int64_t>& next, const Pass& pass, int thread, int threads);
+  int threads_for(int64_t rows) const;
+  void prepare(const Pass& pass, int threads);
+  void walk(const Pass& pass);
+  void piece(const Work& work, int64_t index, const Pass& pass);
+  int64_t pieces_of(const Work& work, const Pass& pass) const;
   void row_step(const Step& s, const Pass& pass, int64_t r);
-  void linear(const Step& s, std::atomic<int64_t>& next, int64_t rows, int thread, int threads);
-  void attention(const Step& s, std::atomic<int64_t>& next, const Pass& pass, int64_t rows, int threads);
-  void softcap(const Step& s, std::atomic<int64_t>& next, int64_t rows);
+  int64_t linear_tiles(const Step& s, int64_t rows) const;  // tiles of a piece
+  void linear(const Step& s, int64_t index, int64_t rows);
+  int attention_heads(const Step& s) const;  // query heads of a piece
+  void attention(const Step& s, int64_t index, const Pass& pass);
   void route(const Step& s, int64_t r);
   void group_experts(int64_t rows);
-  void expert_linear(const Step& s, std::atomic<int64_t>& next, bool up);
-  void expert_act(const Step& s, std::atomic<int64_t>& next);
+  void expert_linear(const Step& s, int64_t index, bool up);
+  void expert_act(int64_t index);
   void expert_sum(const Step& s, int64_t r);
   void pick_clusters(const Step& s, int64_t r);
-  void cluster_logits(const Step& s, std::atomic<int64_t>& next, int64_t rows);
-  int threads_for(int64_t rows) const;
+  void cluster_logits(const Step& s, int64_t index);
   QuantGroup* panel_row(int64_t r, int64_t rows, int64_t groups, int64_t* stride) const;
   float* allocate(int64_t floats);
 
@@ -161,7 +189,11 @@ class Program {
   std::vector<Buffer> buffers_;
   std::vector<Step> steps_;
   std::vector<std::vector<int>> reads_, writes_;      // resources of each step: buffers, then negative ones
-  std::unique_ptr<std::atomic<int64_t>[]> counters_;  // next part of each step
+  std::vector<Stage> stages_;
+  std::unique_ptr<Pieces[]> pieces_;        // of each stage
+  std::vector<std::vector<int64_t>> ends_;  // of each stage in this pass: pieces up to the end of each work
+  std::vector<Run> runs_;                   // rows of this pass
+  int threads_ = 1;                         // of this pass
   std::vector<void*> blocks_;
   QuantGroup* panels_ = nullptr;
   int64_t panel_groups_ = 0;

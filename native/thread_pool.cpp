@@ -1,7 +1,8 @@
 #include "thread_pool.h"
 
-#include <sched.h>
 #include <unistd.h>
+
+#include <chrono>
 
 #if defined(__x86_64__) || defined(__i386__)
 #include <immintrin.h>
@@ -10,8 +11,9 @@
 namespace geminate {
 namespace {
 
-constexpr int kPauses = 200;      // a few thousand cycles: longer than a balanced step's imbalance
-constexpr int kIdleYields = 300;  // how long an idle worker stays awake for the next job: about 0.1 ms
+// How long a waiting thread keeps its core. Longer than the imbalance of a step, shorter than a time slice:
+// a peer that lost its core may be moved to the one that a sleeping thread gives up.
+constexpr std::chrono::microseconds kSpin{60};
 
 inline void pause() {
 #if defined(__x86_64__) || defined(__i386__)
@@ -21,16 +23,21 @@ inline void pause() {
 #endif
 }
 
-// Spins briefly, then gives the core away each time: a preempted peer may need it.
+// Whether `ready` came true within kSpin.
 template <class Ready>
-inline void wait_until(Ready ready) {
-  for (int i = 0; !ready(); ++i) {
-    if (i < kPauses) {
-      pause();
-    } else {
-      sched_yield();
-    }
+inline bool spin_until(Ready ready) {
+  for (int i = 0; i < 64; ++i) {
+    if (ready()) return true;
+    pause();
   }
+  const auto until = std::chrono::steady_clock::now() + kSpin;
+  do {
+    for (int i = 0; i < 16; ++i) {
+      if (ready()) return true;
+      pause();
+    }
+  } while (std::chrono::steady_clock::now() < until);
+  return false;
 }
 
 // Default rounding, no flush to zero, whatever other libraries have set in this thread.
@@ -46,6 +53,17 @@ class PlainFloats {
 };
 
 }  // namespace
+
+void Pieces::finish(uint32_t pieces, uint32_t total) {
+  if (done.fetch_add(pieces, std::memory_order_acq_rel) + pieces == total) done.notify_all();
+}
+
+void Pieces::wait(uint32_t total) {
+  if (spin_until([&] { return done.load(std::memory_order_acquire) == total; })) return;
+  for (uint32_t seen; (seen = done.load(std::memory_order_acquire)) != total;) {
+    done.wait(seen, std::memory_order_acquire);
+  }
+}
 
 ThreadPool::ThreadPool(int threads) : size_(threads < 1 ? 1 : threads > 255 ? 255 : threads) {}
 
@@ -71,7 +89,6 @@ void ThreadPool::run(int threads, void (*job)(void*, int), void* context) {
   const std::lock_guard<std::mutex> lock(mutex_);
   const PlainFloats plain;
   if (threads > size_) threads = size_;
-  active_ = threads;
   if (threads <= 1) {
     job(context, 0);
     return;
@@ -79,48 +96,29 @@ void ThreadPool::run(int threads, void (*job)(void*, int), void* context) {
   if (owner_pid_ != getpid()) start_workers();
   job_ = job;
   context_ = context;
-  finished_.store(0, std::memory_order_relaxed);
+  finished_.done.store(0, std::memory_order_relaxed);
   const uint32_t next = (ticket_.load(std::memory_order_relaxed) >> 8) + 1;
   ticket_.store(next << 8 | static_cast<uint32_t>(threads), std::memory_order_release);
   ticket_.notify_all();
   job(context, 0);
-  const uint32_t others = static_cast<uint32_t>(threads) - 1;
-  wait_until([&] { return finished_.load(std::memory_order_acquire) == others; });
+  finished_.wait(static_cast<uint32_t>(threads) - 1);
 }
 
 void ThreadPool::work(int thread, uint32_t seen) {
   const PlainFloats plain;
   for (;;) {
-    uint32_t ticket = ticket_.load(std::memory_order_acquire);
-    for (int i = 0; ticket == seen && i < kPauses + kIdleYields; ++i) {
-      if (i < kPauses) {
-        pause();
-      } else {
-        sched_yield();
-      }
-      ticket = ticket_.load(std::memory_order_acquire);
-    }
-    if (ticket == seen) {
+    if (!spin_until([&] { return ticket_.load(std::memory_order_acquire) != seen; })) {
       ticket_.wait(seen, std::memory_order_acquire);
-      continue;
     }
+    const uint32_t ticket = ticket_.load(std::memory_order_acquire);
+    if (ticket == seen) continue;
     seen = ticket;
     const uint32_t threads = ticket & 255u;
     if (threads == 0) return;
     if (static_cast<uint32_t>(thread) >= threads) continue;
     job_(context_, thread);
-    finished_.fetch_add(1, std::memory_order_release);
+    finished_.finish(1, threads - 1);
   }
-}
-
-void ThreadPool::barrier() {
-  const uint32_t phase = phase_.load(std::memory_order_acquire);
-  if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == static_cast<uint32_t>(active_)) {
-    arrived_.store(0, std::memory_order_relaxed);
-    phase_.store(phase + 1, std::memory_order_release);
-    return;
-  }
-  wait_until([&] { return phase_.load(std::memory_order_acquire) != phase; });
 }
 
 }  // namespace geminate

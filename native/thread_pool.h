@@ -1,4 +1,4 @@
-// A persistent pool whose threads walk one job together and meet at barriers.
+// A persistent pool whose threads walk one job together, and counters they wait on.
 #pragma once
 
 #include <atomic>
@@ -8,6 +8,17 @@
 #include <vector>
 
 namespace geminate {
+
+// Pieces of work: `next` is the first nobody has taken, `done` how many are finished. A thread waits for
+// pieces, never for other threads: one that lost its core between two pieces holds up nobody.
+struct alignas(64) Pieces {
+  std::atomic<uint32_t> next{0}, done{0};
+
+  // Adds finished pieces and wakes whoever waits for the last of `total`.
+  void finish(uint32_t pieces, uint32_t total);
+  // Spins briefly, then sleeps until `total` pieces are finished.
+  void wait(uint32_t total);
+};
 
 class ThreadPool {
  public:
@@ -23,9 +34,6 @@ class ThreadPool {
   // throw.
   void run(int threads, void (*job)(void*, int), void* context);
 
-  // Within a job: waits until all of its threads have come here.
-  void barrier();
-
  private:
   void start_workers();
   void work(int thread, uint32_t seen);
@@ -36,11 +44,8 @@ class ThreadPool {
   int owner_pid_ = 0;
   void (*job_)(void*, int) = nullptr;
   void* context_ = nullptr;
-  int active_ = 1;
   alignas(64) std::atomic<uint32_t> ticket_{0};  // job number << 8 | threads; threads 0 means stop
-  alignas(64) std::atomic<uint32_t> finished_{0};
-  alignas(64) std::atomic<uint32_t> arrived_{0};
-  alignas(64) std::atomic<uint32_t> phase_{0};
+  Pieces finished_;  // threads that are done with the job
 };
 
 }  // namespace geminate
