@@ -37,9 +37,7 @@ int64_t choose_guess(const float* logits, const int32_t* ids, int64_t n, const D
   const int64_t k = std::min(n, rule.top_k > 0 ? rule.top_k : kTopK);
   std::vector<int32_t> order(static_cast<size_t>(n));
   std::iota(order.begin(), order.end(), 0);
-  std::partial_sort(order.begin(), order.begin() + k, order.end(), [logits](int32_t a, int32_t b) {
-    return logits[a] > logits[b] || (logits[a] == logits[b] && a < b);
-  });
+  std::partial_sort(order.begin(), order.begin() + k, order.end(), Descending{logits});
   std::vector<double> q(static_cast<size_t>(k));
   double sum = 0.0;
   for (int64_t i = 0; i < k; ++i) {
@@ -66,13 +64,14 @@ int64_t choose_guess(const float* logits, const int32_t* ids, int64_t n, const D
   return best;
 }
 
-void Program::draft(Pass pass, int32_t token, const float* hidden, int64_t position, int64_t k,
-                    const DraftRule& rule, int32_t* ids, float* probabilities) {
+int64_t Program::draft(Pass pass, int32_t token, const float* hidden, int64_t position, int64_t k,
+                       const DraftRule& rule, const DraftStop& stop, int32_t* ids, float* probabilities) {
   const Buffer& input = buffer(hidden_in_);
   const Buffer& logits = buffer(logits_);
   const int64_t n = logits.width;
   std::memcpy(input.base, hidden, static_cast<size_t>(input.width) * sizeof(float));
   pass.ids = &token;
+  float survival = 1.0f;
   for (int64_t j = 0; j < k; ++j) {
     run(pass);
     const int32_t* candidates =
@@ -81,8 +80,14 @@ void Program::draft(Pass pass, int32_t token, const float* hidden, int64_t posit
     probabilities[j] = kernels_->softmax_at(logits.base, n, at);
     token = candidates != nullptr ? candidates[at] : static_cast<int32_t>(at);
     ids[j] = token;
+    if (stop.need != nullptr && j + 1 < k) {
+      const float p = probabilities[j] > 0.0f ? probabilities[j] : 0.0f;  // NaN as well
+      survival *= stop.calibration[std::min(static_cast<int>(p * kStopBins), kStopBins - 1)];
+      if (survival * stop.ahead[j + 1] < stop.need[j + 1]) return j + 1;
+    }
     std::memcpy(input.base, buffer(hidden_).base, static_cast<size_t>(input.width) * sizeof(float));
   }
+  return k;
 }
 
 }  // namespace geminate

@@ -8,7 +8,7 @@ namespace geminate {
 namespace {
 
 constexpr int64_t kSmallStep = 1 << 19;  // bytes of weights below which a linear step has one piece per thread
-constexpr int64_t kPieceBytes = 1 << 17;  // otherwise pieces of this size: threads may not run equally fast
+constexpr int64_t kPieceBytes = 1 << 17;  // otherwise pieces of about this size
 constexpr int64_t kSmallPlan = 1 << 20;   // bytes of weights below which one thread is faster than two
 
 }  // namespace
@@ -25,15 +25,16 @@ void Program::run(const Pass& pass) {
   } job{this, &pass};
   pool_->run(
       threads_,
-      [](void* context, int) {
+      [](void* context, int thread) {
         const Job& j = *static_cast<Job*>(context);
-        j.program->walk(*j.pass);
+        j.program->walk(*j.pass, thread);
       },
       &job);
 }
 
 void Program::prepare(const Pass& pass, int threads) {
   threads_ = threads;
+  expert_reads_ = 0;
   runs_.clear();
   for (int64_t r = 0; r < pass.rows; ++r) {
     const bool joins = !runs_.empty() && runs_.back().count < kAttentionRows &&
@@ -47,27 +48,43 @@ void Program::prepare(const Pass& pass, int threads) {
   }
   ends_.resize(stages_.size());
   for (size_t i = 0; i < stages_.size(); ++i) {
-    pieces_[i].next.store(0, std::memory_order_relaxed);
-    pieces_[i].done.store(0, std::memory_order_relaxed);
+    done_[i].done.store(0, std::memory_order_relaxed);
     ends_[i].clear();
     int64_t total = 0;
     for (const Work& work : stages_[i]) ends_[i].push_back(total += pieces_of(work, pass));
+    for (int t = 0; t < threads; ++t) share(i, t)->store(share_begin(i, t), std::memory_order_relaxed);
   }
 }
 
-void Program::walk(const Pass& pass) {
+std::atomic<int64_t>* Program::share(size_t stage, int thread) {
+  return &shares_[stage * static_cast<size_t>(pool_->size()) + static_cast<size_t>(thread)].next;
+}
+
+int64_t Program::share_begin(size_t stage, int thread) const { return ends_[stage].back() * thread / threads_; }
+
+// A thread first takes its own share of a stage in order, one sequential stream of weights, then what is left
+// of the others': threads need not run equally fast.
+void Program::walk(const Pass& pass, int thread) {
   for (size_t i = 0; i < stages_.size(); ++i) {
     const std::vector<int64_t>& ends = ends_[i];
-    const uint32_t total = static_cast<uint32_t>(ends.back());
     uint32_t finished = 0;
-    for (uint32_t p; (p = pieces_[i].next.fetch_add(1, std::memory_order_relaxed)) < total; ++finished) {
-      size_t w = 0;
-      while (p >= ends[w]) ++w;
-      piece(stages_[i][w], p - (w == 0 ? 0 : ends[w - 1]), pass);
+    for (int t = 0; t < threads_; ++t) {
+      const int owner = (thread + t) % threads_;
+      const int64_t end = share_begin(i, owner + 1);
+      std::atomic<int64_t>& next = *share(i, owner);
+      while (next.load(std::memory_order_relaxed) < end) {
+        const int64_t p = next.fetch_add(1, std::memory_order_relaxed);
+        if (p >= end) break;
+        size_t w = 0;
+        while (p >= ends[w]) ++w;
+        piece(stages_[i][w], p - (w == 0 ? 0 : ends[w - 1]), pass);
+        ++finished;
+      }
     }
     if (threads_ == 1) continue;
-    if (finished > 0) pieces_[i].finish(finished, total);
-    pieces_[i].wait(total);
+    const uint32_t total = static_cast<uint32_t>(ends.back());
+    if (finished > 0) done_[i].finish(finished, total);
+    done_[i].wait(total);
   }
 }
 
@@ -191,11 +208,9 @@ void Program::row_step(const Step& s, const Pass& pass, int64_t r) {
 }
 
 int64_t Program::linear_tiles(const Step& s, int64_t rows) const {
-  const int64_t bytes = tile_bytes(s.w);
-  if (threads_ == 1) return s.w.tiles;
-  if (s.w.tiles * bytes * std::min<int64_t>(rows, 8) < kSmallStep) return (s.w.tiles + threads_ - 1) / threads_;
-  const int64_t fair = std::max<int64_t>(1, s.w.tiles / (4 * threads_));
-  return std::clamp<int64_t>(kPieceBytes / bytes, 1, fair);
+  const int64_t bytes = tile_bytes(s.w), share = (s.w.tiles + threads_ - 1) / threads_;
+  const bool small = s.w.tiles * bytes * std::min<int64_t>(rows, 8) < kSmallStep;
+  return threads_ == 1 || small ? share : std::clamp<int64_t>(kPieceBytes / bytes, 1, share);
 }
 
 void Program::linear(const Step& s, int64_t index, int64_t rows) {

@@ -9,12 +9,11 @@
 namespace geminate {
 namespace {
 
-// Indices of the k largest, values descending, ties by the lower index.
+// Indices of the k largest, values descending, ties by the lower index; NaN counts as the least.
 void largest(const float* x, int64_t n, int64_t k, int32_t* out, std::vector<int32_t>& scratch) {
   scratch.resize(static_cast<size_t>(n));
   std::iota(scratch.begin(), scratch.end(), 0);
-  std::partial_sort(scratch.begin(), scratch.begin() + k, scratch.end(),
-                    [x](int32_t a, int32_t b) { return x[a] > x[b] || (x[a] == x[b] && a < b); });
+  std::partial_sort(scratch.begin(), scratch.begin() + k, scratch.end(), Descending{x});
   std::copy(scratch.begin(), scratch.begin() + k, out);
 }
 
@@ -61,6 +60,7 @@ void Program::group_experts(int64_t rows) {
   e.assignments = rows * e.top_k;
   for (int64_t a = 0; a < e.assignments; ++a)
     ++e.start[static_cast<size_t>(e.chosen[static_cast<size_t>(a)] + 1)];
+  expert_reads_ += std::count_if(e.start.begin() + 1, e.start.end(), [](int32_t n) { return n > 0; });
   std::partial_sum(e.start.begin(), e.start.end(), e.start.begin());
   std::vector<int32_t> next(e.start.begin(), e.start.end());
   for (int64_t a = 0; a < e.assignments; ++a) {

@@ -29,6 +29,7 @@ constexpr int kKeyTile = 64;   // keys of an attention tile
 constexpr int kHeadBlock = 4;  // query heads that share one walk over the keys
 constexpr int kAttentionRows = 8;  // rows that share one walk over the keys
 constexpr int kMaxHeadDim = 1024;
+constexpr int kProbeDots = 64;  // 64-byte products of a round of multiply_bytes
 
 // One group of quantized activations of one row; a cache line, so threads that quantize different
 // rows of a panel never write the same line.
@@ -114,6 +115,10 @@ struct Kernels {
   float (*softmax_at)(const float* x, int64_t n, int64_t at);
   // out += weight * x, fused.
   void (*add_weighted)(const float* x, float weight, float* out, int64_t n);
+
+  // For measuring the machine; see probe_impl.h.
+  int32_t (*read_bytes)(const uint8_t* data, int64_t bytes);
+  int32_t (*multiply_bytes)(int64_t rounds);
 };
 
 const Kernels* scalar_kernels();

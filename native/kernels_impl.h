@@ -8,8 +8,9 @@
 #include "linear_impl.h"
 #include "rowwise_impl.h"
 #include "attention_impl.h"
+#include "probe_impl.h"
 
 static constexpr Kernels kTable = {
-    kIsaName, quantize, linear_quantized, linear_bf16, embed,     lookup,  rms_norm,   add_scaled,
-    gelu_mul, rope,     to_half,          softcap,     attention, softmax, softmax_at, add_weighted,
+    kIsaName, quantize, linear_quantized, linear_bf16, embed,   lookup,     rms_norm,     add_scaled, gelu_mul,
+    rope,     to_half,  softcap,          attention,   softmax, softmax_at, add_weighted, read_bytes, multiply_bytes,
 };

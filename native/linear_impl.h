@@ -32,12 +32,12 @@ static inline void tile_int8(const uint8_t* w, const uint16_t* scales, int64_t g
                              int64_t stride, F* acc) {
   for (int m = 0; m < R; ++m) acc[m] = set1(0.0f);
   for (int64_t g = 0; g < groups; ++g, w += 512, scales += 16, x += stride) {
-    for (int c = 0; c < 8; ++c) prefetch(w + kAhead + 64 * c);
-    prefetch(scales + kAhead / 32);
+    if (g % 2 == 0) prefetch(scales + kAhead / 32);
     I isum[R];
     for (int m = 0; m < R; ++m) isum[m] = start8(x[m].start8);
 #pragma GCC unroll 8
     for (int c = 0; c < 8; ++c) {
+      prefetch(w + kAhead + 64 * c);  // one at a time: a burst would fill the queue that loads wait in
       const W8 wv = load_w8(w + 64 * c);
       for (int m = 0; m < R; ++m) isum[m] = dot8(isum[m], wv, x[m].code + 4 * c);
     }
@@ -51,13 +51,13 @@ static inline void tile_int4(const uint8_t* w, const uint16_t* scales, int64_t g
                              int64_t stride, F* acc) {
   for (int m = 0; m < R; ++m) acc[m] = set1(0.0f);
   for (int64_t g = 0; g < groups; ++g, w += 256, scales += 16, x += stride) {
-    for (int c = 0; c < 4; ++c) prefetch(w + kAhead + 64 * c);
-    prefetch(scales + kAhead / 16);
+    if (g % 2 == 0) prefetch(scales + kAhead / 16);
     Acc4 isum[R];
     for (int m = 0; m < R; ++m) isum[m] = start4(x[m].start4);
 #pragma GCC unroll 4
     for (int c = 0; c < 4; ++c) {
       W4 low, high;
+      prefetch(w + kAhead + 64 * c);
       load_w4(w + 64 * c, &low, &high);
       for (int m = 0; m < R; ++m) {
         isum[m] = dot4(isum[m], low, x[m].code + 4 * c);

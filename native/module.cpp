@@ -12,6 +12,7 @@
 #include <stdexcept>
 
 #include "cpu.h"
+#include "probe.h"
 #include "program.h"
 
 namespace nb = nanobind;
@@ -81,6 +82,19 @@ struct TableRef {
 struct Pool {
   std::shared_ptr<ThreadPool> pool;
   explicit Pool(int threads) : pool(std::make_shared<ThreadPool>(threads)) {}
+
+  double read_seconds(const std::string& isa, In<uint8_t> data) const {
+    const Kernels* kernels = find_kernels(isa);
+    require(kernels != nullptr, "this machine has no such instruction set");
+    const nb::gil_scoped_release release;
+    return geminate::read_seconds(*pool, *kernels, data.data(), static_cast<int64_t>(data.size()));
+  }
+  double multiply_rate(const std::string& isa, int64_t rounds) const {
+    const Kernels* kernels = find_kernels(isa);
+    require(kernels != nullptr && rounds > 0, "this machine has no such instruction set");
+    const nb::gil_scoped_release release;
+    return geminate::multiply_rate(*pool, *kernels, rounds);
+  }
 };
 
 class PyProgram {
@@ -288,10 +302,11 @@ class PyProgram {
     program_->run(pass);
   }
 
-  void draft(int32_t token, In<float> hidden, int32_t position, int32_t rope_position, In<uint64_t> caches,
+  int64_t draft(int32_t token, In<float> hidden, int32_t position, int32_t rope_position, In<uint64_t> caches,
              const std::vector<In<float>>& cosines, const std::vector<In<float>>& sines, int64_t k,
              double temperature, int64_t top_k, double top_p, double min_p, uint64_t seed, uint64_t choice,
-             Out<int32_t> ids, Out<float> probabilities, Out<float> logits, Out<float> next,
+             std::optional<In<float>> calibration, std::optional<In<float>> ahead,
+             std::optional<In<float>> need, Out<int32_t> ids, Out<float> probabilities, Out<float> logits, Out<float> next,
              Out<int32_t> candidates) {
     require(program_->max_rows() == 1 && hidden_in_ >= 0, "not a drafter");
     require(position > 0 && rope_position >= 0, "a draft needs a position after the first");
@@ -302,6 +317,13 @@ class PyProgram {
     require(static_cast<int64_t>(logits.size()) == width(logits_), "logits output size");
     require(static_cast<int64_t>(next.size()) == width(hidden_), "hidden output size");
     require(caches.shape(0) == 1, "one cache");
+    DraftStop stop;
+    if (need) {
+      require(calibration && calibration->size() == kStopBins && ahead && need, "stop rule");
+      require(static_cast<int64_t>(ahead->size()) == k && static_cast<int64_t>(need->size()) == k,
+              "stop rule");
+      stop = {calibration->data(), ahead->data(), need->data()};
+    }
     const int32_t zero = 0;
     Pass pass = make_pass(caches, cosines, sines, rope_position);
     pass.rows = pass.heads = 1;
@@ -316,12 +338,15 @@ class PyProgram {
     const std::lock_guard<std::mutex> lock(busy_);
     program_->bind(hidden_, next.data(), width(hidden_));
     program_->bind(logits_, logits.data(), width(logits_));
-    program_->draft(pass, token, hidden.data(), position, k, rule, ids.data(), probabilities.data());
+    const int64_t count =
+        program_->draft(pass, token, hidden.data(), position, k, rule, stop, ids.data(), probabilities.data());
     if (want_candidates) {
       const int32_t* from = reinterpret_cast<const int32_t*>(program_->buffer(candidates_).base);
       std::copy(from, from + candidates.size(), candidates.data());
     }
+    return count;
   }
+  int64_t expert_reads() const { return program_->expert_reads(); }
 
  private:
   std::unique_ptr<Program> program_;
@@ -347,7 +372,10 @@ NB_MODULE(_native, m) {
   nb::class_<TableRef>(m, "RowTable")
       .def(nb::init<const std::string&, int64_t, int64_t, In<uint8_t>, std::optional<In<uint16_t>>>(),
            nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg().none());
-  nb::class_<Pool>(m, "Pool").def(nb::init<int>());
+  nb::class_<Pool>(m, "Pool")
+      .def(nb::init<int>())
+      .def("read_seconds", &Pool::read_seconds)
+      .def("multiply_rate", &Pool::multiply_rate);
   nb::class_<PyProgram>(m, "Program")
       .def(nb::init<const Pool&, const std::string&, int64_t, const std::vector<int64_t>&>())
       .def("embed", &PyProgram::embed)
@@ -367,5 +395,9 @@ NB_MODULE(_native, m) {
       .def("centroid_head", &PyProgram::centroid_head)
       .def("finish", &PyProgram::finish)
       .def("run", &PyProgram::run)
-      .def("draft", &PyProgram::draft);
+      .def("draft", &PyProgram::draft, nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(),
+           nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(),
+           nb::arg().none(), nb::arg().none(), nb::arg().none(), nb::arg(), nb::arg(), nb::arg(), nb::arg(),
+           nb::arg())
+      .def("expert_reads", &PyProgram::expert_reads);
 }

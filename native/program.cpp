@@ -174,7 +174,8 @@ void Program::finish(int hidden, int logits, int candidates, int hidden_in,
   const int64_t panels = (max_rows_ + kPanelRows - 1) / kPanelRows;
   panels_ = reinterpret_cast<QuantGroup*>(allocate(panels * kPanelRows * panel_groups_ * 16 + 16));
   stages_ = make_stages(steps_, reads_, writes_);
-  pieces_ = std::make_unique<Pieces[]>(stages_.size());
+  done_ = std::make_unique<Pieces[]>(stages_.size());
+  shares_ = std::make_unique<Share[]>(stages_.size() * static_cast<size_t>(pool_->size()));
 }
 
 void Program::bind(int buffer, float* base, int64_t stride) {

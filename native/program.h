@@ -1,6 +1,7 @@
 // A compiled plan: steps over an arena of float32 rows, executed by all threads together.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <vector>
@@ -116,6 +117,25 @@ struct DraftRule {
   uint64_t seed = 0, choice = 0;
 };
 
+// Ends a draft before k guesses: after guess j, whose probability falls into one of kStopBins even bins, goes on
+// only if the product of calibration[bin] so far times ahead[j + 1] reaches need[j + 1]. Null: never.
+struct DraftStop {
+  const float* calibration = nullptr;  // [kStopBins]
+  const float* ahead = nullptr;        // [k]
+  const float* need = nullptr;         // [k]
+};
+constexpr int kStopBins = 16;
+
+// Orders indices by value, largest first, then by index; NaN last.
+struct Descending {
+  const float* x;
+  bool operator()(int32_t a, int32_t b) const {
+    const bool a_real = x[a] == x[a], b_real = x[b] == x[b];
+    if (!a_real || !b_real) return a_real != b_real ? a_real : a < b;
+    return x[a] > x[b] || (x[a] == x[b] && a < b);
+  }
+};
+
 // geminate.rng in C++.
 uint64_t stream_key(uint64_t seed, uint64_t choice, uint64_t position);
 double uniform(uint64_t key, uint64_t token_id);
@@ -150,10 +170,11 @@ class Program {
   void bind(int buffer, float* base, int64_t stride);
   const Buffer& buffer(int b) const { return buffers_[static_cast<size_t>(b)]; }
   void run(const Pass& pass);
-  // k drafter steps; hidden [width of hidden_in]. Returns ids and probabilities [k].
-  void draft(Pass pass, int32_t token, const float* hidden, int64_t position, int64_t k,
-             const DraftRule& rule, int32_t* ids, float* probabilities);
+  // At most k drafter steps; hidden [width of hidden_in]. Fills ids and probabilities [k], returns how many.
+  int64_t draft(Pass pass, int32_t token, const float* hidden, int64_t position, int64_t k,
+                const DraftRule& rule, const DraftStop& stop, int32_t* ids, float* probabilities);
 
+  int64_t expert_reads() const { return expert_reads_; }  // experts the last pass read, over all layers
   int64_t max_rows() const { return max_rows_; }
   int64_t min_vocab() const { return min_vocab_; }  // ids must stay below
 
@@ -165,7 +186,9 @@ class Program {
   void quantize_for(int x, int64_t k);
   int threads_for(int64_t rows) const;
   void prepare(const Pass& pass, int threads);
-  void walk(const Pass& pass);
+  std::atomic<int64_t>* share(size_t stage, int thread);        // next piece of a thread's share of a stage
+  int64_t share_begin(size_t stage, int thread) const;
+  void walk(const Pass& pass, int thread);
   void piece(const Work& work, int64_t index, const Pass& pass);
   int64_t pieces_of(const Work& work, const Pass& pass) const;
   void row_step(const Step& s, const Pass& pass, int64_t r);
@@ -190,7 +213,11 @@ class Program {
   std::vector<Step> steps_;
   std::vector<std::vector<int>> reads_, writes_;      // resources of each step: buffers, then negative ones
   std::vector<Stage> stages_;
-  std::unique_ptr<Pieces[]> pieces_;        // of each stage
+  struct alignas(64) Share {
+    std::atomic<int64_t> next{0};
+  };
+  std::unique_ptr<Share[]> shares_;         // [stages, threads]
+  std::unique_ptr<Pieces[]> done_;          // of each stage
   std::vector<std::vector<int64_t>> ends_;  // of each stage in this pass: pieces up to the end of each work
   std::vector<Run> runs_;                   // rows of this pass
   int threads_ = 1;                         // of this pass
@@ -201,6 +228,7 @@ class Program {
   bool gathered_ = false;
   int64_t weight_bytes_ = 0, min_vocab_ = INT64_MAX;
   int hidden_ = -1, logits_ = -1, candidates_ = -1, hidden_in_ = -1;
+  int64_t expert_reads_ = 0;
   std::unique_ptr<Experts> experts_;
   std::unique_ptr<Clusters> clusters_;
 };

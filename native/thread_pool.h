@@ -9,10 +9,10 @@
 
 namespace geminate {
 
-// Pieces of work: `next` is the first nobody has taken, `done` how many are finished. A thread waits for
-// pieces, never for other threads: one that lost its core between two pieces holds up nobody.
+// How many pieces of some work are finished. Threads wait for pieces, never for each other: one that lost its
+// core between two pieces holds up nobody.
 struct alignas(64) Pieces {
-  std::atomic<uint32_t> next{0}, done{0};
+  std::atomic<uint32_t> done{0};
 
   // Adds finished pieces and wakes whoever waits for the last of `total`.
   void finish(uint32_t pieces, uint32_t total);

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from geminate.cli import bench as b
 from geminate.cli import generate as g
 from geminate.cli import inspect as i
 
@@ -20,6 +21,7 @@ app.command("generate")(g.generate)
 app.command("chat")(g.chat)
 app.command("info")(i.info)
 app.command("verify")(i.verify_command)
+app.add_typer(b.app, name="bench")
 
 
 def _version(wanted: bool) -> None:

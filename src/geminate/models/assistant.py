@@ -15,7 +15,7 @@ from geminate.cache import KVCache
 from geminate.config import AssistantConfig
 from geminate.models.gemma4 import TargetModel, rope_tables
 from geminate.models.layers import PlanBuilder, add_layer
-from geminate.ops import DraftRule
+from geminate.ops import DraftRule, DraftStop
 from geminate.ops.plan import CentroidHead, Concat, Embed, Linear, Plan
 from geminate.types import F32, I32
 from geminate.weights.fit import check_fit
@@ -94,14 +94,16 @@ class DrafterModel:
     def _rope(self, position: int) -> int:
         return position if self.rope_position == "P" else max(position - 1, 0)
 
-    def draft(self, token: int, hidden: F32, cache: KVCache, k: int, rule: DraftRule) -> tuple[I32, F32]:
-        """Guess the k tokens after ``token``, which stands unprocessed at position ``cache.length``.
+    def draft(
+        self, token: int, hidden: F32, cache: KVCache, k: int, rule: DraftRule, stop: DraftStop | None = None
+    ) -> tuple[I32, F32]:
+        """Guess up to k tokens after ``token``, which stands unprocessed at position ``cache.length``.
 
         Args:
             hidden: float32 [backbone], the target's post-norm hidden state of the row before.
 
         Returns:
-            ids int32 [k] and the drafter's probability of each guess, float32 [k].
+            ids int32 [j] and the drafter's probability of each guess, float32 [j]; j is k unless ``stop`` ended it.
         """
         position = cache.length
         return self.program.draft(
@@ -112,6 +114,7 @@ class DrafterModel:
             cache,
             k,
             rule,
+            stop,
         )
 
     def step(self, token: int, hidden: F32, cache: KVCache) -> tuple[I32, F32, F32]:

@@ -27,6 +27,32 @@ class DraftRule:
     choice: int = 0
 
 
+STOP_BINS = 16
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class DraftStop:
+    """When a draft ends before k guesses.
+
+    After guess j with probability q: survival *= calibration[bin of q], bins of equal width over 0..1; guess
+    j + 1 is made only if survival * ahead[j + 1] >= need[j + 1].
+
+    Attributes:
+        calibration: float32 [STOP_BINS], chance that a guess of this confidence is accepted.
+        ahead: float32 [k], chance that guess j is accepted before it is known.
+        need: float32 [k], least survival that pays for guess j.
+    """
+
+    calibration: F32
+    ahead: F32
+    need: F32
+
+
+def confidence_bin(confidence: float) -> int:
+    """Index into `DraftStop.calibration`; NaN counts as 0."""
+    return min(int(confidence * STOP_BINS), STOP_BINS - 1) if confidence > 0 else 0
+
+
 class Program(Protocol):
     """A compiled plan."""
 
@@ -62,8 +88,11 @@ class Program(Protocol):
         cache: KVCache,
         k: int,
         rule: DraftRule,
+        stop: DraftStop | None = None,
     ) -> tuple[I32, F32]:
-        """k steps of a drafter plan: ids int32 [k] and the drafter's probability of each, float32 [k].
+        """Up to k steps of a drafter plan: ids int32 [j <= k] and the drafter's probability of each, float32 [j].
+
+        All k steps unless ``stop`` ends the draft earlier.
 
         Step j runs one row with id ``token`` (then its own guesses), ``hidden_in`` = ``hidden``
         float32 [backbone] (then its own ``plan.hidden``), position constant. The guess of step j

@@ -10,7 +10,7 @@ import numpy as np
 
 from geminate.cache import KVCache
 from geminate.errors import BackendError
-from geminate.ops import DraftRule
+from geminate.ops import DraftRule, DraftStop
 from geminate.ops import plan as p
 from geminate.ops.packed import TILE_ROWS, PackedMatrix, RowTable, padded
 from geminate.types import F32, I32, U16
@@ -74,6 +74,14 @@ class NativeBackend:
     def compile(self, plan: p.Plan, *, max_rows: int) -> NativeProgram:
         """A native program for ``plan``."""
         return NativeProgram(plan, self, max_rows=max_rows)
+
+    def read_seconds(self, data: np.ndarray) -> float:
+        """Seconds in which all threads together read ``data`` (uint8 [n]) once."""
+        return float(self._pool.read_seconds(self.isa, data))
+
+    def multiply_rate(self, rounds: int = 1 << 16) -> float:
+        """int8 multiply-accumulates a second of all threads, operands in registers; 4,096 a round and thread."""
+        return float(self._pool.multiply_rate(self.isa, rounds))
 
     @property
     def pool(self) -> Any:
@@ -202,6 +210,7 @@ class NativeProgram:
         cache: KVCache,
         k: int,
         rule: DraftRule,
+        stop: DraftStop | None = None,
     ) -> tuple[I32, F32, F32, F32, I32]:
         ids = np.empty(k, dtype=np.int32)
         probabilities = np.empty(k, dtype=np.float32)
@@ -210,12 +219,13 @@ class NativeProgram:
         count = 0 if self.plan.candidate_ids is None else len(logits)
         candidates = np.empty(count, dtype=np.int32)
         cosines, sines = self._ropes(rope_position + 1)
-        self._program.draft(
+        calibration, ahead, need = (None,) * 3 if stop is None else (stop.calibration, stop.ahead, stop.need)
+        made = self._program.draft(
             token, hidden, position, rope_position, cache.table[None], cosines, sines, k, rule.temperature,
-            rule.top_k, rule.top_p, rule.min_p, rule.seed, rule.choice, ids, probabilities, logits,
-            following, candidates,
+            rule.top_k, rule.top_p, rule.min_p, rule.seed, rule.choice, calibration, ahead, need,
+            ids, probabilities, logits, following, candidates,
         )  # fmt: skip
-        return ids, probabilities, logits, following, candidates
+        return ids[:made], probabilities[:made], logits, following, candidates
 
     def draft(
         self,
@@ -226,9 +236,15 @@ class NativeProgram:
         cache: KVCache,
         k: int,
         rule: DraftRule,
+        stop: DraftStop | None = None,
     ) -> tuple[I32, F32]:
         """See `geminate.ops.Program.draft`."""
-        return self._draft(token, hidden, position, rope_position, cache, k, rule)[:2]
+        return self._draft(token, hidden, position, rope_position, cache, k, rule, stop)[:2]
+
+    @property
+    def expert_reads(self) -> int:
+        """Experts that the last pass read, over all layers."""
+        return int(self._program.expert_reads())
 
     def draft_step(
         self, token: int, hidden: F32, position: int, rope_position: int, cache: KVCache

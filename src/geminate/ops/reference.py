@@ -11,7 +11,7 @@ from typing import TypeAlias
 import numpy as np
 
 from geminate.cache import KVCache
-from geminate.ops import DraftRule
+from geminate.ops import DraftRule, DraftStop, confidence_bin
 from geminate.ops import plan as p
 from geminate.ops.packed import GROUP, PackedMatrix
 from geminate.ops.unpack import table_rows, unpack_matrix, unpack_rows
@@ -140,8 +140,10 @@ class ReferenceProgram:
         cache: KVCache,
         k: int,
         rule: DraftRule,
+        stop: DraftStop | None = None,
     ) -> tuple[I32, F32]:
         """See `geminate.ops.Program.draft`."""
+        survival = np.float32(1.0)
         guesses = np.empty(k, dtype=np.int32)
         confidence = np.empty(k, dtype=np.float32)
         for j in range(k):
@@ -150,6 +152,10 @@ class ReferenceProgram:
             token = int(candidates[best])
             guesses[j] = token
             confidence[j] = softmax(logits)[best]
+            if stop is not None and j + 1 < k:
+                survival *= stop.calibration[confidence_bin(float(confidence[j]))]
+                if survival * stop.ahead[j + 1] < stop.need[j + 1]:
+                    return guesses[: j + 1], confidence[: j + 1]
         return guesses, confidence
 
     def _apply(self, node: p.Node, row: Row, token: int, position: int, rope_position: int, cache: KVCache) -> None:

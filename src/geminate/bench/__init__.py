@@ -1,0 +1,1 @@
+"""Measuring: pass times of real shapes, and decoding speed of a pair. Faces of it: ``geminate bench``."""

@@ -1,0 +1,97 @@
+"""Random weights of a real shape, made in memory: pass times do not depend on their values."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import numpy as np
+
+from geminate.config import AssistantConfig, TargetConfig
+from geminate.ops.packed import PackedMatrix, RowTable, WeightFormat, padded
+from geminate.types import F32, I32
+from geminate.weights.names import TensorSpec, expected_tensors
+
+MATRIX_ROLES = ("matrix", "embedding", "keep", "experts")
+
+
+def _cells(spec: TensorSpec) -> int:
+    *stack, n, k = spec.shape
+    return int(np.prod(stack, dtype=np.int64)) * padded(n, 16) * padded(k, 32)
+
+
+def _format_of(spec: TensorSpec, fmt: WeightFormat) -> WeightFormat:
+    return "bf16" if spec.role == "keep" else fmt
+
+
+def matrix_bytes(spec: TensorSpec, fmt: WeightFormat) -> int:
+    """Packed bytes, scales included, of a tensor that passes stream; 0 for others."""
+    if spec.role not in MATRIX_ROLES:
+        return 0
+    return {"bf16": 2 * _cells(spec), "int8": _cells(spec) * 17 // 16, "int4": _cells(spec) * 9 // 16}[
+        _format_of(spec, fmt)
+    ]
+
+
+def streamed_bytes(config: TargetConfig | AssistantConfig, fmt: WeightFormat) -> int:
+    """Bytes of all matrices: what must fit into memory."""
+    return sum(matrix_bytes(spec, fmt) for spec in expected_tensors(config))
+
+
+class RandomStore:
+    """Stands in for a `WeightStore`: random codes, small constant scales.
+
+    Args:
+        config: what the tensors are for.
+        fmt: format of the matrices.
+    """
+
+    def __init__(self, config: TargetConfig | AssistantConfig, fmt: WeightFormat) -> None:
+        self.format = fmt
+        self.path = None
+        self.specs = {s.name: s for s in expected_tensors(config)}
+        self._made: dict[str, PackedMatrix] = {}
+        self._rng = np.random.default_rng(0)
+        self._noise = self._rng.integers(1, 256, 1 << 24, dtype=np.uint8)
+
+    def matrix(self, name: str) -> PackedMatrix:
+        """A random packed matrix, or a stack of them."""
+        if name not in self._made:
+            spec = self.specs[name]
+            fmt, cells = _format_of(spec, self.format), _cells(spec)
+            size = {"bf16": 2 * cells, "int8": cells, "int4": cells // 2}[fmt]
+            # Rotated, so that no two experts or layers hold the same rows.
+            data = np.resize(np.roll(self._noise, int(self._rng.integers(1 << 24))), size)
+            scales = None
+            if fmt == "bf16":
+                data = (data.view(np.uint16) & 0x807F) | 0x3C00  # about 0.01, either sign
+            else:
+                scales = np.full(cells // 32, 0x0C00, dtype=np.uint16)  # 2^-12
+            self._made[name] = PackedMatrix(
+                format=fmt, n=spec.shape[-2], k=spec.shape[-1], data=data, scales=scales,
+                stack=spec.shape[0] if len(spec.shape) == 3 else 1,
+            )  # fmt: skip
+        return self._made[name]
+
+    def embedding(self) -> PackedMatrix:
+        """The tied table."""
+        return self.matrix("embed_tokens")
+
+    def row_table(self, name: str) -> RowTable:
+        """Zeros, never touched beyond the rows that are read."""
+        rows, width = self.specs[name].shape
+        return RowTable(
+            format="int8", rows=rows, width=width, data=np.zeros((rows, width), dtype=np.int8),
+            scales=np.zeros((rows, padded(width, 32) // 32), np.uint16),
+        )  # fmt: skip
+
+    def vector(self, name: str) -> F32:
+        """Ones."""
+        return np.ones(self.specs[name].shape, dtype=np.float32)
+
+    def scalar(self, name: str) -> float:
+        """One."""
+        return 1.0
+
+    def order(self, name: str) -> I32:
+        """A random order of the vocabulary."""
+        return cast(I32, self._rng.permutation(self.specs[name].shape[0]).astype(np.int32))
