@@ -10,6 +10,9 @@ static inline F load_half(const uint16_t* x, int lanes) {
   return load_half(tail);
 }
 
+// How far ahead of use the first row of a task calls keys and values into the cache; other rows find them there.
+constexpr int64_t kKeysAhead = 8192;
+
 // One row's part of the scratch; every array is a whole number of vectors.
 struct AttentionRow {
   float* q;       // [heads][width], zero-padded
@@ -35,7 +38,7 @@ static inline AttentionRow attention_row(const AttentionTask& t, int row) {
 
 // score[h][j] = q[h] . key[j] for keys j .. j+B of the tile; one chain over head_dim each.
 template <int H, int B>
-static inline void score_keys(const AttentionRow& s, const uint16_t* keys, int dim, int j) {
+static inline void score_keys(const AttentionRow& s, const uint16_t* keys, int dim, int j, bool fetch) {
   F acc[H][B];
   for (int h = 0; h < H; ++h) {
     for (int b = 0; b < B; ++b) acc[h][b] = set1(0.0f);
@@ -43,7 +46,11 @@ static inline void score_keys(const AttentionRow& s, const uint16_t* keys, int d
   for (int d = 0; d < dim; d += 16) {
     const int lanes = dim - d < 16 ? dim - d : 16;
     F key[B];
-    for (int b = 0; b < B; ++b) key[b] = load_half(keys + (j + b) * dim + d, lanes);
+    for (int b = 0; b < B; ++b) {
+      const uint16_t* at = keys + (j + b) * dim + d;
+      if (fetch && d % 32 == 0) prefetch(at + kKeysAhead / 2);
+      key[b] = load_half(at, lanes);
+    }
     for (int h = 0; h < H; ++h) {
       const F q = load(s.q + h * s.width + d);
       for (int b = 0; b < B; ++b) acc[h][b] = fma(q, key[b], acc[h][b]);
@@ -61,7 +68,8 @@ static inline void score_keys(const AttentionRow& s, const uint16_t* keys, int d
 
 // acc[h][d ..] = acc * factor + sum over keys begin .. end-1 of p[h][j] * value[j][d ..], keys ascending.
 template <int H, int B>
-static inline void add_values(const AttentionRow& s, const uint16_t* values, int dim, int d, int begin, int end) {
+static inline void add_values(const AttentionRow& s, const uint16_t* values, int dim, int d, int begin, int end,
+                              bool fetch) {
   F acc[H][B];
   const int lanes = dim - d < 16 ? dim - d : 16;  // below 16 only where B is 1
   for (int h = 0; h < H; ++h) {
@@ -71,6 +79,7 @@ static inline void add_values(const AttentionRow& s, const uint16_t* values, int
   for (int j = begin; j < end; ++j) {
     F value[B];
     for (int b = 0; b < B; ++b) {
+      if (fetch && b % 2 == 0) prefetch(values + j * dim + d + 16 * b + kKeysAhead / 2);
       value[b] = B == 1 ? load_half(values + j * dim + d, lanes) : load_half(values + j * dim + d + 16 * b);
     }
     for (int h = 0; h < H; ++h) {
@@ -99,13 +108,13 @@ static inline void begin_row(const AttentionTask& t, int row) {
 // Keys begin .. end-1 of a tile.
 template <int H>
 static inline void row_tile(const AttentionRow& s, const uint16_t* keys, const uint16_t* values, int dim,
-                            int begin, int end) {
+                            int begin, int end, bool fetch) {
   for (int h = 0; h < H; ++h) {
     for (int j = 0; j < kKeyTile; j += 16) store(s.score + h * kKeyTile + j, set1(-__builtin_inff()));
   }
   int j = begin;
-  for (; j + kKeyBlock <= end; j += kKeyBlock) score_keys<H, kKeyBlock>(s, keys, dim, j);
-  for (; j < end; ++j) score_keys<H, 1>(s, keys, dim, j);
+  for (; j + kKeyBlock <= end; j += kKeyBlock) score_keys<H, kKeyBlock>(s, keys, dim, j, fetch);
+  for (; j < end; ++j) score_keys<H, 1>(s, keys, dim, j, fetch);
   for (int h = 0; h < H; ++h) {
     float* score = s.score + h * kKeyTile;
     const F high = max(max(load(score), load(score + 16)), max(load(score + 32), load(score + 48)));
@@ -123,9 +132,9 @@ static inline void row_tile(const AttentionRow& s, const uint16_t* keys, const u
   }
   int d = 0;
   for (; d + 16 * kValueVecs <= dim; d += 16 * kValueVecs) {
-    add_values<H, kValueVecs>(s, values, dim, d, begin, end);
+    add_values<H, kValueVecs>(s, values, dim, d, begin, end, fetch);
   }
-  for (; d < dim; d += 16) add_values<H, 1>(s, values, dim, d, begin, end);
+  for (; d < dim; d += 16) add_values<H, 1>(s, values, dim, d, begin, end, fetch);
 }
 
 template <int H>
@@ -152,7 +161,7 @@ static void attend(const AttentionTask& t) {
       const int from = first > 0 ? static_cast<int>(first) : 0;  // past the tile's end where it sees none of it
       const int to = end < kKeyTile ? static_cast<int>(end) : kKeyTile;
       if (from < to) {
-        row_tile<H>(attention_row(t, row), t.keys + at, t.values + at, t.head_dim, from, to);
+        row_tile<H>(attention_row(t, row), t.keys + at, t.values + at, t.head_dim, from, to, row == 0);
       }
     }
   }

@@ -65,7 +65,9 @@ class RandomStore:
             if fmt == "bf16":
                 data = (data.view(np.uint16) & 0x807F) | 0x3C00  # about 0.01, either sign
             else:
-                scales = np.full(cells // 32, 0x0C00, dtype=np.uint16)  # 2^-12
+                # 2^-12; the embedding 2^-4, so that tokens stay different and are routed to different experts.
+                scale = 0x2C00 if spec.role == "embedding" else 0x0C00
+                scales = np.full(cells // 32, scale, dtype=np.uint16)
             self._made[name] = PackedMatrix(
                 format=fmt, n=spec.shape[-2], k=spec.shape[-1], data=data, scales=scales,
                 stack=spec.shape[0] if len(spec.shape) == 3 else 1,
