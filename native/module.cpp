@@ -320,7 +320,7 @@ class PyProgram {
     DraftStop stop;
     if (need) {
       require(calibration && calibration->size() == kStopBins && ahead && need, "stop rule");
-      require(static_cast<int64_t>(ahead->size()) == k && static_cast<int64_t>(need->size()) == k,
+      require(static_cast<int64_t>(ahead->size()) >= k && static_cast<int64_t>(need->size()) >= k,
               "stop rule");
       stop = {calibration->data(), ahead->data(), need->data()};
     }

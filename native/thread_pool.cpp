@@ -14,6 +14,9 @@ namespace {
 // How long a waiting thread keeps its core. Longer than the imbalance of a step, shorter than a time slice:
 // a peer that lost its core may be moved to the one that a sleeping thread gives up.
 constexpr std::chrono::microseconds kSpin{60};
+// How long an idle thread stays awake for the next job: longer than what stands between two passes of a small
+// model. Waking a sleeping thread takes as long as such a pass.
+constexpr std::chrono::microseconds kIdleSpin{250};
 
 inline void pause() {
 #if defined(__x86_64__) || defined(__i386__)
@@ -23,14 +26,14 @@ inline void pause() {
 #endif
 }
 
-// Whether `ready` came true within kSpin.
+// Whether `ready` came true within `most`.
 template <class Ready>
-inline bool spin_until(Ready ready) {
+inline bool spin_until(std::chrono::microseconds most, Ready ready) {
   for (int i = 0; i < 64; ++i) {
     if (ready()) return true;
     pause();
   }
-  const auto until = std::chrono::steady_clock::now() + kSpin;
+  const auto until = std::chrono::steady_clock::now() + most;
   do {
     for (int i = 0; i < 16; ++i) {
       if (ready()) return true;
@@ -59,7 +62,7 @@ void Pieces::finish(uint32_t pieces, uint32_t total) {
 }
 
 void Pieces::wait(uint32_t total) {
-  if (spin_until([&] { return done.load(std::memory_order_acquire) == total; })) return;
+  if (spin_until(kSpin, [&] { return done.load(std::memory_order_acquire) == total; })) return;
   for (uint32_t seen; (seen = done.load(std::memory_order_acquire)) != total;) {
     done.wait(seen, std::memory_order_acquire);
   }
@@ -107,7 +110,7 @@ void ThreadPool::run(int threads, void (*job)(void*, int), void* context) {
 void ThreadPool::work(int thread, uint32_t seen) {
   const PlainFloats plain;
   for (;;) {
-    if (!spin_until([&] { return ticket_.load(std::memory_order_acquire) != seen; })) {
+    if (!spin_until(kIdleSpin, [&] { return ticket_.load(std::memory_order_acquire) != seen; })) {
       ticket_.wait(seen, std::memory_order_acquire);
     }
     const uint32_t ticket = ticket_.load(std::memory_order_acquire);

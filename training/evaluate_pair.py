@@ -3,7 +3,7 @@
 Drafts of all positions of a text are made at once: a round's draft depends only on the text before it, so the
 rounds of greedy speculative decoding are found afterwards by walking from bonus token to bonus token.
 
-Usage: python training/evaluate_pair.py --pair src/geminate/assets/embedded --prompts benchmarks/prompts/bench80.jsonl
+Usage: python training/evaluate_pair.py --pair src/geminate/assets/embedded [--prompts FILE]
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ def main() -> int:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pair", type=Path, default=Path("src/geminate/assets/embedded"))
-    parser.add_argument("--prompts", type=Path, default=Path("benchmarks/prompts/bench80.jsonl"))
+    parser.add_argument("--prompts", type=Path, default=Path("src/geminate/assets/prompts/bench80.jsonl"))
     parser.add_argument("--tokens", type=Path, default=Path("build/training/target/held_out.npy"))
     parser.add_argument("--new-tokens", type=int, default=128)
     parser.add_argument("-k", type=int, default=4, help="draft length")

@@ -1,6 +1,6 @@
 """Build the training corpus: JSON lines of documents, shuffled, benchmark items held out.
 
-Usage: python training/prepare_corpus.py --raw DIR --held-out benchmarks/prompts/bench80.jsonl --out DIR
+Usage: python training/prepare_corpus.py --raw DIR --held-out src/geminate/assets/prompts/bench80.jsonl --out DIR
 """
 
 from __future__ import annotations

@@ -20,9 +20,11 @@ from geminate.models.gemma4 import TargetModel
 from geminate.params import MAX_DRAFT, ResolvedSampling
 from geminate.sampling import distribution, draft_rule, draw, token_logprobs
 from geminate.sequence import Sequence
+from geminate.spec.acceptance import Beliefs
+from geminate.spec.costs import CostModel
 from geminate.spec.draft import Draft, DraftContext, Drafter
-from geminate.spec.length import AutoLength, CostModel, FixedLength, LengthPolicy
-from geminate.spec.verify import verify
+from geminate.spec.policy import AutoPolicy, FixedPolicy, NgramPolicy, Policy
+from geminate.spec.verify import Verdict, verify
 from geminate.types import F32
 
 
@@ -45,18 +47,27 @@ class Engine:
 
     Args:
         target: the compiled target.
-        drafter: what guesses, or None: then only k = 0 is possible.
+        drafter: what guesses, or None: then only copied text is drafted.
         prefill_chunk: most prompt tokens of one sequence in one pass.
+        costs: what passes and draft steps cost here; without, it is learned on the way.
     """
 
-    def __init__(self, target: TargetModel, drafter: Drafter | None, *, prefill_chunk: int = 256) -> None:
+    def __init__(
+        self,
+        target: TargetModel,
+        drafter: Drafter | None,
+        *,
+        prefill_chunk: int = 256,
+        costs: CostModel | None = None,
+    ) -> None:
         most = target.max_rows - MAX_DRAFT
         if not 1 <= prefill_chunk <= most:
             raise ParameterError(f"prefill_chunk must be 1 to {most}, not {prefill_chunk}")
         self.target = target
         self.drafter = drafter
         self.prefill_chunk = prefill_chunk
-        self.costs = CostModel()
+        self.costs = costs or CostModel()
+        self.beliefs = Beliefs()
         self.running: list[Sequence] = []
 
     def add(
@@ -64,7 +75,7 @@ class Engine:
         prompt: list[int],
         sampling: ResolvedSampling,
         *,
-        speculation: Literal["auto"] | int = "auto",
+        speculation: Literal["auto", "ngram"] | int = "auto",
         choice: int = 0,
         cache: KVCache | None = None,
         on_token: Callable[[int], bool] | None = None,
@@ -74,7 +85,7 @@ class Engine:
 
         Args:
             prompt: token ids, at least one.
-            speculation: draft length per round, or ``auto``.
+            speculation: draft length per round, ``auto``, or ``ngram``; see `parse_speculation`.
             choice: index that separates the noise of several answers to one prompt under one seed.
             cache: a cache that already holds a strict prefix of ``prompt`` (an earlier turn).
             on_token: told every emitted token in order; returning True ends the generation after it.
@@ -93,7 +104,7 @@ class Engine:
         if isinstance(speculation, int) and speculation > 0 and self.drafter is None:
             raise ParameterError(
                 f"speculation {speculation} needs a drafter and this model was loaded without one; "
-                "name one with --drafter or use speculation 'off'"
+                "name one with --drafter or use speculation 'auto', 'ngram' or 'off'"
             )
         limit = self.target.config.max_position_embeddings
         if len(prompt) >= limit:
@@ -101,18 +112,11 @@ class Engine:
                 f"the prompt has {len(prompt)} tokens and the context holds {limit}; "
                 "shorten the prompt to leave room for the answer"
             )
-        policy: LengthPolicy
-        if self.drafter is None:
-            policy = FixedLength(0)
-        elif speculation == "auto":
-            policy = AutoLength(self.costs, MAX_DRAFT)
-        else:
-            policy = FixedLength(speculation)
         sequence = Sequence(
             prompt,
             sampling,
             cache=cache if cache is not None else self.target.new_cache(),
-            policy=policy,
+            policy=self._policy(speculation),
             eos_ids=frozenset(self.target.config.eos_token_ids),
             choice=choice,
             on_token=on_token,
@@ -120,6 +124,11 @@ class Engine:
         )
         self.running.append(sequence)
         return sequence
+
+    def _policy(self, speculation: Literal["auto", "ngram"] | int) -> Policy:
+        if speculation == "auto":
+            return AutoPolicy(self.drafter, self.costs, self.beliefs)
+        return NgramPolicy() if speculation == "ngram" else FixedPolicy(self.drafter, speculation)
 
     def abort(self, sequence: Sequence) -> None:
         """End a sequence now; what it has emitted stays valid."""
@@ -145,19 +154,29 @@ class Engine:
             budget -= len(rows.ids)
         if not batch:
             return []
+        drafted = time.perf_counter()
         hidden, logits = self._forward(batch)
+        passed = time.perf_counter()
+        # Only a lone round's times belong to one draft length.
+        lone = len(batch) == 1 and batch[0].wants_logits and len(batch[0].pending) == 1
         emitted: list[tuple[Sequence, list[int]]] = []
         row = head = 0
         for rows in batch:
             count = len(rows.ids)
             heads = len(rows.draft.token_ids) + 1 if rows.wants_logits else 0
-            tokens = self._commit(rows, hidden[row : row + count], logits[head : head + heads])
+            accepted, tokens = self._commit(rows, hidden[row : row + count], logits[head : head + heads])
             row, head = row + count, head + heads
             if tokens:
                 emitted.append((rows.sequence, tokens))
+                rows.sequence.policy.observe(rows.draft, accepted, time.perf_counter() - began if lone else None)
         took = time.perf_counter() - began
-        if len(batch) == 1 and batch[0].wants_logits and len(batch[0].pending) == 1:
-            self.costs.observe(len(batch[0].draft.token_ids), took)
+        if lone:
+            draft = batch[0].draft
+            self.costs.observe_pass(len(draft.token_ids) + 1, passed - drafted)
+            if draft.steps:
+                self.costs.observe_draft(draft.steps, drafted - began)
+            aside = passed - began if draft.steps else passed - drafted
+            self.costs.observe_overhead(took - aside, len(emitted[0][1]))
         for rows in batch:
             rows.sequence.stats.count_time(took)
         # The first running sequence that found no room this time goes first next time.
@@ -184,10 +203,7 @@ class Engine:
         return _Rows(sequence=sequence, pending=pending, draft=draft, wants_logits=True)
 
     def _draft(self, sequence: Sequence, limit: int) -> Draft:
-        if self.drafter is None or sequence.hidden is None:
-            return Draft()
-        k = sequence.policy.choose(limit)
-        if k == 0:
+        if sequence.hidden is None:
             return Draft()
         context = DraftContext(
             token_ids=sequence.token_ids,
@@ -195,7 +211,8 @@ class Engine:
             cache=sequence.cache,
             rule=draft_rule(sequence.sampling, sequence.choice),
         )
-        return self.drafter.draft(context, k)
+        company = sum(other is not sequence and other.hidden is not None for other in self.running)
+        return sequence.policy.draft(context, limit, company)
 
     def _forward(self, batch: list[_Rows]) -> tuple[F32, F32]:
         ids: list[int] = []
@@ -223,12 +240,19 @@ class Engine:
             rows.sequence.cache.advance(len(rows.ids))
         return out
 
-    def _commit(self, rows: _Rows, hidden: F32, logits: F32) -> list[int]:
-        """Verify, emit, roll the cache back to what stays. hidden [rows, width], logits [k + 1, vocab]."""
+    def _verify(self, drafts: tuple[int, ...], draw_row: Callable[[int], int]) -> Verdict:
+        return verify(drafts, draw_row)
+
+    def _commit(self, rows: _Rows, hidden: F32, logits: F32) -> tuple[int, list[int]]:
+        """Verify, emit, roll the cache back to what stays. hidden [rows, width], logits [k + 1, vocab].
+
+        Returns:
+            how many drafts were accepted, and the tokens emitted.
+        """
         sequence = rows.sequence
         if not rows.wants_logits:
             sequence.hidden = hidden[-1]
-            return []
+            return 0, []
         drafts = rows.draft.token_ids
         start = len(sequence.token_ids)
         sampling = sequence.sampling
@@ -238,7 +262,7 @@ class Engine:
             law = distribution(logits[row], sampling, counts)
             return draw(law, sampling.seed, sequence.choice, start + row)
 
-        verdict = verify(drafts, draw_row)
+        verdict = self._verify(drafts, draw_row)
         emitted: list[int] = []
         for row, token in enumerate(verdict.tokens):
             if sequence.on_logits is not None:
@@ -254,8 +278,8 @@ class Engine:
         sequence.cache.truncate(len(sequence.token_ids) - 1)
         # The row that predicted the last token: the drafter's next input.
         sequence.hidden = hidden[len(rows.pending) - 1 + len(emitted) - 1].copy()
-        sequence.policy.observe(len(drafts), verdict.accepted)
         stats = sequence.stats
-        stats.count_round(len(drafts), min(verdict.accepted, len(emitted)))
+        copied = rows.draft.source == "ngram"
+        stats.count_round(len(drafts), min(verdict.accepted, len(emitted)), copied=copied)
         stats.generated_tokens += len(emitted)
-        return emitted
+        return verdict.accepted, emitted

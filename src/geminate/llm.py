@@ -10,6 +10,7 @@ from typing import Any, Literal, cast
 import numpy as np
 
 from geminate.cache import KVCache
+from geminate.calibrate import cost_profile
 from geminate.engine import Engine
 from geminate.errors import ParameterError, TokenizerError
 from geminate.loading import load_pair
@@ -19,6 +20,7 @@ from geminate.params import ResolvedSampling, SamplingParams, parse_speculation
 from geminate.sampling import TokenLogprobs
 from geminate.sequence import FinishReason, Stats
 from geminate.sequence import Sequence as EngineSequence
+from geminate.spec.costs import CostModel
 from geminate.spec.mtp import MtpDrafter
 from geminate.text.detokenizer import Detokenizer
 from geminate.text.stop import StopFilter
@@ -28,7 +30,7 @@ from geminate.types import F32
 from geminate.weights.store import Message, Progress
 
 Prompt = str | Sequence[int]
-SpeculationArg = Literal["auto", "off"] | int | str
+SpeculationArg = Literal["auto", "off", "ngram"] | int | str
 MAX_TOGETHER = 8  # sequences that share passes in `LLM.generate`
 
 
@@ -148,6 +150,8 @@ class LLM:
         self.template = ChatTemplate.load(pair.located.target)
         mtp = MtpDrafter(pair.drafter) if pair.drafter is not None else None
         self.engine = Engine(pair.target, mtp, prefill_chunk=prefill_chunk)
+        self._on_message = on_message
+        self._costs_known = False
 
     def encode(self, prompt: Prompt) -> list[int]:
         """Token ids of a prompt: text is encoded after the bos token, ids are taken as they are.
@@ -185,6 +189,12 @@ class LLM:
         """Fill parameters from the model's generation defaults."""
         return (params or SamplingParams()).resolved(asdict(self.config.generation))
 
+    def measure_costs(self) -> None:
+        """Make sure that ``auto`` knows what passes cost here; the first use on a machine takes a second or two."""
+        if not self._costs_known:
+            self._costs_known = True
+            self.engine.costs = CostModel(cost_profile(self.pair, self._on_message))
+
     def _start(
         self,
         ids: list[int],
@@ -194,11 +204,14 @@ class LLM:
         cache: KVCache | None = None,
         on_logits: Callable[[int, F32], None] | None = None,
     ) -> tuple[EngineSequence, _TextSide]:
+        wanted = parse_speculation(speculation)
+        if wanted == "auto":
+            self.measure_costs()
         side = _TextSide(self.tokenizer, sampling.stop)
         sequence = self.engine.add(
             ids,
             sampling,
-            speculation=parse_speculation(speculation),
+            speculation=wanted,
             cache=cache,
             on_token=side.on_token,
             on_logits=on_logits,
@@ -229,7 +242,7 @@ class LLM:
 
         Args:
             prompts: text, token ids, or a list of either.
-            speculation: ``auto``, ``off`` or a draft length 0..16; changes the speed, not the output.
+            speculation: ``auto``, ``off``, ``ngram`` or a draft length 0..16; changes the speed, not the output.
             on_logits: told (position, raw logits float32 [vocab]) of every emitted token of a single prompt.
 
         Raises:

@@ -304,20 +304,23 @@ _OFF: dict[str, float | int] = {
 }
 
 
-def parse_speculation(value: object) -> Literal["auto"] | int:
-    """Draft length of a request.
+def parse_speculation(value: object) -> Literal["auto", "ngram"] | int:
+    """How a request drafts.
 
     Args:
-        value: ``"off"`` (0), ``"auto"``, an integer 0 to `MAX_DRAFT`, or its digits.
+        value: ``"off"`` (0), ``"auto"``, ``"ngram"`` (copied text only, as much as fits), an integer 0 to
+            `MAX_DRAFT` (guesses of the drafter), or its digits.
 
     Raises:
         ParameterError: anything else.
     """
-    legal = f"'off', 'auto' or a draft length from 0 to {MAX_DRAFT}"
+    legal = f"'off', 'auto', 'ngram' or a draft length from 0 to {MAX_DRAFT}"
     if isinstance(value, str):
         word = value.strip().lower()
         if word == "auto":
             return "auto"
+        if word == "ngram":
+            return "ngram"
         if word == "off":
             return 0
         if not (word.isascii() and word.isdigit()) or len(word) > 4:

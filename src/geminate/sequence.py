@@ -9,7 +9,7 @@ from typing import Literal
 from geminate.cache import KVCache
 from geminate.params import ResolvedSampling
 from geminate.sampling import TokenCounts, TokenLogprobs
-from geminate.spec.length import LengthPolicy
+from geminate.spec.policy import Policy
 from geminate.types import F32
 
 FinishReason = Literal["stop", "length", "abort"]
@@ -25,6 +25,7 @@ class Stats:
         drafted, accepted: guesses made, guesses that were emitted.
         accepted_per_position: how often guess i (from 0) was emitted; drafted_per_position: how often tried.
         draft_lengths: draft length -> rounds with it.
+        copied, copied_accepted: how many of the guesses made and emitted were n-gram drafts.
         prefill_s: until the first token's pass is done; decode_s: from there.
     """
 
@@ -37,6 +38,8 @@ class Stats:
     accepted_per_position: list[int] = field(default_factory=list)
     drafted_per_position: list[int] = field(default_factory=list)
     draft_lengths: dict[int, int] = field(default_factory=dict)
+    copied: int = 0
+    copied_accepted: int = 0
     prefill_s: float = 0.0
     decode_s: float = 0.0
     _decoding: bool = field(default=False, repr=False)
@@ -59,9 +62,12 @@ class Stats:
         else:
             self.decode_s += seconds
 
-    def count_round(self, drafted: int, accepted: int) -> None:
-        """Add one verification pass."""
+    def count_round(self, drafted: int, accepted: int, *, copied: bool = False) -> None:
+        """Add one verification pass; ``copied``: of an n-gram draft."""
         self.rounds += 1
+        if copied:
+            self.copied += drafted
+            self.copied_accepted += accepted
         self.drafted += drafted
         self.accepted += accepted
         self.draft_lengths[drafted] = self.draft_lengths.get(drafted, 0) + 1
@@ -89,7 +95,7 @@ class Sequence:
         sampling: ResolvedSampling,
         *,
         cache: KVCache,
-        policy: LengthPolicy,
+        policy: Policy,
         eos_ids: frozenset[int],
         choice: int = 0,
         on_token: Callable[[int], bool] | None = None,

@@ -21,7 +21,7 @@ from geminate.llm import LLM
 from geminate.params import SamplingParams
 from geminate.types import F32
 
-SPECULATION: tuple[int | str, ...] = (0, 1, 2, 3, 4, 5, 6, 7, 8, "auto")
+SPECULATION: tuple[int | str, ...] = (0, 1, 2, 3, 4, 5, 6, 7, 8, "ngram", "auto")
 TEMPERATURES = (0.0, 0.7, 1.2)
 CHUNKS = (256, 7)
 
@@ -80,7 +80,7 @@ class _Run:
 
 def settings(threads: Sequence[int], *, drafter: bool, full: bool) -> list[Setting]:
     """The runs of one prompt, plain decoding of every temperature first."""
-    speculation = SPECULATION if drafter else (0,)
+    speculation = SPECULATION if drafter else (0, "ngram")
     plain = [(0, threads[-1], CHUNKS[0], t) for t in TEMPERATURES]
     if full:
         chosen = list(itertools.product(speculation, threads, CHUNKS, TEMPERATURES))

@@ -149,7 +149,7 @@ def test_every_field_reaches_the_resolved_form() -> None:
 @pytest.mark.parametrize(
     ("value", "parsed"),
     [("off", 0), ("auto", "auto"), ("AUTO", "auto"), (0, 0), (4, 4), ("4", 4), (np.int32(3), 3),
-     (MAX_DRAFT, MAX_DRAFT), (str(MAX_DRAFT), MAX_DRAFT)],
+     (MAX_DRAFT, MAX_DRAFT), (str(MAX_DRAFT), MAX_DRAFT), ("ngram", "ngram")],
 )  # fmt: skip
 def test_speculation(value: object, parsed: object) -> None:
     assert parse_speculation(value) == parsed
@@ -157,5 +157,7 @@ def test_speculation(value: object, parsed: object) -> None:
 
 @pytest.mark.parametrize("value", [-1, 17, "17", "-1", True, False, None, 2.0, "on", "", "²", "1" * 9, [3]])
 def test_bad_speculation(value: object) -> None:
-    with pytest.raises(ParameterError, match="speculation must be 'off', 'auto' or a draft length from 0 to 16"):
+    with pytest.raises(
+        ParameterError, match="speculation must be 'off', 'auto', 'ngram' or a draft length from 0 to 16"
+    ):
         parse_speculation(value)

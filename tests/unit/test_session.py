@@ -81,27 +81,3 @@ def test_output_fields() -> None:
     assert stats.prefill_s > 0 and stats.decode_s > 0
     stop = llm.generate(ids, SamplingParams(max_tokens=40, temperature=0.0, stop_token_ids=[outs[0].token_ids[3]]))[0]
     assert stop.finish_reason == "stop" and len(stop.token_ids) <= 4
-
-
-def test_auto_can_choose_nothing_and_recovers() -> None:
-    from geminate.spec.length import AutoLength, CostModel
-
-    costs = CostModel()
-    for _ in range(30):
-        costs.observe(0, 1.0)
-        costs.observe(1, 1.9)
-    policy = AutoLength(costs, 16)
-    chosen = []
-    for _ in range(200):
-        k = policy.choose(16)
-        policy.observe(k, 0)  # nothing is ever accepted
-        chosen.append(k)
-    assert set(chosen[-100:]) == {0, 1} and chosen[-100:].count(1) <= 3, "probed at growing intervals"
-    free = CostModel()
-    cheap = AutoLength(free, 16)
-    assert cheap.choose(16) == 0, "a plain round is timed first"
-    for _ in range(50):
-        k = cheap.choose(16)
-        cheap.observe(k, k)
-        free.observe(k, 1.0 + 0.01 * k)
-    assert cheap.choose(16) == 16 and cheap.choose(5) == 5 and cheap.choose(0) == 0

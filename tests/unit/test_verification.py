@@ -22,8 +22,8 @@ def test_default_runs_cover_all_pairs_in_at_most_24() -> None:
     for i, j in itertools.combinations(range(4), 2):
         seen = {(row[i], row[j]) for row in rows}
         assert seen == set(itertools.product(values[i], values[j]))
-    assert len(settings((1, 2), drafter=True, full=True)) == 10 * 2 * 2 * 3
-    assert {r.speculation for r in settings((1, 2), drafter=False, full=False)} == {0}
+    assert len(settings((1, 2), drafter=True, full=True)) == 11 * 2 * 2 * 3
+    assert {r.speculation for r in settings((1, 2), drafter=False, full=False)} == {0, "ngram"}
 
 
 def test_a_difference_is_found_and_named(models: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 
 from geminate.config import AssistantConfig, TargetConfig
 from geminate.ops.packed import PackedMatrix, RowTable, WeightFormat, padded
-from geminate.types import F32, I32
+from geminate.types import F32, I32, U8, U16
 from geminate.weights.names import TensorSpec, expected_tensors
 
 MATRIX_ROLES = ("matrix", "embedding", "keep", "experts")
@@ -60,10 +60,10 @@ class RandomStore:
             fmt, cells = _format_of(spec, self.format), _cells(spec)
             size = {"bf16": 2 * cells, "int8": cells, "int4": cells // 2}[fmt]
             # Rotated, so that no two experts or layers hold the same rows.
-            data = np.resize(np.roll(self._noise, int(self._rng.integers(1 << 24))), size)
+            data: U8 | U16 = np.resize(np.roll(self._noise, int(self._rng.integers(1 << 24))), size)
             scales = None
             if fmt == "bf16":
-                data = (data.view(np.uint16) & 0x807F) | 0x3C00  # about 0.01, either sign
+                data = (data.view(np.uint16) & np.uint16(0x807F)) | np.uint16(0x3C00)  # about 0.01, either sign
             else:
                 # 2^-12; the embedding 2^-4, so that tokens stay different and are routed to different experts.
                 scale = 0x2C00 if spec.role == "embedding" else 0x0C00

@@ -13,8 +13,8 @@ from typing import Any, cast
 
 import numpy as np
 
-from geminate import __version__
-from geminate.bench import machine
+from geminate import __version__, machine
+from geminate.bench.ceilings import Ceilings
 from geminate.bench.random_weights import RandomStore, matrix_bytes, streamed_bytes
 from geminate.bench.shapes import load_shape
 from geminate.cache import KVCache
@@ -69,7 +69,7 @@ class StepBench:
         self.drafter: DrafterModel | None = None
         if assistant is not None:
             self.drafter = DrafterModel(assistant, _store(RandomStore(assistant, weights)), self.target)
-        self.ceilings = machine.Ceilings(self.backend)
+        self.ceilings = Ceilings(self.backend)
         self._cache = filled_cache(self.target, context)
         self._hidden = np.ones(config.hidden_size, dtype=np.float32)
         self._ids = np.random.default_rng(1).integers(0, config.vocab_size, 4096).astype(np.int32)

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import Annotated, Any, cast
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from geminate.bench import decode as decode_bench
 from geminate.bench import step as step_bench
 from geminate.bench.shapes import SHAPES
 from geminate.cli import common as c
+from geminate.engine import Engine
 from geminate.loading import FORMATS
-from geminate.ops.packed import WeightFormat
+from geminate.params import MAX_DRAFT
 
 app = typer.Typer(
     help="Measure this machine: pass times of real shapes, decoding speed of a pair.",
@@ -69,9 +72,7 @@ def step(
         if weights not in FORMATS:
             c.fail(f"--weights must be one of {', '.join(FORMATS)}, not {weights!r}")
         counts = parse_rows(rows)
-        bench = step_bench.StepBench(
-            shape, cast(WeightFormat, weights), threads=threads, context=context, layers=layers
-        )
+        bench = step_bench.StepBench(shape, weights, threads=threads, context=context, layers=layers)
         with progress("rounds") as bar:
             task = bar.add_task("rounds", total=repeats)
             result = {"shape": shape} | step_bench.run(
@@ -108,3 +109,108 @@ def print_step(r: dict[str, Any]) -> None:
         f"prefill of {r['prefill_tokens']} tokens: {r['prefill_tokens_per_s']} tokens/s, "
         f"{100 * r['prefill_peak_share']:.0f} % of the int8 peak"
     )
+
+
+def parse_modes(text: str) -> list[decode_bench.Mode]:
+    """Plain, the draft lengths of a comma-separated list, and auto."""
+    modes: list[decode_bench.Mode] = [0]
+    for word in filter(None, (part.strip() for part in text.split(","))):
+        if not word.isdigit() or not 1 <= int(word) <= MAX_DRAFT:
+            c.fail(f"--lengths must be draft lengths from 1 to {MAX_DRAFT} with commas between, not {text!r}")
+        modes.append(int(word))
+    if len(set(modes)) != len(modes):
+        c.fail(f"--lengths names a draft length twice: {text!r}")
+    return [*modes, "auto"]
+
+
+def parse_survival(text: str) -> list[float]:
+    """Survival probabilities of a comma-separated list."""
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        c.fail(f"--synthetic-acceptance must be numbers with commas between, not {text!r}")
+
+
+@app.command("decode")
+def decode(
+    model: Annotated[str | None, typer.Argument(help="Directory or hub id; default: the embedded pair.")] = None,
+    shape: Annotated[
+        str | None, typer.Option("--shape", help="Random weights of this shape instead; needs synthetic acceptance.")
+    ] = None,
+    prompts: Annotated[
+        Path | None, typer.Option("--prompts", help="JSON lines with 'prompt' or 'turns'; default: bench80.")
+    ] = None,
+    survival: Annotated[
+        str | None,
+        typer.Option("--synthetic-acceptance", help="s_1,s_2,..: a seeded coin instead of accept or reject."),
+    ] = None,
+    lengths: Annotated[str, typer.Option("--lengths", help="Fixed draft lengths to run as well.")] = "1,2,3,4",
+    max_tokens: c.MaxTokens = 128,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Use only the first prompts.")] = None,
+    repeats: Annotated[int, typer.Option("--repeats", min=1, help="Runs of every prompt in every mode.")] = 3,
+    temperature: Annotated[float, typer.Option("--temperature", "-t", min=0.0, help="0 is greedy.")] = 0.0,
+    drafter: c.DrafterOpt = "auto",
+    weights: c.WeightsOpt = "int8",
+    layers: Annotated[int | None, typer.Option("--layers", help="With --shape: a shorter stack.")] = None,
+    threads: c.ThreadsOpt = None,
+    json_out: JsonOpt = False,
+) -> None:
+    """Tokens per second plain, with fixed draft lengths and with auto, in turn on the same prompts."""
+    with c.user_errors():
+        modes = parse_modes(lengths)
+        rates = None if survival is None else parse_survival(survival)
+        engine: Engine
+        if shape is not None:
+            if model is not None or prompts is not None or rates is None:
+                c.fail("--shape has random weights: it goes with --synthetic-acceptance, not with MODEL or --prompts")
+            if weights not in FORMATS:
+                c.fail(f"--weights must be one of {', '.join(FORMATS)}, not {weights!r}")
+            bench = step_bench.StepBench(shape, weights, threads=threads, layers=layers)
+            engine = decode_bench.engine_of_shape(bench)
+            chosen = decode_bench.random_prompts(bench.config.vocab_size, limit or 4)
+        else:
+            if layers is not None:
+                c.fail("--layers goes with --shape")
+            llm = c.load(model, drafter=drafter, weights=weights, threads=threads)
+            if llm.pair.drafter is None:
+                c.fail("this model has no drafter: nothing to compare with plain decoding; name one with --drafter")
+            llm.measure_costs()
+            engine = llm.engine
+            chosen = decode_bench.read_prompts(prompts or decode_bench.BENCH80, llm, limit)
+        if rates is not None:
+            engine = decode_bench.synthetic(engine, rates)
+        with progress("runs") as bar:
+            task = bar.add_task("runs", total=None)
+            result = decode_bench.run(
+                engine, chosen, modes, max_tokens=max_tokens, repeats=repeats, temperature=temperature,
+                on_run=lambda done, total: bar.update(task, completed=done, total=total),
+            )  # fmt: skip
+        name = shape or model or "embedded pair"
+        result = {"model": name, "synthetic_acceptance": rates} | result
+        print_decode(result)
+        emit(result, json_out)
+
+
+def print_decode(r: dict[str, Any]) -> None:
+    """The table, ceiling first."""
+    kind = "" if r["synthetic_acceptance"] is None else f", synthetic acceptance {r['synthetic_acceptance']}"
+    out.print(f"{r['model']}, {r['weights']}{kind}; {r['isa']}, {r['threads']} threads", markup=False)
+    out.print(f"machine: {r['machine']}", markup=False)
+    out.print(f"ceiling: {r['ceiling']}x plain, the longest acceptance length, if guesses and rows cost nothing")
+    table = Table(box=None)
+    for column in ("mode", "tokens/s", "speed-up", "worst category", "tokens a round", "round p50 ms", "p99 ms"):
+        table.add_column(column, justify="right" if column != "mode" else "left")
+    for mode, rate in r["tokens_per_s"].items():
+        gain = r["speedup_auto"] if mode == "auto" else r["speedup"].get(mode)
+        spread = "" if gain is None else f"{gain['mean']:.2f} ({gain['spread'][0]:.2f}-{gain['spread'][1]:.2f})"
+        table.add_row(
+            mode, f"{rate:.1f}", spread, "" if gain is None else f"{gain['worst']:.2f}",
+            f"{r['acceptance_length'][mode]:.2f}", f"{r['round_ms'][mode]['p50']:.2f}",
+            f"{r['round_ms'][mode]['p99']:.2f}",
+        )  # fmt: skip
+    out.print(table)
+    if r["speedup_auto"] is not None and len(r["speedup_auto"]["by_category"]) > 1:
+        out.print("auto by category: " + ", ".join(f"{k} {x:.2f}" for k, x in r["speedup_auto"]["by_category"].items()))
+    out.print(f"survival by position: {r['accepted_per_position']}", markup=False)
+    out.print(f"auto's draft lengths (rounds): {r['auto_draft_lengths']}; copied guesses made and accepted: "
+              f"{r['auto_copied']}; first token {r['first_token_ms']['plain']:.1f} ms", markup=False)  # fmt: skip

@@ -26,7 +26,7 @@ ModelArg = Annotated[str | None, typer.Option("--model", "-m", help="Directory o
 DrafterOpt = Annotated[str, typer.Option("--drafter", help="auto, none, a directory or a hub id.")]
 WeightsOpt = Annotated[str, typer.Option("--weights", help="bf16, int8 or int4.")]
 ThreadsOpt = Annotated[int | None, typer.Option("--threads", help="Worker threads; default: physical cores.")]
-SpeculationOpt = Annotated[str, typer.Option("--speculation", "-k", help="auto, off or a draft length 0..16.")]
+SpeculationOpt = Annotated[str, typer.Option("--speculation", "-k", help="auto, off, ngram or a draft length 0..16.")]
 RopeOpt = Annotated[str, typer.Option("--rope-position", help="The drafter's rotary position: P or P-1.")]
 MaxTokens = Annotated[int, typer.Option("--max-tokens", "-n", help="Most tokens to generate.")]
 Temperature = Annotated[float | None, typer.Option("--temperature", "-t", help="0 is greedy; default: the model's.")]

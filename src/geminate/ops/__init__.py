@@ -39,8 +39,8 @@ class DraftStop:
 
     Attributes:
         calibration: float32 [STOP_BINS], chance that a guess of this confidence is accepted.
-        ahead: float32 [k], chance that guess j is accepted before it is known.
-        need: float32 [k], least survival that pays for guess j.
+        ahead: float32 [>= k], chance that guess j is accepted before it is known.
+        need: float32 [>= k], least survival that pays for guess j.
     """
 
     calibration: F32

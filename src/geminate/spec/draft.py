@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, replace
+from typing import Literal, Protocol
 
 from geminate.cache import KVCache
-from geminate.ops import DraftRule
+from geminate.ops import DraftRule, DraftStop
 from geminate.types import F32
 
 
@@ -19,20 +19,32 @@ class DraftContext:
         hidden: float32 [hidden], the target's post-norm hidden state of the row before the last token.
         cache: the target's KV cache, positions 0..len(token_ids)-2.
         rule: how to choose guesses, with the noise the target will draw with.
+        stop: when to end before k guesses; None: never. A drafter without confidence may ignore it.
     """
 
     token_ids: list[int]
     hidden: F32
     cache: KVCache
     rule: DraftRule
+    stop: DraftStop | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Draft:
-    """Guesses and how sure the drafter was of each (0..1)."""
+    """Guesses, how sure the drafter was of each (0..1; empty if it cannot say), and where they come from.
+
+    Attributes:
+        steps: draft steps made for them, when more than are left.
+    """
 
     token_ids: tuple[int, ...] = ()
     confidence: tuple[float, ...] = ()
+    source: Literal["mtp", "ngram"] = "mtp"
+    steps: int = 0
+
+    def first(self, k: int) -> Draft:
+        """The first k guesses."""
+        return replace(self, token_ids=self.token_ids[:k], confidence=self.confidence[:k])
 
 
 class Drafter(Protocol):

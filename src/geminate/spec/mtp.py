@@ -13,8 +13,10 @@ class MtpDrafter:
         self.model = model
 
     def draft(self, context: DraftContext, k: int) -> Draft:
-        """k guesses, one native call for all of them."""
+        """k guesses, or fewer where ``context.stop`` says so; one native call for all of them."""
         if k == 0:
             return Draft()
-        ids, confidence = self.model.draft(context.token_ids[-1], context.hidden, context.cache, k, context.rule)
-        return Draft(token_ids=tuple(ids.tolist()), confidence=tuple(confidence.tolist()))
+        ids, confidence = self.model.draft(
+            context.token_ids[-1], context.hidden, context.cache, k, context.rule, context.stop
+        )
+        return Draft(token_ids=tuple(ids.tolist()), confidence=tuple(confidence.tolist()), steps=len(ids))

@@ -1,0 +1,225 @@
+"""What a sequence drafts next: a fixed number of guesses, copied text, or whichever promises most per second.
+
+With survival s_i (the chance that the first i guesses are all accepted) a round of k guesses yields
+1 + s_1 + .. + s_k tokens in R(k) seconds. The best rate S* = max over k of that quotient also says when one more
+guess pays: s > S* x (R(k + 1) - R(k)) (Dinkelbach's rule for quotients). 0 is a legal answer.
+
+Policies decide by timings and luck. They can, because what is emitted never depends on what was drafted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+
+from geminate.ops import DraftStop, confidence_bin
+from geminate.params import MAX_DRAFT
+from geminate.spec.acceptance import Beliefs, MatchRates, PositionRates
+from geminate.spec.costs import CostModel
+from geminate.spec.draft import Draft, DraftContext, Drafter
+from geminate.spec.ngram import Match, NgramIndex, continuation
+
+HOPELESS = 0.02  # survival below which a longer draft is not looked at
+REPLAN = 8  # uses of a plan before the next: for a small model, thinking costs as much as a pass
+
+
+class Policy(Protocol):
+    """Drafts for one sequence."""
+
+    def draft(self, context: DraftContext, limit: int, company: int) -> Draft:
+        """At most ``limit`` guesses; ``company``: rows of other sequences expected in the pass."""
+        ...
+
+    def observe(self, draft: Draft, accepted: int, seconds: float | None) -> None:
+        """What became of the last draft, and the seconds of the round (None where they say nothing)."""
+        ...
+
+
+class FixedPolicy:
+    """Always k guesses of the drafter, or what still fits."""
+
+    def __init__(self, drafter: Drafter | None, k: int) -> None:
+        self.drafter, self.k = drafter, k
+
+    def draft(self, context: DraftContext, limit: int, company: int) -> Draft:
+        """See `Policy`."""
+        k = min(self.k, limit)
+        return Draft() if k == 0 or self.drafter is None else self.drafter.draft(context, k)
+
+    def observe(self, draft: Draft, accepted: int, seconds: float | None) -> None:
+        """Nothing to learn."""
+
+
+class NgramPolicy:
+    """Copies as much as fits wherever the text repeats itself, whatever it costs."""
+
+    def __init__(self) -> None:
+        self._index = NgramIndex()
+
+    def draft(self, context: DraftContext, limit: int, company: int) -> Draft:
+        """See `Policy`."""
+        match = self._index.find(context.token_ids)
+        if match is None or limit == 0:
+            return Draft()
+        return Draft(token_ids=continuation(context.token_ids, match, limit), source="ngram")
+
+    def observe(self, draft: Draft, accepted: int, seconds: float | None) -> None:
+        """Nothing to learn."""
+
+
+def best_length(rates: Seq[float], seconds: Seq[float], *, call: float = 0.0, step: float = 0.0) -> tuple[int, float]:
+    """The k with the most tokens a second, and that rate.
+
+    Args:
+        rates: conditional acceptance of guess 1, 2, ...
+        seconds: R(0), R(1), ... without draft steps; at least one more than rates.
+        call, step: seconds of any draft, and of each of its steps.
+    """
+    best, best_rate = 0, 1.0 / seconds[0]
+    survival = tokens = 1.0
+    for k, conditional in enumerate(rates, 1):
+        survival *= conditional
+        tokens += survival
+        rate = tokens / (seconds[k] + call + k * step)
+        if rate > best_rate:
+            best, best_rate = k, rate
+        elif survival < HOPELESS:
+            break
+    return best, best_rate
+
+
+@dataclass
+class _Plan:
+    """What the drafter is worth at the moment.
+
+    Attributes:
+        length, rate: the k that is best on average, and its tokens a second.
+        stop: when a draft ends that turns out better or worse than average.
+    """
+
+    length: int
+    rate: float
+    stop: DraftStop
+
+
+class AutoPolicy:
+    """Drafter, copy or nothing: the most expected tokens per second of measured cost.
+
+    Where drafting does not pay, or has lost time lately whatever the estimates say, it is tried at growing
+    intervals: acceptance cannot be learned without. Time lost against plain decoding is kept in an account; beyond
+    DEBT plain rounds it is paid off with plain rounds first, so a text that misleads every estimate costs a
+    bounded amount.
+    """
+
+    DEBT = 8.0
+    CREDIT = 32.0
+    REPAY = 0.02
+    OPTIMISM = 0.15  # plain rounds that drafting may lose at first
+    GAIN_KEEP = 0.9
+    MAX_PAUSE = 64
+    PLAIN_EVERY = 256  # rounds after which the cost of a plain one is looked at again
+
+    def __init__(self, drafter: Drafter | None, costs: CostModel, beliefs: Beliefs, *, ngram: bool = True) -> None:
+        self.drafter, self.costs, self.beliefs = drafter, costs, beliefs
+        self.debt = 0.0
+        self._index = NgramIndex() if ngram else None
+        self._own = PositionRates(keep=0.966)
+        self._copies = MatchRates(keep=0.966, weight=2.0)
+        self._match: Match | None = None
+        self._gain = self.OPTIMISM
+        self._pause, self._idle, self._since_plain = 8, 0, 0
+        self._plan: _Plan | None = None
+        self._copy_rates: list[float] = []
+        self._plan_age = self._copy_age = REPLAN
+
+    def draft(self, context: DraftContext, limit: int, company: int) -> Draft:
+        """See `Policy`."""
+        self._match = self._index.find(context.token_ids) if self._index is not None else None
+        plain_is_due = not self.costs.knows_plain or self._since_plain >= self.PLAIN_EVERY
+        if limit == 0 or self.debt > self.DEBT or plain_is_due:
+            return Draft()
+        limit = min(limit, MAX_DRAFT)
+        seconds = self.costs.round_times(company)
+        copied = self._copy(context, limit, seconds) if self._match is not None else Draft()
+        if copied.token_ids or self.drafter is None or self._pausing():
+            return copied
+        plan = self._planned(seconds)
+        if plan.length == 0:
+            return self.drafter.draft(context, 1)
+        draft = self.drafter.draft(replace(context, stop=plan.stop), limit)
+        return draft.first(self._worth_verifying(draft, plan, seconds))
+
+    def _pausing(self) -> bool:
+        if self._gain >= 0.0 and (self._plan is None or self._plan.length):
+            self._pause, self._idle = 8, 0
+            return False
+        self._idle += 1
+        if self._idle < self._pause:
+            return True
+        self._pause, self._idle = min(2 * self._pause, self.MAX_PAUSE), 0
+        return False
+
+    def _copy(self, context: DraftContext, limit: int, seconds: list[float]) -> Draft:
+        """Copied text, if it promises more than the drafter and plain decoding."""
+        assert self._match is not None
+        self._copy_age += 1
+        if self._copy_age > REPLAN:
+            self._copy_age = 0
+            self._copy_rates = self._copies.values(lean=self.beliefs.matches.values()).tolist()
+        rates = [self._copy_rates[MatchRates.kind(self._match.length + i)] for i in range(limit)]
+        k, rate = best_length(rates, seconds)
+        if k == 0 or (self._plan is not None and rate < self._plan.rate):
+            return Draft()
+        return Draft(token_ids=continuation(context.token_ids, self._match, k), source="ngram")
+
+    def _planned(self, seconds: list[float]) -> _Plan:
+        self._plan_age += 1
+        if self._plan is None or self._plan_age > REPLAN:
+            self._plan_age = 0
+            step = self.costs.draft_step
+            rates = self._own.values(lean=self.beliefs.positions.values())
+            length, rate = best_length(rates.tolist(), seconds, call=self.costs.draft_call, step=step)
+            stop = DraftStop(
+                calibration=self.beliefs.calibration.values().astype(np.float32),
+                ahead=rates.astype(np.float32),
+                need=(rate * np.maximum(0.0, np.diff(seconds) + step)).astype(np.float32),
+            )
+            self._plan = _Plan(length, rate, stop)
+        return self._plan
+
+    def _worth_verifying(self, draft: Draft, plan: _Plan, seconds: list[float]) -> int:
+        """How many of the guesses pay for their rows; the draft steps are paid already."""
+        if not draft.confidence:
+            return len(draft.token_ids)
+        best, best_gain = 0, 0.0
+        survival, gain = 1.0, 0.0
+        for i, confidence in enumerate(draft.confidence, 1):
+            survival *= float(plan.stop.calibration[confidence_bin(confidence)])
+            gain += survival
+            worth = gain - plan.rate * (seconds[i] - seconds[0])
+            if worth > best_gain:
+                best, best_gain = i, worth
+        return best
+
+    def observe(self, draft: Draft, accepted: int, seconds: float | None) -> None:
+        """See `Policy`."""
+        count = len(draft.token_ids)
+        self._since_plain = self._since_plain + 1 if count else 0
+        if count == 0 and draft.steps == 0:
+            self.debt = max(self.debt - self.REPAY, -self.CREDIT)
+            return
+        if draft.source == "ngram" and self._match is not None:
+            self.beliefs.matches.observe_round(self._match.length, count, accepted)
+            self._copies.observe_round(self._match.length, count, accepted)
+        else:
+            self._own.observe_round(count, accepted)
+            self.beliefs.positions.observe_round(count, accepted)
+            self.beliefs.calibration.observe_round(draft.confidence, count, accepted)
+        if seconds is not None:
+            won = accepted + 1 - seconds / self.costs.round_time(0)
+            self.debt = max(self.debt - won, -self.CREDIT)
+            if draft.steps:
+                self._gain = self.GAIN_KEEP * self._gain + min(max(won, -1.0), 1.0)
