@@ -91,3 +91,8 @@ class Beliefs:
         self.positions = PositionRates(keep=0.997)
         self.calibration = Calibration()
         self.matches = MatchRates(keep=0.99)
+        self.gain = 1.0  # plain rounds that a round of guesses saves, lately
+
+    def observe_gain(self, won: float) -> None:
+        """Note what a round of guesses saved."""
+        self.gain += 0.05 * (won - self.gain)

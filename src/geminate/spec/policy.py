@@ -109,7 +109,8 @@ class AutoPolicy:
     """Drafter, copy or nothing: the most expected tokens per second of measured cost.
 
     Where drafting does not pay, or has lost time lately whatever the estimates say, it is tried at growing
-    intervals: acceptance cannot be learned without. Time lost against plain decoding is kept in an account; beyond
+    intervals: acceptance cannot be learned without. Drafts start short and may double in length whenever a full
+    one was accepted: a new text may be nothing like the last. Time lost against plain decoding is kept in an account; beyond
     DEBT plain rounds it is paid off with plain rounds first, so a text that misleads every estimate costs a
     bounded amount.
     """
@@ -129,8 +130,9 @@ class AutoPolicy:
         self._own = PositionRates(keep=0.966)
         self._copies = MatchRates(keep=0.966, weight=2.0)
         self._match: Match | None = None
-        self._gain = self.OPTIMISM
+        self._gain = min(self.OPTIMISM, beliefs.gain)
         self._pause, self._idle, self._since_plain = 8, 0, 0
+        self._reach, self._copy_reach = 1, 4
         self._plan: _Plan | None = None
         self._copy_rates: list[float] = []
         self._plan_age = self._copy_age = REPLAN
@@ -149,7 +151,7 @@ class AutoPolicy:
         plan = self._planned(seconds)
         if plan.length == 0:
             return self.drafter.draft(context, 1)
-        draft = self.drafter.draft(replace(context, stop=plan.stop), limit)
+        draft = self.drafter.draft(replace(context, stop=plan.stop), min(limit, self._reach))
         return draft.first(self._worth_verifying(draft, plan, seconds))
 
     def _pausing(self) -> bool:
@@ -169,7 +171,7 @@ class AutoPolicy:
         if self._copy_age > REPLAN:
             self._copy_age = 0
             self._copy_rates = self._copies.values(lean=self.beliefs.matches.values()).tolist()
-        rates = [self._copy_rates[MatchRates.kind(self._match.length + i)] for i in range(limit)]
+        rates = [self._copy_rates[MatchRates.kind(self._match.length + i)] for i in range(min(limit, self._copy_reach))]
         k, rate = best_length(rates, seconds)
         if k == 0 or (self._plan is not None and rate < self._plan.rate):
             return Draft()
@@ -212,9 +214,13 @@ class AutoPolicy:
             self.debt = max(self.debt - self.REPAY, -self.CREDIT)
             return
         if draft.source == "ngram" and self._match is not None:
+            if accepted == count == self._copy_reach:
+                self._copy_reach *= 2
             self.beliefs.matches.observe_round(self._match.length, count, accepted)
             self._copies.observe_round(self._match.length, count, accepted)
         else:
+            if accepted == count == self._reach:
+                self._reach *= 2
             self._own.observe_round(count, accepted)
             self.beliefs.positions.observe_round(count, accepted)
             self.beliefs.calibration.observe_round(draft.confidence, count, accepted)
@@ -222,4 +228,6 @@ class AutoPolicy:
             won = accepted + 1 - seconds / self.costs.round_time(0)
             self.debt = max(self.debt - won, -self.CREDIT)
             if draft.steps:
-                self._gain = self.GAIN_KEEP * self._gain + min(max(won, -1.0), 1.0)
+                won = min(max(won, -1.0), 1.0)
+                self._gain = self.GAIN_KEEP * self._gain + won
+                self.beliefs.observe_gain(won)
