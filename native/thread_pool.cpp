@@ -90,7 +90,7 @@ void ThreadPool::start_workers() {
 
 void ThreadPool::run(int threads, void (*job)(void*, int), void* context) {
   const std::lock_guard<std::mutex> lock(mutex_);
-  const PlainFloats plain;
+  [[maybe_unused]] const PlainFloats plain;
   if (threads > size_) threads = size_;
   if (threads <= 1) {
     job(context, 0);
@@ -108,7 +108,7 @@ void ThreadPool::run(int threads, void (*job)(void*, int), void* context) {
 }
 
 void ThreadPool::work(int thread, uint32_t seen) {
-  const PlainFloats plain;
+  [[maybe_unused]] const PlainFloats plain;
   for (;;) {
     if (!spin_until(kIdleSpin, [&] { return ticket_.load(std::memory_order_acquire) != seen; })) {
       ticket_.wait(seen, std::memory_order_acquire);

@@ -112,6 +112,7 @@ class LLM:
         rope_position: the drafter's rotary position, ``P`` (transformers) or ``P-1`` (LiteRT-LM, vLLM);
             changes acceptance, never the output.
         use_cache, cache_dir: whether and where packed weights are kept.
+        prefault: touch all weights while loading, so that the first answer does not wait for the disk.
         on_message: told what a user should know while loading. progress: (tensor, bytes done, bytes).
 
     Raises:
@@ -129,6 +130,7 @@ class LLM:
         rope_position: RopePosition = "P",
         use_cache: bool = True,
         cache_dir: Path | None = None,
+        prefault: bool = False,
         on_message: Message | None = None,
         progress: Progress | None = None,
     ) -> None:
@@ -141,6 +143,7 @@ class LLM:
             rope_position=rope_position,
             use_cache=use_cache,
             cache_dir=cache_dir,
+            prefault=prefault,
             on_message=on_message,
             progress=progress,
         )

@@ -64,6 +64,7 @@ def load_pair(
     rope_position: RopePosition = "P",
     use_cache: bool = True,
     cache_dir: Path | None = None,
+    prefault: bool = False,
     on_message: Message | None = None,
     progress: Progress | None = None,
 ) -> Pair:
@@ -91,4 +92,8 @@ def load_pair(
         assistant: AssistantConfig = load_assistant_config(located.drafter)
         drafter_store = open_packed(located.drafter, assistant, weights)
         drafter_model = DrafterModel(assistant, drafter_store, target, rope_position)
+        if prefault:
+            drafter_store.prefault(progress)
+    if prefault:
+        store.prefault(progress)
     return Pair(located=located, target=target, drafter=drafter_model)

@@ -12,17 +12,8 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
-from support.cli import geminate
+from support.cli import geminate, refused
 from support.fabricate import make_drafter
-
-
-def refused(*args: str, says: str, stdin: bytes | None = None, env: dict[str, str] | None = None) -> None:
-    done = geminate(*args, stdin=stdin, env=env)
-    assert done.returncode == 2, (done.stdout, done.stderr)
-    lines = done.stderr.strip().splitlines()
-    assert len(lines) == 1 and lines[0].startswith("error: "), done.stderr
-    assert says in lines[0], lines[0]
-    assert "Traceback" not in done.stderr and done.stdout == ""
 
 
 def test_no_such_path() -> None:

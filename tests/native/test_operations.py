@@ -98,6 +98,9 @@ def cases() -> dict[str, Callable[[], p.Plan]]:
         "softcap": lambda: plan(
             [p.AddScaled(a="x", b="x", out="o", scale=4.0), p.Softcap(x="o", cap=5.0)], "o", {"o": WIDTH}
         ),
+        "capped linear": lambda: plan(
+            [p.Linear(x="x", out="o", w=weights(90, WIDTH, "int8")), p.Softcap(x="o", cap=0.5)], "o", {"o": 90}
+        ),
         "attention": lambda: plan(attention(0)[0], "o", attention(0)[1], (rope_table(),)),
         "sliding attention": lambda: plan(attention(19)[0], "o", attention(19)[1], (rope_table(),)),
         "one kv head": lambda: plan(attention(0, 5, 1)[0], "o", attention(0, 5, 1)[1], (rope_table(),)),

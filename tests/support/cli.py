@@ -18,3 +18,13 @@ def geminate(*args: str, stdin: bytes | None = None, env: dict[str, str] | None 
     )
     done.stdout, done.stderr = done.stdout.decode(), done.stderr.decode()
     return done
+
+
+def refused(*args: str, says: str, stdin: bytes | None = None, env: dict[str, str] | None = None) -> None:
+    """The command ends with code 2 and one line that holds ``says``; nothing on stdout, no traceback."""
+    done = geminate(*args, stdin=stdin, env=env)
+    assert done.returncode == 2, (done.stdout, done.stderr)
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error: "), done.stderr
+    assert says in lines[0], lines[0]
+    assert "Traceback" not in done.stderr and done.stdout == ""

@@ -34,6 +34,7 @@ TopK = Annotated[int | None, typer.Option("--top-k", help="0 is off; default: th
 TopP = Annotated[float | None, typer.Option("--top-p", help="Default: the model's.")]
 MinP = Annotated[float | None, typer.Option("--min-p", help="Least share of the best token's probability.")]
 Seed = Annotated[int | None, typer.Option("--seed", help="Same seed, same text; drawn and reported by default.")]
+Prefault = Annotated[bool, typer.Option("--prefault", help="Touch all weights before the first answer.")]
 NoCache = Annotated[bool, typer.Option("--no-cache", help="Do not keep packed weights on disk.")]
 
 
@@ -72,11 +73,12 @@ def load(
     threads: int | None = None,
     rope_position: str = "P",
     no_cache: bool = False,
+    prefault: bool = False,
     quiet: bool = False,
 ) -> LLM:
     """Load an LLM, packing progress and remarks on stderr."""
     bar = Progress(
-        TextColumn("packing"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"), TimeRemainingColumn(),
+        TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"), TimeRemainingColumn(),
         console=err, transient=True, disable=quiet or not err.is_terminal,
     )  # fmt: skip
     task = bar.add_task("packing", total=None, visible=False)
@@ -90,7 +92,11 @@ def load(
             rope_position=cast(RopePosition, rope_position),
             use_cache=not no_cache,
             on_message=None if quiet else say,
-            progress=lambda name, done, total: bar.update(task, completed=done, total=total, visible=True),
+            prefault=prefault,
+            progress=lambda name, done, total: bar.update(
+                task, description="touching" if name == "touching" else "packing", completed=done, total=total,
+                visible=True,
+            ),
         )
     for warning in caught:
         say(f"warning: {warning.message}")

@@ -31,7 +31,7 @@ def stats_json(out: Output) -> dict[str, object]:
         "prompt_tokens": s.prompt_tokens, "generated_tokens": s.generated_tokens, "rounds": s.rounds,
         "drafted": s.drafted, "accepted": s.accepted, "accepted_per_position": s.accepted_per_position,
         "drafted_per_position": s.drafted_per_position, "acceptance_length": s.acceptance_length,
-        "draft_lengths": s.draft_lengths, "prefill_s": s.prefill_s, "decode_s": s.decode_s,
+        "draft_lengths": s.draft_lengths, "copied": s.copied, "copied_accepted": s.copied_accepted, "prefill_s": s.prefill_s, "decode_s": s.decode_s,
         "tokens_per_s": s.tokens_per_s,
     }  # fmt: skip
 
@@ -54,6 +54,7 @@ def generate(
     ignore_eos: Annotated[bool, typer.Option("--ignore-eos", help="Go on past end-of-sequence tokens.")] = False,
     logprobs: Annotated[int | None, typer.Option("--logprobs", help="Top logprobs per token, with --json.")] = None,
     no_cache: c.NoCache = False,
+    prefault: c.Prefault = False,
     json_out: Annotated[bool, typer.Option("--json", help="One JSON object on stdout instead of text.")] = False,
 ) -> None:
     """Continue a text, streamed to stdout; figures go to stderr."""
@@ -73,6 +74,7 @@ def generate(
             threads=threads,
             rope_position=rope_position,
             no_cache=no_cache,
+            prefault=prefault,
         )
         if json_out:
             out = llm.generate(text, params, speculation=speculation)[0]
@@ -126,6 +128,7 @@ def chat(
     min_p: c.MinP = None,
     seed: c.Seed = None,
     no_cache: c.NoCache = False,
+    prefault: c.Prefault = False,
 ) -> None:
     """Talk to a model; /help lists the commands."""
     with c.user_errors():
@@ -140,6 +143,7 @@ def chat(
             threads=threads,
             rope_position=rope_position,
             no_cache=no_cache,
+            prefault=prefault,
         )
         session = llm.session(system=system, enable_thinking=thinking)
         last: Output | None = None

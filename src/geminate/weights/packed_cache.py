@@ -9,6 +9,7 @@ Damage is looked for at every open: header checksum, file size, and the CRC-32 o
 from __future__ import annotations
 
 import json
+import mmap
 import os
 import struct
 import tempfile
@@ -103,7 +104,11 @@ def open_cache(file: IO[bytes], fingerprint: dict[str, Any]) -> tuple[dict[str, 
         raise WeightsError("the packed cache is stale")
     if header["data_bytes"] != size - 16 - length:
         raise WeightsError("the packed cache has lost data")
-    whole = np.memmap(file, mode="r", dtype=np.uint8, shape=(max(header["data_bytes"], 1),))
+    mapped = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with suppress(OSError):  # a kernel without huge pages for this kind of file
+            mapped.madvise(mmap.MADV_HUGEPAGE)
+    whole = np.frombuffer(mapped, dtype=np.uint8)
     arrays: dict[str, np.ndarray] = {}
     for name, a in header["arrays"].items():
         flat = whole[a["offset"] : a["offset"] + a["nbytes"]]

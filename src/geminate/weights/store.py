@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import mmap
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
@@ -24,6 +25,7 @@ from geminate.weights.safetensors_reader import TensorEntry, checkpoint_files, r
 Progress = Callable[[str, int, int], None]  # tensor name, bytes done, bytes in all
 Message = Callable[[str], None]
 BLOCK_BYTES = 4 << 20  # float32 rows of one packing step; temporaries are several times that
+PREFAULT_BLOCK = 64 << 20
 
 
 class WeightStore:
@@ -100,6 +102,23 @@ class WeightStore:
         """The token order of the centroid head, int32 [vocab]."""
         self._info(name)
         return np.array(self._arrays[name], dtype=np.int32)
+
+    def prefault(self, progress: Progress | None = None) -> int:
+        """Touch every page that passes stream, in order, so that no pass waits for the disk; bytes touched.
+
+        Tables that are read row by row are left alone. The system may still drop pages when memory is short.
+        """
+        names = [n for n, info in self._tensors.items() if info["role"] != "row_table"]
+        arrays = [self._arrays[a] for n in names for a in (n, f"{n}#scales") if a in self._arrays]
+        total, done = sum(a.nbytes for a in arrays), 0
+        for array in arrays:
+            flat = array.reshape(-1).view(np.uint8)
+            for start in range(0, len(flat), PREFAULT_BLOCK):
+                flat[start : start + PREFAULT_BLOCK : mmap.PAGESIZE].max()
+                done += min(PREFAULT_BLOCK, len(flat) - start)
+                if progress is not None:
+                    progress("touching", done, total)
+        return total
 
     def bytes_by_kind(self) -> dict[str, int]:
         """Packed bytes per kind of tensor: matrix, embedding, experts, row_table, vector, ..."""

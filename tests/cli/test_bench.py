@@ -1,0 +1,71 @@
+"""``geminate bench``: keys, plausible figures, and refusals."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support.cli import geminate, refused
+
+
+def last_line(*args: str) -> dict[str, Any]:
+    done = geminate("bench", *args, "--json")
+    assert done.returncode == 0, done.stderr
+    assert "ceiling" in done.stdout.splitlines()[2], "the ceiling stands before the figures"
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert isinstance(result, dict)
+    return result
+
+
+def test_step_of_a_directory(models: dict[str, Path]) -> None:
+    r = last_line("step", "--shape", str(models["E2B"]), "--rows", "1,3,20", "--repeats", "3", "--context", "70")
+    assert list(r["step_ms"]) == list(r["ratio"]) == list(r["ceiling_fraction"]) == ["1", "3", "20"]
+    assert r["ratio"]["1"] == 1.0 and all(0 < f < 3 for f in r["ceiling_fraction"].values())
+    assert r["bandwidth_gbps"] > 0.1 and r["int8_gmacs"] > 0.1 and r["weight_bytes"] > 0
+    assert isinstance(r["draft_step_ms"], float) and r["prefill_tokens_per_s"] > 0 and r["context"] == 70
+
+
+def test_step_of_experts(models: dict[str, Path]) -> None:
+    r = last_line("step", "--shape", str(models["26B-A4B"]), "--rows", "1,2,8", "--repeats", "3", "--weights", "int8")
+    experts = list(r["experts_per_layer"].values())
+    assert experts == sorted(experts) and experts[0] < experts[-1], "more rows read more experts"
+    assert r["weight_bytes_by_rows"]["8"] > r["weight_bytes_by_rows"]["1"] == r["weight_bytes"]
+
+
+def test_decode_the_embedded_pair() -> None:
+    r = last_line("decode", "--limit", "2", "--max-tokens", "24", "--repeats", "1", "--lengths", "2")
+    assert set(r["tokens_per_s"]) == {"plain", "2", "auto"} and r["acceptance_length"]["plain"] == 1.0
+    assert set(r["speedup_auto"]) == {"mean", "worst", "spread", "by_category"} and r["machine"]
+    assert len(r["accepted_per_position"]) == 2 and 1 <= r["acceptance_length"]["2"] <= 3
+    assert r["round_ms"]["plain"]["p50"] <= r["round_ms"]["plain"]["p99"] and r["first_token_ms"]["plain"] > 0
+
+
+def test_decode_at_given_acceptance() -> None:
+    r = last_line(
+        "decode", "--synthetic-acceptance", "1,1,0", "--lengths", "1,3,6", "--limit", "1", "--max-tokens", "40",
+        "--repeats", "1",
+    )  # fmt: skip
+    assert r["accepted_per_position"][:3] == [1.0, 1.0, 0.0], "s_i is the survival of position i"
+    assert r["acceptance_length"]["1"] == 2.0 and r["acceptance_length"]["6"] == pytest.approx(3.0, abs=0.15)
+
+
+def test_refusals(models: dict[str, Path], tmp_path: Path) -> None:
+    shape = str(models["E2B"])
+    refused("bench", "step", "--shape", "gemma-9", says="none of gemma-4-E2B")
+    refused("bench", "step", "--shape", shape, "--rows", "1,0", says="different numbers from 1 to 256")
+    refused("bench", "step", "--shape", shape, "--rows", "1,x", says="numbers with commas")
+    refused("bench", "step", "--shape", shape, "--weights", "int3", says="--weights must be one of")
+    refused("bench", "step", "--shape", "gemma-4-E2B", "--layers", "7", says="multiple of 5 up to 35")
+    refused("bench", "step", "--shape", shape, "--context", "0", says="--context must be")
+    refused("bench", "decode", "--lengths", "0", says="--lengths must be draft lengths")
+    refused("bench", "decode", "--shape", "gemma-4-E2B", says="--synthetic-acceptance")
+    refused("bench", "decode", "--layers", "5", says="--layers goes with --shape")
+    refused("bench", "decode", "--drafter", "none", says="has no drafter")
+    refused("bench", "decode", "--synthetic-acceptance", "0.5,0.6", says="cannot rise")
+    refused("bench", "decode", "--synthetic-acceptance", "1.5", says="between 0 and 1")
+    refused("bench", "decode", "--prompts", str(tmp_path / "none"), says="cannot read")
+    (tmp_path / "bad").write_text('{"a": 1}\n')
+    refused("bench", "decode", "--prompts", str(tmp_path / "bad"), says="expected JSON lines")
