@@ -1,7 +1,8 @@
 // Softmax attention over float16 keys and values. Included by kernels_impl.h.
 //
-// Online softmax over tiles of 64 absolute positions, all rows of a task tile by tile: memory is read once. Keys outside [first, last] are never read, so a
-// row's bits do not depend on what a rejected draft left in the cache.
+// Online softmax over tiles of 64 absolute positions, all rows of a task tile by tile: memory is read once.
+// Keys outside [first, last] are never read, so a row's bits do not depend on what a rejected draft left in
+// the cache.
 
 static inline F load_half(const uint16_t* x, int lanes) {
   if (lanes == 16) return load_half(x);
@@ -10,7 +11,8 @@ static inline F load_half(const uint16_t* x, int lanes) {
   return load_half(tail);
 }
 
-// How far ahead of use the first row of a task calls keys and values into the cache; other rows find them there.
+// How far ahead of use the first row of a task calls keys and values into the cache; other rows find them
+// there.
 constexpr int64_t kKeysAhead = 8192;
 
 // One row's part of the scratch; every array is a whole number of vectors.
@@ -68,8 +70,8 @@ static inline void score_keys(const AttentionRow& s, const uint16_t* keys, int d
 
 // acc[h][d ..] = acc * factor + sum over keys begin .. end-1 of p[h][j] * value[j][d ..], keys ascending.
 template <int H, int B>
-static inline void add_values(const AttentionRow& s, const uint16_t* values, int dim, int d, int begin, int end,
-                              bool fetch) {
+static inline void add_values(const AttentionRow& s, const uint16_t* values, int dim, int d, int begin,
+                              int end, bool fetch) {
   F acc[H][B];
   const int lanes = dim - d < 16 ? dim - d : 16;  // below 16 only where B is 1
   for (int h = 0; h < H; ++h) {
@@ -158,7 +160,8 @@ static void attend(const AttentionTask& t) {
     const int64_t start = tile * kKeyTile, at = start % t.rows * t.head_dim;
     for (int row = 0; row < t.count; ++row) {
       const int64_t first = t.first + row - start, end = t.last + row - start + 1;
-      const int from = first > 0 ? static_cast<int>(first) : 0;  // past the tile's end where it sees none of it
+      const int from =
+          first > 0 ? static_cast<int>(first) : 0;  // past the tile's end where it sees none of it
       const int to = end < kKeyTile ? static_cast<int>(end) : kKeyTile;
       if (from < to) {
         row_tile<H>(attention_row(t, row), t.keys + at, t.values + at, t.head_dim, from, to, row == 0);

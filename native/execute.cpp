@@ -7,7 +7,8 @@
 namespace geminate {
 namespace {
 
-constexpr int64_t kSmallStep = 1 << 19;  // bytes of weights below which a linear step has one piece per thread
+constexpr int64_t kSmallStep =
+    1 << 19;  // bytes of weights below which a linear step has one piece per thread
 constexpr int64_t kPieceBytes = 1 << 17;  // otherwise pieces of about this size
 constexpr int64_t kSmallPlan = 1 << 20;   // bytes of weights below which one thread is faster than two
 
@@ -60,7 +61,9 @@ std::atomic<int64_t>* Program::share(size_t stage, int thread) {
   return &shares_[stage * static_cast<size_t>(pool_->size()) + static_cast<size_t>(thread)].next;
 }
 
-int64_t Program::share_begin(size_t stage, int thread) const { return ends_[stage].back() * thread / threads_; }
+int64_t Program::share_begin(size_t stage, int thread) const {
+  return ends_[stage].back() * thread / threads_;
+}
 
 // A thread first takes its own share of a stage in order, one sequential stream of weights, then what is left
 // of the others': threads need not run equally fast.
@@ -215,7 +218,8 @@ int64_t Program::linear_tiles(const Step& s, int64_t rows) const {
 
 void Program::linear(const Step& s, int64_t index, int64_t rows) {
   const Buffer &x = buffer(s.x), &out = buffer(s.out);
-  const int64_t tiles = linear_tiles(s, rows), begin = index * tiles, end = std::min(begin + tiles, s.w.tiles);
+  const int64_t tiles = linear_tiles(s, rows), begin = index * tiles,
+                end = std::min(begin + tiles, s.w.tiles);
   const TileRange range{0, begin, end, s.w.n - 16 * begin};
   const int64_t columns = std::min(16 * (end - begin), range.valid);
   for (int64_t r = 0; r < rows; r += kPanelRows) {
@@ -228,7 +232,8 @@ void Program::linear(const Step& s, int64_t index, int64_t rows) {
       const QuantGroup* panel = panel_row(r, rows, s.w.groups, &stride);
       kernels_->linear_quantized(s.w, range, panel, block, to, out.stride, s.scale);
     }
-    for (int64_t i = 0; s.cap > 0.0f && i < block; ++i) kernels_->softcap(to + i * out.stride, columns, s.cap);
+    for (int64_t i = 0; s.cap > 0.0f && i < block; ++i)
+      kernels_->softcap(to + i * out.stride, columns, s.cap);
   }
 }
 

@@ -82,8 +82,7 @@ void Program::expert_linear(const Step& s, int64_t index, bool up) {
   const int64_t out_stride = up ? 2 * e.inner : e.hidden;
   float* out = up ? e.gate_up.data() : e.down.data();
   const int64_t expert = index / kExpertPieces, share = index % kExpertPieces;
-  const int64_t first = e.start[static_cast<size_t>(expert)],
-                last = e.start[static_cast<size_t>(expert + 1)];
+  const int64_t first = e.start[static_cast<size_t>(expert)], last = e.start[static_cast<size_t>(expert + 1)];
   const int64_t begin = s.w.tiles * share / kExpertPieces, end = s.w.tiles * (share + 1) / kExpertPieces;
   if (begin == end) return;
   const TileRange range{expert, begin, end, s.w.n - 16 * begin};

@@ -22,11 +22,11 @@
 
 namespace geminate {
 
-constexpr int kTileRows = 16;  // output rows of a weight tile
-constexpr int kGroup = 32;     // columns that share a scale
-constexpr int kPanelRows = 8;  // activation rows a kernel call multiplies at once
-constexpr int kKeyTile = 64;   // keys of an attention tile
-constexpr int kHeadBlock = 4;  // query heads that share one walk over the keys
+constexpr int kTileRows = 16;      // output rows of a weight tile
+constexpr int kGroup = 32;         // columns that share a scale
+constexpr int kPanelRows = 8;      // activation rows a kernel call multiplies at once
+constexpr int kKeyTile = 64;       // keys of an attention tile
+constexpr int kHeadBlock = 4;      // query heads that share one walk over the keys
 constexpr int kAttentionRows = 8;  // rows that share one walk over the keys
 constexpr int kMaxHeadDim = 1024;
 constexpr int kProbeDots = 64;  // 64-byte products of a round of multiply_bytes

@@ -11,6 +11,7 @@
 #include "probe_impl.h"
 
 static constexpr Kernels kTable = {
-    kIsaName, quantize, linear_quantized, linear_bf16, embed,   lookup,     rms_norm,     add_scaled, gelu_mul,
-    rope,     to_half,  softcap,          attention,   softmax, softmax_at, add_weighted, read_bytes, multiply_bytes,
+    kIsaName,  quantize,   linear_quantized, linear_bf16,  embed,      lookup,
+    rms_norm,  add_scaled, gelu_mul,         rope,         to_half,    softcap,
+    attention, softmax,    softmax_at,       add_weighted, read_bytes, multiply_bytes,
 };

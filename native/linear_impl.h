@@ -20,8 +20,9 @@ static void quantize(const float* x, int64_t k, QuantGroup* out, int64_t stride)
   }
 }
 
-// How far ahead of the multiplication weights are called into the second-level cache. Without this, a pass over
-// several rows takes its arithmetic plus its memory time; with it, the larger of the two (docs/lab-notes.md).
+// How far ahead of the multiplication weights are called into the second-level cache. Without this, a pass
+// over several rows takes its arithmetic plus its memory time; with it, the larger of the two
+// (docs/lab-notes.md).
 constexpr int64_t kAhead = 6144;
 
 static inline void prefetch(const void* address) { __builtin_prefetch(address, 0, 2); }

@@ -303,11 +303,11 @@ class PyProgram {
   }
 
   int64_t draft(int32_t token, In<float> hidden, int32_t position, int32_t rope_position, In<uint64_t> caches,
-             const std::vector<In<float>>& cosines, const std::vector<In<float>>& sines, int64_t k,
-             double temperature, int64_t top_k, double top_p, double min_p, uint64_t seed, uint64_t choice,
-             std::optional<In<float>> calibration, std::optional<In<float>> ahead,
-             std::optional<In<float>> need, Out<int32_t> ids, Out<float> probabilities, Out<float> logits, Out<float> next,
-             Out<int32_t> candidates) {
+                const std::vector<In<float>>& cosines, const std::vector<In<float>>& sines, int64_t k,
+                double temperature, int64_t top_k, double top_p, double min_p, uint64_t seed, uint64_t choice,
+                std::optional<In<float>> calibration, std::optional<In<float>> ahead,
+                std::optional<In<float>> need, Out<int32_t> ids, Out<float> probabilities, Out<float> logits,
+                Out<float> next, Out<int32_t> candidates) {
     require(program_->max_rows() == 1 && hidden_in_ >= 0, "not a drafter");
     require(position > 0 && rope_position >= 0, "a draft needs a position after the first");
     require(token >= 0 && token < program_->min_vocab(), "token id outside the vocabulary");
@@ -338,8 +338,8 @@ class PyProgram {
     const std::lock_guard<std::mutex> lock(busy_);
     program_->bind(hidden_, next.data(), width(hidden_));
     program_->bind(logits_, logits.data(), width(logits_));
-    const int64_t count =
-        program_->draft(pass, token, hidden.data(), position, k, rule, stop, ids.data(), probabilities.data());
+    const int64_t count = program_->draft(pass, token, hidden.data(), position, k, rule, stop, ids.data(),
+                                          probabilities.data());
     if (want_candidates) {
       const int32_t* from = reinterpret_cast<const int32_t*>(program_->buffer(candidates_).base);
       std::copy(from, from + candidates.size(), candidates.data());

@@ -1,4 +1,5 @@
-// What the machine can do at most: reading memory, and integer products from registers. Included by kernels_impl.h.
+// What the machine can do at most: reading memory, and integer products from registers. Included by
+// kernels_impl.h.
 
 // The OR of the integer sums over all bytes, so that no read is left out. bytes: a multiple of 256.
 static int32_t read_bytes(const uint8_t* data, int64_t bytes) {

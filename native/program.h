@@ -117,8 +117,8 @@ struct DraftRule {
   uint64_t seed = 0, choice = 0;
 };
 
-// Ends a draft before k guesses: after guess j, whose probability falls into one of kStopBins even bins, goes on
-// only if the product of calibration[bin] so far times ahead[j + 1] reaches need[j + 1]. Null: never.
+// Ends a draft before k guesses: after guess j, whose probability falls into one of kStopBins even bins, goes
+// on only if the product of calibration[bin] so far times ahead[j + 1] reaches need[j + 1]. Null: never.
 struct DraftStop {
   const float* calibration = nullptr;  // [kStopBins]
   const float* ahead = nullptr;        // [k]
@@ -186,7 +186,7 @@ class Program {
   void quantize_for(int x, int64_t k);
   int threads_for(int64_t rows) const;
   void prepare(const Pass& pass, int threads);
-  std::atomic<int64_t>* share(size_t stage, int thread);        // next piece of a thread's share of a stage
+  std::atomic<int64_t>* share(size_t stage, int thread);  // next piece of a thread's share of a stage
   int64_t share_begin(size_t stage, int thread) const;
   void walk(const Pass& pass, int thread);
   void piece(const Work& work, int64_t index, const Pass& pass);
@@ -211,7 +211,7 @@ class Program {
   const int64_t max_rows_;
   std::vector<Buffer> buffers_;
   std::vector<Step> steps_;
-  std::vector<std::vector<int>> reads_, writes_;      // resources of each step: buffers, then negative ones
+  std::vector<std::vector<int>> reads_, writes_;  // resources of each step: buffers, then negative ones
   std::vector<Stage> stages_;
   struct alignas(64) Share {
     std::atomic<int64_t> next{0};

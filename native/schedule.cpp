@@ -33,8 +33,8 @@ std::vector<Stage> make_stages(const std::vector<Step>& steps, const std::vector
       since = i;
     }
     Stage& stage = stages.back();
-    const auto joined = std::find_if(stage.begin(), stage.end(),
-                                     [&](const Work& w) { return share_pieces(steps[w.steps[0]], steps[i]); });
+    const auto joined = std::find_if(
+        stage.begin(), stage.end(), [&](const Work& w) { return share_pieces(steps[w.steps[0]], steps[i]); });
     if (joined != stage.end()) {
       joined->steps.push_back(i);
     } else {

@@ -45,7 +45,7 @@ class ThreadPool {
   void (*job_)(void*, int) = nullptr;
   void* context_ = nullptr;
   alignas(64) std::atomic<uint32_t> ticket_{0};  // job number << 8 | threads; threads 0 means stop
-  Pieces finished_;  // threads that are done with the job
+  Pieces finished_;                              // threads that are done with the job
 };
 
 }  // namespace geminate

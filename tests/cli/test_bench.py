@@ -14,7 +14,8 @@ from support.cli import geminate, refused
 def last_line(*args: str) -> dict[str, Any]:
     done = geminate("bench", *args, "--json")
     assert done.returncode == 0, done.stderr
-    assert "ceiling" in done.stdout.splitlines()[2], "the ceiling stands before the figures"
+    table = done.stdout.index(" M " if args[0] == "step" else "mode")
+    assert done.stdout.index("ceiling:") < table, "the ceiling stands before the figures"
     result = json.loads(done.stdout.splitlines()[-1])
     assert isinstance(result, dict)
     return result
@@ -25,7 +26,7 @@ def test_step_of_a_directory(models: dict[str, Path]) -> None:
     assert list(r["step_ms"]) == list(r["ratio"]) == list(r["ceiling_fraction"]) == ["1", "3", "20"]
     assert r["ratio"]["1"] == 1.0 and all(0 < f < 3 for f in r["ceiling_fraction"].values())
     assert r["bandwidth_gbps"] > 0.1 and r["int8_gmacs"] > 0.1 and r["weight_bytes"] > 0
-    assert isinstance(r["draft_step_ms"], float) and r["prefill_tokens_per_s"] > 0 and r["context"] == 70
+    assert r["draft_step_ms"] > 0 and r["prefill_tokens_per_s"] > 0 and r["context"] == 70
 
 
 def test_step_of_experts(models: dict[str, Path]) -> None:
@@ -49,7 +50,9 @@ def test_decode_at_given_acceptance() -> None:
         "--repeats", "1",
     )  # fmt: skip
     assert r["accepted_per_position"][:3] == [1.0, 1.0, 0.0], "s_i is the survival of position i"
-    assert r["acceptance_length"]["1"] == 2.0 and r["acceptance_length"]["6"] == pytest.approx(3.0, abs=0.15)
+    assert r["acceptance_length"]["1"] == pytest.approx(2.0, abs=0.1) and r["acceptance_length"]["6"] == pytest.approx(
+        3.0, abs=0.15
+    )
 
 
 def test_refusals(models: dict[str, Path], tmp_path: Path) -> None:

@@ -82,7 +82,7 @@ class RandomStore:
         """Zeros, never touched beyond the rows that are read."""
         rows, width = self.specs[name].shape
         return RowTable(
-            format="int8", rows=rows, width=width, data=np.zeros((rows, width), dtype=np.int8),
+            format="int8", rows=rows, width=width, data=np.zeros((rows, padded(width, 32)), dtype=np.int8),
             scales=np.zeros((rows, padded(width, 32) // 32), np.uint16),
         )  # fmt: skip
 

@@ -9,6 +9,7 @@ from typing import Any
 from geminate.config import AssistantConfig, TargetConfig
 from geminate.config_reader import kind_of, load_assistant_config, load_target_config, read_json
 from geminate.errors import ParameterError
+from geminate.weights.locate import locate_drafter
 
 COMMON: dict[str, Any] = {
     "model_type": "gemma4_text", "dtype": "bfloat16", "vocab_size": 262144, "head_dim": 256, "global_head_dim": 512,
@@ -107,9 +108,9 @@ def load_shape(shape: str, layers: int | None) -> tuple[TargetConfig, AssistantC
         if kind_of(raw) != "target":
             raise ParameterError(f"{shape} is a drafter; name a target")
         raw = dict(raw.get("text_config", raw)) | {"model_type": raw["model_type"]}
-        beside = path / "assistant"
-        if (beside / "config.json").is_file():
-            assistant = load_assistant_config(beside)
+        drafter = locate_drafter(shape, path, "auto")
+        if drafter is not None:
+            assistant = load_assistant_config(drafter)
     total = int(raw["num_hidden_layers"])
     if layers is not None:
         raw = shortened(raw, layers)

@@ -25,6 +25,7 @@ from geminate.models.gemma4 import TargetModel
 from geminate.ops import DraftRule
 from geminate.ops.native import NativeBackend, NativeProgram
 from geminate.ops.packed import WeightFormat
+from geminate.spec.costs import PROFILE_ROWS
 from geminate.types import I32
 from geminate.weights.names import TensorSpec, expected_tensors
 from geminate.weights.store import WeightStore
@@ -61,8 +62,10 @@ class StepBench:
         if layers is None:
             layers = _layers_that_fit(shape, weights)
         config, assistant, self.total_layers = load_shape(shape, layers)
-        if not 1 <= context <= config.max_position_embeddings - PREFILL:
-            raise ParameterError(f"--context must be 1 to {config.max_position_embeddings - PREFILL}, not {context}")
+        most = config.max_position_embeddings - PROFILE_ROWS
+        if not 1 <= context <= most:
+            raise ParameterError(f"--context must be 1 to {most}, not {context}")
+        self.prefill_tokens = min(PREFILL, config.max_position_embeddings)
         self.config, self.weights, self.context = config, weights, context
         self.backend = NativeBackend(threads)
         self.target = TargetModel(config, _store(RandomStore(config, weights)), self.backend, max_rows=MAX_ROWS)
@@ -91,9 +94,10 @@ class StepBench:
         self.drafter.draft(int(self._ids[7]), self._hidden, self._cache, DRAFT, DraftRule())
         return (time.perf_counter() - began) / DRAFT
 
-    def prefill(self, tokens: int = PREFILL) -> float:
+    def prefill(self, tokens: int | None = None) -> float:
         """Seconds of processing a prompt from an empty cache, in chunks as the engine does, logits of the last row."""
         cache = self.target.new_cache()
+        tokens = tokens or self.prefill_tokens
         began = time.perf_counter()
         for start in range(0, tokens, 256):
             count = min(256, tokens - start)
@@ -199,7 +203,7 @@ def run(
         draft.append(bench.draft_step())
         if index % every == every - 1:
             prefill.append(bench.prefill())
-            share.append(PREFILL * work.macs(head=False) / prefill[-1] / peak[-1])
+            share.append(bench.prefill_tokens * work.macs(head=False) / prefill[-1] / peak[-1])
         on_round(index + 1, repeats)
     median = statistics.median
     plain = steps[rows[0]]
@@ -216,7 +220,8 @@ def run(
         "ceiling_fraction": {str(m): round(median(f), 3) for m, f in fractions.items()},
         "draft_step_ms": round(median(draft) * 1e3, 4),
         "draft_step_share": round(median(d / one for d, one in zip(draft, plain, strict=True)), 4),
-        "prefill_tokens": PREFILL, "prefill_tokens_per_s": round(PREFILL / median(prefill), 1),
+        "prefill_tokens": bench.prefill_tokens,
+        "prefill_tokens_per_s": round(bench.prefill_tokens / median(prefill), 1),
         "prefill_peak_share": round(median(share), 3),
     }  # fmt: skip
     if config.moe is not None:

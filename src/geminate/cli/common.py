@@ -94,7 +94,10 @@ def load(
             on_message=None if quiet else say,
             prefault=prefault,
             progress=lambda name, done, total: bar.update(
-                task, description="touching" if name == "touching" else "packing", completed=done, total=total,
+                task,
+                description="touching" if name == "touching" else "packing",
+                completed=done,
+                total=total,
                 visible=True,
             ),
         )

@@ -31,7 +31,8 @@ def stats_json(out: Output) -> dict[str, object]:
         "prompt_tokens": s.prompt_tokens, "generated_tokens": s.generated_tokens, "rounds": s.rounds,
         "drafted": s.drafted, "accepted": s.accepted, "accepted_per_position": s.accepted_per_position,
         "drafted_per_position": s.drafted_per_position, "acceptance_length": s.acceptance_length,
-        "draft_lengths": s.draft_lengths, "copied": s.copied, "copied_accepted": s.copied_accepted, "prefill_s": s.prefill_s, "decode_s": s.decode_s,
+        "draft_lengths": s.draft_lengths, "copied": s.copied, "copied_accepted": s.copied_accepted,
+        "prefill_s": s.prefill_s, "decode_s": s.decode_s,
         "tokens_per_s": s.tokens_per_s,
     }  # fmt: skip
 

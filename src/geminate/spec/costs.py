@@ -135,7 +135,7 @@ class CostModel:
         return self._overhead + self.pass_time(company + 1 + k) + drafting
 
     def round_times(self, company: int = 0) -> list[float]:
-        """`round_time` of 0 .. 16 guesses that cost no draft steps; up to REFRESH timings old, for it is asked every round."""
+        """`round_time` of 0 .. 16 guesses without draft steps; up to REFRESH timings old, as every round asks."""
         at, times = self._table.get(company, (-REFRESH, []))
         if self._timings - at >= REFRESH:
             times = [self.round_time(k, steps=0, company=company) for k in range(PROFILE_ROWS)]

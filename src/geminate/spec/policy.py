@@ -110,9 +110,9 @@ class AutoPolicy:
 
     Where drafting does not pay, or has lost time lately whatever the estimates say, it is tried at growing
     intervals: acceptance cannot be learned without. Drafts start short and may double in length whenever a full
-    one was accepted: a new text may be nothing like the last. Time lost against plain decoding is kept in an account; beyond
-    DEBT plain rounds it is paid off with plain rounds first, so a text that misleads every estimate costs a
-    bounded amount.
+    one was accepted: a new text may be nothing like the last. Time lost against plain decoding is kept in an
+    account; beyond DEBT plain rounds it is paid off with plain rounds first, so a text that misleads every
+    estimate costs a bounded amount.
     """
 
     DEBT = 8.0
