@@ -62,6 +62,12 @@ def measure(pair: Pair, budget: float = BUDGET) -> CostProfile:
         target.forward(ids[:rows], at + np.int32(cache.length), np.zeros_like(at), [cache], at if logits else at[:0])
         return time.perf_counter() - began
 
+    def guess(steps: int) -> float:
+        assert pair.drafter is not None
+        began = time.perf_counter()
+        pair.drafter.draft(int(ids[0]), hidden, cache, steps, DraftRule())
+        return time.perf_counter() - began
+
     for start in range(0, CONTEXT, PROFILE_ROWS):
         count = min(PROFILE_ROWS, CONTEXT - start)
         run(count, logits=False)
@@ -70,22 +76,25 @@ def measure(pair: Pair, budget: float = BUDGET) -> CostProfile:
     run(1)
     rows = tuple(range(1, PROFILE_ROWS + 1)) if 30 * run(1) < budget else FEW
     times: dict[int, list[float]] = {m: [] for m in rows}
-    drafts: list[float] = []
+    drafts: dict[int, list[float]] = {1: [], DRAFT: []}
     hidden = np.ones(target.config.hidden_size, dtype=np.float32)
-    while not drafts or (time.perf_counter() < until and len(drafts) < MOST_SAMPLES):
+    samples = 0
+    while samples == 0 or (time.perf_counter() < until and samples < MOST_SAMPLES):
+        samples += 1
         for m in rows:
             times[m].append(run(m))
-        if pair.drafter is None:
-            drafts.append(0.0)
-            continue
-        began = time.perf_counter()
-        pair.drafter.draft(int(ids[0]), hidden, cache, DRAFT, DraftRule())
-        drafts.append((time.perf_counter() - began) / DRAFT)
+        if pair.drafter is not None:
+            guess(DRAFT)
+            for steps, taken in drafts.items():
+                run(DRAFT + 1)  # as in a series of drafts: the first after a pause finds its weights far from the core
+                taken.append(guess(steps))
+    short, long = (statistics.median(taken) if taken else 0.0 for taken in drafts.values())
+    step = max(0.0, long - short) / (DRAFT - 1)
     medians = [statistics.median(times[m]) for m in rows]
     passes = np.interp(np.arange(1, PROFILE_ROWS + 1), rows, medians)
     # More rows never cost less: a dip is noise, and would look like free guesses.
     return CostProfile(
-        passes=tuple(float(t) for t in np.maximum.accumulate(passes)), draft_step=statistics.median(drafts)
+        passes=tuple(float(t) for t in np.maximum.accumulate(passes)), draft_step=step, draft_call=max(0.0, short - step)
     )
 
 

@@ -69,6 +69,7 @@ class Engine:
         self.costs = costs or CostModel()
         self.beliefs = Beliefs()
         self.running: list[Sequence] = []
+        self._drafted = False  # whether the last lone round did
 
     def add(
         self,
@@ -173,8 +174,10 @@ class Engine:
         if lone:
             draft = batch[0].draft
             self.costs.observe_pass(len(draft.token_ids) + 1, passed - drafted)
-            if draft.steps:
+            # The first draft after a pause finds its weights far from the core: no measure for a series of them.
+            if draft.steps and self._drafted:
                 self.costs.observe_draft(draft.steps, drafted - began)
+            self._drafted = draft.steps > 0
             aside = passed - began if draft.steps else passed - drafted
             self.costs.observe_overhead(took - aside, len(emitted[0][1]))
         for rows in batch:

@@ -3,34 +3,30 @@
 from __future__ import annotations
 
 import bisect
-
-import numpy as np
+from collections.abc import Sequence as Seq
 
 from geminate.ops import STOP_BINS, confidence_bin
 from geminate.params import MAX_DRAFT
-from geminate.types import F64
 
 
 class Rates:
     """Running shares that forget, each leaning on a prior while there is little evidence.
 
     Args:
-        prior: float64 [n].
+        prior: n shares, believed at first.
         weight: trials the prior counts for.
         keep: how much of the past a trial keeps: 0.966 forgets half in 20.
     """
 
-    def __init__(self, prior: F64, *, weight: float, keep: float) -> None:
+    def __init__(self, prior: Seq[float], *, weight: float, keep: float) -> None:
         self.prior, self.weight, self.keep = prior, weight, keep
         self._tried = [0.0] * len(prior)
         self._passed = [0.0] * len(prior)
 
-    def values(self, lean: F64 | None = None) -> F64:
-        """The estimates, float64 [n], leaning on ``lean`` instead of the own prior if given."""
-        prior = self.prior if lean is None else lean
-        passed, tried = np.array(self._passed), np.array(self._tried)
-        values: F64 = (passed + self.weight * prior) / (tried + self.weight)
-        return values
+    def values(self, lean: Seq[float] | None = None) -> list[float]:
+        """The estimates, n of them, leaning on ``lean`` instead of the own prior if given."""
+        prior, w = self.prior if lean is None else lean, self.weight
+        return [(p + w * q) / (t + w) for p, t, q in zip(self._passed, self._tried, prior, strict=True)]
 
     def observe(self, at: int, passed: bool) -> None:
         """Note a trial of share ``at``."""
@@ -44,7 +40,7 @@ class PositionRates(Rates):
     FIRST = 0.7
 
     def __init__(self, *, weight: float = 4.0, keep: float) -> None:
-        super().__init__(np.full(MAX_DRAFT, self.FIRST), weight=weight, keep=keep)
+        super().__init__([self.FIRST] * MAX_DRAFT, weight=weight, keep=keep)
 
     def observe_round(self, drafted: int, accepted: int) -> None:
         """Count the positions that were put to the test: the accepted ones and the first rejected."""
@@ -56,7 +52,7 @@ class Calibration(Rates):
     """Chance of acceptance by the drafter's confidence, in bins of equal width; at first it is believed."""
 
     def __init__(self) -> None:
-        super().__init__((np.arange(STOP_BINS) + 0.5) / STOP_BINS, weight=4.0, keep=0.995)
+        super().__init__([(b + 0.5) / STOP_BINS for b in range(STOP_BINS)], weight=4.0, keep=0.995)
 
     def observe_round(self, confidence: tuple[float, ...], drafted: int, accepted: int) -> None:
         """Count the guesses that were put to the test."""
@@ -71,7 +67,7 @@ class MatchRates(Rates):
     PRIORS = (0.35, 0.5, 0.6, 0.7, 0.8, 0.88, 0.94)  # of ordinary text, soon replaced by the text's own
 
     def __init__(self, *, weight: float = 4.0, keep: float) -> None:
-        super().__init__(np.array(self.PRIORS), weight=weight, keep=keep)
+        super().__init__(self.PRIORS, weight=weight, keep=keep)
 
     @classmethod
     def kind(cls, length: int) -> int:

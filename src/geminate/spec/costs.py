@@ -8,6 +8,7 @@ from typing import Any
 
 PROFILE_ROWS = 17  # passes of up to MAX_DRAFT + 1 rows are profiled
 CLIP = 2.0  # a preempted pass may take ten times as long; no single one moves an estimate far
+SLACK = 0.25  # plain passes by which a draft or a round's overhead may exceed that
 WEIGHT = 0.15  # of a new timing in its own estimate
 COMMON = 0.05  # of a new timing in all other estimates: the machine has modes
 STALE = 32  # timings after which an estimate that had none of its own counts little
@@ -23,10 +24,12 @@ class CostProfile:
     Attributes:
         passes: T(1) .. T(17), the seconds of a pass over M rows of one sequence.
         draft_step: seconds of one draft step; 0 without a drafter.
+        draft_call: seconds of a draft beside its steps.
     """
 
     passes: tuple[float, ...]
     draft_step: float
+    draft_call: float = 0.0
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -41,12 +44,12 @@ class CostProfile:
         """
         try:
             passes = tuple(float(t) for t in raw["passes"])
-            step = float(raw["draft_step"])
+            step, call = float(raw["draft_step"]), float(raw["draft_call"])
         except (KeyError, TypeError) as error:
             raise ValueError(f"no cost profile: {error}") from None
-        if len(passes) != PROFILE_ROWS or not all(0 < t < 3600 for t in passes) or not 0 <= step < 3600:
+        if len(passes) != PROFILE_ROWS or not all(0 < t < 3600 for t in passes) or not 0 <= min(step, call) <= max(step, call) < 3600:
             raise ValueError("no cost profile: times out of range")
-        return cls(passes=passes, draft_step=step)
+        return cls(passes=passes, draft_step=step, draft_call=call)
 
 
 # Without a profile only ratios matter: a row costs a tenth of a pass, a draft step a twentieth.
@@ -57,10 +60,10 @@ class _Line:
     """Least squares of seconds = start + slope x steps over recent timings, leaning on a first guess of the slope."""
 
     KEEP = 0.98
-    LEAN = 0.5  # weight of the first guess, which stands for two timings far apart
+    LEAN = 2.0  # weight of the first guess, as a variance of steps: short drafts are often the first after a pause
 
-    def __init__(self, slope: float) -> None:
-        self.start, self.slope = 0.0, slope
+    def __init__(self, start: float, slope: float) -> None:
+        self.start, self.slope = start, slope
         self._first = slope
         self._n = self._x = self._xx = self._y = self._xy = 0.0
 
@@ -70,17 +73,16 @@ class _Line:
             setattr(self, name, self.KEEP * getattr(self, name) + value)
         mean_x, mean_y = self._x / self._n, self._y / self._n
         spread = self._xx / self._n - mean_x * mean_x
-        lean = self.LEAN * 8.0 / self._n  # two timings 1 and 5 steps long spread by 4 on either side
-        both = self._xy / self._n - mean_x * mean_y + lean * self._first
-        self.slope = max(TINY, both / (spread + lean))
+        both = self._xy / self._n - mean_x * mean_y + self.LEAN * self._first
+        self.slope = max(TINY, both / (spread + self.LEAN))
         self.start = max(0.0, mean_y - self.slope * mean_x)
 
 
 class CostModel:
     """Estimates of T(M), the draft step and the overhead of a round, refreshed from every timing.
 
-    Every row count that was timed has a running geometric mean of its own; a timing moves the others a little
-    too. One that was not timed follows its nearest timed neighbour in the profile's proportion.
+    Every row count that was timed has a running geometric mean of its own, from the profile on; a timing moves
+    the others a little too. One that was not timed follows its nearest timed neighbour in the profile's proportion.
     """
 
     def __init__(self, profile: CostProfile | None = None) -> None:
@@ -88,7 +90,7 @@ class CostModel:
         self._passes: dict[int, float] = {}
         self._timed: dict[int, int] = {}  # rows -> number of the last timing
         self._timings = 0
-        self._drafts = _Line(self.profile.draft_step)
+        self._drafts = _Line(self.profile.draft_call, self.profile.draft_step)
         self._overhead = 0.0
         self._table: dict[int, tuple[int, list[float]]] = {}
 
@@ -139,6 +141,8 @@ class CostModel:
         at, times = self._table.get(company, (-REFRESH, []))
         if self._timings - at >= REFRESH:
             times = [self.round_time(k, steps=0, company=company) for k in range(PROFILE_ROWS)]
+            for k in reversed(range(PROFILE_ROWS - 1)):  # fewer rows never cost more: an estimate that says so is old
+                times[k] = min(times[k], times[k + 1])
             self._table = {company: (self._timings, times)}
         return times
 
@@ -149,7 +153,9 @@ class CostModel:
         fresh = self._timings - self._timed.get(rows, -STALE) < STALE
         self._timed[rows] = self._timings
         if rows not in self._passes:
-            self._passes[rows] = seconds
+            # Half the profile's proportion: a row count's first pass is often a slow one.
+            told = bool(self._passes) and self.profile is not UNKNOWN
+            self._passes[rows] = (self.pass_time(rows) * seconds) ** 0.5 if told else seconds
             return
         off = min(max(seconds / self._passes[rows], 1 / CLIP), CLIP)
         for m in self._passes:
@@ -158,7 +164,7 @@ class CostModel:
     def observe_draft(self, steps: int, seconds: float) -> None:
         """Note the time of a draft of ``steps`` steps."""
         known = self.draft_call + steps * self.draft_step
-        self._drafts.observe(steps, min(seconds, CLIP * known + 1e-3))
+        self._drafts.observe(steps, min(seconds, CLIP * known + SLACK * self.pass_time(1)))
 
     def observe_overhead(self, seconds: float, tokens: int) -> None:
         """Note a round's time outside drafting and the pass, in which ``tokens`` were emitted.
@@ -167,4 +173,4 @@ class CostModel:
         share, taken to be as large as a token's, is kept.
         """
         share = seconds / (tokens + 1)
-        self._overhead += WEIGHT * (min(share, CLIP * self._overhead + 1e-3) - self._overhead)
+        self._overhead += WEIGHT * (min(share, CLIP * self._overhead + SLACK * self.pass_time(1)) - self._overhead)

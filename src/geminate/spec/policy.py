@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Protocol
 
 import numpy as np
@@ -170,7 +171,7 @@ class AutoPolicy:
         self._copy_age += 1
         if self._copy_age > REPLAN:
             self._copy_age = 0
-            self._copy_rates = self._copies.values(lean=self.beliefs.matches.values()).tolist()
+            self._copy_rates = self._copies.values(lean=self.beliefs.matches.values())
         rates = [self._copy_rates[MatchRates.kind(self._match.length + i)] for i in range(min(limit, self._copy_reach))]
         k, rate = best_length(rates, seconds)
         if k == 0 or (self._plan is not None and rate < self._plan.rate):
@@ -183,11 +184,11 @@ class AutoPolicy:
             self._plan_age = 0
             step = self.costs.draft_step
             rates = self._own.values(lean=self.beliefs.positions.values())
-            length, rate = best_length(rates.tolist(), seconds, call=self.costs.draft_call, step=step)
+            length, rate = best_length(rates, seconds, call=self.costs.draft_call, step=step)
             stop = DraftStop(
-                calibration=self.beliefs.calibration.values().astype(np.float32),
-                ahead=rates.astype(np.float32),
-                need=(rate * np.maximum(0.0, np.diff(seconds) + step)).astype(np.float32),
+                calibration=np.array(self.beliefs.calibration.values(), dtype=np.float32),
+                ahead=np.array(rates, dtype=np.float32),
+                need=np.array([rate * max(0.0, b - a + step) for a, b in pairwise(seconds)], dtype=np.float32),
             )
             self._plan = _Plan(length, rate, stop)
         return self._plan
@@ -225,9 +226,11 @@ class AutoPolicy:
             self.beliefs.positions.observe_round(count, accepted)
             self.beliefs.calibration.observe_round(draft.confidence, count, accepted)
         if seconds is not None:
-            won = accepted + 1 - seconds / self.costs.round_time(0)
-            self.debt = max(self.debt - won, -self.CREDIT)
+            plain = self.costs.round_time(0)
+            self.debt = max(self.debt - (accepted + 1 - seconds / plain), -self.CREDIT)
             if draft.steps:
-                won = min(max(won, -1.0), 1.0)
+                # A draft after a pause is slower than one of a series, which is what there is to decide about.
+                usual = self.costs.round_time(count, steps=draft.steps)
+                won = min(max(accepted + 1 - min(seconds, usual) / plain, -1.0), 1.0)
                 self._gain = self.GAIN_KEEP * self._gain + won
                 self.beliefs.observe_gain(won)
