@@ -93,9 +93,8 @@ def measure(pair: Pair, budget: float = BUDGET) -> CostProfile:
     medians = [statistics.median(times[m]) for m in rows]
     passes = np.interp(np.arange(1, PROFILE_ROWS + 1), rows, medians)
     # More rows never cost less: a dip is noise, and would look like free guesses.
-    return CostProfile(
-        passes=tuple(float(t) for t in np.maximum.accumulate(passes)), draft_step=step, draft_call=max(0.0, short - step)
-    )
+    grown = tuple(float(t) for t in np.maximum.accumulate(passes))
+    return CostProfile(passes=grown, draft_step=step, draft_call=max(0.0, short - step))
 
 
 def _key(pair: Pair) -> str:

@@ -47,7 +47,8 @@ class CostProfile:
             step, call = float(raw["draft_step"]), float(raw["draft_call"])
         except (KeyError, TypeError) as error:
             raise ValueError(f"no cost profile: {error}") from None
-        if len(passes) != PROFILE_ROWS or not all(0 < t < 3600 for t in passes) or not 0 <= min(step, call) <= max(step, call) < 3600:
+        fine = all(0 < t < 3600 for t in passes) and 0 <= step < 3600 and 0 <= call < 3600
+        if len(passes) != PROFILE_ROWS or not fine:
             raise ValueError("no cost profile: times out of range")
         return cls(passes=passes, draft_step=step, draft_call=call)
 
