@@ -22,14 +22,15 @@ static int32_t multiply_bytes(int64_t rounds) {
   constexpr int kChains = kRowBlock > 4 ? 8 : 4;
   uint8_t weights[64];
   for (int i = 0; i < 64; ++i) weights[i] = static_cast<uint8_t>(i + 1);
-  const int8_t x[4] = {1, 2, 3, 4};
+  int8_t x[64 + 4 * kProbeDots];
+  for (int i = 0; i < 64 + 4 * kProbeDots; ++i) x[i] = static_cast<int8_t>(i);
   I sum[kChains];
   for (int c = 0; c < kChains; ++c) sum[c] = start8(c);
   const W8 w = load_w8(weights);
   for (int64_t r = 0; r < rounds; ++r) {
-    for (int i = 0; i < kProbeDots / kChains; ++i) {
-      for (int c = 0; c < kChains; ++c) sum[c] = dot8(sum[c], w, x);
-    }
+    const int8_t* codes = x + 4 * (r & 15);  // other codes each time, or the products would leave the loop
+#pragma GCC unroll 64
+    for (int i = 0; i < kProbeDots; ++i) sum[i % kChains] = dot8(sum[i % kChains], w, codes + 4 * i);
   }
   float lane[16];
   F all = set1(0.0f);
