@@ -37,3 +37,7 @@ class TokenizerError(GeminateError):
 
 class BackendError(GeminateError):
     """A kernel backend or instruction set that was asked for but is not available."""
+
+
+class TrainingError(GeminateError):
+    """Training that cannot start or go on: data, settings, memory, disk, or a loss that is no number."""

@@ -9,6 +9,7 @@ import typer
 from geminate.cli import bench as b
 from geminate.cli import generate as g
 from geminate.cli import inspect as i
+from geminate.cli import train as t
 
 app = typer.Typer(
     help=__doc__,
@@ -22,6 +23,7 @@ app.command("chat")(g.chat)
 app.command("info")(i.info)
 app.command("verify")(i.verify_command)
 app.add_typer(b.app, name="bench")
+app.add_typer(t.app, name="train")
 
 
 def _version(wanted: bool) -> None:

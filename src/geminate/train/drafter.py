@@ -1,0 +1,195 @@
+"""The MTP drafter in torch: Gemma4AssistantForCausalLM's arithmetic, for a whole text at once.
+
+Every row t of a text is a round of its own, with the geometry that is served: bonus token x[t+1], hidden state h[t],
+keys and values of rows 0..t (strictly before the bonus token), one rotary position for all steps (t + 1, or t), and
+steps that feed back the drafter's own hidden state. Parameter names are transformers', so a state dict is a checkpoint.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from geminate.config import AssistantConfig, LayerConfig
+from geminate.models.assistant import RopePosition
+
+KeyValues = dict[str, tuple[Tensor, Tensor]]  # layer kind -> keys and values, float32 [B, kv_heads, T, head_dim]
+
+
+class Norm(nn.Module):
+    """RMSNorm with a weight, computed in float32 (Zhang and Sennrich 2019, arXiv:1910.07467)."""
+
+    def __init__(self, dim: int, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any shape, over the last axis."""
+        wide = x.float()
+        return (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps) * self.weight).to(x.dtype)
+
+
+class QueryAttention(nn.Module):
+    """Attention with queries only; keys and values are the target's."""
+
+    def __init__(self, hidden: int, layer: LayerConfig, eps: float) -> None:
+        super().__init__()
+        self.dim = layer.head_dim
+        self.q_proj = nn.Linear(hidden, layer.heads * layer.head_dim, bias=False)
+        self.q_norm = Norm(layer.head_dim, eps)
+        self.o_proj = nn.Linear(layer.heads * layer.head_dim, hidden, bias=False)
+
+    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], kv: tuple[Tensor, Tensor], mask: Tensor) -> Tensor:
+        """x [B, T, hidden]; the scale is 1, as q_norm carries it."""
+        b, t, _ = x.shape
+        q = self.q_norm(self.q_proj(x).view(b, t, -1, self.dim)).transpose(1, 2)
+        low, high = q.chunk(2, dim=-1)
+        cos, sin = rope
+        q = (q * cos + torch.cat((-high, low), dim=-1) * sin).to(x.dtype)
+        k, v = (a.to(x.dtype).repeat_interleave(q.shape[1] // a.shape[1], 1) for a in kv)
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=1.0)
+        made: Tensor = self.o_proj(out.transpose(1, 2).reshape(b, t, -1))
+        return made
+
+
+class Mlp(nn.Module):
+    """Gated feed-forward layer with tanh-GELU."""
+
+    def __init__(self, hidden: int, intermediate: int) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(hidden, intermediate, bias=False)
+        self.up_proj = nn.Linear(hidden, intermediate, bias=False)
+        self.down_proj = nn.Linear(intermediate, hidden, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [B, T, hidden]."""
+        made: Tensor = self.down_proj(F.gelu(self.gate_proj(x), approximate="tanh") * self.up_proj(x))
+        return made
+
+
+class DraftLayer(nn.Module):
+    """Gemma 4's decoder layer without per-layer inputs."""
+
+    def __init__(self, hidden: int, layer: LayerConfig, eps: float) -> None:
+        super().__init__()
+        self.self_attn = QueryAttention(hidden, layer, eps)
+        self.mlp = Mlp(hidden, layer.intermediate)
+        self.input_layernorm = Norm(hidden, eps)
+        self.post_attention_layernorm = Norm(hidden, eps)
+        self.pre_feedforward_layernorm = Norm(hidden, eps)
+        self.post_feedforward_layernorm = Norm(hidden, eps)
+        self.layer_scalar = nn.Parameter(torch.ones(1))
+
+    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], kv: tuple[Tensor, Tensor], mask: Tensor) -> Tensor:
+        """x [B, T, hidden]."""
+        x = x + self.post_attention_layernorm(self.self_attn(self.input_layernorm(x), rope, kv, mask))
+        x = x + self.post_feedforward_layernorm(self.mlp(self.pre_feedforward_layernorm(x)))
+        return x * self.layer_scalar
+
+
+class Body(nn.Module):
+    """Layers and norm; the table is a plain tensor, see `Drafter.table`."""
+
+    def __init__(self, config: AssistantConfig) -> None:
+        super().__init__()
+        text = config.text
+        self.layers = nn.ModuleList(DraftLayer(text.hidden_size, la, text.rms_norm_eps) for la in text.layers)
+        self.norm = Norm(text.hidden_size, text.rms_norm_eps)
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Masks bool [T, T] and rotary tables float32 [T, head_dim] by layer kind."""
+
+    masks: dict[str, Tensor]
+    ropes: dict[str, tuple[Tensor, Tensor]]
+
+
+class Drafter(nn.Module):
+    """The drafter of one target.
+
+    Attributes:
+        table: float32 [vocab, hidden], embedding and tied head. Not a parameter: a step touches few of its rows
+            when the vocabulary is large, and `geminate.train.optimiser` updates those alone.
+        token_ordering: int64 [vocab], token ids in cluster order; empty without a centroid head.
+    """
+
+    def __init__(self, config: AssistantConfig, rope_position: RopePosition = "P") -> None:
+        super().__init__()
+        text = config.text
+        self.config, self.rope_position = config, rope_position
+        self.model = Body(config)
+        self.pre_projection = nn.Linear(2 * config.backbone_hidden_size, text.hidden_size, bias=False)
+        self.post_projection = nn.Linear(text.hidden_size, config.backbone_hidden_size, bias=False)
+        self.centroids = (
+            nn.Linear(text.hidden_size, config.num_centroids, bias=False) if config.use_ordered_embeddings else None
+        )
+        self.register_buffer("table", torch.zeros(text.vocab_size, text.hidden_size))
+        size = text.vocab_size if config.use_ordered_embeddings else 0
+        self.register_buffer("token_ordering", torch.arange(size))
+        self.table: Tensor
+        self.token_ordering: Tensor
+
+    def geometry(self, length: int) -> Geometry:
+        """What the rounds of rows 0..length-1 see: keys 0..t, within the window of the bonus token's position."""
+        device = self.table.device
+        rows = torch.arange(length, device=device)
+        gap = rows[:, None] - rows[None, :]
+        at = rows + 1 if self.rope_position == "P" else rows
+        masks: dict[str, Tensor] = {}
+        ropes: dict[str, tuple[Tensor, Tensor]] = {}
+        for layer in self.config.text.layers:
+            if layer.kind in masks:
+                continue
+            seen = gap >= 0
+            # The window of position t + 1 begins at t + 2 - W.
+            masks[layer.kind] = seen & (gap <= layer.window - 2) if layer.window else seen
+            frequencies = torch.zeros(layer.head_dim // 2)
+            given = torch.from_numpy(self.config.text.inv_freq(layer.kind))
+            frequencies[: len(given)] = given
+            angle = at[:, None].float() * frequencies.to(device)[None, :]
+            angle = torch.cat((angle, angle), dim=-1)
+            ropes[layer.kind] = (angle.cos(), angle.sin())
+        return Geometry(masks, ropes)
+
+    def step(self, embedded: Tensor, hidden: Tensor, kv: KeyValues, geometry: Geometry) -> tuple[Tensor, Tensor]:
+        """One step of all rounds.
+
+        Args:
+            embedded: the last tokens' scaled target embeddings, hidden: what was fed back, both [B, T, backbone].
+
+        Returns:
+            normed [B, T, hidden], of which the logits are ``normed @ table.T``, and the next hidden state.
+        """
+        x = self.pre_projection(torch.cat((embedded, hidden), dim=-1))
+        for layer, module in zip(self.config.text.layers, self.model.layers, strict=True):
+            x = module(x, geometry.ropes[layer.kind], kv[layer.kind], geometry.masks[layer.kind])
+        normed: Tensor = self.model.norm(x)
+        return normed, self.post_projection(normed)
+
+    def owner(self) -> Tensor:
+        """Cluster of every token, int64 [vocab]."""
+        vocab = self.config.text.vocab_size
+        owner = torch.empty(vocab, dtype=torch.long, device=self.table.device)
+        size = vocab // self.config.num_centroids
+        owner[self.token_ordering] = torch.arange(vocab, device=self.table.device) // size
+        return owner
+
+    @torch.no_grad()
+    def guess(self, normed: Tensor) -> Tensor:
+        """Argmax as served, through the centroid head if there is one: normed [N, hidden] -> int64 [N]."""
+        out = torch.empty(len(normed), dtype=torch.long, device=normed.device)
+        for at in range(0, len(normed), 256):
+            part = normed[at : at + 256].float()
+            if self.centroids is None:
+                out[at : at + 256] = (part @ self.table.T).argmax(-1)
+                continue
+            chosen = self.centroids(part).topk(self.config.centroid_top_k, dim=-1).indices
+            tokens = self.token_ordering.view(self.config.num_centroids, -1)[chosen].flatten(1)
+            logits = torch.bmm(self.table[tokens], part[:, :, None])[:, :, 0]
+            out[at : at + 256] = tokens.gather(1, logits.argmax(-1, keepdim=True))[:, 0]
+        return out
