@@ -145,9 +145,8 @@ def tensors_of(drafter: Drafter) -> dict[str, torch.Tensor]:
     found: dict[str, torch.Tensor] = {}
     renamed = {"table": TABLE, "centroids.weight": CENTROIDS, "token_ordering": ORDER}
     for name, tensor in drafter.state_dict().items():
-        if tensor.numel():
-            wide = tensor.to(torch.bfloat16) if tensor.is_floating_point() else tensor
-            found[renamed.get(name, name)] = wide.cpu().contiguous()
+        wide = tensor.to(torch.bfloat16) if tensor.is_floating_point() else tensor
+        found[renamed.get(name, name)] = wide.cpu().contiguous()
     return found
 
 

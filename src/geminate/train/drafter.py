@@ -115,7 +115,7 @@ class Drafter(nn.Module):
     Attributes:
         table: float32 [vocab, hidden], embedding and tied head. Not a parameter: a step touches few of its rows
             when the vocabulary is large, and `geminate.train.optimiser` updates those alone.
-        token_ordering: int64 [vocab], token ids in cluster order; empty without a centroid head.
+        token_ordering: int64 [vocab], token ids in cluster order; only with a centroid head.
     """
 
     def __init__(self, config: AssistantConfig, rope_position: RopePosition = "P") -> None:
@@ -129,8 +129,8 @@ class Drafter(nn.Module):
             nn.Linear(text.hidden_size, config.num_centroids, bias=False) if config.use_ordered_embeddings else None
         )
         self.register_buffer("table", torch.zeros(text.vocab_size, text.hidden_size))
-        size = text.vocab_size if config.use_ordered_embeddings else 0
-        self.register_buffer("token_ordering", torch.arange(size))
+        if config.use_ordered_embeddings:
+            self.register_buffer("token_ordering", torch.arange(text.vocab_size))
         self.table: Tensor
         self.token_ordering: Tensor
 

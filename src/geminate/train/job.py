@@ -172,7 +172,8 @@ def _prepare(work: Path, job: Job, restart: bool) -> None:
             shutil.rmtree(work, ignore_errors=True)
         work.mkdir(parents=True, exist_ok=True)
         kept = work / "plan.json"
-        if kept.exists():
+        # Work that came to nothing binds nobody.
+        if kept.exists() and any((work / name).exists() for name in ("answers.jsonl", "checkpoint.pt")):
             try:
                 before = json.loads(kept.read_text(encoding="utf-8"))
             except ValueError:

@@ -65,7 +65,7 @@ def read_examples(path: Path, llm: LLM, *, as_is: bool, longest: int) -> list[Ex
         for number, item in _items(file):
             try:
                 example = _example(item, llm, as_is=as_is, longest=longest)
-            except (KeyError, TypeError, ValueError, GeminateError) as error:
+            except (LookupError, TypeError, ValueError, GeminateError) as error:
                 raise TrainingError(f"{file}, item {number}: {error}") from None
             if example is not None:
                 found.setdefault(example.key, example)
