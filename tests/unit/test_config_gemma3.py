@@ -15,6 +15,7 @@ from transformers.models.gemma3.modeling_gemma3 import Gemma3RotaryEmbedding
 from geminate.config import TargetConfig
 from geminate.config_reader import kind_of, load_assistant_config, load_target_config
 from geminate.errors import ConfigError, DrafterMismatchError, GeminateError
+from geminate.train.checkpoint import scratch_config
 from geminate.weights.fit import check_fit
 from support.fabricate_gemma3 import LINEAR, SIZES, drafter_text, text_settings
 
@@ -145,6 +146,16 @@ def test_the_same_frequencies_under_another_name_fit() -> None:
     same_rope = {"rope_type": "proportional", "partial_rotary_factor": 1.0, "factor": 8.0, "rope_theta": 1e6}
     drafter = load_assistant_config(assistant("4B", rope_parameters={**ropes, "full_attention": same_rope}))
     check_fit(load_target_config(flat("4B")), drafter)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_drafter_made_from_scratch_fits(size: str) -> None:
+    raw = flat(size)
+    target = load_target_config(raw)
+    sizes: dict[str, Any] = {"hidden": None, "layers": None, "heads": None, "intermediate": None}
+    drafter = load_assistant_config(scratch_config(target, raw, centroid_head=True, **sizes))
+    check_fit(target, drafter)
+    assert np.array_equal(drafter.text.inv_freq("full_attention"), target.inv_freq("full_attention"))
 
 
 ODD = [None, "x", -1, 0, 1.5, float("nan"), [], {}, {"0": 5}, {"a": {}}, True, [1, "a"], 10**6]
