@@ -23,6 +23,9 @@ class LayerConfig:
         k_eq_v: V is the normed output of k_proj.
         kv_shared: the layer has no K and V of its own and reads layer ``kv_donor``'s (else its own index).
         intermediate: MLP width, doubling on KV-shared layers included.
+        query_scale: factor of the attention scores (Gemma 4's is 1).
+        v_norm: V is normed, without a weight.
+        layer_scalar: the layer's output is multiplied by a stored number.
     """
 
     index: int
@@ -35,6 +38,9 @@ class LayerConfig:
     kv_shared: bool
     kv_donor: int
     intermediate: int
+    query_scale: float = 1.0
+    v_norm: bool = True
+    layer_scalar: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,9 +54,14 @@ class MoeConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class RopeConfig:
-    """Rotary parameters of one layer kind."""
+    """Rotary parameters of one layer kind.
 
-    rope_type: Literal["default", "proportional"]
+    Attributes:
+        partial_rotary_factor: read by ``proportional`` alone.
+        factor: divides every frequency; 1 for ``default``.
+    """
+
+    rope_type: Literal["default", "linear", "proportional"]
     theta: float
     partial_rotary_factor: float
     factor: float
@@ -69,11 +80,12 @@ class GenerationDefaults:
 
 @dataclass(frozen=True, kw_only=True)
 class TargetConfig:
-    """Gemma 4's text model (also the text part of a drafter).
+    """A text model of Gemma 4 or Gemma 3 (also the text part of a drafter).
 
     Attributes:
         embed_scale, ple_scale: sqrt of the widths, rounded to the checkpoint's dtype as transformers does.
         ple_dim: width of a layer's per-layer embedding, 0 for none.
+        norm_unit_offset: safetensors hold w of norm weights 1 + w (Gemma 3).
     """
 
     model_type: str
@@ -91,15 +103,17 @@ class TargetConfig:
     moe: MoeConfig | None
     eos_token_ids: tuple[int, ...]
     dtype: CheckpointDtype
+    norm_unit_offset: bool = False
     generation: GenerationDefaults = field(default_factory=GenerationDefaults)
 
     def inv_freq(self, kind: str) -> F32:
         """Frequencies of the rotated pairs of a layer kind, float32 [pairs].
 
-        As transformers' ``compute_default_rope_parameters`` and ``_compute_proportional_rope_parameters``:
-        both divide by the full head_dim; proportional rotates int(factor * head_dim // 2) pairs, the
-        rest have frequency zero and are left out here. The power is taken in float64 and rounded once: float32
-        powers differ by up to 2 units in the last place between builds and instruction sets.
+        As transformers' ``compute_default_rope_parameters``, ``_compute_linear_scaling_rope_parameters`` and
+        ``_compute_proportional_rope_parameters``: all divide by the full head_dim; proportional rotates
+        int(part * head_dim // 2) pairs, the rest have frequency zero and are left out here. The power is taken in
+        float64 and rounded once: float32 powers differ by up to 2 units in the last place between builds and
+        instruction sets.
         """
         rope = self.rope[kind]
         dim = next(layer.head_dim for layer in self.layers if layer.kind == kind)

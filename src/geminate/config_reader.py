@@ -1,4 +1,4 @@
-"""Target and drafter configurations from a checkpoint's config.json.
+"""Target and drafter configurations from a checkpoint's config.json; Gemma 3's through `config_gemma3`.
 
 Both layouts load alike: the published one (``global_head_dim``, ``num_global_key_value_heads``) and the one
 transformers 5.17.0 saves (``per_layer_config`` with zero-padded keys); nested under ``text_config`` or flat.
@@ -25,9 +25,10 @@ from geminate.config import (
     RopeConfig,
     TargetConfig,
 )
+from geminate.config_gemma3 import GEMMA3_TYPES, in_common_terms
 from geminate.errors import ConfigError, ModelNotFoundError
 
-TARGET_TYPES = ("gemma4", "gemma4_text", "gemma4_unified", "gemma4_unified_text")
+TARGET_TYPES = ("gemma4", "gemma4_text", "gemma4_unified", "gemma4_unified_text", *GEMMA3_TYPES)
 ASSISTANT_TYPES = ("gemma4_assistant", "gemma4_unified_assistant")
 
 
@@ -80,7 +81,8 @@ def load_target_config(
     generation: Mapping[str, Any] = {}
     if isinstance(source, Path) and (source / "generation_config.json").exists():
         generation = read_json(source / "generation_config.json")
-    return _text_config(raw, generation, embed_scale_dtype)
+    gemma3 = raw["model_type"] in GEMMA3_TYPES
+    return _text_config(in_common_terms(raw) if gemma3 else raw, generation, embed_scale_dtype, gemma3=gemma3)
 
 
 def load_assistant_config(source: Path | Mapping[str, Any]) -> AssistantConfig:
@@ -158,9 +160,9 @@ def _number(raw: Mapping[str, Any], name: str, default: float, *, positive: bool
     return float(value)
 
 
-def _refuse_unknown_arithmetic(text: Mapping[str, Any]) -> None:
+def _refuse_unknown_arithmetic(text: Mapping[str, Any], *, gemma3: bool) -> None:
     if text.get("attention_bias"):
-        raise ConfigError("attention_bias true is not supported: Gemma 4 checkpoints have none")
+        raise ConfigError("attention_bias true is not supported: Gemma checkpoints have none")
     activation = text.get("hidden_activation", "gelu_pytorch_tanh")
     if activation != "gelu_pytorch_tanh":
         raise ConfigError(f"hidden_activation {activation!r} is not supported (gelu_pytorch_tanh is)")
@@ -168,7 +170,7 @@ def _refuse_unknown_arithmetic(text: Mapping[str, Any]) -> None:
     if direction not in (None, "vision"):
         raise ConfigError(f"use_bidirectional_attention {direction!r} is not supported: text is decoded causally")
     for name in ("attn_logit_softcapping", "query_pre_attn_scalar", "rope_scaling", "quantization_config"):
-        if text.get(name) is not None:
+        if text.get(name) is not None and not (gemma3 and name == "query_pre_attn_scalar"):
             raise ConfigError(f"config.json sets {name}, which would change the arithmetic: not supported")
 
 
@@ -190,21 +192,26 @@ def _ropes(text: Mapping[str, Any]) -> dict[str, RopeConfig]:
         if not isinstance(entry, Mapping):
             raise ConfigError(f"rope_parameters has no entry for {kind}")
         rope_type = entry.get("rope_type", "default")
-        if rope_type not in ("default", "proportional"):
+        if rope_type not in ("default", "linear", "proportional"):
             raise ConfigError(f"rope_type {rope_type!r} of {kind} is not supported")
         part = _number(entry, "partial_rotary_factor", 1.0, positive=False)
-        if part > 1:
-            raise ConfigError(f"partial_rotary_factor {part} of {kind} is above 1")
+        if part > 1 or (rope_type == "linear" and part < 1):
+            raise ConfigError(f"partial_rotary_factor {part} of {kind}, which is {rope_type}, is not supported")
+        factor = _number(entry, "factor", 1.0)
+        if rope_type == "default" and factor != 1:
+            raise ConfigError(
+                f"{kind} has factor {factor}, but rope_type default, which scales nothing; did you mean linear?"
+            )
         ropes[kind] = RopeConfig(
             rope_type=rope_type,
             theta=_number(entry, "rope_theta", defaults[kind]["rope_theta"]),
             partial_rotary_factor=part,
-            factor=_number(entry, "factor", 1.0) if rope_type == "proportional" else 1.0,
+            factor=factor,
         )
     return ropes
 
 
-def _layer_kinds(text: Mapping[str, Any], count: int) -> list[LayerKind]:
+def _layer_kinds(text: Mapping[str, Any], count: int, *, last_full: bool) -> list[LayerKind]:
     kinds = text.get("layer_types")
     if kinds is None:
         kinds = ["full_attention" if (i + 1) % 6 == 0 else "sliding_attention" for i in range(count)]
@@ -216,7 +223,8 @@ def _layer_kinds(text: Mapping[str, Any], count: int) -> list[LayerKind]:
     for kind in kinds:
         if kind not in ("sliding_attention", "full_attention"):
             raise ConfigError(f"layer type {kind!r} is not supported")
-    kinds[-1] = "full_attention"  # as transformers forces it
+    if last_full:
+        kinds[-1] = "full_attention"  # as transformers forces it
     return kinds
 
 
@@ -244,9 +252,9 @@ def _overrides(text: Mapping[str, Any], count: int) -> dict[int, Mapping[str, An
     return found
 
 
-def _layers(text: Mapping[str, Any], *, drafter: bool) -> tuple[LayerConfig, ...]:
+def _layers(text: Mapping[str, Any], *, drafter: bool, gemma3: bool) -> tuple[LayerConfig, ...]:
     count = _positive(text, "num_hidden_layers")
-    kinds = _layer_kinds(text, count)
+    kinds = _layer_kinds(text, count, last_full=not gemma3)
     heads = _positive(text, "num_attention_heads")
     kv_heads = _positive(text, "num_key_value_heads")
     head_dim = _positive(text, "head_dim", 256)
@@ -295,6 +303,9 @@ def _layers(text: Mapping[str, Any], *, drafter: bool) -> tuple[LayerConfig, ...
                 kv_shared=is_shared,
                 kv_donor=donor,
                 intermediate=width * 2 if double else width,
+                query_scale=_number(text, "query_pre_attn_scalar", 1.0) ** -0.5 if gemma3 else 1.0,
+                v_norm=not gemma3,
+                layer_scalar=not gemma3,
             )
         )
     return tuple(layers)
@@ -338,10 +349,11 @@ def _text_config(
     embed_scale_dtype: CheckpointDtype | None,
     *,
     drafter: bool = False,
+    gemma3: bool = False,
 ) -> TargetConfig:
     text = _section(raw)
     for section in (raw, text):  # quantization_config stands beside text_config in nested files
-        _refuse_unknown_arithmetic(section)
+        _refuse_unknown_arithmetic(section, gemma3=gemma3)
     dtype = _dtype(raw, text)
     scale_dtype = embed_scale_dtype or dtype
     hidden = _positive(text, "hidden_size")
@@ -360,12 +372,12 @@ def _text_config(
             raise ConfigError(f"top_k_experts {moe.top_k} of {moe.num_experts} experts")
     capped = text.get("final_logit_softcapping") is not None and not drafter
     if raw.get("tie_word_embeddings", text.get("tie_word_embeddings", True)) is False:
-        raise ConfigError("tie_word_embeddings false is not supported: Gemma 4 ties its head")
+        raise ConfigError("tie_word_embeddings false is not supported: Gemma ties its head")
     return TargetConfig(
         model_type=str(raw.get("model_type")),
         vocab_size=vocab,
         hidden_size=hidden,
-        layers=_layers(text, drafter=drafter),
+        layers=_layers(text, drafter=drafter, gemma3=gemma3),
         rms_norm_eps=_number(text, "rms_norm_eps", 1e-6, positive=False),
         softcap=_number(text, "final_logit_softcapping", 30.0) if capped else None,
         embed_scale=_rounded_sqrt(hidden, scale_dtype),
@@ -377,6 +389,7 @@ def _text_config(
         moe=moe,
         eos_token_ids=_eos_ids(text, generation),
         dtype=dtype,
+        norm_unit_offset=gemma3,
         generation=GenerationDefaults(
             do_sample=generation.get("do_sample"),
             temperature=generation.get("temperature"),

@@ -68,8 +68,8 @@ def text_settings(size: str) -> dict[str, Any]:
     return settings
 
 
-def randomise(model: torch.nn.Module, seed: int, *, calm: bool = False) -> None:
-    """Random weights, every value bfloat16-representable.
+def randomise(model: torch.nn.Module, seed: int, *, calm: bool = False, unit_offset: bool = False) -> None:
+    """Random weights, every value bfloat16-representable; ``unit_offset``: norms store w of 1 + w (Gemma 3).
 
     Float16 keys and values are the one rounding our engine adds, and random layers amplify it: ``calm`` weights let
     the residual dominate, for comparisons against a tight bound; the others let the blocks drown the echo of the
@@ -88,7 +88,9 @@ def randomise(model: torch.nn.Module, seed: int, *, calm: bool = False) -> None:
                 value = value * 0.2  # its input has 8 or 16 dimensions, whose cancellations it would blow up
             elif calm and ".post_" in name:
                 value = value * (0.3 if "attention" in name else 0.6)
-            if "q_norm" in name:
+            if unit_offset:
+                value = value - 1
+            elif "q_norm" in name:
                 value = value * p.shape[0] ** -0.5
         else:
             # Two of three leading dimensions of fused experts are output sizes: the last is the fan-in.

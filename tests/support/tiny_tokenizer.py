@@ -1,4 +1,4 @@
-"""A Gemma-style tokenizer, built in a test: byte-fallback BPE, ▁ for space, Gemma 4's special tokens."""
+"""A Gemma-style tokenizer, built in a test: byte-fallback BPE, ▁ for space, Gemma 4's or 3's special tokens."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ SPECIALS = [
     "<|tool_response>", "<tool_response|>", '<|"|>', "<|think|>", "<|channel>", "<channel|>",
     "<|turn>", "<turn|>",
 ]  # fmt: skip
+GEMMA3_SPECIALS = ["<pad>", "<eos>", "<bos>", "<unk>", "<start_of_turn>", "<end_of_turn>"]
 LETTERS = "▁abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.,!?'\"<>|{}:-_\nöé\u0301"
 MERGES = [
     ("t", "h"), ("th", "e"), ("▁", "the"), ("▁", "a"), ("i", "n"), ("in", "g"), ("e", "r"),
@@ -24,10 +25,10 @@ MERGES = [
 ]  # fmt: skip
 
 
-def backend() -> tokenizers.Tokenizer:
+def backend(specials: list[str] = SPECIALS) -> tokenizers.Tokenizer:
     """The bare library object."""
     vocab: dict[str, int] = {}
-    names = [*SPECIALS, *(f"<0x{b:02X}>" for b in range(256)), *LETTERS]
+    names = [*specials, *(f"<0x{b:02X}>" for b in range(256)), *LETTERS]
     for name in [*names, *(left + right for left, right in MERGES)]:
         vocab.setdefault(name, len(vocab))
     model = models.BPE(vocab=vocab, merges=MERGES, unk_token="<unk>", byte_fallback=True, fuse_unk=True)
@@ -35,7 +36,7 @@ def backend() -> tokenizers.Tokenizer:
     tokenizer.normalizer = normalizers.Replace(" ", "▁")
     tokenizer.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
     tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
-    tokenizer.add_special_tokens([AddedToken(name, normalized=False) for name in SPECIALS])
+    tokenizer.add_special_tokens([AddedToken(name, normalized=False) for name in specials])
     return tokenizer
 
 

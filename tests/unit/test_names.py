@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -13,8 +14,9 @@ from safetensors.torch import load_file, save_file
 from geminate.config_reader import load_assistant_config, load_target_config
 from geminate.errors import WeightsError
 from geminate.weights.names import Matched, canonical, expected_tensors, match
-from geminate.weights.safetensors_reader import read_checkpoint
+from geminate.weights.safetensors_reader import TensorEntry, read_checkpoint
 from geminate.weights.store import open_weights
+from support import fabricate_gemma3 as gemma3
 from support.fabricate import SIZES, published
 
 Change = Callable[[dict[str, torch.Tensor]], None]
@@ -33,6 +35,7 @@ def matched(source: Path, tmp_path: Path, change: Change) -> Matched:
 def test_prefixes(prefix: str) -> None:
     assert canonical(f"{prefix}layers.3.self_attn.q_proj.weight") == "layers.3.self_attn.q_proj"
     assert canonical(f"{prefix}layers.3.layer_scalar") == "layers.3.layer_scalar"
+    assert canonical(f"{prefix.replace('language_model.model', 'language_model')}lm_head.weight") == "lm_head"
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -101,3 +104,27 @@ def test_vectors_must_be_finite(models: dict[str, Path], tmp_path: Path) -> None
     matched(models["31B"], tmp_path, change)
     with pytest.raises(WeightsError, match=r"model\.norm\.weight holds numbers that are not finite"):
         open_weights(tmp_path / "m", load_target_config(tmp_path / "m"), "int8", use_cache=False)
+
+
+@pytest.mark.parametrize("size", gemma3.SIZES)
+def test_gemma3_names(size: str, tmp_path: Path) -> None:
+    where = gemma3.make_target(size, tmp_path / size)
+    found = match(read_checkpoint(where), load_target_config(where), "here")
+    assert not any("layer_scalar" in name for name in found.tensors) and len(found.tensors) == 8 * 13 + 2
+    assert set(found.skipped) == ({"vision and audio towers"} if size == "4B" else set())
+
+
+def test_gemma3_norms_are_packed_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """1 + w in float32, except where the file already holds the sum (GGUF)."""
+    where = gemma3.make_target("1B", tmp_path / "m", dtype=torch.bfloat16)
+    stored = {canonical(n): t.float().numpy() for n, t in load_file(where / "model.safetensors").items()}
+    norms = [n for n in stored if n.endswith("norm")]
+    assert len(norms) == 8 * 6 + 1 and all(stored[n].min() < 0 for n in norms)
+    config = load_target_config(where)
+    store = open_weights(where, config, "int8", use_cache=False)
+    for name in norms:
+        assert np.array_equal(store.vector(name), np.float32(1) + stored[name])
+    monkeypatch.setattr(TensorEntry, "whole_norm", True, raising=False)
+    whole = open_weights(where, config, "int8", use_cache=False)
+    for name in norms:
+        assert np.array_equal(whole.vector(name), stored[name])

@@ -75,14 +75,22 @@ def drafter_dict(name: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def block_of(config: TargetConfig) -> int:
+    """Layers up to the first of full attention, that one included; all where there is none."""
+    kinds = [layer.kind for layer in config.layers]
+    return kinds.index("full_attention") + 1 if "full_attention" in kinds else len(kinds)
+
+
 def shortened(raw: dict[str, Any], layers: int) -> dict[str, Any]:
     """The same shape with fewer layers: whole blocks from the front, KV sharing in proportion.
 
     Raises:
         ParameterError: not a whole number of blocks (a block ends with a full-attention layer).
     """
-    kinds, total = list(raw["layer_types"]), int(raw["num_hidden_layers"])
-    block = kinds.index("full_attention") + 1
+    config = load_target_config(raw)
+    kinds, total, block = [layer.kind for layer in config.layers], len(config.layers), block_of(config)
+    if layers == total:
+        return raw
     if not block <= layers <= total or layers % block:
         raise ParameterError(f"--layers must be a multiple of {block} up to {total}, not {layers}")
     shared = int(raw.get("num_kv_shared_layers") or 0)
@@ -111,7 +119,7 @@ def load_shape(shape: str, layers: int | None) -> tuple[TargetConfig, AssistantC
         drafter = locate_drafter(shape, path, "auto")
         if drafter is not None:
             assistant = load_assistant_config(drafter)
-    total = int(raw["num_hidden_layers"])
+    total = len(load_target_config(raw).layers)
     if layers is not None:
         raw = shortened(raw, layers)
     return load_target_config(raw), assistant, total

@@ -16,7 +16,7 @@ import numpy as np
 from geminate import __version__, machine
 from geminate.bench.ceilings import Ceilings
 from geminate.bench.random_weights import RandomStore, matrix_bytes, streamed_bytes
-from geminate.bench.shapes import load_shape
+from geminate.bench.shapes import block_of, load_shape
 from geminate.cache import KVCache
 from geminate.config import MoeConfig, TargetConfig
 from geminate.errors import ParameterError
@@ -140,7 +140,7 @@ def _layers_that_fit(shape: str, weights: WeightFormat) -> int | None:
     own = 0 if assistant is None else streamed_bytes(assistant, weights)
     if memory is None or streamed_bytes(config, weights) + own + RESERVE <= memory:
         return None
-    block = [layer.kind for layer in config.layers].index("full_attention") + 1
+    block = block_of(config)
     for layers in range(total - total % block, 0, -block):
         if layers < total and streamed_bytes(load_shape(shape, layers)[0], weights) + own + RESERVE <= memory:
             return layers

@@ -1,4 +1,4 @@
-"""The target: Gemma 4's text model as a plan, and the compiled model around it."""
+"""The target: the text model of Gemma 4 (or 3, by configuration) as a plan, and the compiled model around it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def rope_tables(config: TargetConfig) -> dict[str, RopeTable]:
 
 
 def target_plan(config: TargetConfig, store: WeightStore) -> Plan:
-    """The plan of Gemma4ForCausalLM.forward: rows of token ids to hidden states and logits."""
+    """The plan of Gemma4ForCausalLM.forward, or Gemma3ForCausalLM's: rows of ids to hidden states and logits."""
     b = PlanBuilder(store, hidden_size=config.hidden_size, eps=config.rms_norm_eps, ropes=rope_tables(config))
     b.buffer("x", config.hidden_size)
     b.add(Embed(out="x", table=store.embedding(), scale=config.embed_scale))

@@ -1,9 +1,12 @@
-"""The decoder layer of Gemma 4 as plan operations; target and drafter share it.
+"""The decoder layer of Gemma as plan operations; targets of both generations and drafters share it.
 
-Arithmetic as in transformers' Gemma4TextDecoderLayer (models/gemma4/modeling_gemma4.py).
+Arithmetic as in transformers' Gemma4TextDecoderLayer (models/gemma4/modeling_gemma4.py); where the configuration says
+so, as in Gemma3DecoderLayer (models/gemma3/modeling_gemma3.py).
 """
 
 from __future__ import annotations
+
+import numpy as np
 
 from geminate.config import LayerConfig, MoeConfig
 from geminate.ops.packed import PackedMatrix
@@ -59,9 +62,9 @@ class PlanBuilder:
         self.add(Linear(x=x, out=self.buffer(out, w.n), w=w, scale=scale))
         return out
 
-    def norm(self, x: str, out: str, weight: str | None, groups: int = 1) -> str:
-        """RMSNorm with a weight looked up by name, or none; declares ``out``."""
-        vector = None if weight is None else self.store.vector(weight)
+    def norm(self, x: str, out: str, weight: str | None, groups: int = 1, scale: float = 1.0) -> str:
+        """RMSNorm with a weight looked up by name and multiplied by ``scale``, or with none; declares ``out``."""
+        vector = None if weight is None else self.store.vector(weight) * np.float32(scale)
         self.buffer(out, self.widths[x])
         self.add(RmsNorm(x=x, out=out, weight=vector, eps=self.eps, groups=groups))
         return out
@@ -98,7 +101,8 @@ def add_attention(b: PlanBuilder, layer: LayerConfig, *, slot: int, own_position
     rope = b.rope_index[layer.kind]
     b.norm("x", "h", f"{name}.input_layernorm")
     q = b.linear("h", f"q{layer.heads * layer.head_dim}", f"{attn}.q_proj")
-    b.norm(q, q, f"{attn}.q_norm", groups=layer.heads)
+    # The factor of the scores goes into the weight: attention itself has none.
+    b.norm(q, q, f"{attn}.q_norm", groups=layer.heads, scale=layer.query_scale)
     b.add(Rope(x=q, groups=layer.heads, rope=rope))
     if not layer.kv_shared:
         width = layer.kv_heads * layer.head_dim
@@ -108,7 +112,8 @@ def add_attention(b: PlanBuilder, layer: LayerConfig, *, slot: int, own_position
             b.norm(k, v, None, groups=layer.kv_heads)  # before k_norm overwrites k
         else:
             b.linear("h", v, f"{attn}.v_proj")
-            b.norm(v, v, None, groups=layer.kv_heads)
+            if layer.v_norm:
+                b.norm(v, v, None, groups=layer.kv_heads)
         b.norm(k, k, f"{attn}.k_norm", groups=layer.kv_heads)
         b.add(Rope(x=k, groups=layer.kv_heads, rope=rope), KvStore(k=k, v=v, slot=slot))
     attended = b.buffer(f"attn{b.widths[q]}", b.widths[q])
@@ -174,7 +179,7 @@ def add_layer(
 ) -> None:
     """One whole decoder layer over the residual stream ``x``, ending in a Tap named ``layers.N``."""
     name = f"layers.{layer.index}"
-    scalar = b.store.scalar(f"{name}.layer_scalar")
+    scalar = b.store.scalar(f"{name}.layer_scalar") if layer.layer_scalar else 1.0
     add_attention(b, layer, slot=slot, own_position=own_position)
     add_feed_forward(b, layer, moe)
     if ple_dim == 0:

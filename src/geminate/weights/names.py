@@ -13,7 +13,7 @@ from geminate.errors import WeightsError
 from geminate.weights.safetensors_reader import TensorEntry
 
 Role = Literal["matrix", "embedding", "row_table", "vector", "scalar", "experts", "order", "keep"]
-PREFIXES = ("model.language_model.", "language_model.model.", "model.")
+PREFIXES = ("model.language_model.", "language_model.model.", "language_model.", "model.")
 OTHER_TOWERS = (
     "vision", "audio", "embed_vision", "embed_audio", "multi_modal", "multimodal", "mm_",
 )  # fmt: skip
@@ -21,11 +21,19 @@ OTHER_TOWERS = (
 
 @dataclass(frozen=True, kw_only=True)
 class TensorSpec:
-    """A tensor the model needs. ``keep`` is a matrix that stays bf16 whatever the format asked for."""
+    """A tensor the model needs. ``keep`` is a matrix that stays bf16 whatever the format asked for.
+
+    ``unit_offset``: the model computes with 1 + w, and files hold w unless their entry says otherwise.
+    """
 
     name: str
     shape: tuple[int, ...]
     role: Role
+    unit_offset: bool = False
+
+
+def _norm(name: str, width: int, config: TargetConfig) -> TensorSpec:
+    return TensorSpec(name=name, shape=(width,), role="vector", unit_offset=config.norm_unit_offset)
 
 
 def _layer_tensors(layer: LayerConfig, config: TargetConfig) -> list[TensorSpec]:
@@ -35,25 +43,29 @@ def _layer_tensors(layer: LayerConfig, config: TargetConfig) -> list[TensorSpec]
     def add(name: str, *shape: int, role: Role = "matrix") -> None:
         specs.append(TensorSpec(name=f"{prefix}.{name}", shape=shape, role=role))
 
+    def add_norm(name: str, width: int) -> None:
+        specs.append(_norm(f"{prefix}.{name}", width, config))
+
     q, kv = layer.heads * layer.head_dim, layer.kv_heads * layer.head_dim
     for norm in ("input", "post_attention", "pre_feedforward", "post_feedforward"):
-        add(f"{norm}_layernorm", hidden, role="vector")
+        add_norm(f"{norm}_layernorm", hidden)
     add("self_attn.q_proj", q, hidden)
-    add("self_attn.q_norm", layer.head_dim, role="vector")
+    add_norm("self_attn.q_norm", layer.head_dim)
     add("self_attn.o_proj", hidden, q)
     if not layer.kv_shared:
         add("self_attn.k_proj", kv, hidden)
-        add("self_attn.k_norm", layer.head_dim, role="vector")
+        add_norm("self_attn.k_norm", layer.head_dim)
         if not layer.k_eq_v:
             add("self_attn.v_proj", kv, hidden)
     add("mlp.gate_proj", layer.intermediate, hidden)
     add("mlp.up_proj", layer.intermediate, hidden)
     add("mlp.down_proj", hidden, layer.intermediate)
-    add("layer_scalar", 1, role="scalar")
+    if layer.layer_scalar:
+        add("layer_scalar", 1, role="scalar")
     if config.ple_dim:
         add("per_layer_input_gate", config.ple_dim, hidden)
         add("per_layer_projection", hidden, config.ple_dim)
-        add("post_per_layer_input_norm", hidden, role="vector")
+        add_norm("post_per_layer_input_norm", hidden)
     if config.moe is not None:
         moe = config.moe
         add("router.proj", moe.num_experts, hidden, role="keep")
@@ -62,8 +74,8 @@ def _layer_tensors(layer: LayerConfig, config: TargetConfig) -> list[TensorSpec]
         add("experts.gate_up_proj", moe.num_experts, 2 * moe.intermediate, hidden, role="experts")
         add("experts.down_proj", moe.num_experts, hidden, moe.intermediate, role="experts")
         for norm in ("pre_feedforward_layernorm_2", "post_feedforward_layernorm_1"):
-            add(norm, hidden, role="vector")
-        add("post_feedforward_layernorm_2", hidden, role="vector")
+            add_norm(norm, hidden)
+        add_norm("post_feedforward_layernorm_2", hidden)
     return specs
 
 
@@ -77,11 +89,11 @@ def expected_tensors(config: TargetConfig | AssistantConfig) -> list[TensorSpec]
         specs += [
             TensorSpec(name="embed_tokens_per_layer", shape=(text.ple_vocab, width), role="row_table"),
             TensorSpec(name="per_layer_model_projection", shape=(width, hidden), role="matrix"),
-            TensorSpec(name="per_layer_projection_norm", shape=(text.ple_dim,), role="vector"),
+            _norm("per_layer_projection_norm", text.ple_dim, text),
         ]
     for layer in text.layers:
         specs += _layer_tensors(layer, text)
-    specs.append(TensorSpec(name="norm", shape=(hidden,), role="vector"))
+    specs.append(_norm("norm", hidden, text))
     if isinstance(config, AssistantConfig):
         backbone = config.backbone_hidden_size
         specs += [
@@ -165,7 +177,7 @@ def match(entries: dict[str, TensorEntry], config: TargetConfig | AssistantConfi
     for name, entry in entries.items():
         if canonical(name) == "lm_head" and not _same_weights(entry, found["embed_tokens"]):
             raise WeightsError(
-                f"{where}: {name} differs from the token embedding; Gemma 4 ties them, so this file "
+                f"{where}: {name} differs from the token embedding; Gemma ties them, so this file "
                 "needs an untied head, which is not supported"
             )
     return Matched(tensors=found, skipped={r: (counts[r], sizes[r]) for r in counts})

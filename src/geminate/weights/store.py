@@ -268,7 +268,10 @@ def _pack_one(writer: pc.CacheWriter, spec: TensorSpec, entry: TensorEntry, fmt:
         value = entry.rows(0, spec.shape[0]) if entry.shape else _number(entry)
         if not np.isfinite(value).all():
             raise WeightsError(f"{entry.name} holds numbers that are not finite; download the checkpoint again")
-        writer.add(spec.name, "<f4", spec.shape, [value.astype(np.float32)])
+        value = value.astype(np.float32)
+        if spec.unit_offset and not getattr(entry, "whole_norm", False):
+            value = value + np.float32(1)  # in float32, as the model code does
+        writer.add(spec.name, "<f4", spec.shape, [value])
         return info
     if spec.role == "order":
         writer.add(spec.name, "<i4", spec.shape, [_checked_order(entry, spec.shape[0])])
