@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model import ROPE_PARAMETERS, Mlp, Norm, Shape, inv_freq, rotate
+from geminate.train.layers import DraftLayer, Norm
+from model import ROPE_PARAMETERS, Shape, inv_freq
 
 
 @dataclass(frozen=True)
@@ -34,44 +35,6 @@ class DrafterShape:
 DRAFTER_PRESETS = {"small": DrafterShape(), "large": DrafterShape(hidden=256, intermediate=768, heads=8)}
 
 
-class QueryAttention(nn.Module):
-    """Attention with queries only; K and V are the target's."""
-
-    def __init__(self, d: DrafterShape, dim: int, eps: float) -> None:
-        super().__init__()
-        self.dim = dim
-        self.q_proj = nn.Linear(d.hidden, d.heads * dim, bias=False)
-        self.q_norm = Norm(dim, eps)
-        self.o_proj = nn.Linear(d.heads * dim, d.hidden, bias=False)
-
-    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], kv: tuple[Tensor, Tensor], mask: Tensor) -> Tensor:
-        b, t, _ = x.shape
-        q = self.q_norm(self.q_proj(x).view(b, t, -1, self.dim)).transpose(1, 2)
-        q = rotate(q, *rope).to(x.dtype)
-        k, v = (a.repeat_interleave(q.shape[1] // a.shape[1], 1) for a in kv)
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=1.0)
-        return self.o_proj(out.transpose(1, 2).reshape(b, t, -1))
-
-
-class DraftLayer(nn.Module):
-    """Decoder layer without per-layer inputs."""
-
-    def __init__(self, d: DrafterShape, dim: int, eps: float) -> None:
-        super().__init__()
-        self.self_attn = QueryAttention(d, dim, eps)
-        self.mlp = Mlp(d.hidden, d.intermediate)
-        self.input_layernorm = Norm(d.hidden, eps)
-        self.post_attention_layernorm = Norm(d.hidden, eps)
-        self.pre_feedforward_layernorm = Norm(d.hidden, eps)
-        self.post_feedforward_layernorm = Norm(d.hidden, eps)
-        self.layer_scalar = nn.Parameter(torch.ones(1))
-
-    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], kv: tuple[Tensor, Tensor], mask: Tensor) -> Tensor:
-        x = x + self.post_attention_layernorm(self.self_attn(self.input_layernorm(x), rope, kv, mask))
-        x = x + self.post_feedforward_layernorm(self.mlp(self.pre_feedforward_layernorm(x)))
-        return x * self.layer_scalar
-
-
 class DrafterBody(nn.Module):
     """Layers, norm and the drafter's own embedding table (its tied head)."""
 
@@ -79,7 +42,9 @@ class DrafterBody(nn.Module):
         super().__init__()
         self.embed_tokens = nn.Embedding(s.vocab, d.hidden)
         dims = {"sliding_attention": s.head_dim, "full_attention": s.global_head_dim}
-        self.layers = nn.ModuleList(DraftLayer(d, dims[kind], s.eps) for kind in d.kinds)
+        self.layers = nn.ModuleList(
+            DraftLayer(d.hidden, d.heads, dims[kind], d.intermediate, s.eps) for kind in d.kinds
+        )
         self.norm = Norm(d.hidden, s.eps)
 
 

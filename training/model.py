@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from geminate.train.layers import Mlp, Norm, rms, rotate
+
 
 @dataclass(frozen=True)
 class Shape:
@@ -58,30 +60,6 @@ def inv_freq(shape: Shape, kind: str) -> Tensor:
     angles = int(0.25 * dim // 2)
     rotated = 1.0 / (1_000_000.0 ** (torch.arange(0, 2 * angles, 2).float() / dim))
     return torch.cat([rotated, torch.zeros(dim // 2 - angles)])
-
-
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """x [B, H, T, D], cos and sin [T, D]."""
-    low, high = x.chunk(2, dim=-1)
-    return x * cos + torch.cat((-high, low), dim=-1) * sin
-
-
-class Norm(nn.Module):
-    """RMSNorm with weight, in float32."""
-
-    def __init__(self, dim: int, eps: float) -> None:
-        super().__init__()
-        self.eps = eps
-        self.weight = nn.Parameter(torch.ones(dim))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return (rms(x, self.eps) * self.weight).to(x.dtype)
-
-
-def rms(x: Tensor, eps: float) -> Tensor:
-    """x / sqrt(mean(x^2) + eps) in float32."""
-    x = x.float()
-    return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps)
 
 
 def windowed_attention(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
@@ -147,25 +125,13 @@ class Attention(nn.Module):
         return self.o_proj(out.transpose(1, 2).reshape(b, t, -1))
 
 
-class Mlp(nn.Module):
-    """Gated GELU; twice as wide on KV-shared layers."""
-
-    def __init__(self, hidden: int, width: int) -> None:
-        super().__init__()
-        self.gate_proj = nn.Linear(hidden, width, bias=False)
-        self.up_proj = nn.Linear(hidden, width, bias=False)
-        self.down_proj = nn.Linear(width, hidden, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.down_proj(F.gelu(self.gate_proj(x), approximate="tanh") * self.up_proj(x))
-
-
 class Layer(nn.Module):
     """Decoder layer with per-layer input and layer scalar."""
 
     def __init__(self, s: Shape, layer: int) -> None:
         super().__init__()
         self.self_attn = Attention(s, layer)
+        # Twice as wide on KV-shared layers.
         self.mlp = Mlp(s.hidden, s.intermediate * (1 if self.self_attn.own_kv else 2))
         self.input_layernorm = Norm(s.hidden, s.eps)
         self.post_attention_layernorm = Norm(s.hidden, s.eps)
