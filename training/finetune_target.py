@@ -18,9 +18,10 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from export import TARGET_GENERATION, write_model
+from export import TARGET_GENERATION
 from geminate.text.template import ChatTemplate
 from geminate.text.tokenizer import Tokenizer
+from geminate.train.checkpoint import save_model
 from model import PRESETS, Target, hf_config
 from optim import schedule
 from sql_domain import pairs
@@ -70,7 +71,7 @@ def main() -> int:
         step += 1
         if step % 50 == 0:
             print(f"step {step}, {100 * share:.0f} %, loss {loss.item():.3f}", flush=True)
-    write_model(args.out / "target", model.state_dict(), hf_config(model.s), TARGET_GENERATION)
+    save_model(args.out / "target", model.state_dict(), hf_config(model.s), TARGET_GENERATION)
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         shutil.copyfile(args.target / name, args.out / "target" / name)
     print(f"{step} steps; wrote {args.out / 'target'}")

@@ -187,6 +187,42 @@ def test_ctrl_c_waits_for_the_update_and_saves(models: dict[str, Path], tmp_path
     assert json.loads((tmp_path / "best" / "config.json").read_text())["model_type"] == "gemma4_assistant"
 
 
+def test_a_second_ctrl_c_leaves_the_last_whole_checkpoint(
+    models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is heeded in the middle of an update, whose half-done state must not be kept."""
+    run = make_loop(tmp_path, models["E2B"].parent)
+    step = run.optimiser.step
+
+    def twice(*args: Any) -> float:
+        norm = step(*args)
+        if run.state.step == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.01)
+        return norm
+
+    monkeypatch.setattr(run.optimiser, "step", twice)
+    with pytest.raises(KeyboardInterrupt):
+        run.run()
+    assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["state"]["step"] == 2
+    again = make_loop(tmp_path, models["E2B"].parent)
+    again.resume()
+    again.run()
+    whole = make_loop(tmp_path / "whole", models["E2B"].parent)
+    whole.run()
+    assert all(torch.equal(a, b) for a, b in zip(final_state(whole).values(), final_state(again).values(), strict=True))
+
+
+def test_batches_do_not_depend_on_what_was_asked_before(models: dict[str, Path], tmp_path: Path) -> None:
+    fresh, used = (make_loop(tmp_path, models["E2B"].parent) for _ in range(2))
+    for number in (0, 9, 1, 30):
+        used.batch(number)
+    assert len(fresh._plan) < 20, "several epochs are looked at"
+    for number in (30, 0, 9, 31):
+        assert torch.equal(fresh.batch(number).ids, used.batch(number).ids)
+
+
 def test_clusters_are_equal_in_size_and_better_than_chance(models: dict[str, Path]) -> None:
     llm = LLM(models["E2B"])
     drafter, _ = load_drafter(models["E2B"].with_name("E2B-assistant"), llm.config, "P")

@@ -124,7 +124,7 @@ def test_gemma3_norms_are_packed_whole(tmp_path: Path, monkeypatch: pytest.Monke
     store = open_weights(where, config, "int8", use_cache=False)
     for name in norms:
         assert np.array_equal(store.vector(name), np.float32(1) + stored[name])
-    monkeypatch.setattr(TensorEntry, "whole_norm", True, raising=False)
+    monkeypatch.setattr(TensorEntry, "whole_norm", True)
     whole = open_weights(where, config, "int8", use_cache=False)
     for name in norms:
         assert np.array_equal(whole.vector(name), stored[name])

@@ -7,7 +7,7 @@ import json
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 from rich.console import Console
@@ -17,6 +17,10 @@ from rich.table import Table
 from geminate.cli import common as c
 from geminate.loading import FORMATS
 from geminate.models.assistant import RopePosition
+
+if TYPE_CHECKING:  # torch is loaded by the command alone
+    from geminate.train.job import Outcome
+    from geminate.train.loop import Progress as Step
 
 app = typer.Typer(help="Train the drafter of a target.", no_args_is_help=True, rich_markup_mode=None)
 out = Console(highlight=False)
@@ -119,9 +123,11 @@ def drafter(
     if device not in ("cpu", "cuda"):
         c.fail(f"--device must be cpu or cuda, not {device!r}")
     start = init or ("scratch" if old == "none" else "drafter")
+    if learning_rate is None:
+        learning_rate = 2e-3 if start == "scratch" else 5e-4
     settings = LoopSettings(
         steps=updates, hours=hours, batch_tokens=batch_tokens, accumulate=accumulate,
-        rate=learning_rate or (2e-3 if start == "scratch" else 5e-4), weight_decay=0.01, clip=1.0, seed=seed,
+        rate=learning_rate, weight_decay=0.01, clip=1.0, seed=seed,
         evaluate_every=evaluate_every, bf16=dtype == "bfloat16" or (dtype == "auto" and has_fast_bf16(device)),
         loss=LossSettings(name=cast(LossName, loss), steps=draft_steps, soft=soft, own_tokens=own_tokens,
                           sampled=sampled),
@@ -174,11 +180,8 @@ class Show:
             self._tasks[what] = self.bars.add_task(what, total=total)
         self.bars.update(self._tasks[what], completed=done, total=total)
 
-    def training(self, p: object) -> None:
+    def training(self, p: Step) -> None:
         """An update or a measurement."""
-        from geminate.train.loop import Progress as Step
-
-        assert isinstance(p, Step)
         if p.acceptance is not None:
             survival = " ".join(f"{s:.3f}" for s in p.acceptance.by_position)
             recall = "" if p.acceptance.recall is None else f", cluster recall {p.acceptance.recall:.3f}"
@@ -189,11 +192,8 @@ class Show:
         self.bars.update(self._tasks["training"], description=what)
 
 
-def report(outcome: object) -> None:
+def report(outcome: Outcome) -> None:
     """The gate's table and verdict."""
-    from geminate.train.job import Outcome
-
-    assert isinstance(outcome, Outcome)
     table = Table("category", "prompts", "before", "now", "difference, 95 %", box=None)
     for x in outcome.comparisons:
         table.add_row(x.category, str(x.prompts), f"{x.old:.3f}", f"{x.new:.3f}", f"{x.low:+.3f} to {x.high:+.3f}")

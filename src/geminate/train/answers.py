@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 from geminate.engine import Engine
@@ -26,29 +25,27 @@ def answer_all(
     file: Path,
     *,
     longest: int,
-    on_progress: Callable[[int, int, int], None] | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, list[int]]:
     """Answer ids by example key; those already in ``file`` are taken from there, new ones are appended.
 
     Args:
         longest: tokens of prompt and answer together.
-        on_progress: told (examples done, examples in all, tokens generated now).
+        on_progress: told (examples done, examples in all).
 
     Raises:
         TrainingError: the file cannot be written, or holds something else.
     """
     known = read_answers(file)
     missing = [e for e in examples if e.key not in known]
-    tokens = 0
     # Long prompts together: a batch lasts as long as its longest answer.
     missing.sort(key=lambda e: len(e.prompt))
     for start in range(0, len(missing), BATCH):
         group = missing[start : start + BATCH]
         running = []
         for e in group:
-            room = replace(sampling, max_tokens=min(sampling.max_tokens, longest - len(e.prompt)))
-            # The key decorrelates the noise of examples under one seed.
-            running.append((e, engine.add(e.prompt, room, speculation=0, choice=int(e.key[:7], 16))))
+            room = e.sampling(sampling, longest)
+            running.append((e, engine.add(e.prompt, room, speculation=0, choice=e.choice)))
         try:
             engine.run()
         except BaseException:
@@ -56,7 +53,6 @@ def answer_all(
                 engine.abort(sequence)
             raise
         made = {e.key: sequence.output_ids for e, sequence in running}
-        tokens += sum(map(len, made.values()))
         try:
             with file.open("a", encoding="utf-8") as out:
                 for key, ids in made.items():
@@ -65,7 +61,7 @@ def answer_all(
             raise TrainingError(f"cannot write {file}: {error.strerror}; free some space and start again") from None
         known |= made
         if on_progress is not None:
-            on_progress(len(examples) - len(missing) + start + len(group), len(examples), tokens)
+            on_progress(len(examples) - len(missing) + start + len(group), len(examples))
     return {e.key: known[e.key] for e in examples}
 
 

@@ -6,26 +6,31 @@ import json
 import math
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
-from geminate.config import TargetConfig
+from geminate.config import RopeConfig, TargetConfig
 from geminate.config_reader import load_assistant_config, read_json
 from geminate.errors import TrainingError
 from geminate.models.assistant import RopePosition
+from geminate.ops.unpack import bf16_to_f32
 from geminate.train.drafter import Drafter
 from geminate.weights.fit import check_fit
-from geminate.weights.safetensors_reader import checkpoint_files
+from geminate.weights.names import canonical, match
+from geminate.weights.safetensors_reader import read_checkpoint
 
-TABLE, CENTROIDS, ORDER = (
-    "model.embed_tokens.weight",
-    "masked_embedding.centroids.weight",
-    "masked_embedding.token_ordering",
-)
+# Names of a state dict that are not transformers' own.
+RENAMED = {
+    "table": "model.embed_tokens.weight",
+    "centroids.weight": "masked_embedding.centroids.weight",
+    "token_ordering": "masked_embedding.token_ordering",
+}
 GENERATION = {"is_assistant": True, "num_assistant_tokens": 4, "num_assistant_tokens_schedule": "constant"}
 
 
@@ -38,36 +43,16 @@ def load_drafter(directory: Path, target: TargetConfig, rope_position: RopePosit
     raw = read_json(directory / "config.json")
     config = load_assistant_config(directory)
     check_fit(target, config)
+    matched = match(read_checkpoint(directory), config, str(directory)).tensors
     drafter = Drafter(config, rope_position)
-    state: dict[str, torch.Tensor] = {}
-    try:
-        for path in checkpoint_files(directory):
-            state |= load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise TrainingError(f"cannot read the drafter in {directory}: {error}") from None
-    own: dict[str, torch.Tensor] = {}
-    for name, tensor in state.items():
-        wide = tensor.float() if tensor.is_floating_point() else tensor.long()
-        match name:
-            case "model.embed_tokens.weight":
-                own["table"] = wide
-            case "masked_embedding.centroids.weight" if config.use_ordered_embeddings:
-                own["centroids.weight"] = wide
-            case "masked_embedding.token_ordering" if config.use_ordered_embeddings:
-                own["token_ordering"] = wide
-            case _ if name in ("lm_head.weight", CENTROIDS, ORDER):
-                continue
-            case _:
-                own[name] = wide
-    try:
-        drafter.load_state_dict(own)
-    except RuntimeError as error:
-        raise TrainingError(f"the drafter in {directory} does not fit its config.json: {_first(error)}") from None
+    state = {}
+    for name, own in drafter.state_dict().items():
+        entry = matched[canonical(RENAMED.get(name, name))]
+        values = entry.map()
+        wide = bf16_to_f32(values) if entry.dtype == "BF16" else np.array(values)
+        state[name] = torch.from_numpy(wide).to(own.dtype).reshape(own.shape)
+    drafter.load_state_dict(state)
     return drafter, raw
-
-
-def _first(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
 
 
 def scratch_config(
@@ -102,16 +87,7 @@ def scratch_config(
         clusters //= 2
     ordered = centroid_head and clusters >= 16
     text = raw_target.get("text_config", raw_target)
-    ropes = {
-        kind: {
-            "rope_type": rope.rope_type, "rope_theta": rope.theta, "partial_rotary_factor": rope.partial_rotary_factor,
-            "factor": rope.factor,
-        }
-        for kind, rope in target.rope.items()
-    }  # fmt: skip
-    for entry in ropes.values():
-        if entry["rope_type"] == "default":
-            del entry["partial_rotary_factor"]
+    ropes = {kind: _rope_entry(rope) for kind, rope in target.rope.items()}
     # Wide full layers with one shared K and V have KV heads of their own in the published drafters as well.
     k_eq_v = full is not None and full.k_eq_v
     return {
@@ -140,18 +116,31 @@ def scratch_config(
     }  # fmt: skip
 
 
+def _rope_entry(rope: RopeConfig) -> dict[str, Any]:
+    entry = {"rope_type": rope.rope_type, "rope_theta": rope.theta, "factor": rope.factor}
+    if rope.rope_type != "default":
+        entry["partial_rotary_factor"] = rope.partial_rotary_factor
+    return entry
+
+
 def tensors_of(drafter: Drafter) -> dict[str, torch.Tensor]:
-    """The drafter's tensors under transformers' names, bfloat16 and int64."""
-    found: dict[str, torch.Tensor] = {}
-    renamed = {"table": TABLE, "centroids.weight": CENTROIDS, "token_ordering": ORDER}
-    for name, tensor in drafter.state_dict().items():
-        wide = tensor.to(torch.bfloat16) if tensor.is_floating_point() else tensor
-        found[renamed.get(name, name)] = wide.cpu().contiguous()
-    return found
+    """The drafter's tensors under transformers' names."""
+    return {RENAMED.get(name, name): tensor for name, tensor in drafter.state_dict().items()}
 
 
 def save_drafter(drafter: Drafter, raw: dict[str, Any], directory: Path, card: str | None = None) -> None:
-    """Write a drafter directory through a temporary one: it is whole, or as it was.
+    """Write a drafter directory; see `save_model`."""
+    save_model(directory, tensors_of(drafter), raw, GENERATION, card)
+
+
+def save_model(
+    directory: Path,
+    tensors: Mapping[str, torch.Tensor],
+    config: Mapping[str, Any],
+    generation: Mapping[str, Any],
+    card: str | None = None,
+) -> None:
+    """Write a model in the Hugging Face layout, bfloat16, through a temporary directory: it is whole, or as it was.
 
     Raises:
         TrainingError: the disk is full or not writable; nothing half-written stays.
@@ -162,10 +151,12 @@ def save_drafter(drafter: Drafter, raw: dict[str, Any], directory: Path, card: s
         for stale in (new, old):
             shutil.rmtree(stale, ignore_errors=True)
         new.mkdir(parents=True)
-        save_file(tensors_of(drafter), new / "model.safetensors", metadata={"format": "pt"})
+        made = {n: t.to(torch.bfloat16) if t.is_floating_point() else t for n, t in tensors.items()}
+        packed = {name: tensor.cpu().contiguous() for name, tensor in made.items()}
+        save_file(packed, new / "model.safetensors", metadata={"format": "pt"})
         (new / "model.safetensors").chmod(0o644)  # safetensors writes files that only their owner reads
-        (new / "config.json").write_text(json.dumps(raw, indent=2) + "\n", encoding="utf-8")
-        (new / "generation_config.json").write_text(json.dumps(GENERATION, indent=2) + "\n", encoding="utf-8")
+        for name, value in (("config.json", config), ("generation_config.json", generation)):
+            (new / name).write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
         if card is not None:
             (new / "README.md").write_text(card, encoding="utf-8")
         if directory.exists():
@@ -174,7 +165,8 @@ def save_drafter(drafter: Drafter, raw: dict[str, Any], directory: Path, card: s
     except (OSError, SafetensorError) as error:
         if old.exists() and not directory.exists():
             old.rename(directory)
-        raise TrainingError(f"cannot write the drafter to {directory}: {_first(error)}; free some space") from None
+        cause = " ".join(str(error).split())[:300]
+        raise TrainingError(f"cannot write the model to {directory}: {cause}; free some space") from None
     finally:
         shutil.rmtree(new, ignore_errors=True)
         if directory.exists():

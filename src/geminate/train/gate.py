@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from geminate.engine import Engine
 from geminate.llm import LLM
 from geminate.params import ResolvedSampling
 from geminate.train.prompts import Example
@@ -46,27 +45,28 @@ class Comparison:
 
 
 def serve(
-    engine: Engine, examples: list[Example], sampling: Callable[[Example], ResolvedSampling], k: int,
-    on_done: Callable[[], None] | None = None,
-) -> list[Served]:  # fmt: skip
-    """Decode every prompt with k guesses a round (0 for plain) through the engine."""
+    llm: LLM,
+    examples: list[Example],
+    sampling: ResolvedSampling,
+    *,
+    k: int,
+    longest: int,
+    on_done: Callable[[], None],
+) -> list[Served]:
+    """Decode every prompt with k guesses a round; without a drafter every round emits one token.
+
+    Args:
+        longest: tokens of prompt and answer together. on_done: told after each prompt.
+    """
+    speculation = k if llm.pair.drafter is not None else 0
     found = []
     for example in examples:
-        sequence = engine.add(example.prompt, sampling(example), speculation=k, choice=int(example.key[:7], 16))
-        engine.run()
-        stats = sequence.stats
-        found.append(Served(example.category, stats.rounds, stats.generated_tokens))
-        if on_done is not None:
-            on_done()
+        room = example.sampling(sampling, longest)
+        sequence = llm.engine.add(example.prompt, room, speculation=speculation, choice=example.choice)
+        llm.engine.run()
+        found.append(Served(example.category, sequence.stats.rounds, sequence.stats.generated_tokens))
+        on_done()
     return found
-
-
-def serve_drafter(
-    llm: LLM, examples: list[Example], sampling: Callable[[Example], ResolvedSampling], k: int,
-    on_done: Callable[[], None] | None = None,
-) -> list[Served]:  # fmt: skip
-    """As `serve`; without a drafter every round emits one token."""
-    return serve(llm.engine, examples, sampling, k if llm.pair.drafter is not None else 0, on_done)
 
 
 def compare(old: list[Served], new: list[Served]) -> list[Comparison]:

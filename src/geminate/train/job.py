@@ -6,7 +6,7 @@ import json
 import math
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from geminate.train.card import model_card
 from geminate.train.checkpoint import load_drafter, save_drafter, scratch_config
 from geminate.train.clusters import cluster_tokens, principal_rows
 from geminate.train.drafter import Drafter
-from geminate.train.gate import Comparison, compare, is_better, serve_drafter
+from geminate.train.gate import Comparison, Served, compare, is_better, serve
 from geminate.train.loop import Loop, LoopSettings, Progress, State, Text
 from geminate.train.prompts import Example, Examples, read_examples, split
 from geminate.train.teacher import Teacher
@@ -199,16 +199,14 @@ def _texts(
     else:
         answers = answer_all(
             llm.engine, both, sampling, work / "answers.jsonl", longest=job.max_length,
-            on_progress=lambda done, total, tokens: stage("answers of the target", done, total),
+            on_progress=lambda done, total: stage("answers of the target", done, total),
         )  # fmt: skip
 
-    def text(example: Example) -> Text:
-        return Text([*example.prompt, *answers[example.key]], len(example.prompt))
+    def texts(part: list[Example]) -> list[Text]:
+        # A round needs a bonus token and a guess: shorter answers teach nothing.
+        return [Text([*e.prompt, *answers[e.key]], len(e.prompt)) for e in part if len(answers[e.key]) >= 3]
 
-    # A round needs a bonus token and a guess: shorter answers teach nothing.
-    made = ([text(e) for e in part if len(answers[e.key]) >= 3] for part in (examples.training, examples.held_out))
-    training, held_out = made
-    return training, held_out
+    return texts(examples.training), texts(examples.held_out)
 
 
 def _start(
@@ -223,7 +221,7 @@ def _start(
     if job.init != "scratch":
         return load_drafter(Path(job.init), llm.config, job.rope_position)
     raw = scratch_config(
-        llm.config, _raw_target(located.target), hidden=job.hidden, layers=job.layers, heads=job.heads,
+        llm.config, read_json(located.target / "config.json"), hidden=job.hidden, layers=job.layers, heads=job.heads,
         intermediate=job.intermediate, centroid_head=job.centroid_head,
     )  # fmt: skip
     config = load_assistant_config(raw)
@@ -239,10 +237,6 @@ def _start(
     if drafter.centroids is not None:
         cluster_tokens(drafter, on_round=lambda done, total: stage("clusters of the vocabulary", done, total))
     return drafter, raw
-
-
-def _raw_target(path: Path) -> dict[str, Any]:
-    return read_json(path / "config.json") if path.is_dir() else {}
 
 
 @torch.no_grad()
@@ -261,15 +255,14 @@ def _gate(
     """Old and new drafter on the held-out prompts, as served."""
     total, done = 2 * len(held_out), 0
 
-    def settings(example: Example) -> ResolvedSampling:
-        return replace(sampling, max_tokens=min(sampling.max_tokens, job.max_length - len(example.prompt)))
-
     def tick() -> None:
         nonlocal done
         done += 1
         stage("the gate: held-out prompts", done, total)
 
-    old = serve_drafter(llm, held_out, settings, GATE_DRAFT, tick)
-    fresh = LLM(job.target, drafter=best, weights=job.weights, threads=job.threads, rope_position=job.rope_position,
-                use_cache=True)  # fmt: skip
-    return compare(old, serve_drafter(fresh, held_out, settings, GATE_DRAFT, tick))
+    def served(by: LLM) -> list[Served]:
+        return serve(by, held_out, sampling, k=GATE_DRAFT, longest=job.max_length, on_done=tick)
+
+    old = served(llm)
+    fresh = LLM(job.target, drafter=best, weights=job.weights, threads=job.threads, rope_position=job.rope_position)
+    return compare(old, served(fresh))

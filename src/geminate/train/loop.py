@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -25,7 +25,9 @@ from geminate.train.checkpoint import save_drafter
 from geminate.train.drafter import Drafter
 from geminate.train.optimiser import Optimiser, learning_rate
 from geminate.train.rounds import Acceptance, BatchLoss, LossSettings, batch_loss, measure
-from geminate.train.teacher import Batch, Lesson, Teacher, collate
+from geminate.train.teacher import Batch, Teacher, collate
+
+T = TypeVar("T")
 
 CHECKPOINT_SECONDS = 120.0
 TRIAL_PASSES = 4  # passes timed to turn --hours into a number of updates
@@ -71,7 +73,6 @@ class Progress:
     steps: int | None
     loss: float
     tokens_per_s: float
-    rate: float
     acceptance: Acceptance | None = None
 
 
@@ -107,8 +108,10 @@ class Loop:
         self.optimiser = Optimiser.of(drafter, weight_decay=settings.weight_decay, clip=settings.clip)
         self.state = State(steps=settings.steps)
         self.checkpoint, self.best = work / "checkpoint.pt", work / "best"
+        self._epoch, self._epoch_start, self._plan = 0, 0, self._planned(0)
         lessons = [teacher.lesson(text.ids, text.prompt) for text in held_out]
-        self.held_out = [collate(group, self.device) for group in _groups(lessons, settings.batch_tokens)]
+        groups = _packed(lessons, lambda lesson: len(lesson.ids), settings.batch_tokens)
+        self.held_out = [collate(group, self.device) for group in groups]
 
     def resume(self) -> bool:
         """Go on from a checkpoint, if there is one.
@@ -156,8 +159,8 @@ class Loop:
         """Train to the end; the best drafter by held-out acceptance stands in ``work/best``.
 
         Raises:
-            TrainingError: a loss that is no number, no memory, no room on disk. KeyboardInterrupt passes through
-                after a checkpoint.
+            TrainingError: a loss that is no number, no memory, no room on disk. KeyboardInterrupt: after a
+                checkpoint, unless asked for twice.
         """
         try:
             if self.state.steps is None:
@@ -167,17 +170,15 @@ class Loop:
                 self.save()
             saved = time.monotonic()
             while self.state.step < self.state.steps:
-                with _until_safe():
+                with _held_interrupt() as asked:
                     self.update()
-                due = self.state.step % self.settings.evaluate_every == 0 or self.state.step == self.state.steps
-                if due:
-                    self.evaluate()
-                if due or time.monotonic() - saved > CHECKPOINT_SECONDS:
-                    self.save()
-                    saved = time.monotonic()
-        except KeyboardInterrupt:
-            self.save()
-            raise
+                    due = self.state.step % self.settings.evaluate_every == 0 or self.state.step == self.state.steps
+                    if due:
+                        self.evaluate()
+                    # Only here, between updates, is there a state worth keeping.
+                    if due or asked.is_set() or time.monotonic() - saved > CHECKPOINT_SECONDS:
+                        self.save()
+                        saved = time.monotonic()
         except (MemoryError, torch.OutOfMemoryError) as error:
             raise _out_of_memory() from error
         except RuntimeError as error:
@@ -236,7 +237,7 @@ class Loop:
         state.step += 1
         state.tokens += tokens
         state.seconds += took
-        self.on_progress(Progress(state.step, state.steps, loss, tokens / took, rate))
+        self.on_progress(Progress(state.step, state.steps, loss, tokens / took))
 
     def evaluate(self) -> None:
         """Look at the held-out texts; keep the drafter if it is the best so far."""
@@ -248,75 +249,64 @@ class Loop:
         if seen.length > state.best:
             state.best = seen.length
             save_drafter(self.drafter, self.raw, self.best)
-        self.on_progress(Progress(state.step, state.steps, math.nan, math.nan, math.nan, seen))
+        self.on_progress(Progress(state.step, state.steps, math.nan, math.nan, seen))
 
     def batch(self, number: int) -> Batch:
         """The ``number``-th batch: texts in an order that each epoch shuffles anew, batched by length."""
-        plan = self._epoch(0)
-        epoch = 0
-        while number >= len(plan):
-            number -= len(plan)
-            epoch += 1
-            plan = self._epoch(epoch)
-        lessons = [self.teacher.lesson(self.texts[i].ids, self.texts[i].prompt) for i in plan[number]]
-        return collate(lessons, self.device)
+        if number < self._epoch_start:  # the trial looks at the first ones twice
+            self._epoch, self._epoch_start, self._plan = 0, 0, self._planned(0)
+        while number >= self._epoch_start + len(self._plan):
+            self._epoch_start += len(self._plan)
+            self._epoch += 1
+            self._plan = self._planned(self._epoch)
+        texts = [self.texts[i] for i in self._plan[number - self._epoch_start]]
+        return collate([self.teacher.lesson(text.ids, text.prompt) for text in texts], self.device)
 
-    def _epoch(self, epoch: int) -> list[list[int]]:
-        if getattr(self, "_plan_of", None) != epoch:
-            rng = random.Random(f"{self.settings.seed}/{epoch}")
-            order = list(range(len(self.texts)))
-            rng.shuffle(order)
-            mean = sum(len(t.ids) for t in self.texts) / len(self.texts)
-            pool = max(1, int(POOL * self.settings.batch_tokens / mean))
-            plan: list[list[int]] = []
-            for start in range(0, len(order), pool):
-                part = sorted(order[start : start + pool], key=lambda i: len(self.texts[i].ids))
-                plan += _packed([len(self.texts[i].ids) for i in part], part, self.settings.batch_tokens)
-            rng.shuffle(plan)
-            self._plan_of, self._plan = epoch, plan
-        return self._plan
+    def _planned(self, epoch: int) -> list[list[int]]:
+        """The batches of an epoch, as indices of texts."""
+        rng = random.Random(f"{self.settings.seed}/{epoch}")
+        order = list(range(len(self.texts)))
+        rng.shuffle(order)
+        mean = sum(len(t.ids) for t in self.texts) / len(self.texts)
+        pool = max(1, int(POOL * self.settings.batch_tokens / mean))
+        plan: list[list[int]] = []
+        for start in range(0, len(order), pool):
+            part = order[start : start + pool]
+            plan += _packed(part, lambda i: len(self.texts[i].ids), self.settings.batch_tokens)
+        rng.shuffle(plan)
+        return plan
 
 
 @contextlib.contextmanager
-def _until_safe() -> Iterator[None]:
-    """Hold a Ctrl-C back until the update is done; a second one is heeded at once."""
+def _held_interrupt() -> Iterator[threading.Event]:
+    """Hold a Ctrl-C back until the block is done, and tell it; a second one is heeded at once."""
+    asked = threading.Event()
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield asked
         return
-    asked = False
-    before = signal.getsignal(signal.SIGINT)
 
     def note(number: int, frame: object) -> None:
-        nonlocal asked
-        if asked:
+        if asked.is_set():
             raise KeyboardInterrupt
-        asked = True
+        asked.set()
 
-    signal.signal(signal.SIGINT, note)
+    before = signal.signal(signal.SIGINT, note)
     try:
-        yield
+        yield asked
     finally:
         signal.signal(signal.SIGINT, before)
-    if asked:
+    if asked.is_set():
         raise KeyboardInterrupt
 
 
-def _packed(lengths: list[int], items: list[int], most: int) -> list[list[int]]:
-    """Neighbours together while longest x count stays within ``most``."""
-    groups: list[list[int]] = []
-    longest = 0
-    for length, item in zip(lengths, items, strict=True):
-        if not groups or max(longest, length) * (len(groups[-1]) + 1) > most:
+def _packed(items: list[T], length: Callable[[T], int], most: int) -> list[list[T]]:
+    """Sorted by length, neighbours together while longest x count stays within ``most``."""
+    groups: list[list[T]] = []
+    for item in sorted(items, key=length):
+        if not groups or length(item) * (len(groups[-1]) + 1) > most:  # the latest is the longest
             groups.append([])
-            longest = 0
         groups[-1].append(item)
-        longest = max(longest, length)
     return groups
-
-
-def _groups(lessons: list[Lesson], most: int) -> list[list[Lesson]]:
-    lessons = sorted(lessons, key=lambda le: len(le.ids))
-    return [[lessons[i] for i in g] for g in _packed([len(le.ids) for le in lessons], list(range(len(lessons))), most)]
 
 
 def _out_of_memory() -> TrainingError:

@@ -15,12 +15,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from geminate.errors import GeminateError, TrainingError
 from geminate.llm import LLM
+from geminate.params import ResolvedSampling
 
 HELD_OUT = 0.05
 LEAST_HELD_OUT, MOST_HELD_OUT = 8, 96
@@ -39,6 +40,15 @@ class Example:
     def key(self) -> str:
         """What tells examples apart, and decides which are held out: a hash of the prompt."""
         return hashlib.sha256(repr(self.prompt).encode()).hexdigest()
+
+    @property
+    def choice(self) -> int:
+        """For `Engine.add`: decorrelates the noise of examples under one seed."""
+        return int(self.key[:7], 16)
+
+    def sampling(self, common: ResolvedSampling, longest: int) -> ResolvedSampling:
+        """``common`` with no more tokens than fit into ``longest`` together with the prompt."""
+        return replace(common, max_tokens=min(common.max_tokens, longest - len(self.prompt)))
 
 
 @dataclass(frozen=True)

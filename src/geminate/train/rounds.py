@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from geminate.train.clusters import cluster_recall
 from geminate.train.drafter import Drafter
-from geminate.train.loss import Candidates, LossName, RoundLoss, candidates
+from geminate.train.loss import CHUNK, LossName, RoundLoss, candidates
 from geminate.train.teacher import Batch
 
 PROMPT_WEIGHT = 0.3  # rows that predict prompt tokens: the target did not write them, but they are text
@@ -46,13 +46,11 @@ class BatchLoss:
 
     Attributes:
         rows: int64 [C], candidates. table: their rows, a leaf whose ``grad`` is the table's gradient.
-        acceptance: mean overlap of every step where it was reached.
     """
 
     value: Tensor
     rows: Tensor
     table: Tensor
-    acceptance: list[float] = field(default_factory=list)
 
 
 def target_shares(batch: Batch, soft: float) -> Tensor:
@@ -86,7 +84,6 @@ def batch_loss(
     owner = drafter.owner() if drafter.centroids is not None else None
     hidden, survival = batch.hidden, torch.ones_like(batch.ids, dtype=torch.float32)
     total, norm = torch.zeros((), device=device), torch.zeros((), device=device)
-    acceptance: list[float] = []
     for j in range(settings.steps):
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             normed, hidden = drafter.step(shifted(batch.embedded, j + 1), hidden, batch.kv, geometry)
@@ -102,7 +99,6 @@ def batch_loss(
         value, overlap = RoundLoss.apply(flat, table, correction, labels, p, w, settings.name)  # type: ignore[no-untyped-call]
         total = total + value
         norm = norm + w.sum()
-        acceptance.append(float((w * overlap).sum() / w.sum()))
         if owner is not None and settings.centroid_weight:
             assert drafter.centroids is not None
             scores = drafter.centroids(flat.detach())
@@ -112,20 +108,17 @@ def batch_loss(
             here = torch.zeros_like(survival)
             here.view(-1)[keep] = overlap
             soft = torch.where(keep.view_as(here), (survival * here).clamp_min(LEAST_SURVIVAL), survival)
-            hard = survival * _right(flat, keep, batch, j, chosen, table)
-            survival = torch.where(own, hard, soft)
-    return BatchLoss(total / norm.clamp_min(1e-6), rows, table, acceptance)
+            right = torch.zeros_like(survival)
+            wanted = shifted(batch.ids, j + 2).reshape(-1)[keep]
+            right.view(-1)[keep] = (_best(flat, rows, table) == wanted).float()
+            survival = torch.where(own, survival * right, soft)
+    return BatchLoss(total / norm.clamp_min(1e-6), rows, table)
 
 
-def _right(flat: Tensor, keep: Tensor, batch: Batch, j: int, chosen: Candidates, table: Tensor) -> Tensor:
-    """Whether the best candidate is the text's next token, float32 [B, T]."""
-    right = torch.zeros(batch.ids.numel(), device=flat.device)
-    ids = chosen.ids.to(flat.device)
-    wanted = shifted(batch.ids, j + 2).reshape(-1)[keep]
-    rows, h = table.detach().T, flat.detach()
-    best = torch.cat([(h[start : start + 512] @ rows).argmax(-1) for start in range(0, len(h), 512)])
-    right[keep] = (ids[best] == wanted).float()
-    return right.view(batch.ids.shape)
+def _best(normed: Tensor, rows: Tensor, table: Tensor) -> Tensor:
+    """The likeliest candidate of every guess, int64 [N]."""
+    best = [(normed[at : at + CHUNK] @ table.T).argmax(-1) for at in range(0, len(normed), CHUNK)]
+    return rows[torch.cat(best)]
 
 
 @dataclass

@@ -11,7 +11,7 @@ import math
 import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -37,8 +37,13 @@ MAX_HEADER = 100_000_000
 
 @dataclass(frozen=True, kw_only=True)
 class TensorEntry:
-    """Where a tensor stands in its file."""
+    """Where a tensor stands in its file.
 
+    Attributes:
+        whole_norm: whether norm weights 1 + w are stored as that sum; safetensors hold w.
+    """
+
+    whole_norm: ClassVar[bool] = False
     name: str
     dtype: str
     shape: tuple[int, ...]

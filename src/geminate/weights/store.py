@@ -269,7 +269,7 @@ def _pack_one(writer: pc.CacheWriter, spec: TensorSpec, entry: TensorEntry, fmt:
         if not np.isfinite(value).all():
             raise WeightsError(f"{entry.name} holds numbers that are not finite; download the checkpoint again")
         value = value.astype(np.float32)
-        if spec.unit_offset and not getattr(entry, "whole_norm", False):
+        if spec.unit_offset and not entry.whole_norm:
             value = value + np.float32(1)  # in float32, as the model code does
         writer.add(spec.name, "<f4", spec.shape, [value])
         return info
