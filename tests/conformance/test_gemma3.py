@@ -12,10 +12,9 @@ from transformers import Gemma3ForCausalLM, Gemma3ForConditionalGeneration, Gemm
 
 from geminate import LLM, SamplingParams
 from geminate.config_reader import load_target_config
+from support.agreement import BOUND, greedy_ids_agree, states_and_logits_agree
 from support.fabricate import VOCAB
 from support.fabricate_gemma3 import SIZES, make_drafter, make_target, published
-
-BOUND = 1e-3
 
 
 def reference(directory: Path, size: str) -> torch.nn.Module:
@@ -64,40 +63,12 @@ def test_hidden_states_and_logits(size: str, isa: str, calm: dict[str, Path], mo
     monkeypatch.setenv("GEMINATE_ISA", isa)
     llm = LLM(calm[size], drafter=None, weights="bf16")
     ids = prompt(70)  # past the window of 24, in chunks
-    taps: dict[str, list[np.ndarray]] = {}
-    logits = llm.pair.target.logits(ids, 16, taps)
-    with torch.no_grad():
-        out = reference(calm[size], size)(input_ids=torch.tensor(ids[None].astype(np.int64)), output_hidden_states=True)
-    names = [f"layers.{i}" for i in range(len(llm.config.layers) - 1)] + ["norm"]
-    # transformers reports the last layer's output after the final norm.
-    for name, theirs in zip(names, out.hidden_states[1:], strict=True):
-        want = theirs[0].numpy()
-        assert np.abs(np.concatenate(taps[name]) - want).max() <= BOUND * np.abs(want).max(), name
-    want = out.logits[0].numpy()
-    assert np.abs(logits - want).max() <= BOUND * np.abs(want).max()
+    states_and_logits_agree(llm, reference(calm[size], size), ids)
 
 
 @pytest.mark.parametrize("size", SIZES)
 def test_greedy_ids(size: str, pairs: dict[str, Path]) -> None:
-    """Near ties end a comparison; see test_target.test_greedy_ids."""
-    llm = LLM(pairs[size], weights="bf16")
-    model = reference(pairs[size], size)
-    params = SamplingParams(max_tokens=64, temperature=0.0, ignore_eos=True)
-    checked = varied = 0
-    for seed in range(8):
-        ids = np.random.default_rng(seed).integers(3, VOCAB, 12 if seed % 2 else 40).tolist()
-        ours = llm.generate([ids], params, speculation=3)[0].token_ids
-        varied += len(set(ours)) >= 20
-        logits = their_logits(model, ids + ours)
-        for i, token in enumerate(ours):
-            row = logits[len(ids) - 1 + i]
-            second, first = np.sort(row)[-2:]
-            if first - second < 2e-3 * np.abs(row).max():
-                break
-            assert token == int(row.argmax()), f"prompt {seed}, token {i}"
-            checked += 1
-    assert varied >= 2, "texts this uniform test nothing"
-    assert checked >= 64
+    greedy_ids_agree(LLM(pairs[size], weights="bf16"), reference(pairs[size], size))
 
 
 @pytest.mark.parametrize("size", SIZES)

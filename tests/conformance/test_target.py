@@ -9,11 +9,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from geminate import LLM, SamplingParams
+from geminate import LLM
 from geminate.config_reader import load_target_config
+from support.agreement import greedy_ids_agree, states_and_logits_agree
 from support.fabricate import SIZES, VOCAB, make_target, published
-
-BOUND = 1e-3
 
 
 def reference(directory: Path) -> torch.nn.Module:
@@ -38,42 +37,12 @@ def test_hidden_states_and_logits(size: str, isa: str, calm: dict[str, Path], mo
     monkeypatch.setenv("GEMINATE_ISA", isa)
     llm = LLM(calm[size], drafter=None, weights="bf16")
     ids = prompt(70)  # past the window of 24, in chunks
-    taps: dict[str, list[np.ndarray]] = {}
-    logits = llm.pair.target.logits(ids, 16, taps)
-    with torch.no_grad():
-        out = reference(calm[size])(torch.tensor(ids[None].astype(np.int64)), output_hidden_states=True)
-    count = len(llm.config.layers)
-    names = [f"layers.{i}" for i in range(count - 1)] + ["norm"]
-    # transformers reports the last layer's output after the final norm.
-    for name, theirs in zip(names, out.hidden_states[1:], strict=True):
-        want = theirs[0].numpy()
-        assert np.abs(np.concatenate(taps[name]) - want).max() <= BOUND * np.abs(want).max(), name
-    want = out.logits[0].numpy()
-    assert np.abs(logits - want).max() <= BOUND * np.abs(want).max()
+    states_and_logits_agree(llm, reference(calm[size]), ids)
 
 
 @pytest.mark.parametrize("size", SIZES)
 def test_greedy_ids(size: str, models: dict[str, Path]) -> None:
-    """Several prompts, some past the window of 24: near ties end a comparison, and come early in random models."""
-    llm = LLM(models[size], weights="bf16")
-    model = reference(models[size])
-    params = SamplingParams(max_tokens=64, temperature=0.0, ignore_eos=True)
-    checked = varied = 0
-    for seed in range(8):
-        ids = np.random.default_rng(seed).integers(3, VOCAB, 12 if seed % 2 else 40).tolist()
-        ours = llm.generate([ids], params, speculation=3)[0].token_ids
-        varied += len(set(ours)) >= 20
-        with torch.no_grad():
-            logits = model(torch.tensor([ids + ours])).logits[0].numpy()
-        for i, token in enumerate(ours):
-            row = logits[len(ids) - 1 + i]
-            second, first = np.sort(row)[-2:]
-            if first - second < 2e-3 * np.abs(row).max():
-                break
-            assert token == int(row.argmax()), f"prompt {seed}, token {i}"
-            checked += 1
-    assert varied >= 2, "texts this uniform test nothing"
-    assert checked >= 64
+    greedy_ids_agree(LLM(models[size], weights="bf16"), reference(models[size]))
 
 
 @pytest.mark.parametrize("size", SIZES)
