@@ -1,4 +1,5 @@
-"""Target and drafter configurations from a checkpoint's config.json; Gemma 3's through `config_gemma3`.
+"""Target and drafter configurations from a checkpoint's config.json; Gemma 3's through `config_gemma3`, GGUF's
+metadata through `config_gguf`.
 
 Both layouts load alike: the published one (``global_head_dim``, ``num_global_key_value_heads``) and the one
 transformers 5.17.0 saves (``per_layer_config`` with zero-padded keys); nested under ``text_config`` or flat.
@@ -7,7 +8,6 @@ A field that would change the arithmetic into something we do not compute is ref
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,27 +26,11 @@ from geminate.config import (
     TargetConfig,
 )
 from geminate.config_gemma3 import GEMMA3_TYPES, in_common_terms
-from geminate.errors import ConfigError, ModelNotFoundError
+from geminate.config_source import raw_config, raw_generation
+from geminate.errors import ConfigError
 
 TARGET_TYPES = ("gemma4", "gemma4_text", "gemma4_unified", "gemma4_unified_text", *GEMMA3_TYPES)
 ASSISTANT_TYPES = ("gemma4_assistant", "gemma4_unified_assistant")
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file.
-
-    Raises:
-        ModelNotFoundError: no such file. ConfigError: not a JSON object.
-    """
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ModelNotFoundError(f"{path.parent} is not a model: it has no {path.name}") from None
-    except (ValueError, OSError) as error:
-        raise ConfigError(f"cannot read {path}: {error}") from None
-    if not isinstance(value, dict):
-        raise ConfigError(f"{path} does not hold a JSON object")
-    return value
 
 
 def kind_of(config: Mapping[str, Any]) -> Literal["target", "assistant"]:
@@ -67,7 +51,7 @@ def kind_of(config: Mapping[str, Any]) -> Literal["target", "assistant"]:
 def load_target_config(
     source: Path | Mapping[str, Any], *, embed_scale_dtype: CheckpointDtype | None = None
 ) -> TargetConfig:
-    """The target's configuration from a directory or a parsed config.json.
+    """The target's configuration from a directory, a GGUF file or a parsed config.json.
 
     Args:
         embed_scale_dtype: round embedding scales to this dtype instead of the checkpoint's.
@@ -75,23 +59,21 @@ def load_target_config(
     Raises:
         ModelNotFoundError, ConfigError: see their messages.
     """
-    raw: Mapping[str, Any] = read_json(source / "config.json") if isinstance(source, Path) else source
+    raw: Mapping[str, Any] = raw_config(source) if isinstance(source, Path) else source
     if kind_of(raw) != "target":
         raise ConfigError(f"model_type {raw['model_type']!r} is a drafter; name the target, and this with --drafter")
-    generation: Mapping[str, Any] = {}
-    if isinstance(source, Path) and (source / "generation_config.json").exists():
-        generation = read_json(source / "generation_config.json")
+    generation = raw_generation(source) if isinstance(source, Path) else {}
     gemma3 = raw["model_type"] in GEMMA3_TYPES
     return _text_config(in_common_terms(raw) if gemma3 else raw, generation, embed_scale_dtype, gemma3=gemma3)
 
 
 def load_assistant_config(source: Path | Mapping[str, Any]) -> AssistantConfig:
-    """The drafter's configuration from a directory or a parsed config.json.
+    """The drafter's configuration from a directory, a GGUF file or a parsed config.json.
 
     Raises:
         ModelNotFoundError, ConfigError: see their messages.
     """
-    raw: Mapping[str, Any] = read_json(source / "config.json") if isinstance(source, Path) else source
+    raw: Mapping[str, Any] = raw_config(source) if isinstance(source, Path) else source
     if kind_of(raw) != "assistant":
         raise ConfigError(
             f"model_type {raw['model_type']!r} is not a drafter; expected one of {', '.join(ASSISTANT_TYPES)}"
@@ -106,9 +88,7 @@ def load_assistant_config(source: Path | Mapping[str, Any]) -> AssistantConfig:
             raise ConfigError(f"a drafter with {name} {nested[name]} is not supported (0 expected)")
     if nested.get("enable_moe_block") or nested.get("use_double_wide_mlp"):
         raise ConfigError("a drafter with experts or double-wide MLPs is not supported")
-    generation: Mapping[str, Any] = {}
-    if isinstance(source, Path) and (source / "generation_config.json").exists():
-        generation = read_json(source / "generation_config.json")
+    generation = raw_generation(source) if isinstance(source, Path) else {}
     merged = {**raw, "text_config": nested}
     text = _text_config(merged, generation, None, drafter=True)
     centroids = _integer(raw, "num_centroids", 2048)

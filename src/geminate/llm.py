@@ -15,7 +15,6 @@ from geminate.engine import Engine
 from geminate.errors import ParameterError, TokenizerError
 from geminate.loading import load_pair
 from geminate.models.assistant import RopePosition
-from geminate.ops.packed import WeightFormat
 from geminate.params import ResolvedSampling, SamplingParams, parse_speculation
 from geminate.sampling import TokenLogprobs
 from geminate.sequence import FinishReason, Stats
@@ -27,7 +26,9 @@ from geminate.text.stop import StopFilter
 from geminate.text.template import ChatTemplate
 from geminate.text.tokenizer import Tokenizer
 from geminate.types import F32
-from geminate.weights.store import Message, Progress
+from geminate.weights.formats import Preset
+from geminate.weights.packing import Progress
+from geminate.weights.store import Message
 
 Prompt = str | Sequence[int]
 SpeculationArg = Literal["auto", "off", "ngram"] | int | str
@@ -124,7 +125,7 @@ class LLM:
         model: str | Path | None = None,
         *,
         drafter: str | Path | None = "auto",
-        weights: WeightFormat = "int8",
+        weights: Preset = "auto",
         threads: int | None = None,
         prefill_chunk: int = 256,
         rope_position: RopePosition = "P",

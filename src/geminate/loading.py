@@ -7,22 +7,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from geminate.config import AssistantConfig, TargetConfig
-from geminate.config_reader import kind_of, load_assistant_config, load_target_config, read_json
+from geminate.config_reader import kind_of, load_assistant_config, load_target_config
+from geminate.config_source import raw_config
 from geminate.errors import ConfigError, ParameterError
 from geminate.models.assistant import DrafterModel, RopePosition
 from geminate.models.gemma4 import TargetModel
-from geminate.ops.packed import WeightFormat
 from geminate.ops.select import make_backend
 from geminate.params import MAX_DRAFT
+from geminate.weights.formats import PRESETS, Preset
 from geminate.weights.locate import embedded_pair, locate_drafter, locate_model
-from geminate.weights.store import Message, Progress, open_weights
-
-FORMATS: tuple[WeightFormat, ...] = ("bf16", "int8", "int4")
+from geminate.weights.packing import Progress
+from geminate.weights.store import Message, open_weights
 
 
 @dataclass(frozen=True, kw_only=True)
 class Located:
-    """Where a pair stands: the target's directory, and the drafter's or None."""
+    """Where a pair stands: the target's directory or GGUF file, and the drafter's or None."""
 
     target: Path
     drafter: Path | None
@@ -40,7 +40,7 @@ def locate(model: str | Path | None, drafter: str | Path | None) -> Located:
             return Located(target=target, drafter=own if (own / "config.json").exists() else None)
         return Located(target=target, drafter=locate_drafter("", target, drafter))
     target = locate_model(model)
-    if kind_of(read_json(target / "config.json")) != "target":
+    if kind_of(raw_config(target)) != "target":
         raise ConfigError(f"{model} is a drafter; name its target, and this one with --drafter")
     return Located(target=target, drafter=locate_drafter(model, target, drafter))
 
@@ -58,7 +58,7 @@ def load_pair(
     model: str | Path | None = None,
     *,
     drafter: str | Path | None = "auto",
-    weights: WeightFormat = "int8",
+    weights: Preset = "auto",
     threads: int | None = None,
     prefill_chunk: int = 256,
     rope_position: RopePosition = "P",
@@ -73,8 +73,8 @@ def load_pair(
     Raises:
         GeminateError: with the cause and the way out.
     """
-    if weights not in FORMATS:
-        raise ParameterError(f"weights must be one of {', '.join(FORMATS)}, not {weights!r}")
+    if weights not in PRESETS:
+        raise ParameterError(f"weights must be one of {', '.join(PRESETS)}, not {weights!r}")
     if rope_position not in ("P", "P-1"):
         raise ParameterError(f"rope_position must be 'P' or 'P-1', not {rope_position!r}")
     if not 1 <= prefill_chunk <= 4096:

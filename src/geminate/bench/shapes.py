@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from geminate.config import AssistantConfig, TargetConfig
-from geminate.config_reader import kind_of, load_assistant_config, load_target_config, read_json
+from geminate.config_reader import kind_of, load_assistant_config, load_target_config
+from geminate.config_source import raw_config
 from geminate.errors import ParameterError
 from geminate.weights.locate import locate_drafter
 
@@ -112,7 +113,7 @@ def load_shape(shape: str, layers: int | None) -> tuple[TargetConfig, AssistantC
         path = Path(shape)
         if not path.is_dir():
             raise ParameterError(f"{shape!r} is no directory and none of {', '.join(SHAPES)}")
-        raw, assistant = json.loads(json.dumps(dict(read_json(path / "config.json")))), None
+        raw, assistant = json.loads(json.dumps(dict(raw_config(path)))), None
         if kind_of(raw) != "target":
             raise ParameterError(f"{shape} is a drafter; name a target")
         raw = dict(raw.get("text_config", raw)) | {"model_type": raw["model_type"]}

@@ -17,7 +17,7 @@ from geminate.bench import step as step_bench
 from geminate.bench.shapes import SHAPES
 from geminate.cli import common as c
 from geminate.engine import Engine
-from geminate.loading import FORMATS
+from geminate.ops.packed import FORMATS
 from geminate.params import MAX_DRAFT
 
 app = typer.Typer(
@@ -150,7 +150,7 @@ def decode(
     repeats: Annotated[int, typer.Option("--repeats", min=1, help="Runs of every prompt in every mode.")] = 3,
     temperature: Annotated[float, typer.Option("--temperature", "-t", min=0.0, help="0 is greedy.")] = 0.0,
     drafter: c.DrafterOpt = "auto",
-    weights: c.WeightsOpt = "int8",
+    weights: c.WeightsOpt = "auto",
     layers: Annotated[int | None, typer.Option("--layers", help="With --shape: a shorter stack.")] = None,
     threads: c.ThreadsOpt = None,
     json_out: JsonOpt = False,
@@ -163,9 +163,10 @@ def decode(
         if shape is not None:
             if model is not None or prompts is not None or rates is None:
                 c.fail("--shape has random weights: it goes with --synthetic-acceptance, not with MODEL or --prompts")
-            if weights not in FORMATS:
-                c.fail(f"--weights must be one of {', '.join(FORMATS)}, not {weights!r}")
-            bench = step_bench.StepBench(shape, weights, threads=threads, layers=layers)
+            fmt = "int8" if weights == "auto" else weights
+            if fmt not in FORMATS:
+                c.fail(f"--weights must be one of {', '.join(FORMATS)} for a shape, not {weights!r}")
+            bench = step_bench.StepBench(shape, fmt, threads=threads, layers=layers)
             engine = decode_bench.engine_of_shape(bench)
             chosen = decode_bench.random_prompts(bench.config.vocab_size, limit or 4)
         else:

@@ -17,14 +17,17 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from geminate.errors import GeminateError
 from geminate.llm import LLM
 from geminate.models.assistant import RopePosition
-from geminate.ops.packed import WeightFormat
 from geminate.params import SamplingParams
+from geminate.weights.formats import Preset
 
 err = Console(stderr=True, highlight=False)
 
 ModelArg = Annotated[str | None, typer.Option("--model", "-m", help="Directory or hub id; default: the embedded pair.")]
 DrafterOpt = Annotated[str, typer.Option("--drafter", help="auto, none, a directory or a hub id.")]
-WeightsOpt = Annotated[str, typer.Option("--weights", help="bf16, int8 or int4.")]
+WeightsOpt = Annotated[
+    str,
+    typer.Option("--weights", help="bf16, int8, int4; auto: Q4_0 and Q8_0 as stored, else int8."),
+]
 ThreadsOpt = Annotated[int | None, typer.Option("--threads", help="Worker threads; default: physical cores.")]
 SpeculationOpt = Annotated[str, typer.Option("--speculation", "-k", help="auto, off, ngram or a draft length 0..16.")]
 RopeOpt = Annotated[str, typer.Option("--rope-position", help="The drafter's rotary position: P or P-1.")]
@@ -69,7 +72,7 @@ def load(
     model: str | None,
     *,
     drafter: str = "auto",
-    weights: str = "int8",
+    weights: str = "auto",
     threads: int | None = None,
     rope_position: str = "P",
     no_cache: bool = False,
@@ -87,7 +90,7 @@ def load(
         llm = LLM(
             model,
             drafter=None if drafter == "none" else drafter,
-            weights=cast(WeightFormat, weights),
+            weights=cast(Preset, weights),
             threads=threads,
             rope_position=cast(RopePosition, rope_position),
             use_cache=not no_cache,

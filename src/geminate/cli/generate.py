@@ -11,6 +11,7 @@ import typer
 from geminate.cli import common as c
 from geminate.llm import LLM, Output
 from geminate.params import SamplingParams, parse_speculation
+from geminate.weights.locate import is_model
 
 
 def summary(out: Output) -> str:
@@ -38,10 +39,13 @@ def stats_json(out: Output) -> dict[str, object]:
 
 
 def generate(
-    prompt: Annotated[str | None, typer.Argument(help="Text to continue; - or nothing reads standard input.")] = None,
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[MODEL] [PROMPT]", help="Text to continue; - or nothing reads standard input."),
+    ] = None,
     model: c.ModelArg = None,
     drafter: c.DrafterOpt = "auto",
-    weights: c.WeightsOpt = "int8",
+    weights: c.WeightsOpt = "auto",
     threads: c.ThreadsOpt = None,
     speculation: c.SpeculationOpt = "auto",
     rope_position: c.RopeOpt = "P",
@@ -67,6 +71,7 @@ def generate(
             stop=stop, ignore_eos=ignore_eos, logprobs=logprobs,
         )  # fmt: skip
         parse_speculation(speculation)
+        model, prompt = _model_and_prompt(words or [], model)
         text = c.read_stdin() if prompt in (None, "-") else str(prompt)
         llm = c.load(
             model,
@@ -95,6 +100,17 @@ def generate(
             c.say(summary(finished))
 
 
+def _model_and_prompt(words: list[str], model: str | None) -> tuple[str | None, str | None]:
+    """``MODEL PROMPT``, or one of them: a single word is a model if it is one on disk."""
+    if len(words) > 2 or (len(words) == 2 and model is not None):
+        c.fail(f"expected a model and a prompt, got {len(words) + (model is not None)} texts; quote the prompt")
+    if len(words) == 2:
+        return words[0], words[1]
+    if len(words) == 1 and model is None and is_model(words[0]):
+        return words[0], None
+    return model, words[0] if words else None
+
+
 def _show(llm: LLM, text: str, params: SamplingParams, speculation: str) -> Output | None:
     for delta in llm.stream(text, params, speculation=speculation):
         sys.stdout.write(delta.text)
@@ -116,7 +132,7 @@ Ctrl-C    stop the answer, keep the conversation"""
 def chat(
     model: c.ModelArg = None,
     drafter: c.DrafterOpt = "auto",
-    weights: c.WeightsOpt = "int8",
+    weights: c.WeightsOpt = "auto",
     threads: c.ThreadsOpt = None,
     speculation: c.SpeculationOpt = "auto",
     rope_position: c.RopeOpt = "P",

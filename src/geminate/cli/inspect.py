@@ -74,7 +74,7 @@ def describe(llm: LLM) -> dict[str, Any]:
 def info(
     model: ModelPos = None,
     drafter: c.DrafterOpt = "auto",
-    weights: c.WeightsOpt = "int8",
+    weights: c.WeightsOpt = "auto",
     json_out: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
     """Shape, parameters and bytes of a model, and the drafter found for it."""
@@ -129,7 +129,7 @@ def read_prompts(path: Path) -> list[str | list[int]]:
 def verify_command(
     model: ModelPos = None,
     drafter: c.DrafterOpt = "auto",
-    weights: c.WeightsOpt = "int8",
+    weights: c.WeightsOpt = "auto",
     threads: c.ThreadsOpt = None,
     prompts: Annotated[
         Path | None, typer.Option("--prompts", help="JSON lines or plain lines; default: a few.")

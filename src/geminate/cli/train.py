@@ -15,8 +15,8 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from rich.table import Table
 
 from geminate.cli import common as c
-from geminate.loading import FORMATS
 from geminate.models.assistant import RopePosition
+from geminate.weights.formats import PRESETS
 
 if TYPE_CHECKING:  # torch is loaded by the command alone
     from geminate.train.job import Outcome
@@ -76,7 +76,7 @@ def drafter(
     target: TargetOpt = None,
     old: OldOpt = "auto",
     init: InitOpt = "",
-    weights: c.WeightsOpt = "int8",
+    weights: c.WeightsOpt = "auto",
     as_is: AsIsOpt = False,
     hours: HoursOpt = 0.5,
     updates: UpdatesOpt = None,
@@ -118,8 +118,8 @@ def drafter(
         c.fail(f"--loss must be one of {', '.join(LOSSES)}, not {loss!r}")
     if dtype not in ("auto", "float32", "bfloat16"):
         c.fail(f"--dtype must be auto, float32 or bfloat16, not {dtype!r}")
-    if weights not in FORMATS:
-        c.fail(f"--weights must be one of {', '.join(FORMATS)}, not {weights!r}")
+    if weights not in PRESETS:
+        c.fail(f"--weights must be one of {', '.join(PRESETS)}, not {weights!r}")
     if device not in ("cpu", "cuda"):
         c.fail(f"--device must be cpu or cuda, not {device!r}")
     start = init or ("scratch" if old == "none" else "drafter")

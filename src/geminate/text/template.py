@@ -20,6 +20,8 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from geminate.errors import ParameterError, TokenizerError
+from geminate.gguf_reader import read_gguf
+from geminate.text.gguf_tokenizer import gguf_specials, gguf_templates
 from geminate.text.tokenizer import read_json, special_tokens
 
 ROLES = ("system", "developer", "user", "assistant", "model", "tool")
@@ -89,8 +91,8 @@ class ChatTemplate:
                 raise TokenizerError(f"the chat template does not parse: {_cause(error)}") from error
 
     @classmethod
-    def load(cls, directory: str | Path) -> ChatTemplate | None:
-        """The template of a model directory, or None if it has none.
+    def load(cls, source: str | Path) -> ChatTemplate | None:
+        """The template of a model directory or GGUF file, or None if it has none.
 
         chat_template.jinja goes before the ``chat_template`` of tokenizer_config.json, a string or a list
         of ``{"name", "template"}``, as in transformers.
@@ -98,7 +100,11 @@ class ChatTemplate:
         Raises:
             TokenizerError: a damaged file.
         """
-        folder = Path(directory)
+        folder = Path(source)
+        if folder.is_file():
+            file = read_gguf(folder)
+            templates = gguf_templates(file)
+            return cls(templates, specials=gguf_specials(file)) if templates else None
         config = read_json(folder / "tokenizer_config.json")
         specials = special_tokens(config) or {"bos_token": "<bos>", "eos_token": "<eos>"}
         path = folder / "chat_template.jinja"

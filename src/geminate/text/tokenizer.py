@@ -1,4 +1,4 @@
-"""Text to token ids and back, through the checkpoint's own tokenizer.json.
+"""Text to token ids and back, through the checkpoint's own tokenizer.
 
 Special-token strings are recognised wherever they stand, in templates and in what a user typed, as
 transformers does: ``apply_chat_template`` renders one text and then encodes it. Whoever passes text of
@@ -16,6 +16,8 @@ from typing import Any
 import tokenizers
 
 from geminate.errors import TokenizerError
+from geminate.gguf_reader import read_gguf
+from geminate.text.gguf_tokenizer import gguf_tokenizer
 
 _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 # What tokenizer_config.json usually says, for a directory that has none.
@@ -89,20 +91,23 @@ class Tokenizer:
         self._pieces: dict[int, str | int | None] = {}
 
     @classmethod
-    def load(cls, directory: str | Path) -> Tokenizer | None:
-        """The tokenizer of a model directory, or None if it has no tokenizer.json.
+    def load(cls, source: str | Path) -> Tokenizer | None:
+        """The tokenizer of a model directory (its tokenizer.json) or GGUF file, or None if it has none.
 
         Raises:
             TokenizerError: a damaged file.
         """
-        path = Path(directory) / "tokenizer.json"
+        if Path(source).is_file():
+            made = gguf_tokenizer(read_gguf(Path(source)))
+            return None if made is None else cls(made[0], specials=made[1] or None, add_bos=made[2])
+        path = Path(source) / "tokenizer.json"
         if not path.is_file():
             return None
         try:
             backend = tokenizers.Tokenizer.from_file(str(path))
         except Exception as error:  # the library raises bare Exception for every kind of damage
             raise TokenizerError(f"cannot read {path}: {error}") from error
-        config = read_json(Path(directory) / "tokenizer_config.json")
+        config = read_json(Path(source) / "tokenizer_config.json")
         return cls(
             backend,
             specials=special_tokens(config) or None,

@@ -16,7 +16,8 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from geminate.config import RopeConfig, TargetConfig
-from geminate.config_reader import load_assistant_config, read_json
+from geminate.config_reader import load_assistant_config
+from geminate.config_source import raw_config
 from geminate.errors import TrainingError
 from geminate.models.assistant import RopePosition
 from geminate.ops.unpack import bf16_to_f32
@@ -40,7 +41,7 @@ def load_drafter(directory: Path, target: TargetConfig, rope_position: RopePosit
     Raises:
         GeminateError: not a drafter, damaged, or not this target's.
     """
-    raw = read_json(directory / "config.json")
+    raw = raw_config(directory)
     config = load_assistant_config(directory)
     check_fit(target, config)
     matched = match(read_checkpoint(directory), config, str(directory)).tensors

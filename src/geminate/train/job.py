@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 
-from geminate.config_reader import load_assistant_config, read_json
+from geminate.config_reader import load_assistant_config
+from geminate.config_source import raw_config
 from geminate.errors import ParameterError, TrainingError
 from geminate.llm import LLM
 from geminate.models.assistant import RopePosition
-from geminate.ops.packed import WeightFormat
 from geminate.ops.unpack import unpack_matrix
 from geminate.params import ResolvedSampling, SamplingParams
 from geminate.train.answers import answer_all
@@ -28,6 +28,7 @@ from geminate.train.gate import Comparison, Served, compare, is_better, serve
 from geminate.train.loop import Loop, LoopSettings, Progress, State, Text
 from geminate.train.prompts import Example, Examples, read_examples, split
 from geminate.train.teacher import Teacher
+from geminate.weights.formats import Preset
 
 GATE_DRAFT = 4
 Stage = Callable[[str, int, int], None]
@@ -45,7 +46,7 @@ class Job:
 
     target: str | None
     drafter: str | None
-    weights: WeightFormat
+    weights: Preset
     data: Path
     out: Path
     init: str
@@ -221,7 +222,7 @@ def _start(
     if job.init != "scratch":
         return load_drafter(Path(job.init), llm.config, job.rope_position)
     raw = scratch_config(
-        llm.config, read_json(located.target / "config.json"), hidden=job.hidden, layers=job.layers, heads=job.heads,
+        llm.config, raw_config(located.target), hidden=job.hidden, layers=job.layers, heads=job.heads,
         intermediate=job.intermediate, centroid_head=job.centroid_head,
     )  # fmt: skip
     config = load_assistant_config(raw)

@@ -1,13 +1,14 @@
-"""From what a user names (a directory, a hub id, nothing) to directories on disk."""
+"""From what a user names (a directory, a GGUF file, a hub id, nothing) to what stands on disk."""
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 
 from geminate.config_reader import ASSISTANT_TYPES
-from geminate.errors import ModelNotFoundError
+from geminate.config_source import raw_config
+from geminate.errors import GeminateError, ModelNotFoundError
+from geminate.gguf_reader import is_gguf
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 PATTERNS = ["*.json", "*.safetensors", "*.jinja", "tokenizer*"]
@@ -26,8 +27,17 @@ def embedded_pair() -> tuple[Path, Path]:
     return target, drafter
 
 
+def is_model(text: str) -> bool:
+    """Whether a text names a model on disk: a GGUF file, or a directory with a config.json."""
+    try:
+        path = Path(text).expanduser()
+        return is_gguf(path) or (path / "config.json").is_file()
+    except (OSError, RuntimeError, ValueError):  # too long or too odd for a path
+        return False
+
+
 def locate_model(name: str | Path) -> Path:
-    """The directory of a model named by path or hub id.
+    """The directory or GGUF file of a model named by path or hub id.
 
     A hub id is fetched with huggingface-hub into its cache (HF_HUB_OFFLINE is honoured).
 
@@ -41,12 +51,14 @@ def locate_model(name: str | Path) -> Path:
         path = Path(name).expanduser()
         if path.is_dir():
             return path
-        exists = path.exists()
+        exists, gguf = path.exists(), is_gguf(path)
     except (OSError, RuntimeError) as error:  # too long, unreadable, or ~ of a user that is not there
         cause = getattr(error, "strerror", None) or str(error)
         raise ModelNotFoundError(f"cannot look for a model at {_short(text)}: {cause}") from None
+    if gguf or (exists and path.suffix == ".gguf"):
+        return path  # what is wrong with a damaged one, its reader says best
     if exists:
-        raise ModelNotFoundError(f"{name} is a file; a model is a directory with config.json and weights")
+        raise ModelNotFoundError(f"{name} is a file, but no GGUF; a model is that, or a directory with config.json")
     if not HUB_ID.fullmatch(text):
         raise ModelNotFoundError(f"no such directory: {name} (a hub id looks like google/gemma-4-E2B-it)")
     return _from_hub(text)
@@ -75,22 +87,23 @@ def _from_hub(hub_id: str) -> Path:
         raise ModelNotFoundError(f"cannot fetch {hub_id}: {error}") from None
 
 
-def _is_drafter(directory: Path) -> bool:
-    try:
-        config = json.loads((directory / "config.json").read_text())
-    except (OSError, ValueError):
+def _is_drafter(source: Path) -> bool:
+    if not (source.is_file() or (source / "config.json").is_file()):
         return False
-    return isinstance(config, dict) and config.get("model_type") in ASSISTANT_TYPES
+    try:
+        return raw_config(source).get("model_type") in ASSISTANT_TYPES
+    except GeminateError:
+        return False
 
 
-def locate_drafter(name: str | Path, directory: Path, choice: str | Path | None) -> Path | None:
-    """The drafter's directory, or None for no drafter.
+def locate_drafter(name: str | Path, source: Path, choice: str | Path | None) -> Path | None:
+    """The drafter's directory or GGUF file, or None for no drafter.
 
     Args:
-        name: what the user called the target. directory: where it was found.
+        name: what the user called the target. source: where it was found.
         choice: ``auto`` looks for ``<target>-assistant`` beside the target (and, for a hub id, on the hub),
-            then for a ``drafter`` or ``assistant`` directory beside or inside it; None is none;
-            anything else is a path or hub id.
+            then for a ``drafter`` or ``assistant`` directory beside or inside it; for a GGUF file also for one other
+            GGUF beside it that holds a drafter; None is none; anything else is a path or hub id.
 
     Raises:
         ModelNotFoundError: a drafter named explicitly that is not there.
@@ -99,9 +112,11 @@ def locate_drafter(name: str | Path, directory: Path, choice: str | Path | None)
         return None
     if choice != "auto":
         return locate_model(choice)
-    beside = directory.resolve()
+    beside = source.resolve()
     candidates = [
         beside.with_name(beside.name + "-assistant"),
+        beside.with_name(beside.stem + "-assistant"),
+        beside.with_name(beside.stem + "-assistant.gguf"),
         beside / "drafter",
         beside / "assistant",
         beside.with_name("drafter"),
@@ -110,6 +125,10 @@ def locate_drafter(name: str | Path, directory: Path, choice: str | Path | None)
     for candidate in candidates:
         if _is_drafter(candidate):
             return candidate
+    if source.is_file():
+        # Published names put the quantization last, so no rule leads from one file's name to the other's.
+        found = [p for p in sorted(beside.parent.glob("*.gguf")) if p != beside and _is_drafter(p)]
+        return found[0] if len(found) == 1 else None
     if not Path(name).expanduser().exists() and HUB_ID.fullmatch(str(name)):
         try:
             return _from_hub(f"{name}-assistant")

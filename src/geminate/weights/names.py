@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,7 +11,8 @@ import numpy as np
 
 from geminate.config import AssistantConfig, LayerConfig, TargetConfig
 from geminate.errors import WeightsError
-from geminate.weights.safetensors_reader import TensorEntry
+from geminate.gguf_reader import TYPES
+from geminate.weights.entries import Entry
 
 Role = Literal["matrix", "embedding", "row_table", "vector", "scalar", "experts", "order", "keep"]
 PREFIXES = ("model.language_model.", "language_model.model.", "language_model.", "model.")
@@ -122,11 +124,11 @@ def canonical(name: str) -> str:
 class Matched:
     """The checkpoint's tensors sorted out: what is needed by canonical name, and what was passed over why."""
 
-    tensors: dict[str, TensorEntry]
+    tensors: dict[str, Entry]
     skipped: dict[str, tuple[int, int]]  # reason -> (tensors, bytes)
 
 
-def match(entries: dict[str, TensorEntry], config: TargetConfig | AssistantConfig, where: str) -> Matched:
+def match(entries: Mapping[str, Entry], config: TargetConfig | AssistantConfig, where: str) -> Matched:
     """Find every expected tensor and account for every other one.
 
     Raises:
@@ -136,7 +138,7 @@ def match(entries: dict[str, TensorEntry], config: TargetConfig | AssistantConfi
     text = config.text if isinstance(config, AssistantConfig) else config
     shared = {layer.index for layer in text.layers if layer.kv_shared}
     specs = {spec.name: spec for spec in expected_tensors(config)}
-    found: dict[str, TensorEntry] = {}
+    found: dict[str, Entry] = {}
     unexpected: list[str] = []
     counts: Counter[str] = Counter()
     sizes: Counter[str] = Counter()
@@ -183,12 +185,18 @@ def match(entries: dict[str, TensorEntry], config: TargetConfig | AssistantConfi
     return Matched(tensors=found, skipped={r: (counts[r], sizes[r]) for r in counts})
 
 
+FLOATS = ("BF16", "F16", "F32")
+BLOCKS = tuple(name for name, weights, _ in TYPES.values() if weights > 1)  # ggml's block quantizations
+
+
 def _dtypes(spec: TensorSpec) -> tuple[str, ...]:
-    return ("I64", "I32") if spec.role == "order" else ("BF16", "F16", "F32")
+    if spec.role == "order":
+        return ("I64", "I32")
+    return FLOATS if spec.role in ("vector", "scalar") else FLOATS + BLOCKS
 
 
-def _same_weights(a: TensorEntry, b: TensorEntry) -> bool:
-    if a.shape != b.shape or a.dtype not in ("BF16", "F16", "F32"):
+def _same_weights(a: Entry, b: Entry) -> bool:
+    if a.shape != b.shape or a.dtype not in FLOATS + BLOCKS:
         return False
     step = max(1, (16 << 20) // (4 * max(1, a.shape[1])))
     return all(np.array_equal(a.rows(i, i + step), b.rows(i, i + step)) for i in range(0, a.shape[0], step))

@@ -57,16 +57,39 @@ def pack_block(rows: F32, fmt: WeightFormat) -> tuple[U8 | U16, U16 | None]:
         bits = f32_to_bf16(full).reshape(tiles, TILE_ROWS, -1).transpose(0, 2, 1)
         return np.ascontiguousarray(bits), None
     grouped = full.reshape(tiles, TILE_ROWS, groups, GROUP)
-    data: U8
+    codes: I8 | U8
+    codes, scales = quantize_int8(grouped) if fmt == "int8" else quantize_int4(grouped)
+    return _tiled(codes.view(np.uint8) ^ np.uint8(0x80) if fmt == "int8" else codes.view(np.uint8), scales, fmt)
+
+
+def pack_codes(codes: I8, scales: U16, fmt: WeightFormat) -> tuple[U8, U16]:
+    """Pack what is already quantized: codes int8 [n, k] and float16 scale bits [n, k / 32], both taken as they are.
+
+    Args:
+        codes: -127..127 for ``int8``, -8..7 for ``int4``; k is a multiple of 32.
+    """
+    n, k = codes.shape
+    tiles, groups = padded(n, TILE_ROWS) // TILE_ROWS, k // GROUP
+    full = np.zeros((tiles * TILE_ROWS, k), dtype=np.int8)
+    full[:n] = codes
+    wide = np.zeros((tiles * TILE_ROWS, groups), dtype=np.uint16)
+    wide[:n] = scales
+    zero = np.int8(-128) if fmt == "int8" else np.int8(8)
+    stored = (full ^ zero if fmt == "int8" else full + zero).view(np.uint8)
+    return _tiled(
+        stored.reshape(tiles, TILE_ROWS, groups, GROUP), wide.view(np.float16).reshape(tiles, TILE_ROWS, groups), fmt
+    )
+
+
+def _tiled(stored: U8, scales: np.ndarray, fmt: WeightFormat) -> tuple[U8, U16]:
+    """Bytes of codes [tiles, 16, groups, 32] and scales float16 [tiles, 16, groups] in the order of the kernels."""
+    tiles, _, groups, _ = stored.shape
     if fmt == "int8":
-        codes, scales = quantize_int8(grouped)
-        chunks = (codes.view(np.uint8) ^ np.uint8(0x80)).reshape(tiles, TILE_ROWS, groups, 8, 4)
-        data = np.ascontiguousarray(chunks.transpose(0, 2, 3, 1, 4))
+        chunks = stored.reshape(tiles, TILE_ROWS, groups, 8, 4)
     else:
-        nibbles, scales = quantize_int4(grouped)
-        halves = nibbles.reshape(tiles, TILE_ROWS, groups, 2, 4, 4)
-        both = halves[:, :, :, 0] | (halves[:, :, :, 1] << np.uint8(4))
-        data = np.ascontiguousarray(both.transpose(0, 2, 3, 1, 4))
+        halves = stored.reshape(tiles, TILE_ROWS, groups, 2, 4, 4)
+        chunks = halves[:, :, :, 0] | (halves[:, :, :, 1] << np.uint8(4))
+    data = np.ascontiguousarray(chunks.transpose(0, 2, 3, 1, 4))
     return data, np.ascontiguousarray(scales.transpose(0, 2, 1)).view(np.uint16)
 
 

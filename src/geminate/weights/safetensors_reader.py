@@ -17,7 +17,8 @@ import numpy as np
 
 from geminate.errors import ModelNotFoundError, WeightsError
 from geminate.ops.unpack import bf16_to_f32
-from geminate.types import F32
+from geminate.types import F32, I8, U16
+from geminate.weights.entries import Grid
 
 # bfloat16 has no NumPy dtype: its bits travel as uint16.
 DTYPES: dict[str, type[np.generic]] = {
@@ -37,12 +38,9 @@ MAX_HEADER = 100_000_000
 
 @dataclass(frozen=True, kw_only=True)
 class TensorEntry:
-    """Where a tensor stands in its file.
+    """Where a tensor stands in its file; an `Entry`."""
 
-    Attributes:
-        whole_norm: whether norm weights 1 + w are stored as that sum; safetensors hold w.
-    """
-
+    grid: ClassVar[Grid | None] = None
     whole_norm: ClassVar[bool] = False
     name: str
     dtype: str
@@ -62,6 +60,10 @@ class TensorEntry:
         """Rows start..stop of the leading axis as float32 (a copy)."""
         part = self.map()[start:stop]
         return bf16_to_f32(part) if self.dtype == "BF16" else part.astype(np.float32)
+
+    def codes(self, start: int, stop: int) -> tuple[I8, U16]:
+        """Never: plain numbers lie on no grid."""
+        raise WeightsError(f"{self.name} is {self.dtype}, which has no codes")
 
 
 def checkpoint_files(directory: Path) -> list[Path]:
