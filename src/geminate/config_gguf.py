@@ -189,7 +189,6 @@ def _gemma4(keys: _Keys, text: Mapping[str, Any], count: int) -> dict[str, Any]:
         "sliding_window": keys.number("attention.sliding_window"),
         "layer_types": kinds,
         "hidden_size_per_layer_input": keys.number("embedding_length_per_layer_input", 0),
-        "vocab_size_per_layer_input": text["vocab_size"],
         "rope_parameters": {
             "full_attention": _full_rope(keys, dim),
             "sliding_attention": {"rope_type": "default", "rope_theta": keys.get("rope.freq_base_swa", 10_000.0)},
