@@ -29,12 +29,13 @@ def test_loss_and_gradients(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     correction, weights = torch.rand(11, generator=g), torch.rand(8, generator=g)
     at = torch.stack([torch.randperm(11, generator=g)[:4] for _ in range(8)])
     p = torch.rand(8, 4, generator=g).softmax(-1)
-    value, overlap = RoundLoss.apply(normed, table, correction, at, p, weights, name)
+    value, overlap, best = RoundLoss.apply(normed, table, correction, at, p, weights, name)
     made = torch.autograd.grad(2.5 * value, (normed, table))
     want, want_overlap = plain_loss(normed, table, correction, at, p, weights, name)
     wanted = torch.autograd.grad(2.5 * want, (normed, table))
     torch.testing.assert_close(value, want)
     torch.testing.assert_close(overlap, want_overlap)
+    assert torch.equal(best, (normed @ table.T).argmax(-1))
     for a, b in zip(made, wanted, strict=True):
         torch.testing.assert_close(a, b)
 
@@ -42,7 +43,7 @@ def test_loss_and_gradients(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_overlap_is_one_minus_total_variation() -> None:
     logits = torch.log(torch.tensor([[0.6, 0.3, 0.1]]))
     p = torch.tensor([[0.2, 0.5, 0.3]])
-    _, overlap = RoundLoss.apply(logits, torch.eye(3), torch.zeros(3), torch.arange(3)[None], p, torch.ones(1), "tv")
+    _, overlap, _ = RoundLoss.apply(logits, torch.eye(3), torch.zeros(3), torch.arange(3)[None], p, torch.ones(1), "tv")
     assert float(overlap) == pytest.approx(1 - 0.5 * (0.4 + 0.2 + 0.2))
 
 

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import shlex
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:  # torch is loaded by the command alone
 
 app = typer.Typer(help="Train the drafter of a target.", no_args_is_help=True, rich_markup_mode=None)
 out = Console(highlight=False)
+LOG_SECONDS = 30.0
 NOT_BETTER = 3
 
 DataOpt = Annotated[Path, typer.Option("--data", help="Prompts: .jsonl or .txt, or a directory of such files.")]
@@ -173,9 +175,17 @@ class Show:
             TimeRemainingColumn(), console=c.err, transient=True, disable=not c.err.is_terminal,
         )  # fmt: skip
         self._tasks: dict[str, TaskID] = {}
+        self._said = time.monotonic()
+
+    def _log(self, line: str) -> None:
+        """Where no bar can be drawn, a line every half minute."""
+        if self.bars.disable and time.monotonic() - self._said > LOG_SECONDS:
+            self._said = time.monotonic()
+            c.say(line)
 
     def stage(self, what: str, done: int, total: int) -> None:
         """A part that is not training."""
+        self._log(f"{what}: {done} of {total}")
         if what not in self._tasks:
             self._tasks[what] = self.bars.add_task(what, total=total)
         self.bars.update(self._tasks[what], completed=done, total=total)
@@ -187,8 +197,9 @@ class Show:
             recall = "" if p.acceptance.recall is None else f", cluster recall {p.acceptance.recall:.3f}"
             c.say(f"update {p.step}: held-out tokens a round {p.acceptance.length:.3f} (survival {survival}){recall}")
             return
-        self.stage("training", p.step, p.steps or 0)
         what = f"training: loss {p.loss:.3f}, {p.tokens_per_s:,.0f} tokens/s"
+        self._log(f"update {p.step} of {p.steps}, {what}")
+        self.stage("training", p.step, p.steps or 0)
         self.bars.update(self._tasks["training"], description=what)
 
 

@@ -70,8 +70,8 @@ class RoundLoss(torch.autograd.Function):
         p: Tensor,
         weights: Tensor,
         name: LossName,
-    ) -> tuple[Tensor, Tensor]:
-        """Loss and the chance of acceptance of every guess.
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Loss, the chance of acceptance, and the likeliest candidate of every guess.
 
         Args:
             normed: float32 [N, D]. table: float32 [C, D], the candidates' rows. correction: float32 [C].
@@ -79,16 +79,19 @@ class RoundLoss(torch.autograd.Function):
             weights: float32 [N].
 
         Returns:
-            The sum of weight x loss, and min(p, q) summed, float32 [N].
+            The sum of weight x loss; min(p, q) summed, float32 [N]; where in C the guess stands, int64 [N].
         """
         d_normed, d_table = torch.empty_like(normed), torch.zeros_like(table)
         accepted = torch.empty(len(normed), device=normed.device)
+        best = torch.empty(len(normed), dtype=torch.long, device=normed.device)
         total = torch.zeros((), device=normed.device)
         for start in range(0, len(normed), CHUNK):
             part = slice(start, start + CHUNK)
             with torch.enable_grad():
                 h, w = normed[part].detach().requires_grad_(), table.detach().requires_grad_()
-                logits = h @ w.T + correction
+                raw = h @ w.T
+                best[part] = raw.detach().argmax(-1)
+                logits = raw + correction
                 log_q = logits.gather(1, at[part]) - logits.logsumexp(-1, keepdim=True)
                 overlap = torch.minimum(p[part], log_q.exp()).sum(-1)
                 share = ce_share(name, overlap.detach())
@@ -100,8 +103,8 @@ class RoundLoss(torch.autograd.Function):
             accepted[part] = overlap.detach()
             total += value.detach()
         ctx.save_for_backward(d_normed, d_table)
-        ctx.mark_non_differentiable(accepted)
-        return total, accepted
+        ctx.mark_non_differentiable(accepted, best)
+        return total, accepted, best
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from geminate.train.clusters import cluster_recall
 from geminate.train.drafter import Drafter
-from geminate.train.loss import CHUNK, LossName, RoundLoss, candidates
+from geminate.train.loss import LossName, RoundLoss, candidates
 from geminate.train.teacher import Batch
 
 PROMPT_WEIGHT = 0.3  # rows that predict prompt tokens: the target did not write them, but they are text
@@ -96,7 +96,7 @@ def batch_loss(
         p = shifted(shares, j + 1).reshape(-1, shares.shape[-1])[keep]
         labels = shifted(places, j + 1).reshape(-1, places.shape[-1])[keep]
         w = weight.reshape(-1)[keep]
-        value, overlap = RoundLoss.apply(flat, table, correction, labels, p, w, settings.name)  # type: ignore[no-untyped-call]
+        value, overlap, best = RoundLoss.apply(flat, table, correction, labels, p, w, settings.name)  # type: ignore[no-untyped-call]
         total = total + value
         norm = norm + w.sum()
         if owner is not None and settings.centroid_weight:
@@ -110,15 +110,9 @@ def batch_loss(
             soft = torch.where(keep.view_as(here), (survival * here).clamp_min(LEAST_SURVIVAL), survival)
             right = torch.zeros_like(survival)
             wanted = shifted(batch.ids, j + 2).reshape(-1)[keep]
-            right.view(-1)[keep] = (_best(flat, rows, table) == wanted).float()
+            right.view(-1)[keep] = (rows[best] == wanted).float()
             survival = torch.where(own, survival * right, soft)
     return BatchLoss(total / norm.clamp_min(1e-6), rows, table)
-
-
-def _best(normed: Tensor, rows: Tensor, table: Tensor) -> Tensor:
-    """The likeliest candidate of every guess, int64 [N]."""
-    best = [(normed[at : at + CHUNK] @ table.T).argmax(-1) for at in range(0, len(normed), CHUNK)]
-    return rows[torch.cat(best)]
 
 
 @dataclass
