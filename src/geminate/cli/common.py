@@ -22,7 +22,7 @@ from geminate.weights.formats import Preset
 
 err = Console(stderr=True, highlight=False)
 
-ModelArg = Annotated[str | None, typer.Option("--model", "-m", help="Directory, GGUF file or hub id; default: embedded.")]
+ModelArg = Annotated[str | None, typer.Option("--model", "-m", help="Directory, GGUF or hub id; default: embedded.")]
 DrafterOpt = Annotated[str, typer.Option("--drafter", help="auto, none, a directory or a hub id.")]
 WeightsOpt = Annotated[
     str,
