@@ -60,6 +60,9 @@ HeadsOpt = Annotated[int | None, typer.Option("--heads", help="Its attention hea
 IntermediateOpt = Annotated[int | None, typer.Option("--intermediate", help="Its MLP width.")]
 NoCentroidsOpt = Annotated[bool, typer.Option("--no-centroids", help="From scratch: a full head, no clusters.")]
 SeedOpt = Annotated[int, typer.Option("--seed", help="Of answers, order and new weights.")]
+LessonsOpt = Annotated[
+    float, typer.Option("--lessons-gb", help="Disk for what the target said of a text; 0: ask again.")
+]
 DeviceOpt = Annotated[str, typer.Option("--device", help="cpu or cuda: where the drafter is trained.")]
 DtypeOpt = Annotated[str, typer.Option("--dtype", help="auto, float32 or bfloat16: arithmetic of the layers.")]
 RestartOpt = Annotated[bool, typer.Option("--restart", help="Throw an earlier run's work away.")]
@@ -102,6 +105,7 @@ def drafter(
     rope_position: c.RopeOpt = "P",
     seed: SeedOpt = 0,
     threads: c.ThreadsOpt = None,
+    lessons_gb: LessonsOpt = 10.0,
     device: DeviceOpt = "cpu",
     dtype: DtypeOpt = "auto",
     restart: RestartOpt = False,
@@ -138,7 +142,8 @@ def drafter(
         target=target, drafter=None if old == "none" else old, weights=weights, data=data,
         out=directory, init=start, as_is=as_is, max_length=max_length, new_tokens=new_tokens, temperature=temperature,
         rope_position=cast(RopePosition, rope_position), hidden=hidden, layers=layers, heads=heads,
-        intermediate=intermediate, centroid_head=not no_centroids, threads=threads, device=device, loop=settings,
+        intermediate=intermediate, centroid_head=not no_centroids, lessons_gb=lessons_gb,
+        threads=threads, device=device, loop=settings,
     )  # fmt: skip
     with c.user_errors():
         shown = Show()

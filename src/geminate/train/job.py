@@ -25,6 +25,7 @@ from geminate.train.checkpoint import load_drafter, save_drafter, scratch_config
 from geminate.train.clusters import cluster_tokens, principal_rows
 from geminate.train.drafter import Drafter
 from geminate.train.gate import Comparison, Served, compare, is_better, serve
+from geminate.train.lessons import LessonStore
 from geminate.train.loop import Loop, LoopSettings, Progress, State, Text
 from geminate.train.prompts import Example, Examples, read_examples, split
 from geminate.train.teacher import Teacher
@@ -42,6 +43,7 @@ class Job:
         target, drafter: as for `geminate.LLM`; ``drafter`` is the old one, which the gate compares with.
         init: ``drafter`` (the old one), ``scratch``, or a drafter's directory.
         temperature: of the answers and of the gate; None is the model's own setting.
+        lessons_gb: disk for what the target said of the texts, kept until the training is done.
     """
 
     target: str | None
@@ -60,6 +62,7 @@ class Job:
     heads: int | None
     intermediate: int | None
     centroid_head: bool
+    lessons_gb: float
     threads: int | None
     device: str
     loop: LoopSettings
@@ -67,7 +70,7 @@ class Job:
     def described(self) -> dict[str, Any]:
         """For plan.json and the model card; what may change between a run and its resumption is left out."""
         found = asdict(self)
-        for name in ("out", "threads", "device"):
+        for name in ("out", "threads", "device", "lessons_gb"):
             del found[name]
         return {k: str(v) if isinstance(v, Path) else v for k, v in found.items()}
 
@@ -106,6 +109,7 @@ def check(job: Job) -> None:
     within("--sampled", loss.sampled, 1, 1 << 20)
     within("--evaluate-every", loop.evaluate_every, 1, 10**9)
     within("--max-length", job.max_length, 8, 1 << 20)
+    within("--lessons-gb", job.lessons_gb, 0, 1e6)
     within("--new-tokens", job.new_tokens, 1, 1 << 20)
     for name in ("hidden", "layers", "heads", "intermediate"):
         value = getattr(job, name)
@@ -148,10 +152,12 @@ def run(
         raise TrainingError("no text is left to learn from: the answers are too short; raise --new-tokens")
     drafter, raw = _start(job, llm, stage, on_message, resuming=(work / "checkpoint.pt").exists())
     drafter.to(job.device)
-    loop = Loop(drafter, raw, Teacher(llm.pair.target), texts, held_out, job.loop, work, on_progress)
+    lessons = LessonStore(Teacher(llm.pair.target), work / "lessons", int(job.lessons_gb * 1e9))
+    loop = Loop(drafter, raw, lessons, texts, held_out, job.loop, work, on_progress)
     if loop.resume():
         on_message(f"going on from update {loop.state.step} of {loop.state.steps}")
     state = loop.run()
+    lessons.clear()
     comparisons = _gate(job, llm, loop.best, examples.held_out, sampling, stage)
     better = is_better(comparisons)
     best, _ = load_drafter(loop.best, llm.config, job.rope_position)

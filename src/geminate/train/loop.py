@@ -23,6 +23,7 @@ import torch
 from geminate.errors import TrainingError
 from geminate.train.checkpoint import save_drafter
 from geminate.train.drafter import Drafter
+from geminate.train.lessons import LessonStore
 from geminate.train.optimiser import Optimiser, learning_rate
 from geminate.train.rounds import Acceptance, BatchLoss, LossSettings, batch_loss, measure
 from geminate.train.teacher import Batch, Teacher, collate
@@ -98,8 +99,8 @@ class Loop:
     """
 
     def __init__(
-        self, drafter: Drafter, raw: dict[str, Any], teacher: Teacher, texts: list[Text], held_out: list[Text],
-        settings: LoopSettings, work: Path, on_progress: Callable[[Progress], None] | None = None,
+        self, drafter: Drafter, raw: dict[str, Any], teacher: Teacher | LessonStore, texts: list[Text],
+        held_out: list[Text], settings: LoopSettings, work: Path, on_progress: Callable[[Progress], None] | None = None,
     ) -> None:  # fmt: skip
         self.drafter, self.raw, self.teacher = drafter, raw, teacher
         self.texts, self.settings, self.work = texts, settings, work
