@@ -14,7 +14,7 @@ from geminate.models.assistant import DrafterModel, RopePosition
 from geminate.models.gemma4 import TargetModel
 from geminate.ops.select import make_backend
 from geminate.params import MAX_DRAFT
-from geminate.weights.formats import PRESETS, Preset
+from geminate.weights.formats import Preset, check_preset
 from geminate.weights.locate import embedded_pair, locate_drafter, locate_model
 from geminate.weights.packing import Progress
 from geminate.weights.store import Message, open_weights
@@ -73,8 +73,7 @@ def load_pair(
     Raises:
         GeminateError: with the cause and the way out.
     """
-    if weights not in PRESETS:
-        raise ParameterError(f"weights must be one of {', '.join(PRESETS)}, not {weights!r}")
+    check_preset(weights)
     if rope_position not in ("P", "P-1"):
         raise ParameterError(f"rope_position must be 'P' or 'P-1', not {rope_position!r}")
     if not 1 <= prefill_chunk <= 4096:

@@ -7,8 +7,9 @@ from typing import cast
 import numpy as np
 
 from geminate.config import AssistantConfig, TargetConfig
-from geminate.ops.packed import PackedMatrix, RowTable, WeightFormat, padded
+from geminate.ops.packed import PackedMatrix, RowTable, padded
 from geminate.types import F32, I32, U8, U16
+from geminate.weights.formats import Preset, tensor_format
 from geminate.weights.names import TensorSpec, expected_tensors
 
 MATRIX_ROLES = ("matrix", "embedding", "keep", "experts")
@@ -19,22 +20,18 @@ def _cells(spec: TensorSpec) -> int:
     return int(np.prod(stack, dtype=np.int64)) * padded(n, 16) * padded(k, 32)
 
 
-def _format_of(spec: TensorSpec, fmt: WeightFormat) -> WeightFormat:
-    return "bf16" if spec.role == "keep" else fmt
-
-
-def matrix_bytes(spec: TensorSpec, fmt: WeightFormat) -> int:
+def matrix_bytes(spec: TensorSpec, preset: Preset, config: TargetConfig | AssistantConfig) -> int:
     """Packed bytes, scales included, of a tensor that passes stream; 0 for others."""
     if spec.role not in MATRIX_ROLES:
         return 0
-    return {"bf16": 2 * _cells(spec), "int8": _cells(spec) * 17 // 16, "int4": _cells(spec) * 9 // 16}[
-        _format_of(spec, fmt)
-    ]
+    cells = _cells(spec)
+    sizes = {"bf16": 2 * cells, "int8": cells * 17 // 16, "int4": cells * 9 // 16}
+    return sizes[tensor_format(spec, None, preset, config)]
 
 
-def streamed_bytes(config: TargetConfig | AssistantConfig, fmt: WeightFormat) -> int:
+def streamed_bytes(config: TargetConfig | AssistantConfig, preset: Preset) -> int:
     """Bytes of all matrices: what must fit into memory."""
-    return sum(matrix_bytes(spec, fmt) for spec in expected_tensors(config))
+    return sum(matrix_bytes(spec, preset, config) for spec in expected_tensors(config))
 
 
 class RandomStore:
@@ -42,11 +39,12 @@ class RandomStore:
 
     Args:
         config: what the tensors are for.
-        fmt: format of the matrices.
+        preset: see `formats.tensor_format`.
     """
 
-    def __init__(self, config: TargetConfig | AssistantConfig, fmt: WeightFormat) -> None:
-        self.format = fmt
+    def __init__(self, config: TargetConfig | AssistantConfig, preset: Preset) -> None:
+        self.format = preset
+        self.config = config
         self.path = None
         self.specs = {s.name: s for s in expected_tensors(config)}
         self._made: dict[str, PackedMatrix] = {}
@@ -57,7 +55,7 @@ class RandomStore:
         """A random packed matrix, or a stack of them."""
         if name not in self._made:
             spec = self.specs[name]
-            fmt, cells = _format_of(spec, self.format), _cells(spec)
+            fmt, cells = tensor_format(spec, None, self.format, self.config), _cells(spec)
             size = {"bf16": 2 * cells, "int8": cells, "int4": cells // 2}[fmt]
             # Rotated, so that no two experts or layers hold the same rows.
             data: U8 | U16 = np.resize(np.roll(self._noise, int(self._rng.integers(1 << 24))), size)

@@ -24,9 +24,9 @@ from geminate.models.assistant import DrafterModel
 from geminate.models.gemma4 import TargetModel
 from geminate.ops import DraftRule
 from geminate.ops.native import NativeBackend, NativeProgram
-from geminate.ops.packed import WeightFormat
 from geminate.spec.costs import PROFILE_ROWS
 from geminate.types import I32
+from geminate.weights.formats import Preset
 from geminate.weights.names import TensorSpec, expected_tensors
 from geminate.weights.store import WeightStore
 
@@ -41,7 +41,7 @@ class StepBench:
 
     Args:
         shape: a name of `geminate.bench.shapes.SHAPES` or a model directory.
-        weights: format of the matrices.
+        weights: see `formats.tensor_format`; ``auto`` is int8 here.
         threads: None is one for each physical core.
         context: positions already in the cache.
         layers: a shorter stack; None takes all, or as many whole blocks as fit into memory.
@@ -53,7 +53,7 @@ class StepBench:
     def __init__(
         self,
         shape: str,
-        weights: WeightFormat,
+        weights: Preset,
         *,
         threads: int | None = None,
         context: int = 128,
@@ -134,7 +134,7 @@ def filled_cache(target: TargetModel, context: int) -> KVCache:
     return cache
 
 
-def _layers_that_fit(shape: str, weights: WeightFormat) -> int | None:
+def _layers_that_fit(shape: str, weights: Preset) -> int | None:
     memory = machine.available_bytes()
     config, assistant, total = load_shape(shape, None)
     own = 0 if assistant is None else streamed_bytes(assistant, weights)
@@ -150,9 +150,9 @@ def _layers_that_fit(shape: str, weights: WeightFormat) -> int | None:
 class Work:
     """Bytes and multiply-accumulates of a pass."""
 
-    def __init__(self, config: TargetConfig, weights: WeightFormat) -> None:
+    def __init__(self, config: TargetConfig, weights: Preset) -> None:
         specs = expected_tensors(config)
-        self.weights = weights
+        self.weights, self.config = weights, config
         self.moe: MoeConfig | None = config.moe
         self._experts = [s for s in specs if s.role == "experts"]
         self._head = next(s for s in specs if s.role == "embedding")
@@ -163,8 +163,8 @@ class Work:
 
     def bytes(self, experts_read: int, layers: int) -> int:
         """Weight bytes read, ``experts_read`` experts over ``layers`` layers among them."""
-        dense = sum(matrix_bytes(s, self.weights) for s in [*self._dense, self._head])
-        one = sum(matrix_bytes(s, self.weights) * self._expert_share(s) for s in self._experts) / layers
+        dense = sum(matrix_bytes(s, self.weights, self.config) for s in [*self._dense, self._head])
+        one = sum(matrix_bytes(s, self.weights, self.config) * self._expert_share(s) for s in self._experts) / layers
         return dense + round(one * experts_read)
 
     def macs(self, *, head: bool = True) -> int:

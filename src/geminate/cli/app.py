@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from geminate.cli import bench as b
+from geminate.cli import evaluate as e
 from geminate.cli import generate as g
 from geminate.cli import inspect as i
 from geminate.cli import train as t
@@ -22,6 +23,7 @@ app.command("generate")(g.generate)
 app.command("chat")(g.chat)
 app.command("info")(i.info)
 app.command("verify")(i.verify_command)
+app.command("eval")(e.evaluate_command)
 app.add_typer(b.app, name="bench")
 app.add_typer(t.app, name="train")
 

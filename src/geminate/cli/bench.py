@@ -17,8 +17,8 @@ from geminate.bench import step as step_bench
 from geminate.bench.shapes import SHAPES
 from geminate.cli import common as c
 from geminate.engine import Engine
-from geminate.ops.packed import FORMATS
 from geminate.params import MAX_DRAFT
+from geminate.weights.formats import check_preset
 
 app = typer.Typer(
     help="Measure this machine: pass times of real shapes, decoding speed of a pair.",
@@ -59,7 +59,7 @@ def parse_rows(text: str) -> list[int]:
 @app.command("step")
 def step(
     shape: Annotated[str, typer.Option("--shape", help=f"{', '.join(SHAPES)}, or a model directory.")] = "gemma-4-E2B",
-    weights: Annotated[str, typer.Option("--weights", help="int4, int8 or bf16.")] = "int4",
+    weights: Annotated[str, typer.Option("--weights", help="int4, int4+, int8 or bf16.")] = "int4",
     rows: Annotated[str, typer.Option("--rows", help="Row counts M; ratios are to the first.")] = "1,2,3,4,5,6,8,12,16",
     context: Annotated[int, typer.Option("--context", help="Positions already in the cache.")] = 128,
     layers: Annotated[int | None, typer.Option("--layers", help="A shorter stack; default: all that fit.")] = None,
@@ -69,10 +69,8 @@ def step(
 ) -> None:
     """Time passes over M rows of a real shape with random weights, beside the machine's ceilings."""
     with c.user_errors():
-        if weights not in FORMATS:
-            c.fail(f"--weights must be one of {', '.join(FORMATS)}, not {weights!r}")
         counts = parse_rows(rows)
-        bench = step_bench.StepBench(shape, weights, threads=threads, context=context, layers=layers)
+        bench = step_bench.StepBench(shape, check_preset(weights), threads=threads, context=context, layers=layers)
         with progress("rounds") as bar:
             task = bar.add_task("rounds", total=repeats)
             result = {"shape": shape} | step_bench.run(
@@ -163,10 +161,7 @@ def decode(
         if shape is not None:
             if model is not None or prompts is not None or rates is None:
                 c.fail("--shape has random weights: it goes with --synthetic-acceptance, not with MODEL or --prompts")
-            fmt = "int8" if weights == "auto" else weights
-            if fmt not in FORMATS:
-                c.fail(f"--weights must be one of {', '.join(FORMATS)} for a shape, not {weights!r}")
-            bench = step_bench.StepBench(shape, fmt, threads=threads, layers=layers)
+            bench = step_bench.StepBench(shape, check_preset(weights), threads=threads, layers=layers)
             engine = decode_bench.engine_of_shape(bench)
             chosen = decode_bench.random_prompts(bench.config.vocab_size, limit or 4)
         else:

@@ -18,7 +18,7 @@ from geminate.errors import GeminateError
 from geminate.llm import LLM
 from geminate.models.assistant import RopePosition
 from geminate.params import SamplingParams
-from geminate.weights.formats import Preset
+from geminate.weights.formats import check_preset
 
 err = Console(stderr=True, highlight=False)
 
@@ -26,7 +26,7 @@ ModelArg = Annotated[str | None, typer.Option("--model", "-m", help="Directory, 
 DrafterOpt = Annotated[str, typer.Option("--drafter", help="auto, none, a directory or a hub id.")]
 WeightsOpt = Annotated[
     str,
-    typer.Option("--weights", help="bf16, int8, int4; auto: Q4_0 and Q8_0 as stored, else int8."),
+    typer.Option("--weights", help="bf16, int8, int4, int4+; auto: a stored grid as it is, else int8."),
 ]
 ThreadsOpt = Annotated[int | None, typer.Option("--threads", help="Worker threads; default: physical cores.")]
 SpeculationOpt = Annotated[str, typer.Option("--speculation", "-k", help="auto, off, ngram or a draft length 0..16.")]
@@ -90,7 +90,7 @@ def load(
         llm = LLM(
             model,
             drafter=None if drafter == "none" else drafter,
-            weights=cast(Preset, weights),
+            weights=check_preset(weights),
             threads=threads,
             rope_position=cast(RopePosition, rope_position),
             use_cache=not no_cache,

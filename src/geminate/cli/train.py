@@ -17,7 +17,7 @@ from rich.table import Table
 
 from geminate.cli import common as c
 from geminate.models.assistant import RopePosition
-from geminate.weights.formats import PRESETS
+from geminate.weights.formats import Preset
 
 if TYPE_CHECKING:  # torch is loaded by the command alone
     from geminate.train.job import Outcome
@@ -124,8 +124,6 @@ def drafter(
         c.fail(f"--loss must be one of {', '.join(LOSSES)}, not {loss!r}")
     if dtype not in ("auto", "float32", "bfloat16"):
         c.fail(f"--dtype must be auto, float32 or bfloat16, not {dtype!r}")
-    if weights not in PRESETS:
-        c.fail(f"--weights must be one of {', '.join(PRESETS)}, not {weights!r}")
     if device not in ("cpu", "cuda"):
         c.fail(f"--device must be cpu or cuda, not {device!r}")
     start = init or ("scratch" if old == "none" else "drafter")
@@ -139,7 +137,7 @@ def drafter(
                           sampled=sampled),
     )  # fmt: skip
     task = j.Job(
-        target=target, drafter=None if old == "none" else old, weights=weights, data=data,
+        target=target, drafter=None if old == "none" else old, weights=cast(Preset, weights), data=data,
         out=directory, init=start, as_is=as_is, max_length=max_length, new_tokens=new_tokens, temperature=temperature,
         rope_position=cast(RopePosition, rope_position), hidden=hidden, layers=layers, heads=heads,
         intermediate=intermediate, centroid_head=not no_centroids, lessons_gb=lessons_gb,

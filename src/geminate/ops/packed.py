@@ -18,14 +18,13 @@ A stack of matrices (MoE experts) repeats the layout ``stack`` times along a lea
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 
 from geminate.types import U8, U16
 
 WeightFormat = Literal["bf16", "int8", "int4"]
-FORMATS: tuple[WeightFormat, ...] = get_args(WeightFormat)
 TILE_ROWS = 16
 GROUP = 32
 

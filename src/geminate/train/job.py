@@ -29,7 +29,7 @@ from geminate.train.lessons import LessonStore
 from geminate.train.loop import Loop, LoopSettings, Progress, State, Text
 from geminate.train.prompts import Example, Examples, read_examples, split
 from geminate.train.teacher import Teacher
-from geminate.weights.formats import Preset
+from geminate.weights.formats import Preset, check_preset
 
 GATE_DRAFT = 4
 Stage = Callable[[str, int, int], None]
@@ -91,6 +91,7 @@ def check(job: Job) -> None:
     Raises:
         ParameterError: with the limits.
     """
+    check_preset(job.weights)
     loop, loss = job.loop, job.loop.loss
 
     def within(name: str, value: float, low: float, high: float) -> None:

@@ -29,7 +29,7 @@ def requantized(matched: Matched, config: TargetConfig | AssistantConfig, preset
         entry = matched.tensors[spec.name]
         if entry.dtype not in BLOCKS:
             continue
-        to = tensor_format(spec, entry, preset, drafter=isinstance(config, AssistantConfig))
+        to = tensor_format(spec, entry, preset, config)
         if not _passes_through(entry, to):
             what = f"{entry.dtype} as {to}" + (" (the head)" if spec.role == "embedding" else "")
             kinds[what] = kinds.get(what, 0) + 1
@@ -58,7 +58,7 @@ def pack_all(
     tensors: dict[str, dict[str, Any]] = {}
     for spec in expected_tensors(config):
         entry = matched.tensors[spec.name]
-        fmt = tensor_format(spec, entry, preset, drafter=isinstance(config, AssistantConfig))
+        fmt = tensor_format(spec, entry, preset, config)
         tensors[spec.name] = _pack_one(writer, spec, entry, fmt)
         done += entry.nbytes
         if progress is not None:

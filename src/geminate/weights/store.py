@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import mmap
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
@@ -54,6 +54,13 @@ class WeightStore:
         self._made: dict[str, PackedMatrix] = {}
         streamed = self.bytes_by_format()
         self.format: WeightFormat | Literal["mixed"] = "mixed" if len(streamed) > 1 else next(iter(streamed), "bf16")
+
+    def replaced(self, names: Collection[str], other: WeightStore) -> WeightStore:
+        """These weights with the tensors ``names`` taken from ``other``; nothing is copied."""
+        tensors = {n: (other if n in names else self)._info(n) for n in self._tensors}
+        arrays = {a: v for a, v in self._arrays.items() if a.removesuffix("#scales") not in names}
+        arrays |= {a: v for a, v in other._arrays.items() if a.removesuffix("#scales") in names}
+        return WeightStore(arrays, {"tensors": tensors, "skipped": {}}, path=None, from_cache=self.from_cache)
 
     def _info(self, name: str) -> dict[str, Any]:
         if name not in self._tensors:
@@ -125,17 +132,19 @@ class WeightStore:
         formats: dict[WeightFormat, int] = {}
         for name, info in self._tensors.items():
             if info["role"] in ("matrix", "embedding", "experts"):
-                formats[info["format"]] = formats.get(info["format"], 0) + self._size(name)
+                formats[info["format"]] = formats.get(info["format"], 0) + self.tensor_bytes(name)
         return formats
 
-    def _size(self, name: str) -> int:
+    def tensor_bytes(self, name: str) -> int:
+        """Packed bytes of one tensor, scales included."""
+        self._info(name)
         return sum(self._arrays[a].nbytes for a in (name, f"{name}#scales") if a in self._arrays)
 
     def bytes_by_kind(self) -> dict[str, int]:
         """Packed bytes per kind of tensor: matrix, embedding, experts, row_table, vector, ..."""
         kinds: dict[str, int] = {}
         for name, info in self._tensors.items():
-            kinds[info["role"]] = kinds.get(info["role"], 0) + self._size(name)
+            kinds[info["role"]] = kinds.get(info["role"], 0) + self.tensor_bytes(name)
         return kinds
 
     def parameters_by_kind(self) -> dict[str, int]:

@@ -1,0 +1,1 @@
+"""What a weight format costs, measured on a text."""
