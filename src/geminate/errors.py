@@ -41,3 +41,7 @@ class BackendError(GeminateError):
 
 class TrainingError(GeminateError):
     """Training that cannot start or go on: data, settings, memory, disk, or a loss that is no number."""
+
+
+class QuantizationError(GeminateError):
+    """A quantized copy cannot be written."""

@@ -127,6 +127,11 @@ class ChatTemplate:
             ) from error
         return cls(sources, specials=specials)
 
+    @staticmethod
+    def sources(file: Path) -> dict[str, str]:
+        """The templates inside a GGUF file by name."""
+        return gguf_templates(read_gguf(file))
+
     def render(
         self,
         messages: Sequence[Mapping[str, Any]],

@@ -137,6 +137,16 @@ class Tokenizer:
         """Id of the tokenizer's eos token; a generation ends on generation_config's ids instead."""
         return self._special_id("eos_token")
 
+    def save(self, directory: Path) -> None:
+        """Write tokenizer.json and tokenizer_config.json, from which `load` makes the same tokenizer.
+
+        Raises:
+            OSError: the disk is full or not writable.
+        """
+        (directory / "tokenizer.json").write_text(self._backend.to_str(), encoding="utf-8")
+        config = {**self.specials, "add_bos_token": self.add_bos}
+        (directory / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
     def _special_id(self, name: str) -> int | None:
         text = self.specials.get(name)
         return None if text is None else self.token_id(text)

@@ -188,11 +188,13 @@ def match(entries: Mapping[str, Entry], config: TargetConfig | AssistantConfig, 
 FLOATS = ("BF16", "F16", "F32")
 BLOCKS = tuple(name for name, weights, _ in TYPES.values() if weights > 1)  # ggml's block quantizations
 
+CODED = ("INT8", "INT4")  # `coded_tensors`
+
 
 def _dtypes(spec: TensorSpec) -> tuple[str, ...]:
     if spec.role == "order":
         return ("I64", "I32")
-    return FLOATS if spec.role in ("vector", "scalar") else FLOATS + BLOCKS
+    return FLOATS if spec.role in ("vector", "scalar") else FLOATS + BLOCKS + CODED
 
 
 def _same_weights(a: Entry, b: Entry) -> bool:

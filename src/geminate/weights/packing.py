@@ -17,6 +17,7 @@ from geminate.weights.entries import Entry
 from geminate.weights.formats import Preset, tensor_format
 from geminate.weights.names import BLOCKS, Matched, TensorSpec, expected_tensors
 from geminate.weights.quantize import f32_to_bf16, pack_block, pack_codes, pack_rows_int8
+from geminate.weights.scale_search import recovered, trained_for_int4
 
 Progress = Callable[[str, int, int], None]  # tensor name, bytes done, bytes in all
 BLOCK_BYTES = 4 << 20  # float32 rows of one packing step; temporaries are several times that
@@ -30,7 +31,7 @@ def requantized(matched: Matched, config: TargetConfig | AssistantConfig, preset
         if entry.dtype not in BLOCKS:
             continue
         to = tensor_format(spec, entry, preset, config)
-        if not _passes_through(entry, to):
+        if not passes_through(entry, to):
             what = f"{entry.dtype} as {to}" + (" (the head)" if spec.role == "embedding" else "")
             kinds[what] = kinds.get(what, 0) + 1
     if not kinds:
@@ -38,7 +39,7 @@ def requantized(matched: Matched, config: TargetConfig | AssistantConfig, preset
     return "requantized: " + ", ".join(f"{count} tensors {what}" for what, count in sorted(kinds.items()))
 
 
-def _passes_through(entry: Entry, fmt: WeightFormat) -> bool:
+def passes_through(entry: Entry, fmt: WeightFormat) -> bool:
     """Whether stored codes can be taken as they are: the int4 grid is part of the int8 grid."""
     return entry.grid == fmt or (entry.grid == "int4" and fmt == "int8")
 
@@ -122,20 +123,25 @@ def _checked_order(entry: Entry, vocab: int) -> I32:
 def _pack_row_table(writer: pc.CacheWriter, spec: TensorSpec, entry: Entry, bf16: bool) -> None:
     rows, width = spec.shape
     if bf16:
-        blocks = (f32_to_bf16(block) for block in _row_blocks(entry, rows, width))
-        writer.add(spec.name, "<u2", spec.shape, blocks)
+        rounded = (f32_to_bf16(block) for block in _row_blocks(entry, rows, width))
+        writer.add(spec.name, "<u2", spec.shape, rounded)
         return
     wide = padded(width, GROUP)
+    exact = passes_through(entry, "int8")
     scales: list[np.ndarray] = []
 
-    def codes() -> Iterator[np.ndarray]:
+    def blocks() -> Iterator[np.ndarray]:
         for start, stop in _steps(rows, width):
-            exact = _passes_through(entry, "int8")
-            packed, scale = entry.codes(start, stop) if exact else pack_rows_int8(entry.rows(start, stop))
+            if exact:
+                codes, scale = entry.codes(start, stop)
+                packed = np.zeros((len(codes), wide), dtype=np.int8)
+                packed[:, :width] = codes
+            else:
+                packed, scale = pack_rows_int8(entry.rows(start, stop))
             scales.append(scale)
             yield packed
 
-    writer.add(spec.name, "|i1", (rows, wide), codes())
+    writer.add(spec.name, "|i1", (rows, wide), blocks())
     writer.add(f"{spec.name}#scales", "<u2", (rows, wide // GROUP), scales)
 
 
@@ -143,15 +149,21 @@ def _pack_matrix(writer: pc.CacheWriter, name: str, entry: Entry, info: dict[str
     n, k, stack, fmt = info["n"], info["k"], info["stack"], info["format"]
     tiles, groups = padded(n, TILE_ROWS) // TILE_ROWS, padded(k, GROUP) // GROUP
     scales: list[np.ndarray] = []
+    trained = fmt == "int4" and entry.dtype == "BF16" and trained_for_int4(entry)
+    if trained:
+        info["on_grid"] = True
 
     def blocks() -> Iterator[np.ndarray]:
         for which in range(stack):
             for start, stop in _steps(n, k) if stack == 1 else [(which, which + 1)]:
                 data: np.ndarray
                 scale: np.ndarray | None
-                if _passes_through(entry, fmt):
+                if passes_through(entry, fmt):
                     codes, bits = entry.codes(start, stop)
-                    data, scale = pack_codes(codes.reshape(-1, k), bits.reshape(-1, k // GROUP), fmt)
+                    data, scale = pack_codes(codes.reshape(-1, k), bits.reshape(-1, groups), fmt)
+                elif trained:
+                    codes, bits = recovered(entry.rows(start, stop).reshape(-1, k))
+                    data, scale = pack_codes(codes, bits, fmt)
                 else:
                     data, scale = pack_block(entry.rows(start, stop).reshape(-1, k), fmt)
                 if scale is not None:

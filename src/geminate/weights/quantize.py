@@ -63,15 +63,15 @@ def pack_block(rows: F32, fmt: WeightFormat) -> tuple[U8 | U16, U16 | None]:
 
 
 def pack_codes(codes: I8, scales: U16, fmt: WeightFormat) -> tuple[U8, U16]:
-    """Pack what is already quantized: codes int8 [n, k] and float16 scale bits [n, k / 32], both taken as they are.
+    """Pack what is already quantized: codes int8 [n, k] and float16 scale bits [n, groups], both taken as they are.
 
     Args:
-        codes: -127..127 for ``int8``, -8..7 for ``int4``; k is a multiple of 32.
+        codes: -127..127 for ``int8``, -8..7 for ``int4``.
     """
     n, k = codes.shape
-    tiles, groups = padded(n, TILE_ROWS) // TILE_ROWS, k // GROUP
-    full = np.zeros((tiles * TILE_ROWS, k), dtype=np.int8)
-    full[:n] = codes
+    tiles, groups = padded(n, TILE_ROWS) // TILE_ROWS, padded(k, GROUP) // GROUP
+    full = np.zeros((tiles * TILE_ROWS, groups * GROUP), dtype=np.int8)
+    full[:n, :k] = codes
     wide = np.zeros((tiles * TILE_ROWS, groups), dtype=np.uint16)
     wide[:n] = scales
     zero = np.int8(-128) if fmt == "int8" else np.int8(8)

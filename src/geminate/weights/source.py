@@ -1,4 +1,4 @@
-"""A model's weights, whatever holds them: a directory of safetensors or one GGUF file."""
+"""A model's weights, whatever holds them: safetensors, as published or quantized by us, or one GGUF file."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from geminate.gguf_reader import read_gguf
+from geminate.weights.coded_tensors import with_coded
 from geminate.weights.entries import Entry
 from geminate.weights.gguf_tensors import gguf_entries
 from geminate.weights.safetensors_reader import checkpoint_files, read_checkpoint
@@ -21,9 +22,9 @@ def weight_files(source: Path) -> list[Path]:
 
 
 def read_weights(source: Path) -> Mapping[str, Entry]:
-    """Every stored tensor by its name, GGUF ones by canonical name.
+    """Every tensor by its name, GGUF ones by canonical name.
 
     Raises:
         ModelNotFoundError, WeightsError: nothing there, or a damaged file.
     """
-    return gguf_entries(read_gguf(source)) if source.is_file() else read_checkpoint(source)
+    return gguf_entries(read_gguf(source)) if source.is_file() else with_coded(read_checkpoint(source))

@@ -235,6 +235,8 @@ def open_weights(
         file.close()
         if named is not None and kept is None:
             named.unlink(missing_ok=True)
+    if on_grid := sum(bool(info.get("on_grid")) for info in meta["tensors"].values()):
+        say(f"{on_grid} matrices lie on a Q4_0 grid (quantization-aware training): packed with their own codes")
     _map_sources(arrays, meta, matched.tensors)
     return WeightStore(arrays, meta, path=kept, from_cache=False)
 

@@ -1,0 +1,1 @@
+"""Quantized copies of a model, with less error than plain rounding."""
