@@ -150,10 +150,11 @@ def _refuse_unknown_arithmetic(text: Mapping[str, Any], *, gemma3: bool) -> None
     if direction not in (None, "vision"):
         raise ConfigError(f"use_bidirectional_attention {direction!r} is not supported: text is decoded causally")
     for name in ("attn_logit_softcapping", "query_pre_attn_scalar", "rope_scaling", "quantization_config"):
+        value = text.get(name)
         # What `geminate quantize` wrote says so; its tensors say the rest.
-        if name == "quantization_config" and (text.get(name) or {}).get("quant_method") == "geminate":
+        if name == "quantization_config" and isinstance(value, Mapping) and value.get("quant_method") == "geminate":
             continue
-        if text.get(name) is not None and not (gemma3 and name == "query_pre_attn_scalar"):
+        if value is not None and not (gemma3 and name == "query_pre_attn_scalar"):
             raise ConfigError(f"config.json sets {name}, which would change the arithmetic: not supported")
 
 

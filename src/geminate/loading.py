@@ -29,15 +29,17 @@ class Located:
 
 
 def locate(model: str | Path | None, drafter: str | Path | None) -> Located:
-    """Find target and drafter; no model is the embedded pair.
+    """Find target and drafter; no model is the embedded pair, and ``embedded`` its drafter.
 
     Raises:
         ModelNotFoundError, ConfigError: see their messages.
     """
+    if drafter == "embedded":
+        drafter = embedded_pair()[1]
     if model is None:
         target, own = embedded_pair()
         if drafter == "auto":
-            return Located(target=target, drafter=own if (own / "config.json").exists() else None)
+            drafter = own if (own / "config.json").exists() else None
         return Located(target=target, drafter=locate_drafter("", target, drafter))
     target = locate_model(model)
     if kind_of(raw_config(target)) != "target":

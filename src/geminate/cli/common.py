@@ -23,7 +23,7 @@ from geminate.weights.formats import check_preset
 err = Console(stderr=True, highlight=False)
 
 ModelArg = Annotated[str | None, typer.Option("--model", "-m", help="Directory, GGUF or hub id; default: embedded.")]
-DrafterOpt = Annotated[str, typer.Option("--drafter", help="auto, none, a directory or a hub id.")]
+DrafterOpt = Annotated[str, typer.Option("--drafter", help="auto, none, embedded, a directory, GGUF or hub id.")]
 WeightsOpt = Annotated[
     str,
     typer.Option("--weights", help="bf16, int8, int4, int4+; auto: a stored grid as it is, else int8."),

@@ -123,6 +123,8 @@ def _planned(spec: TensorSpec, entry: Entry, preset: Preset, config: TargetConfi
     if not chosen:
         return _Plan(spec=spec, entry=entry, name=name, format=None)
     fmt = tensor_format(spec, entry, preset, config)
+    if fmt == "int4" and spec.shape[-1] % 2:
+        raise QuantizationError(f"{entry.name} has {spec.shape[-1]} columns; int4 needs an even number")
     return _Plan(spec=spec, entry=entry, name=name.removesuffix(".weight"), format=fmt)
 
 
@@ -159,7 +161,7 @@ def _shapes(plan: _Plan) -> dict[str, Planned]:
     *front, k = spec.shape
     codes = Planned(dtype="I8", shape=spec.shape)
     if fmt == "int4":
-        codes = Planned(dtype="U8", shape=(*front, padded(k, 2) // 2))
+        codes = Planned(dtype="U8", shape=(*front, k // 2))
     scales = Planned(dtype="F16", shape=(*front, padded(k, GROUP) // GROUP))
     return {plan.name + CODES: codes, plan.name + SCALES: scales}
 

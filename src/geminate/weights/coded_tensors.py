@@ -1,7 +1,7 @@
 """Tensors that `geminate quantize` wrote: codes and scales of a kernel grid, side by side in safetensors.
 
-``NAME.codes`` is int8 [..., n, k] (int8), or uint8 [..., n, ceil(k / 2)] (int4: column 2j in the low nibble of byte j,
-column 2j + 1 in the high one, codes u in 0..15 for u - 8); ``NAME.scales`` is float16 [..., n, ceil(k / 32)].
+``NAME.codes`` is int8 [..., n, k] (int8), or uint8 [..., n, k / 2] (int4, k even: column 2j in the low nibble of byte
+j, column 2j + 1 in the high one, codes u in 0..15 for u - 8); ``NAME.scales`` is float16 [..., n, ceil(k / 32)].
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class CodedEntry:
         if not np.isfinite(scales.astype(np.float32)).all():
             raise WeightsError(f"{self.stored.path}: {self.name} has scales that are not finite; quantize again")
         raw = self.stored.map()[start:stop]
-        codes: I8 = raw.astype(np.int8) if self.grid == "int8" else unpack_nibbles(raw, self.shape[-1])
+        codes: I8 = raw.astype(np.int8) if self.grid == "int8" else unpack_nibbles(raw)
         if self.grid == "int8" and (codes == -128).any():
             raise WeightsError(f"{self.stored.path}: {self.name} holds the code -128; quantize again")
         return codes, np.ascontiguousarray(scales).view(np.uint16)
@@ -72,26 +72,21 @@ class CodedEntry:
 
 
 def pack_nibbles(codes: I8) -> U8:
-    """int8 codes [..., k] in -8..7 as uint8 [..., ceil(k / 2)]."""
-    even = padded(codes.shape[-1], 2)
-    full = np.zeros((*codes.shape[:-1], even), dtype=np.uint8)
-    full[..., : codes.shape[-1]] = (codes + np.int8(8)).view(np.uint8)
-    packed: U8 = full[..., 0::2] | (full[..., 1::2] << np.uint8(4))
+    """int8 codes [..., k] in -8..7 as uint8 [..., k / 2]; k is even."""
+    unsigned = (codes + np.int8(8)).view(np.uint8)
+    packed: U8 = unsigned[..., 0::2] | (unsigned[..., 1::2] << np.uint8(4))
     return packed
 
 
-def unpack_nibbles(packed: U8, k: int) -> I8:
+def unpack_nibbles(packed: U8) -> I8:
     """The inverse of `pack_nibbles`."""
     both = np.stack((packed & np.uint8(15), packed >> np.uint8(4)), axis=-1)
-    wide: I8 = both.reshape(*packed.shape[:-1], -1)[..., :k].astype(np.int8) - np.int8(8)
+    wide: I8 = both.reshape(*packed.shape[:-1], -1).astype(np.int8) - np.int8(8)
     return wide
 
 
-def with_coded(entries: Mapping[str, TensorEntry], widths: Mapping[str, int] | None = None) -> dict[str, Entry]:
+def with_coded(entries: Mapping[str, TensorEntry]) -> dict[str, Entry]:
     """Plain tensors as they are, and every pair of codes and scales as one `CodedEntry`.
-
-    Args:
-        widths: k of int4 tensors whose k is odd, by name; all others follow from the codes.
 
     Raises:
         WeightsError: codes without scales, scales without codes, or shapes and types that do not go together.
@@ -107,16 +102,16 @@ def with_coded(entries: Mapping[str, TensorEntry], widths: Mapping[str, int] | N
         scales = entries.get(base + SCALES)
         if scales is None:
             raise WeightsError(f"{entry.path}: {name} has no {base}{SCALES} beside it; quantize again")
-        found[base] = _coded(base, entry, scales, (widths or {}).get(base))
+        found[base] = _coded(base, entry, scales)
     return found
 
 
-def _coded(name: str, stored: TensorEntry, scales: TensorEntry, width: int | None) -> CodedEntry:
+def _coded(name: str, stored: TensorEntry, scales: TensorEntry) -> CodedEntry:
     grids: dict[str, Grid] = {"I8": "int8", "U8": "int4"}
     grid = grids.get(stored.dtype)
     if grid is None or scales.dtype != "F16" or len(stored.shape) < 2:
         raise WeightsError(f"{stored.path}: {name} has codes {stored.dtype} and scales {scales.dtype}; quantize again")
-    k = stored.shape[-1] if grid == "int8" else width or 2 * stored.shape[-1]
+    k = stored.shape[-1] * (1 if grid == "int8" else 2)
     shape = (*stored.shape[:-1], k)
     if scales.shape != (*shape[:-1], padded(k, GROUP) // GROUP):
         raise WeightsError(
