@@ -17,12 +17,15 @@ from geminate.evaluation.score import ReferenceRows, compare
 from geminate.evaluation.sensitivity import by_group, groups
 from geminate.models.gemma4 import TargetModel
 from geminate.ops.select import make_backend
+from geminate.quantization.run import quantize_model
 from geminate.text.windows import windows
 from geminate.weights.formats import Preset, keeps_int8, tensor_format
+from geminate.weights.locate import embedded_pair
 from geminate.weights.names import expected_tensors
 from geminate.weights.store import open_weights
 from support.cli import geminate, refused
 
+EMBEDDED = embedded_pair()[0]
 PRESETS: tuple[Preset, ...] = ("bf16", "int8", "int4+", "int4")
 
 
@@ -126,6 +129,7 @@ def test_what_is_refused(tmp_path: Path) -> None:
     for presets, options, says in (
         ((), {}, "at least one"), (("bf16",), {}, "compared with"), (("int8", "int8"), {}, "twice"),
         (("int8",), {"by_tensor": "bf16"}, "compared with"), (("int8",), {"context": 10**6}, "context is"),
+        (("int8",), {"by_tensor": "int4", "reference": EMBEDDED}, "leave out the reference"),
     ):  # fmt: skip
         with pytest.raises(ParameterError, match=says):
             evaluate(None, "some text " * 50, presets, **options)  # type: ignore[arg-type]
@@ -137,6 +141,25 @@ def test_what_is_refused(tmp_path: Path) -> None:
     text.write_text("short")
     refused("eval", "--text", str(text), says="longer text")
     refused("eval", "--text", str(text), "--weights", "int5", says="int5")
+
+
+def test_a_quantized_copy_beside_its_original(tmp_path: Path, models: dict[str, Path]) -> None:
+    """Against itself a copy looks perfect; against the original it costs what its format costs there."""
+    copy, text = tmp_path / "copy", "Once upon a time there was a small house by the sea. " * 30
+    quantize_model(EMBEDDED, copy, "int4")
+    scores = {
+        name: evaluate(model, text, ["int4"], reference=reference, context=64, max_tokens=256, use_cache=False)
+        for name, model, reference in (
+            ("plain", EMBEDDED, None), ("itself", copy, copy), ("original", copy, EMBEDDED), ("stored", copy, None)
+        )
+    }  # fmt: skip
+    kl = {name: found.formats[0].score.kl for name, found in scores.items()}
+    assert kl["itself"] == kl["stored"] < kl["original"] / 2
+    assert kl["original"] < 2 * kl["plain"]
+    assert scores["original"].perplexity_bf16 == scores["plain"].perplexity_bf16
+    assert scores["original"].as_dict()["reference"] == EMBEDDED.name
+    with pytest.raises(ParameterError, match="the model it was made from"):
+        evaluate(EMBEDDED, text, ["int8"], reference=models["E2B"])
 
 
 def test_the_command(tmp_path: Path) -> None:

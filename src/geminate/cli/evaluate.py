@@ -27,6 +27,9 @@ def evaluate_command(
     weights: Annotated[
         list[str] | None, typer.Option("--weights", help="A format; may be repeated; default: int8, int4+, int4.")
     ] = None,
+    reference: Annotated[
+        str | None, typer.Option("--reference", help="Whose bf16 weights to compare with; default: the model's own.")
+    ] = None,
     context: Annotated[int, typer.Option("--context", help="Tokens of a window.")] = 512,
     max_tokens: Annotated[int, typer.Option("--max-tokens", help="Tokens of the text that are used.")] = 8192,
     by_tensor: Annotated[
@@ -50,8 +53,8 @@ def evaluate_command(
             packing = bar.add_task("packing", total=None, visible=False)
             scoring = bar.add_task("positions", total=None)
             found = evaluate(
-                model, c.read_text(text), presets, context=context, max_tokens=max_tokens, by_tensor=apart,
-                threads=threads, use_cache=not no_cache, on_message=c.say,
+                model, c.read_text(text), presets, reference=reference, context=context, max_tokens=max_tokens,
+                by_tensor=apart, threads=threads, use_cache=not no_cache, on_message=c.say,
                 progress=lambda name, done, total: bar.update(packing, completed=done, total=total, visible=True),
                 on_rows=lambda done, total: bar.update(scoring, completed=done, total=total),
             )  # fmt: skip

@@ -43,6 +43,7 @@ class Evaluation:
     """What `evaluate` found. ``by_tensor`` is None unless asked for."""
 
     model: Path
+    reference: Path
     positions: int
     windows: int
     perplexity_bf16: float
@@ -53,7 +54,8 @@ class Evaluation:
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         body: dict[str, Any] = {
-            "model": self.model.name, "positions": self.positions, "windows": self.windows,
+            "model": self.model.name, "reference": self.reference.name,
+            "positions": self.positions, "windows": self.windows,
             "bf16": {"perplexity": round(self.perplexity_bf16, 4), "streamed_bytes": self.bytes_bf16},
             "formats": {each.preset: each.as_dict() for each in self.formats},
         }  # fmt: skip
@@ -67,6 +69,7 @@ def evaluate(
     text: str,
     presets: Sequence[Preset],
     *,
+    reference: str | Path | None = None,
     context: int = 512,
     max_tokens: int | None = None,
     by_tensor: Preset | None = None,
@@ -81,6 +84,8 @@ def evaluate(
     Args:
         model: as for `geminate.LLM`. text: plain text, cut into windows of ``context`` tokens, bos included.
         presets: formats to compare with bf16; none of them is ``bf16``.
+        reference: the model whose bf16 weights all are compared with, and whose tokenizer reads the text; None is
+            ``model`` itself. For a quantized copy, the original it was made from.
         by_tensor: a format whose cost is told apart by groups of tensors.
         progress, on_message: as for `load_pair`. on_rows: told (positions done, positions in all).
 
@@ -93,27 +98,35 @@ def evaluate(
         raise ParameterError("bf16 is what the others are compared with; name int8, int4 or int4+")
     if len(set(presets)) < len(presets):
         raise ParameterError("a format is named twice")
+    if reference is not None and by_tensor is not None:
+        raise ParameterError("groups of tensors are told apart within one model: leave out the reference")
     source = locate(model, None).target
     config = load_target_config(source)
-    tokenizer = Tokenizer.load(source)
+    original = source if reference is None else locate(reference, None).target
+    original_config = config if reference is None else load_target_config(original)
+    if original_config.vocab_size != config.vocab_size:
+        raise ParameterError(
+            f"the reference has {original_config.vocab_size} tokens and the model {config.vocab_size}: "
+            "a quantized copy is compared with the model it was made from"
+        )
+    tokenizer = Tokenizer.load(original)
     if tokenizer is None:
         raise TokenizerError("this model has no tokenizer, so no text can be scored")
-    if context > config.max_position_embeddings:
-        raise ParameterError(f"windows of {context} tokens: this model's context is {config.max_position_embeddings}")
+    most = min(config.max_position_embeddings, original_config.max_position_embeddings)
+    if context > most:
+        raise ParameterError(f"windows of {context} tokens: this model's context is {most}")
     parts = windows(tokenizer.encode(text, add_bos=False), tokenizer.bos_id, context, max_tokens)
-    open_store = functools.partial(
-        open_weights, source, config, use_cache=use_cache, progress=progress, on_message=on_message
-    )
+    open_any = functools.partial(open_weights, use_cache=use_cache, progress=progress, on_message=on_message)
+    open_store = functools.partial(open_any, source, config)
     backend = make_backend(threads)
-    stores: dict[str, WeightStore] = {"bf16": open_store("bf16")}
+    stores: dict[str, WeightStore] = {"bf16": open_any(original, original_config, "bf16")}
     stores |= {preset: open_store(preset) for preset in presets}
 
-    def built(store: WeightStore) -> TargetModel:
-        return TargetModel(config, store, backend, max_rows=CHUNK)
-
-    others: dict[str, TargetModel] = {preset: built(stores[preset]) for preset in presets}
-    reference = built(stores["bf16"])
-    perplexity, scores = compare(reference, others, parts, on_rows)
+    others: dict[str, TargetModel] = {
+        preset: TargetModel(config, stores[preset], backend, max_rows=CHUNK) for preset in presets
+    }
+    exact = TargetModel(original_config, stores["bf16"], backend, max_rows=CHUNK)
+    perplexity, scores = compare(exact, others, parts, on_rows)
     groups = None
     if by_tensor is not None:
         for preset in ("int8", by_tensor):
@@ -123,7 +136,8 @@ def evaluate(
             config, {n: stores[n] for n in ("bf16", "int8", by_tensor)}, by_tensor, backend, parts, on_rows
         )
     return Evaluation(
-        model=source, positions=sum(len(part) - 1 for part in parts), windows=len(parts), perplexity_bf16=perplexity,
+        model=source, reference=original, windows=len(parts), positions=sum(len(part) - 1 for part in parts),
+        perplexity_bf16=perplexity,
         bytes_bf16=_streamed(stores["bf16"]), by_tensor=groups,
         formats=[
             FormatScore(
