@@ -50,7 +50,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tuned", type=Path, required=True, help="the fine-tuned target")
     parser.add_argument("--retrained", type=Path, required=True, help="its new drafter")
-    parser.add_argument("--requests", type=Path, required=True, help="prompts of the domain, held out from all training")
+    parser.add_argument(
+        "--requests", type=Path, required=True, help="prompts of the domain, held out from all training"
+    )
     parser.add_argument("--seconds", type=float, help="what training the drafter took, answers and gate included")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
