@@ -114,7 +114,7 @@ def choices(config: TargetConfig) -> dict[str, Callable[[str], bool]]:
         "head, v": lambda n: head(n) or kinds("v_proj")(n),
         "head, k, v": lambda n: head(n) or key_value(n),
         "head, first and last layer": lambda n: head(n) or n.startswith(ends),
-        "head, k, v, first and last layer": lambda n: head(n) or key_value(n) or n.startswith(ends),
+        "head, k, v, first and last layer (int4+)": lambda n: head(n) or key_value(n) or n.startswith(ends),
         "head, attention": lambda n: head(n) or ".self_attn." in n,
         "head, k, v, down": lambda n: head(n) or key_value(n) or n.endswith("down_proj"),
         "head, k, v, up, down": lambda n: head(n) or key_value(n) or n.endswith(("up_proj", "down_proj")),

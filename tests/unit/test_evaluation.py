@@ -103,17 +103,30 @@ def test_a_group_alone_costs_what_replacing_it_costs(targets: dict[str, TargetMo
 
 
 @pytest.mark.parametrize("size", ["E2B", "26B-A4B"])
-def test_int4_plus_keeps_head_and_ends(models: dict[str, Path], size: str) -> None:
+def test_int4_plus_keeps_head_keys_values_and_ends(models: dict[str, Path], size: str) -> None:
     config = load_target_config(models[size])
     kept = {s.name for s in expected_tensors(config) if tensor_format(s, None, "int4+", config) == "int8"}
     last = config.layers[-1].index
     assert {"embed_tokens", "layers.0.mlp.down_proj", f"layers.{last}.self_attn.o_proj"} <= kept
-    assert "layers.1.mlp.down_proj" not in kept
+    assert {"layers.1.self_attn.k_proj", "layers.1.self_attn.v_proj"} <= kept
+    assert not {"layers.1.mlp.down_proj", "layers.1.self_attn.o_proj"} & kept
     store = open_weights(models[size], config, "int4+", use_cache=False)
     assert store.format == "mixed"
     for spec in expected_tensors(config):
         if spec.role in ("matrix", "embedding", "experts"):
             assert store.matrix(spec.name).format == ("int8" if keeps_int8(spec, config) else "int4")
+
+
+def test_another_meaning_of_a_preset_makes_packed_files_stale(
+    models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = load_target_config(models["E2B"])
+    formats = {name: open_weights(models["E2B"], config, name, cache_dir=tmp_path) for name in PRESETS}
+    assert all(open_weights(models["E2B"], config, name, cache_dir=tmp_path).from_cache for name in formats)
+    monkeypatch.setattr("geminate.weights.formats.keeps_int8", lambda spec, config: spec.role == "embedding")
+    again = open_weights(models["E2B"], config, "int4+", cache_dir=tmp_path)
+    assert not again.from_cache and again.matrix("layers.0.mlp.up_proj").format == "int4"
+    assert open_weights(models["E2B"], config, "int4", cache_dir=tmp_path).from_cache
 
 
 def test_windows() -> None:

@@ -58,4 +58,5 @@ def tensor_format(
 def keeps_int8(spec: TensorSpec, config: TargetConfig) -> bool:
     """Whether ``int4+`` keeps this matrix in int8; the measurements behind it are in docs/quantization.md."""
     ends = (f"layers.{config.layers[0].index}.", f"layers.{config.layers[-1].index}.")
-    return spec.role == "embedding" or spec.name.startswith(ends)
+    key_value = (".self_attn.k_proj", ".self_attn.v_proj")  # small, and every later position reads what they make
+    return spec.role == "embedding" or spec.name.startswith(ends) or spec.name.endswith(key_value)

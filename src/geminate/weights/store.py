@@ -18,8 +18,8 @@ from geminate.ops.packed import PackedMatrix, RowTable, WeightFormat
 from geminate.types import F32, I32
 from geminate.weights import packed_cache as pc
 from geminate.weights.entries import Entry
-from geminate.weights.formats import Preset
-from geminate.weights.names import canonical, match
+from geminate.weights.formats import Preset, tensor_format
+from geminate.weights.names import canonical, expected_tensors, match
 from geminate.weights.packing import Progress, pack_all, requantized
 from geminate.weights.source import read_weights, weight_files
 
@@ -179,7 +179,7 @@ def open_weights(
     entries = read_weights(source)
     if preset == "auto" and all(entry.grid is None for entry in entries.values()):
         preset = "int8"  # the same bytes: one cache file serves both
-    fingerprint = _fingerprint(source, config, preset)
+    fingerprint = _fingerprint(source, config, preset, entries)
     folder = pc.cache_directory(cache_dir)
     place = hashlib.sha256(str(source.resolve()).encode()).hexdigest()[:8]
     path = folder / f"{source.name}-{place}-{preset}.geminate"
@@ -248,10 +248,16 @@ def _map_sources(arrays: dict[str, np.ndarray], meta: dict[str, Any], tensors: M
             arrays[name] = tensors[name].map()
 
 
-def _fingerprint(source: Path, config: TargetConfig | AssistantConfig, preset: Preset) -> dict[str, Any]:
+def _fingerprint(
+    source: Path, config: TargetConfig | AssistantConfig, preset: Preset, entries: Mapping[str, Entry]
+) -> dict[str, Any]:
     files = []
     for path in weight_files(source):
         stat = path.stat()
         files.append([path.name, stat.st_size, stat.st_mtime_ns])
     shape = hashlib.sha256(repr(sorted(asdict(config).items(), key=str)).encode()).hexdigest()
-    return {"files": files, "config": shape, "format": preset, "layout": pc.VERSION}
+    stored = {canonical(name): entry for name, entry in entries.items()}
+    # What a preset means may change with the version; a file packed under the old meaning is stale.
+    formats = [(s.name, tensor_format(s, stored.get(s.name), preset, config)) for s in expected_tensors(config)]
+    meaning = hashlib.sha256(repr(formats).encode()).hexdigest()
+    return {"files": files, "config": shape, "format": preset, "meaning": meaning, "layout": pc.VERSION}
