@@ -60,7 +60,7 @@ def test_refusals(models: dict[str, Path], tmp_path: Path) -> None:
     refused("bench", "step", "--shape", "gemma-9", says="none of gemma-4-E2B")
     refused("bench", "step", "--shape", shape, "--rows", "1,0", says="different numbers from 1 to 256")
     refused("bench", "step", "--shape", shape, "--rows", "1,x", says="numbers with commas")
-    refused("bench", "step", "--shape", shape, "--weights", "int3", says="--weights must be one of")
+    refused("bench", "step", "--shape", shape, "--weights", "int3", says="weights must be one of")
     refused("bench", "step", "--shape", "gemma-4-E2B", "--layers", "7", says="multiple of 5 up to 35")
     refused("bench", "step", "--shape", shape, "--context", "0", says="--context must be")
     refused("bench", "decode", "--lengths", "0", says="--lengths must be draft lengths")
