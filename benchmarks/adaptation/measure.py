@@ -54,6 +54,7 @@ def main() -> int:
         "--requests", type=Path, required=True, help="prompts of the domain, held out from all training"
     )
     parser.add_argument("--seconds", type=float, help="what training the drafter took, answers and gate included")
+    parser.add_argument("--rope", type=Path, nargs=2, metavar=("P", "P-1"), help="drafters trained with each position")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     domain = [json.loads(line)["prompt"] for line in args.requests.read_text(encoding="utf-8").splitlines()]
@@ -69,6 +70,14 @@ def main() -> int:
     before = result["original target, its drafter"]["bench80"]["acceptance_length"]
     for name in ("tuned target, stock drafter", "tuned target, retrained drafter"):
         result[name]["share_of_original_length"] = round(result[name]["domain"]["acceptance_length"] / before, 3)
+    if args.rope is not None:
+        result["rope_position"] = {
+            position: {
+                "acceptance": acceptance(target, drafter, general, position),
+                "history": json.loads(drafter.with_name(drafter.name + ".json").read_text())["history"],
+            }
+            for position, drafter in zip(("P", "P-1"), args.rope, strict=True)
+        }
     if args.seconds is not None:
         result["training_seconds"] = args.seconds
     if args.json is not None:
