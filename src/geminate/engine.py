@@ -15,6 +15,7 @@ from typing import Literal
 import numpy as np
 
 from geminate.cache import KVCache
+from geminate.constraint import Constraint
 from geminate.errors import ContextLengthError, ParameterError
 from geminate.models.gemma4 import TargetModel
 from geminate.params import MAX_DRAFT, ResolvedSampling
@@ -81,6 +82,7 @@ class Engine:
         cache: KVCache | None = None,
         on_token: Callable[[int], bool] | None = None,
         on_logits: Callable[[int, F32], None] | None = None,
+        constraint: Constraint | None = None,
     ) -> Sequence:
         """Queue a request.
 
@@ -91,6 +93,7 @@ class Engine:
             cache: a cache that already holds a strict prefix of ``prompt`` (an earlier turn).
             on_token: told every emitted token in order; returning True ends the generation after it.
             on_logits: told (position, raw logits float32 [vocab]) of every emitted token.
+            constraint: a grammar's fresh state; the answer keeps to it.
 
         Raises:
             ContextLengthError: the prompt leaves no room for an answer.
@@ -122,6 +125,7 @@ class Engine:
             choice=choice,
             on_token=on_token,
             on_logits=on_logits,
+            constraint=constraint,
         )
         self.running.append(sequence)
         return sequence
@@ -213,6 +217,7 @@ class Engine:
             hidden=sequence.hidden,
             cache=sequence.cache,
             rule=draft_rule(sequence.sampling, sequence.choice),
+            constraint=sequence.constraint,
         )
         company = sum(other is not sequence and other.hidden is not None for other in self.running)
         return sequence.policy.draft(context, limit, company)
@@ -260,10 +265,15 @@ class Engine:
         start = len(sequence.token_ids)
         sampling = sequence.sampling
 
+        constraint = sequence.constraint
+
         def draw_row(row: int) -> int:
             counts = sequence.counts.extended(drafts[:row])
-            law = distribution(logits[row], sampling, counts)
-            return draw(law, sampling.seed, sequence.choice, start + row)
+            law = distribution(logits[row], sampling, counts, None if constraint is None else constraint.allowed())
+            token = draw(law, sampling.seed, sequence.choice, start + row)
+            if constraint is not None:
+                constraint.advance(token)  # rows are drawn in order, and only after drafts that were right
+            return token
 
         verdict = self._verify(drafts, draw_row)
         emitted: list[int] = []

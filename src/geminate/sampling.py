@@ -7,6 +7,7 @@ Order of operations for a row, each step on the result of the one before:
    "CTRL", in the form of transformers' ``RepetitionPenaltyLogitsProcessor``).
 3. x -= frequency_penalty * n + presence_penalty * [n > 0], n = occurrences in the output alone
    (OpenAI's API; vLLM's ``apply_penalties``).
+   A grammar's mask comes here: tokens it does not allow get no probability.
 4. Temperature 0: the argmax, lowest id on ties, and nothing of what follows. Else x / temperature.
 5. ``top_k``: the k largest; ties at the boundary go to the lowest ids, so that never more than k
    stay (transformers' and vLLM's warpers keep all tied ids).
@@ -137,13 +138,16 @@ class TokenLogprobs:
     top: tuple[tuple[int, float], ...]
 
 
-def distribution(logits: F32, sampling: ResolvedSampling, counts: TokenCounts) -> Distribution:
+def distribution(
+    logits: F32, sampling: ResolvedSampling, counts: TokenCounts, allowed: NDArray[np.bool_] | None = None
+) -> Distribution:
     """The law of the next token, by the steps in the module's docstring.
 
     Args:
         logits: float32 [vocab], raw.
         sampling: resolved parameters.
         counts: of the context this row follows (`TokenCounts.extended` for rows after drafts).
+        allowed: bool [vocab] of a grammar; None allows every token.
 
     Raises:
         GeminateError: logits that are not finite.
@@ -151,6 +155,10 @@ def distribution(logits: F32, sampling: ResolvedSampling, counts: TokenCounts) -
     """
     _check_finite(logits)
     x = _penalised(logits, sampling, counts)
+    if allowed is not None:
+        x = np.where(allowed, x, -np.inf)
+        if x.max() == -np.inf:
+            raise ParameterError("logit_bias forbids every token that the grammar allows; allow at least one")
     if sampling.greedy:
         best = np.array([np.argmax(x)], dtype=np.int64)
         return Distribution(ids=best, logp=np.zeros(1))

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from geminate.cache import KVCache
+from geminate.constraint import Constraint
 from geminate.params import ResolvedSampling
 from geminate.sampling import TokenCounts, TokenLogprobs
 from geminate.spec.policy import Policy
@@ -100,6 +101,7 @@ class Sequence:
         choice: int = 0,
         on_token: Callable[[int], bool] | None = None,
         on_logits: Callable[[int, F32], None] | None = None,
+        constraint: Constraint | None = None,
     ) -> None:
         self.token_ids = list(prompt)
         self.prompt_length = len(prompt)
@@ -110,6 +112,7 @@ class Sequence:
         self.choice = choice
         self.on_token = on_token
         self.on_logits = on_logits
+        self.constraint = constraint
         self.counts = TokenCounts(prompt, sampling)
         self.hidden: F32 | None = None
         self.logprobs: list[TokenLogprobs] = []

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 from geminate.cache import KVCache
+from geminate.constraint import Constraint
 from geminate.ops import DraftRule, DraftStop
 from geminate.types import F32
 
@@ -20,6 +21,7 @@ class DraftContext:
         cache: the target's KV cache, positions 0..len(token_ids)-2.
         rule: how to choose guesses, with the noise the target will draw with.
         stop: when to end before k guesses; None: never. A drafter without confidence may ignore it.
+        constraint: the grammar's state after ``token_ids``; a drafter may advance it and rolls back what it advanced.
     """
 
     token_ids: list[int]
@@ -27,6 +29,7 @@ class DraftContext:
     cache: KVCache
     rule: DraftRule
     stop: DraftStop | None = None
+    constraint: Constraint | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +42,7 @@ class Draft:
 
     token_ids: tuple[int, ...] = ()
     confidence: tuple[float, ...] = ()
-    source: Literal["mtp", "ngram"] = "mtp"
+    source: Literal["mtp", "ngram", "forced"] = "mtp"
     steps: int = 0
 
     def first(self, k: int) -> Draft:
