@@ -172,6 +172,13 @@ class LLM:
             raise TokenizerError("this model has no tokenizer.json: pass token ids instead of text")
         return self.tokenizer
 
+    def token_text(self, token: int) -> str:
+        """What a token reads like by itself, special tokens included; a byte as ``<0xE2>``."""
+        piece = None if self.tokenizer is None else self.tokenizer.piece(token)
+        if isinstance(piece, int):
+            return f"<0x{piece:02X}>"
+        return piece or ""
+
     def chat_ids(
         self,
         messages: Sequence[Mapping[str, Any]],
