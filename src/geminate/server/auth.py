@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import os
+import re
 import stat
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -12,13 +13,14 @@ from pathlib import Path
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from geminate.errors import ParameterError
-from geminate.server.errors import unauthorized
+from geminate.server.errors import unauthorized, wrong_host
 from geminate.server.logs import log
 from geminate.server.settings import Settings, is_loopback
 
 KEYS_ENV = "GEMINATE_API_KEYS"
 OPEN_PATHS = ("/health/live", "/")
 OPEN_PREFIX = "/page/"
+_PORT = re.compile(r":\d*$")
 
 
 def load_keys(settings: Settings, env: Mapping[str, str] | None = None) -> list[str]:
@@ -77,16 +79,34 @@ class Keys:
 
 
 class AuthMiddleware:
-    """Refuses requests without a known key with 401; without keys it lets everything pass."""
+    """Refuses requests without a known key with 401.
 
-    def __init__(self, app: ASGIApp, keys: Keys) -> None:
+    Without keys on a loopback address, it refuses with 403 requests whose Host is another machine's name: that is a
+    web page whose own name was made to point here (DNS rebinding).
+    """
+
+    def __init__(self, app: ASGIApp, keys: Keys, settings: Settings) -> None:
         self.app, self.keys = app, keys
+        self._hosts = frozenset(name.lower() for name in settings.allowed_host)
+        self._check_host = not keys and is_loopback(settings.host)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and self.keys and not self._open(scope) and not self._known(scope):
-            await unauthorized().response()(scope, receive, send)
-            return
+        if scope["type"] == "http" and not self._open(scope):
+            if self.keys and not self._known(scope):
+                await unauthorized().response()(scope, receive, send)
+                return
+            if self._check_host and not self._local(scope):
+                await wrong_host().response()(scope, receive, send)
+                return
         await self.app(scope, receive, send)
+
+    def _local(self, scope: Scope) -> bool:
+        for name, value in scope["headers"]:
+            if name == b"host":
+                host = _PORT.sub("", value.decode("latin-1").strip().lower())
+                if not (host in self._hosts or is_loopback(host)):
+                    return False
+        return True
 
     @staticmethod
     def _open(scope: Scope) -> bool:

@@ -76,6 +76,14 @@ def unauthorized() -> ApiError:
     )  # fmt: skip
 
 
+def wrong_host() -> ApiError:
+    """403."""
+    return ApiError(
+        403, "the Host header names another machine; a proxy's name is allowed with --allowed-host, any with API keys",
+        type="permission_error", code="host_not_allowed",
+    )  # fmt: skip
+
+
 def unavailable(message: str, code: str, retry_after_s: int) -> ApiError:
     """503; the connection is closed, so that a balancer's next try can go elsewhere."""
     return ApiError(

@@ -93,12 +93,15 @@ class ContextMiddleware:
         context = RequestContext(_request_id(scope))
         scope.setdefault("state", {})["context"] = context
         status = 0
+        complete = False
 
         async def send_with_id(message: Message) -> None:
-            nonlocal status
+            nonlocal status, complete
             if message["type"] == "http.response.start":
                 status = message["status"]
                 message["headers"] = [*message.get("headers", ()), (b"x-request-id", context.id.encode())]
+            elif not message.get("more_body"):
+                complete = True
             await send(message)
 
         try:
@@ -110,9 +113,10 @@ class ContextMiddleware:
                 await error.response()(scope, receive, send_with_id)
         except Exception as error:
             log("error", "unexpected exception", exc_info=error, request_id=context.id, path=scope["path"])
-            if status:
-                raise
-            await internal(context.id).response()(scope, receive, send_with_id)
+            if status and not complete:
+                raise  # uvicorn closes the connection, so that the client sees a cut and no end
+            if not status:
+                await internal(context.id).response()(scope, receive, send_with_id)
         finally:
             self._finish(scope, context, status)
 

@@ -89,10 +89,9 @@ class Settings:
     max_context: int | None = _setting(
         None, "Most tokens of prompt and answer together.", group="engine", low=2, says="the model's context"
     )
-    max_tokens: int | None = _setting(
-        None, "Length of an answer when a chat or response request does not bound it.", group="engine", low=1,
-        says="what the context leaves",
-    )  # fmt: skip
+    max_tokens: int = _setting(
+        4096, "Bound of an answer whose request names none (completions: 16).", group="engine", low=1
+    )
     max_choices: int = _setting(
         16, "Most answers of one request: n times the number of prompts.", group="engine", low=1, high=256
     )
@@ -106,6 +105,10 @@ class Settings:
     allow_unauthenticated: bool = _setting(
         False, "Listen beyond this machine without API keys.", group="network"
     )
+    allowed_host: tuple[str, ...] = _setting(
+        (), "Further name in a request's Host header while there are no keys, for a proxy; may be repeated.",
+        group="network",
+    )  # fmt: skip
     cors_origin: tuple[str, ...] = _setting(
         (), "Origin of web pages that may call the API from a browser; may be repeated.", group="network"
     )
