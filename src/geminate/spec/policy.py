@@ -180,12 +180,13 @@ class AutoPolicy(Habit):
         self._copies = MatchRates(keep=0.966, weight=2.0)
         self._match: Match | None = None
         self._gain = min(self.OPTIMISM, beliefs.gain)
-        self._pause, self._idle, self._since_plain = 8, 0, 0
+        self._pause, self._idle, self._since_plain = 8, 0.0, 0
         self._reach, self._copy_reach = 1, 4
         self._plan: _Plan | None = None
         self._copy_rates: list[float] = []
         self._plan_age = self._copy_age = REPLAN
         self._planned_rows = 0
+        self._shared: tuple[list[float], float] | None = None  # the last round's table and rate, when it was shared
 
     def draft(self, context: DraftContext, limit: int, company: Company) -> Draft:
         """See `Policy`."""
@@ -198,8 +199,13 @@ class AutoPolicy(Habit):
         seconds = self.costs.round_times(
             company.rows, prompt_rows=company.prompt_rows, sequences=company.sequences
         )  # fmt: skip
+        self._shared = None if alone else (seconds, (1.0 + company.tokens) / seconds[0])
         copied = self._copy(context, limit, seconds, company.tokens) if self._match is not None else Draft()
-        if copied.token_ids or self.drafter is None or self._pausing():
+        if copied.token_ids or self.drafter is None:
+            return copied
+        if not alone and self._plan is None:
+            self._planned(seconds, company)  # a first guess on trial is paid by all
+        if self._pausing(company):
             return copied
         plan = self._planned(seconds, company)
         if plan.length == 0:
@@ -207,14 +213,14 @@ class AutoPolicy(Habit):
         draft = self.drafter.draft(replace(context, stop=plan.stop), min(limit, self._reach))
         return draft.first(self._worth_verifying(draft, plan, seconds))
 
-    def _pausing(self) -> bool:
+    def _pausing(self, company: Company) -> bool:
         if self._gain >= 0.0 and (self._plan is None or self._plan.length):
-            self._pause, self._idle = 8, 0
+            self._pause, self._idle = 8, 0.0
             return False
-        self._idle += 1
+        self._idle += 1 / (1 + company.sequences)  # what is learned, all learn: together they try as often as one would
         if self._idle < self._pause:
             return True
-        self._pause, self._idle = min(2 * self._pause, self.MAX_PAUSE), 0
+        self._pause, self._idle = min(2 * self._pause, self.MAX_PAUSE), 0.0
         return False
 
     def _copy(self, context: DraftContext, limit: int, seconds: list[float], others: float) -> Draft:
@@ -287,6 +293,14 @@ class AutoPolicy(Habit):
             if draft.steps:
                 # A draft after a pause is slower than one of a series, which is what there is to decide about.
                 usual = self.costs.round_time(count, steps=draft.steps)
-                won = min(max(accepted + 1 - min(seconds, usual) / plain, -1.0), 1.0)
-                self._gain = self.GAIN_KEEP * self._gain + won
-                self.beliefs.observe_gain(won)
+                self._count_gain(accepted + 1 - min(seconds, usual) / plain)
+        elif draft.steps and self._shared is not None:
+            # A shared round's time is not one sequence's: charge what the guesses cost all, by the estimates.
+            times, rate = self._shared
+            spent = times[count] - times[0] + self.costs.draft_call + draft.steps * self.costs.draft_step
+            self._count_gain(accepted - spent * rate)
+
+    def _count_gain(self, tokens: float) -> None:
+        won = min(max(tokens, -1.0), 1.0)
+        self._gain = self.GAIN_KEEP * self._gain + won
+        self.beliefs.observe_gain(won)
