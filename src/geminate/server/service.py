@@ -26,6 +26,7 @@ from geminate.text.grammar import Grammar
 from geminate.text.reply import Reply, ReplyDelta
 
 Origin = Literal["target", "drafter", "copied", "forced"]
+LEAST_GAP = 0.005  # seconds between two batches of pieces of one job
 _ORIGINS: dict[str, Origin] = {"mtp": "drafter", "ngram": "copied", "forced": "forced"}
 
 
@@ -154,9 +155,15 @@ class Ticket:
 
     async def batches(self) -> AsyncIterator[list[Piece]]:
         """Pieces as they come, all that are there at once."""
+        last = -math.inf
         try:
             while self._unfinished:
                 await self._ready.wait()
+                # A small model makes thousands of pieces a second; handing each over would cost more than making it.
+                early = last + LEAST_GAP - time.perf_counter()
+                if early > 0:
+                    await asyncio.sleep(early)
+                last = time.perf_counter()
                 with self._lock:
                     items = list(self._pieces)
                     self._pieces.clear()
