@@ -19,10 +19,12 @@ import numpy as np
 from geminate.ops import DraftStop, confidence_bin
 from geminate.params import MAX_DRAFT
 from geminate.spec.acceptance import Beliefs, MatchRates, PositionRates
+from geminate.spec.constrained import allowed_prefix, forced_draft
 from geminate.spec.costs import CostModel
 from geminate.spec.draft import Draft, DraftContext, Drafter
 from geminate.spec.ngram import Match, NgramIndex, continuation
 
+FORCED = 0.99  # chance that a token the grammar forces is the one emitted: it may be split otherwise
 HOPELESS = 0.02  # survival below which a longer draft is not looked at
 REPLAN = 8  # uses of a plan before the next: for a small model, thinking costs as much as a pass
 
@@ -64,8 +66,9 @@ class NgramPolicy:
         """See `Policy`."""
         match = self._index.find(context.token_ids)
         if match is None or limit == 0:
-            return Draft()
-        return Draft(token_ids=continuation(context.token_ids, match, limit), source="ngram")
+            return forced_draft(context, limit)
+        copied = allowed_prefix(context.constraint, continuation(context.token_ids, match, limit))
+        return Draft(token_ids=copied, source="ngram") if copied else forced_draft(context, limit)
 
     def observe(self, draft: Draft, accepted: int, seconds: float | None) -> None:
         """Nothing to learn."""
@@ -147,6 +150,9 @@ class AutoPolicy:
         limit = min(limit, MAX_DRAFT)
         seconds = self.costs.round_times(company)
         copied = self._copy(context, limit, seconds) if self._match is not None else Draft()
+        forced = forced_draft(context, limit)
+        if forced.token_ids and len(forced.token_ids) >= len(copied.token_ids):
+            return forced.first(best_length([FORCED] * len(forced.token_ids), seconds)[0])
         if copied.token_ids or self.drafter is None or self._pausing():
             return copied
         plan = self._planned(seconds)
@@ -176,7 +182,8 @@ class AutoPolicy:
         k, rate = best_length(rates, seconds)
         if k == 0 or (self._plan is not None and rate < self._plan.rate):
             return Draft()
-        return Draft(token_ids=continuation(context.token_ids, self._match, k), source="ngram")
+        copied = allowed_prefix(context.constraint, continuation(context.token_ids, self._match, k))
+        return Draft(token_ids=copied, source="ngram")
 
     def _planned(self, seconds: list[float]) -> _Plan:
         self._plan_age += 1
@@ -219,7 +226,7 @@ class AutoPolicy:
                 self._copy_reach *= 2
             self.beliefs.matches.observe_round(self._match.length, count, accepted)
             self._copies.observe_round(self._match.length, count, accepted)
-        else:
+        elif draft.source == "mtp":
             if accepted == count == self._reach:
                 self._reach *= 2
             self._own.observe_round(count, accepted)
