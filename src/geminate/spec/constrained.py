@@ -87,13 +87,15 @@ def _guess(
     candidates: I32, logits: F32, allowed: NDArray[np.bool_], rule: DraftRule, position: int
 ) -> tuple[int, float] | None:
     """The guess for ``position`` and its share of the allowed candidates' softmax; None if none is allowed."""
+    if np.count_nonzero(allowed) == 1:  # whether or not a centroid head thought of it
+        return int(np.argmax(allowed)), 1.0
     open_to = np.flatnonzero(allowed[candidates])
     if len(open_to) == 0:
         return None
     ids, x = candidates[open_to], logits[open_to]
     at = _choose(ids, x, rule, position)
-    share = 1.0 / float(np.exp(x - x[at]).sum())
-    return int(ids[at]), share
+    weights = np.exp(x - x.max())
+    return int(ids[at]), float(weights[at] / weights.sum())
 
 
 def _choose(ids: I32, logits: F32, rule: DraftRule, position: int) -> int:
