@@ -172,6 +172,13 @@ class LLM:
             raise TokenizerError("this model has no tokenizer.json: pass token ids instead of text")
         return self.tokenizer
 
+    def token_text(self, token: int) -> str:
+        """What a token reads like by itself, special tokens included; a byte as ``<0xE2>``."""
+        piece = None if self.tokenizer is None else self.tokenizer.piece(token)
+        if isinstance(piece, int):
+            return f"<0x{piece:02X}>"
+        return piece or ""
+
     def chat_ids(
         self,
         messages: Sequence[Mapping[str, Any]],
@@ -284,6 +291,7 @@ class LLM:
                 self.engine.step()
                 for i, (sequence, side) in list(running.items()):
                     if sequence.finish_reason is not None:
+                        _raise_own(sequence)
                         side.finish(sequence)
                         done[i] = self._output(sequence, side)
                         del running[i]
@@ -315,7 +323,8 @@ class LLM:
         )
         try:
             while sequence.finish_reason is None:
-                tokens = [t for s, new in self.engine.step() if s is sequence for t in new]
+                tokens = [t for e in self.engine.step() if e.sequence is sequence for t in e.token_ids]
+                _raise_own(sequence)
                 if sequence.finish_reason is not None:
                     side.finish(sequence)
                     output = self._output(sequence, side)
@@ -354,6 +363,11 @@ class LLM:
         if array.ndim != 1 or not len(array) or array.min() < 0 or array.max() >= vocab:
             raise ParameterError(f"ids must be a non-empty list of token ids below {vocab}")
         return self.pair.target.logits(array.astype(np.int32), self.engine.prefill_chunk)
+
+
+def _raise_own(sequence: EngineSequence) -> None:
+    if sequence.error is not None:
+        raise sequence.error
 
 
 def _as_list(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:

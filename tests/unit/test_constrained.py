@@ -15,7 +15,7 @@ from geminate.spec.constrained import allowed_prefix, constrained_draft, forced_
 from geminate.spec.costs import CostModel
 from geminate.spec.draft import Draft, DraftContext
 from geminate.spec.mtp import MtpDrafter
-from geminate.spec.policy import AutoPolicy, NgramPolicy
+from geminate.spec.policy import ALONE, AutoPolicy, NgramPolicy
 
 
 class Rails:
@@ -131,9 +131,9 @@ def test_forced_tokens_cost_no_steps(llm: LLM, context: DraftContext) -> None:
 
 def test_copies_are_cut(context: DraftContext) -> None:
     again = replace(context, token_ids=[*range(10, 20), 10, 11, 12], constraint=Rails(None, {14}, {14}))
-    assert NgramPolicy().draft(again, 8, 0) == Draft(token_ids=(13, 14), source="ngram")
+    assert NgramPolicy().draft(again, 8, ALONE) == Draft(token_ids=(13, 14), source="ngram")
     none = replace(again, constraint=Rails({5}))
-    assert NgramPolicy().draft(none, 8, 0).token_ids == ()
+    assert NgramPolicy().draft(none, 8, ALONE).token_ids == ()
     assert allowed_prefix(None, [1, 2]) == (1, 2)
 
 
@@ -142,7 +142,7 @@ class Steady(CostModel):
 
     knows_plain = True  # type: ignore[assignment]
 
-    def round_times(self, company: int = 0) -> list[float]:
+    def round_times(self, rows: int = 0, **company: int) -> list[float]:
         return [1.0] * 17
 
 
@@ -153,10 +153,11 @@ def test_auto_takes_forced_tokens_and_learns_nothing_from_them(llm: LLM, context
     before = policy._own.values(), policy.beliefs.positions.values(), policy.beliefs.calibration.values()
     forced = replace(context, constraint=Rails(forced=(9, 8, 7)))
     for _ in range(5):
-        draft = policy.draft(forced, 8, 0)
+        draft = policy.draft(forced, 8, ALONE)
         assert draft == Draft(token_ids=(9, 8, 7), source="forced")
         policy.observe(draft, 1, None)
     assert (policy._own.values(), policy.beliefs.positions.values(), policy.beliefs.calibration.values()) == before
     assert policy._reach == 1
+    policy = AutoPolicy(MtpDrafter(model), Steady(), Beliefs())
     longer = replace(forced, token_ids=[*range(10, 20), 10, 11, 12], constraint=Rails(forced=(13,)))
-    assert policy.draft(longer, 8, 0).source == "ngram"
+    assert policy.draft(longer, 8, ALONE).source == "ngram"
