@@ -19,10 +19,12 @@ import numpy as np
 from geminate.ops import DraftStop, confidence_bin
 from geminate.params import MAX_DRAFT
 from geminate.spec.acceptance import Beliefs, MatchRates, PositionRates
+from geminate.spec.constrained import allowed_prefix, forced_draft
 from geminate.spec.costs import CostModel
 from geminate.spec.draft import Draft, DraftContext, Drafter
 from geminate.spec.ngram import Match, NgramIndex, continuation
 
+FORCED = 0.99  # chance that a token the grammar forces is the one emitted: it may be split otherwise
 HOPELESS = 0.02  # survival below which a longer draft is not looked at
 REPLAN_ROWS = 2  # rows by which the company may change before a plan is old
 REPLAN = 8  # uses of a plan before the next: for a small model, thinking costs as much as a pass
@@ -107,8 +109,9 @@ class NgramPolicy(Habit):
         """See `Policy`."""
         match = self._index.find(context.token_ids)
         if match is None or limit == 0:
-            return Draft()
-        return Draft(token_ids=continuation(context.token_ids, match, limit), source="ngram")
+            return forced_draft(context, limit)
+        copied = allowed_prefix(context.constraint, continuation(context.token_ids, match, limit))
+        return Draft(token_ids=copied, source="ngram") if copied else forced_draft(context, limit)
 
     def observe(self, draft: Draft, accepted: int, seconds: float | None) -> None:
         """See `Policy`."""
@@ -201,6 +204,10 @@ class AutoPolicy(Habit):
         )  # fmt: skip
         self._shared = None if alone else (seconds, (1.0 + company.tokens) / seconds[0])
         copied = self._copy(context, limit, seconds, company.tokens) if self._match is not None else Draft()
+        forced = forced_draft(context, limit)
+        if forced.token_ids and len(forced.token_ids) >= len(copied.token_ids):
+            rates = [FORCED] * len(forced.token_ids)
+            return forced.first(best_length(rates, seconds, others=company.tokens)[0])
         if copied.token_ids or self.drafter is None:
             return copied
         if not alone and self._plan is None:
@@ -234,7 +241,8 @@ class AutoPolicy(Habit):
         k, rate = best_length(rates, seconds, others=others)
         if k == 0 or (self._plan is not None and rate < self._plan.rate):
             return Draft()
-        return Draft(token_ids=continuation(context.token_ids, self._match, k), source="ngram")
+        copied = allowed_prefix(context.constraint, continuation(context.token_ids, self._match, k))
+        return Draft(token_ids=copied, source="ngram")
 
     def _planned(self, seconds: list[float], company: Company) -> _Plan:
         self._plan_age += 1
@@ -281,7 +289,7 @@ class AutoPolicy(Habit):
                 self._copy_reach *= 2
             self.beliefs.matches.observe_round(self._match.length, count, accepted)
             self._copies.observe_round(self._match.length, count, accepted)
-        else:
+        elif draft.source == "mtp":
             if accepted == count == self._reach:
                 self._reach *= 2
             self._own.observe_round(count, accepted)
