@@ -3,10 +3,11 @@
 Usage: python benchmarks/serve/load.py [--model FILE.gguf] [--peer-python PYTHON] --json OUT
 
 Speculation off and auto, and llama-cpp-python's server on the same file if --peer-python has it, take turns within
-every number of clients, in an order that turns from repeat to repeat. "mixed": bench80's questions, each time with another
-first word, so that nothing is kept of them; "shared": the same after one long passage, as with a system prompt. Each
-way has a server of its own, which has seen the same requests as the others. Greedy, end tokens forbidden by logit_bias, so that every answer
-has the same length everywhere. Every answer must be the same text with speculation off and auto, whatever the load.
+every number of clients, in an order that turns from repeat to repeat. "mixed": bench80's questions, each time with
+another first word, so that nothing is kept of them; "shared": the same after one long passage, as with a system
+prompt. Each way has a server of its own, which has seen the same requests as the others. Greedy, end tokens forbidden
+by logit_bias, so that every answer has the same length everywhere. Every answer must be the same text with
+speculation off and auto, whatever the load.
 """
 
 from __future__ import annotations
