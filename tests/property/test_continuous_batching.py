@@ -154,7 +154,7 @@ def test_company_waiting_and_leaving_change_nothing(
 
 
 def test_a_long_prompt_does_not_stall_answers(llm: LLM) -> None:
-    """While a prompt comes in, every pass gives every running answer a token, and a short prompt passes the long one."""
+    """While a prompt comes in, every pass gives every answer a token, and a short prompt passes the long one."""
     engine = bounded(llm, prefill_share=16)
     rng = np.random.default_rng(3)
     answering = engine.add(rng.integers(3, VOCAB, 5).tolist(), llm.resolve(params(0, 200)), speculation=0)
@@ -179,7 +179,7 @@ def test_one_that_fails_leaves_the_others_alone(llm: LLM) -> None:
         raise RuntimeError("a callback of its own")
 
     bad = engine.add(prompt, llm.resolve(params(1)), on_token=broken)
-    unlucky = engine.add(prompt, llm.resolve(SamplingParams(logit_bias={t: -np.inf for t in range(VOCAB)})))
+    unlucky = engine.add(prompt, llm.resolve(SamplingParams(logit_bias=dict.fromkeys(range(VOCAB), -np.inf))))
     good = engine.add(prompt, llm.resolve(params(1)))
     while engine.running:
         engine.step()

@@ -19,10 +19,12 @@ import numpy as np
 from geminate.ops import DraftStop, confidence_bin
 from geminate.params import MAX_DRAFT
 from geminate.spec.acceptance import Beliefs, MatchRates, PositionRates
+from geminate.spec.constrained import allowed_prefix, forced_draft
 from geminate.spec.costs import CostModel
 from geminate.spec.draft import Draft, DraftContext, Drafter
 from geminate.spec.ngram import Match, NgramIndex, continuation
 
+FORCED = 0.99  # chance that a token the grammar forces is the one emitted: it may be split otherwise
 HOPELESS = 0.02  # survival below which a longer draft is not looked at
 REPLAN_ROWS = 2  # rows by which the company may change before a plan is old
 REPLAN = 8  # uses of a plan before the next: for a small model, thinking costs as much as a pass
@@ -107,8 +109,9 @@ class NgramPolicy(Habit):
         """See `Policy`."""
         match = self._index.find(context.token_ids)
         if match is None or limit == 0:
-            return Draft()
-        return Draft(token_ids=continuation(context.token_ids, match, limit), source="ngram")
+            return forced_draft(context, limit)
+        copied = allowed_prefix(context.constraint, continuation(context.token_ids, match, limit))
+        return Draft(token_ids=copied, source="ngram") if copied else forced_draft(context, limit)
 
     def observe(self, draft: Draft, accepted: int, seconds: float | None) -> None:
         """See `Policy`."""
@@ -180,12 +183,13 @@ class AutoPolicy(Habit):
         self._copies = MatchRates(keep=0.966, weight=2.0)
         self._match: Match | None = None
         self._gain = min(self.OPTIMISM, beliefs.gain)
-        self._pause, self._idle, self._since_plain = 8, 0, 0
+        self._pause, self._idle, self._since_plain = 8, 0.0, 0
         self._reach, self._copy_reach = 1, 4
         self._plan: _Plan | None = None
         self._copy_rates: list[float] = []
         self._plan_age = self._copy_age = REPLAN
         self._planned_rows = 0
+        self._shared: tuple[list[float], float] | None = None  # the last round's table and rate, when it was shared
 
     def draft(self, context: DraftContext, limit: int, company: Company) -> Draft:
         """See `Policy`."""
@@ -198,8 +202,17 @@ class AutoPolicy(Habit):
         seconds = self.costs.round_times(
             company.rows, prompt_rows=company.prompt_rows, sequences=company.sequences
         )  # fmt: skip
+        self._shared = None if alone else (seconds, (1.0 + company.tokens) / seconds[0])
         copied = self._copy(context, limit, seconds, company.tokens) if self._match is not None else Draft()
-        if copied.token_ids or self.drafter is None or self._pausing():
+        forced = forced_draft(context, limit)
+        if forced.token_ids and len(forced.token_ids) >= len(copied.token_ids):
+            rates = [FORCED] * len(forced.token_ids)
+            return forced.first(best_length(rates, seconds, others=company.tokens)[0])
+        if copied.token_ids or self.drafter is None:
+            return copied
+        if not alone and self._plan is None:
+            self._planned(seconds, company)  # a first guess on trial is paid by all
+        if self._pausing(company):
             return copied
         plan = self._planned(seconds, company)
         if plan.length == 0:
@@ -207,14 +220,14 @@ class AutoPolicy(Habit):
         draft = self.drafter.draft(replace(context, stop=plan.stop), min(limit, self._reach))
         return draft.first(self._worth_verifying(draft, plan, seconds))
 
-    def _pausing(self) -> bool:
+    def _pausing(self, company: Company) -> bool:
         if self._gain >= 0.0 and (self._plan is None or self._plan.length):
-            self._pause, self._idle = 8, 0
+            self._pause, self._idle = 8, 0.0
             return False
-        self._idle += 1
+        self._idle += 1 / (1 + company.sequences)  # what is learned, all learn: together they try as often as one would
         if self._idle < self._pause:
             return True
-        self._pause, self._idle = min(2 * self._pause, self.MAX_PAUSE), 0
+        self._pause, self._idle = min(2 * self._pause, self.MAX_PAUSE), 0.0
         return False
 
     def _copy(self, context: DraftContext, limit: int, seconds: list[float], others: float) -> Draft:
@@ -228,7 +241,8 @@ class AutoPolicy(Habit):
         k, rate = best_length(rates, seconds, others=others)
         if k == 0 or (self._plan is not None and rate < self._plan.rate):
             return Draft()
-        return Draft(token_ids=continuation(context.token_ids, self._match, k), source="ngram")
+        copied = allowed_prefix(context.constraint, continuation(context.token_ids, self._match, k))
+        return Draft(token_ids=copied, source="ngram")
 
     def _planned(self, seconds: list[float], company: Company) -> _Plan:
         self._plan_age += 1
@@ -275,7 +289,7 @@ class AutoPolicy(Habit):
                 self._copy_reach *= 2
             self.beliefs.matches.observe_round(self._match.length, count, accepted)
             self._copies.observe_round(self._match.length, count, accepted)
-        else:
+        elif draft.source == "mtp":
             if accepted == count == self._reach:
                 self._reach *= 2
             self._own.observe_round(count, accepted)
@@ -287,6 +301,14 @@ class AutoPolicy(Habit):
             if draft.steps:
                 # A draft after a pause is slower than one of a series, which is what there is to decide about.
                 usual = self.costs.round_time(count, steps=draft.steps)
-                won = min(max(accepted + 1 - min(seconds, usual) / plain, -1.0), 1.0)
-                self._gain = self.GAIN_KEEP * self._gain + won
-                self.beliefs.observe_gain(won)
+                self._count_gain(accepted + 1 - min(seconds, usual) / plain)
+        elif draft.steps and self._shared is not None:
+            # A shared round's time is not one sequence's: charge what the guesses cost all, by the estimates.
+            times, rate = self._shared
+            spent = times[count] - times[0] + self.costs.draft_call + draft.steps * self.costs.draft_step
+            self._count_gain(accepted - spent * rate)
+
+    def _count_gain(self, tokens: float) -> None:
+        won = min(max(tokens, -1.0), 1.0)
+        self._gain = self.GAIN_KEEP * self._gain + won
+        self.beliefs.observe_gain(won)
