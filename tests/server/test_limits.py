@@ -109,7 +109,8 @@ def test_a_gone_client_frees_everything(strict: Served) -> None:
         with connect(strict) as sock:
             sock.sendall(
                 f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-                f"Content-Length: {len(body)}\r\nX-Request-Id: gone-{streaming}\r\n\r\n".encode() + body
+                f"Content-Length: {len(body)}\r\nX-Request-Id: gone-{streaming}\r\n\r\n".encode()
+                + body
             )
             strict.until(lambda m: m["geminate:num_requests_running"] == 1)
         line = strict.wait_log("request", request_id=f"gone-{streaming}")
@@ -125,7 +126,8 @@ def test_a_client_that_does_not_read_is_dropped(strict: Served) -> None:
     with connect(strict, receive_buffer=4096) as sock:
         sock.sendall(
             f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-            f"Content-Length: {len(body)}\r\nX-Request-Id: deaf\r\n\r\n".encode() + body
+            f"Content-Length: {len(body)}\r\nX-Request-Id: deaf\r\n\r\n".encode()
+            + body
         )
         assert strict.wait_log("request", request_id="deaf")["status"] == 499
     assert strict.wait_log("a client did not read its answer; connection closed")
@@ -156,7 +158,9 @@ def test_a_full_queue_says_so(strict: Served) -> None:
 
 def test_too_many_prompts_for_the_queue_leave_nothing_behind(strict: Served) -> None:
     with strict.client() as client:
-        answer = client.post("/v1/completions", json={"model": MODEL, "prompt": ["a"] * 6, "max_tokens": 900, "ignore_eos": True})
+        answer = client.post(
+            "/v1/completions", json={"model": MODEL, "prompt": ["a"] * 6, "max_tokens": 900, "ignore_eos": True}
+        )
         assert answer.status_code == 429
     strict.quiet()
 

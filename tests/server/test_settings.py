@@ -5,16 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from geminate.errors import ParameterError
 from geminate.server.settings import Settings, is_loopback, load_settings, rows
-
 from support.cli import geminate, refused
 
 
 def test_order_of_sources(tmp_path: Path) -> None:
     file = tmp_path / "serve.toml"
     file.write_text('port = 1\nmax_running = 2\nhost = "::1"\nkv_bytes = "2GiB"\nalias = ["a", "b"]\npage = false\n')
-    env = {"GEMINATE_SERVE_PORT": "3", "GEMINATE_SERVE_MAX_RUNNING": "4", "GEMINATE_SERVE_CONFIG": str(file), "HOME": "/"}
+    env = {
+        "GEMINATE_SERVE_PORT": "3",
+        "GEMINATE_SERVE_MAX_RUNNING": "4",
+        "GEMINATE_SERVE_CONFIG": str(file),
+        "HOME": "/",
+    }
     found = load_settings({"port": 5, "alias": [], "max_waiting": None}, env=env)
     assert (found.port, found.max_running, found.host, found.max_waiting) == (5, 4, "::1", 64)
     assert (found.kv_bytes, found.alias, found.page) == (2 << 30, ("a", "b"), False)
@@ -23,7 +28,8 @@ def test_order_of_sources(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "text", "value"),
-    [("kv_bytes", "512 MiB", 512 << 20), ("kv_bytes", "1000", 1000), ("prefix_cache", "off", False), ("threads", "2", 2),
+    [("kv_bytes", "512 MiB", 512 << 20), ("kv_bytes", "1000", 1000), ("prefix_cache", "off", False),
+     ("threads", "2", 2),
      ("request_seconds", "1.5", 1.5), ("alias", "a, b", ("a", "b")), ("max_body_bytes", "64k", 65536)],
 )  # fmt: skip
 def test_texts(name: str, text: str, value: object) -> None:
@@ -32,7 +38,8 @@ def test_texts(name: str, text: str, value: object) -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("port", "x"), ("port", "70000"), ("port", "-1"), ("max_running", "0"), ("prefix_cache", "maybe"), ("kv_bytes", "much"),
+    [("port", "x"), ("port", "70000"), ("port", "-1"), ("max_running", "0"), ("prefix_cache", "maybe"),
+     ("kv_bytes", "much"),
      ("request_seconds", "nan"), ("request_seconds", "0"), ("rope_position", "Q"), ("weights", "int3"),
      ("speculation", "17"), ("max_body_bytes", "10"), ("threads", "0")],
 )  # fmt: skip

@@ -17,19 +17,22 @@ LONG = {"max_tokens": 1900, "ignore_eos": True, "seed": 1, "logprobs": True, "to
 def test_sigterm_lets_running_requests_finish(packed_cache: Path) -> None:
     with Served() as server:
         server.ready()
-        with server.client() as one, server.client() as two:
-            with one.stream("POST", CHAT, json=chat_body(stream=True, **LONG)) as running:
-                chunks = events(running)
-                next(chunks)
-                server.process.send_signal(signal.SIGTERM)
-                server.wait_log("draining")
-                for path in (CHAT, "/v1/completions"):
-                    refused = two.post(path, json=chat_body(max_tokens=1))
-                    assert refused.status_code == 503 and refused.json()["error"]["code"] == "draining"
-                    assert refused.headers["connection"] == "close" and int(refused.headers["retry-after"]) > 0
-                assert two.get("/health/ready").status_code == 503
-                assert two.get("/health/live").status_code == 200
-                rest = list(chunks)
+        with (
+            server.client() as one,
+            server.client() as two,
+            one.stream("POST", CHAT, json=chat_body(stream=True, **LONG)) as running,
+        ):
+            chunks = events(running)
+            next(chunks)
+            server.process.send_signal(signal.SIGTERM)
+            server.wait_log("draining")
+            for path in (CHAT, "/v1/completions"):
+                refused = two.post(path, json=chat_body(max_tokens=1))
+                assert refused.status_code == 503 and refused.json()["error"]["code"] == "draining"
+                assert refused.headers["connection"] == "close" and int(refused.headers["retry-after"]) > 0
+            assert two.get("/health/ready").status_code == 503
+            assert two.get("/health/live").status_code == 200
+            rest = list(chunks)
         assert rest[-1]["choices"][0]["finish_reason"] == "length"
         assert server.process.wait(60) == 0
         server.wait_log("stopped")
@@ -51,13 +54,15 @@ def test_the_time_to_drain_is_bounded(packed_cache: Path) -> None:
 def test_a_second_signal_stops_at_once(packed_cache: Path) -> None:
     with Served("--drain-seconds", "3600") as server:
         server.ready()
-        with server.client() as client:
-            with client.stream("POST", CHAT, json=chat_body(stream=True, n=16, **LONG)) as running:
-                next(events(running))
-                server.process.send_signal(signal.SIGTERM)
-                server.wait_log("draining")
-                server.process.send_signal(signal.SIGTERM)
-                assert server.process.wait(60) == 0
+        with (
+            server.client() as client,
+            client.stream("POST", CHAT, json=chat_body(stream=True, n=16, **LONG)) as running,
+        ):
+            next(events(running))
+            server.process.send_signal(signal.SIGTERM)
+            server.wait_log("draining")
+            server.process.send_signal(signal.SIGTERM)
+            assert server.process.wait(60) == 0
 
 
 def test_ready_only_when_loaded(packed_cache: Path) -> None:

@@ -128,13 +128,11 @@ def _place(loc: tuple[int | str, ...], data: Any) -> tuple[int | str, ...]:
     """The steps of pydantic's ``loc`` that lead into the data, without the names of union branches."""
     place: list[int | str] = []
     for index, step in enumerate(loc):
-        last = index == len(loc) - 1
-        if (isinstance(data, dict) and step in data) or (
-            isinstance(data, list) and isinstance(step, int) and step < len(data)
-        ):
+        into_list = isinstance(data, list) and isinstance(step, int) and step < len(data)
+        if into_list or (isinstance(data, dict) and step in data):
             data = data[step]
             place.append(step)
-        elif last and isinstance(data, dict) and isinstance(step, str) and step.isidentifier():
+        elif isinstance(data, dict) and isinstance(step, str) and step.isidentifier() and index == len(loc) - 1:
             place.append(step)  # a missing field
     return tuple(place)
 

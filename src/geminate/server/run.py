@@ -71,9 +71,7 @@ def _bind(settings: Settings) -> socket.socket:
 class _Run:
     """One run of the server."""
 
-    def __init__(
-        self, settings: Settings, keys: list[str], load: Callable[[], LLM], listener: socket.socket
-    ) -> None:
+    def __init__(self, settings: Settings, keys: list[str], load: Callable[[], LLM], listener: socket.socket) -> None:
         self.settings, self.load, self.listener = settings, load, listener
         self.state = ServerState(settings)
         self.service: Service | None = None
@@ -170,4 +168,3 @@ def make_service(llm: LLM, settings: Settings) -> Service:
         llm, max_running=settings.max_running, max_waiting=settings.max_waiting, kv_bytes=settings.kv_bytes,
         prefix_cache=settings.prefix_cache, prefill_share=settings.prefill_share,
     )  # fmt: skip
-

@@ -62,19 +62,20 @@ class Settings:
 
     model: str | None = _setting(None, "Directory, GGUF file or hub id.", group="model", says="the embedded pair")
     drafter: str = _setting("auto", "auto, none, embedded, a directory, GGUF or hub id.", group="model")
-    weights: str = _setting("auto", "bf16, int8, int4, int4+; auto: a stored grid as it is, else int8.", group="model",
-                            check=check_preset)
-    threads: int | None = _setting(None, "Worker threads.", group="model", low=1, high=1024, says="physical cores")
-    rope_position: str = _setting(
-        "P", "The drafter's rotary position: P or P-1.", group="model", choices=("P", "P-1")
+    weights: str = _setting(
+        "auto", "bf16, int8, int4, int4+; auto: a stored grid as it is, else int8.", group="model", check=check_preset
     )
+    threads: int | None = _setting(None, "Worker threads.", group="model", low=1, high=1024, says="physical cores")
+    rope_position: str = _setting("P", "The drafter's rotary position: P or P-1.", group="model", choices=("P", "P-1"))
     cache: bool = _setting(True, "Keep packed weights on disk for the next start.", group="model")
     prefault: bool = _setting(False, "Touch all weights before the first answer.", group="model")
     model_id: str | None = _setting(None, "Name of the model in the API.", group="model", says="from the model's path")
     alias: tuple[str, ...] = _setting((), "Further name a request may use; may be repeated.", group="model")
 
     speculation: str = _setting(
-        "auto", "auto, off, ngram or a draft length 0..16, for requests that do not say.", group="engine",
+        "auto",
+        "auto, off, ngram or a draft length 0..16, for requests that do not say.",
+        group="engine",
         check=parse_speculation,
     )
     max_running: int = _setting(16, "Most answers generated at the same time.", group="engine", low=1, high=256)
@@ -106,9 +107,7 @@ class Settings:
         None, "File of API keys, one a line, # begins a comment; GEMINATE_API_KEYS adds more, by commas.",
         group="network",
     )  # fmt: skip
-    allow_unauthenticated: bool = _setting(
-        False, "Listen beyond this machine without API keys.", group="network"
-    )
+    allow_unauthenticated: bool = _setting(False, "Listen beyond this machine without API keys.", group="network")
     allowed_host: tuple[str, ...] = _setting(
         (), "Further name in a request's Host header while there are no keys, for a proxy; may be repeated.",
         group="network",
@@ -243,9 +242,15 @@ def rows() -> list[Row]:
             legal = f">= {low:g}" if high is None else f"{low:g} to {high:,.0f}"
         made.append(
             Row(
-                name=item.name, kind=kind, several=several, size=meta["size"], help=meta["help"], group=meta["group"],
-                default=said, legal=legal,
-            )  # fmt: skip
+                name=item.name,
+                kind=kind,
+                several=several,
+                size=meta["size"],
+                help=meta["help"],
+                group=meta["group"],
+                default=said,
+                legal=legal,
+            )
         )
     return made
 
