@@ -10,7 +10,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import uvicorn
 
@@ -25,7 +25,7 @@ from geminate.server.settings import Settings
 from geminate.server.state import ServerState
 
 TICK_S = 0.05
-AFTER_DRAIN_S = 5.0
+AFTER_DRAIN_S = 5
 """Time for the last bytes of the last answers."""
 
 
@@ -78,7 +78,7 @@ class _Run:
         config = uvicorn.Config(
             make_app(self.state, Keys(keys)), http=timed_protocol(settings), ws="none", lifespan="off",
             log_config=None, access_log=False, server_header=False, proxy_headers=False, workers=1,
-            timeout_keep_alive=max(1, round(settings.idle_seconds)), timeout_graceful_shutdown=int(AFTER_DRAIN_S),
+            timeout_keep_alive=cast(int, settings.idle_seconds), timeout_graceful_shutdown=AFTER_DRAIN_S,
         )  # fmt: skip
         self.server = _Server(config)
         self._signals = 0
