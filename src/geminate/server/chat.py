@@ -29,8 +29,7 @@ from geminate.text.reply import ChatReply
 
 async def chat(state: ServerState, request: Request) -> Response:
     """Answer a conversation."""
-    state.check_ready()
-    body = await parse(request, ChatRequest)
+    body = await parse(request, ChatRequest, state.check_ready)
     model = state.model(body.model)
     context = context_of(request.scope)
     most = _most_tokens(body) or state.settings.max_tokens

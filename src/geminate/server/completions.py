@@ -28,8 +28,7 @@ DEFAULT_MAX_TOKENS = 16
 
 async def completions(state: ServerState, request: Request) -> Response:
     """Continue texts."""
-    state.check_ready()
-    body = await parse(request, CompletionRequest)
+    body = await parse(request, CompletionRequest, state.check_ready)
     model = state.model(body.model)
     context = context_of(request.scope)
     if body.stream_options is not None and not body.stream:

@@ -26,8 +26,7 @@ LOGPROBS = "message.output_text.logprobs"
 
 async def responses(state: ServerState, request: Request) -> Response:
     """Answer items."""
-    state.check_ready()
-    body = await parse(request, ResponseRequest)
+    body = await parse(request, ResponseRequest, state.check_ready)
     model = state.model(body.model)
     context = context_of(request.scope)
     logprobs = LOGPROBS in (body.include or ())

@@ -25,6 +25,7 @@ from geminate.server.settings import Settings
 from geminate.server.state import ServerState
 
 TICK_S = 0.05
+BACKLOG = 2048
 AFTER_DRAIN_S = 5
 """Time for the last bytes of the last answers."""
 
@@ -62,6 +63,7 @@ def _bind(settings: Settings) -> socket.socket:
         listener = socket.socket(family, kind, proto)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
+        listener.listen(BACKLOG)  # before the log says so
     except OSError as error:
         raise BackendError(f"cannot listen on {settings.host} port {settings.port}: {error.strerror}") from error
     listener.set_inheritable(False)
