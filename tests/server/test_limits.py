@@ -186,6 +186,7 @@ def test_time_per_request(packed_cache: Path) -> None:
             body = chat_body(n=16, logprobs=True, top_logprobs=20, speculation="off", **LONG)
             answer = client.post(CHAT, json=body)
             assert answer.status_code == 504 and answer.json()["error"]["code"] == "request_timeout"
+            assert answer.headers["x-should-retry"] == "false"  # the official clients would try it again
             with client.stream("POST", CHAT, json={**body, "stream": True}) as streamed:
                 last = list(events(streamed))[-1]
             assert last["error"]["code"] == "request_timeout"

@@ -46,14 +46,10 @@ async def parse(request: Request, model: type[_M], ready: Callable[[], object]) 
     data = read_json(body)
     if not isinstance(data, dict):
         raise bad_request(f"the body must be a JSON object, not {_json_name(data)}")
-    fields = model.model_fields
-    # An explicit null of a known field counts as absent.
-    known = {name for name, field in fields.items() if not field.is_required()}
-    given = {name: value for name, value in data.items() if value is not None or name not in known}
     try:
-        return model.model_validate(given)
+        return model.model_validate(data)
     except ValidationError as error:
-        raise explain(error, given) from None
+        raise explain(error, data) from None
 
 
 def read_json(body: bytes) -> Any:
