@@ -368,7 +368,7 @@ def _json_grammar(schema: Mapping[str, Any]) -> dict[str, Any]:
     if "x-guidance" in plain:
         raise ParameterError("the JSON schema holds x-guidance: spacing and strictness are fixed here; remove it")
     if not has_finite_value(plain):
-        raise ParameterError("the JSON schema requires itself for ever, so no finite JSON fits it")
+        raise ParameterError("no finite JSON fits the JSON schema: it requires itself, or what is false")
     return {"json_schema": {**plain, "x-guidance": _JSON_OPTIONS}}
 
 
