@@ -3,9 +3,11 @@
 Usage: python benchmarks/serve/load.py [--model FILE.gguf] [--peer-python PYTHON] --json OUT
 
 Speculation off and auto, and llama-cpp-python's server on the same file if --peer-python has it, take turns within
-every number of clients, in an order that turns from repeat to repeat. "mixed": bench80's questions; "shared": the
-same after one long passage, as with a system prompt. Greedy, end tokens forbidden by logit_bias, so that every answer
-has the same length everywhere. Every answer must be the same text with speculation off and auto, whatever the load.
+every number of clients, in an order that turns from repeat to repeat. "mixed": bench80's questions, each time with
+another first word, so that nothing is kept of them; "shared": the same after one long passage, as with a system
+prompt. Each way has a server of its own, which has seen the same requests as the others. Greedy, end tokens forbidden
+by logit_bias, so that every answer has the same length everywhere. Every answer must be the same text with
+speculation off and auto, whatever the load.
 """
 
 from __future__ import annotations
@@ -65,14 +67,14 @@ class Server:
             self.process.wait(60)
 
 
-def prompts(shared: bool) -> list[str]:
-    """80 prompts; the shared ones begin with one passage of some 600 words."""
+def prompts(shared: bool, salt: str) -> list[str]:
+    """80 prompts that begin with ``salt``; the shared ones with one passage of some 300 words."""
     items = [json.loads(line) for line in BENCH80.read_text(encoding="utf-8").splitlines()]
     texts = [str(item["turns"][0]) for item in items]
     if not shared:
-        return [f"Question: {text}\nAnswer:" for text in texts]
-    passage = " ".join(" ".join(texts).split()[:600])
-    return [f"{passage}\n\nQuestion: {text[:120]}\nAnswer:" for text in texts]
+        return [f"{salt} Question: {text}\nAnswer:" for text in texts]
+    passage = " ".join(" ".join(texts).split()[:300])
+    return [f"{passage}\n\n{salt} Question: {text[:120]}\nAnswer:" for text in texts]
 
 
 def figures(answers: list[Answer], seconds: float) -> dict[str, float]:
@@ -116,8 +118,10 @@ def main() -> int:
     model = [str(args.model)] if args.model else []
     command = [sys.executable, "-c", "from geminate.cli.app import main; main()", "serve", *model,
                "--weights", args.weights, "--port", "PORT", "--max-running", "16"]  # fmt: skip
-    servers = {"geminate": Server(command, "/health/ready")}
+    servers: dict[str, Server] = {}
     try:
+        for way in ("off", "auto"):
+            servers[way] = Server([*command, "--speculation", way], "/health/ready")
         if args.peer_python is not None:
             threads = str(os.cpu_count())
             servers["llama_cpp"] = Server(
@@ -137,9 +141,7 @@ def main() -> int:
 
 def measure(args: argparse.Namespace, servers: dict[str, Server]) -> dict[str, Any]:
     """All numbers of clients, kinds of prompts and ways to answer."""
-    ways = {"off": ("geminate", {"speculation": "off"}), "auto": ("geminate", {"speculation": "auto"})}
-    if "llama_cpp" in servers:
-        ways["llama_cpp"] = ("llama_cpp", {})
+    ways = list(servers)
     common = {
         "max_tokens": args.tokens, "temperature": 0, "logit_bias": {str(token): -100 for token in ENDS},
         "stream_options": {"include_usage": True},
@@ -156,22 +158,19 @@ def measure(args: argparse.Namespace, servers: dict[str, Server]) -> dict[str, A
         task = bar.add_task("load", total=steps)
         for repeat in range(args.repeats):
             for kind in ("mixed", "shared"):
-                texts = prompts(kind == "shared")
                 for clients in args.clients:
                     count = max(args.least, args.requests * clients)
-                    # llama-cpp-python answers one request at a time: its rate needs no more of them.
-                    turns = list(ways) if repeat % 2 == 0 else list(reversed(ways))
-                    for way in turns:
-                        name, more = ways[way]
-                        wanted = min(count, max(args.least, clients)) if name == "llama_cpp" else count
-                        chosen = [texts[(i + repeat * 7) % len(texts)] for i in range(wanted)]
-                        bodies = [{**common, **more, "model": names[name], "prompt": text} for text in chosen]
-                        if name == "llama_cpp":
-                            bodies = [{k: v for k, v in b.items() if k != "stream_options"} for b in bodies]
-                        answers, seconds = asyncio.run(load(servers[name].port, bodies, clients))
+                    texts = prompts(kind == "shared", f"{repeat + 1}.{clients}.")
+                    for way in ways if repeat % 2 == 0 else ways[::-1]:
+                        # llama-cpp-python answers one request at a time: its rate needs no more of them.
+                        wanted = min(count, max(args.least, clients)) if way == "llama_cpp" else count
+                        chosen = [texts[i % len(texts)] for i in range(wanted)]
+                        fields = {k: v for k, v in common.items() if way != "llama_cpp" or k != "stream_options"}
+                        bodies = [{**fields, "model": names[way], "prompt": text} for text in chosen]
+                        answers, seconds = asyncio.run(load(servers[way].port, bodies, clients))
                         rows.setdefault((kind, clients, way), []).append(figures(answers, seconds))
-                        for text, answer in zip(chosen, answers, strict=True):
-                            if name == "geminate":
+                        if way != "llama_cpp":
+                            for text, answer in zip(chosen, answers, strict=True):
                                 identical &= said.setdefault(text, answer.text) == answer.text
                         bar.advance(task)
     result: dict[str, Any] = {

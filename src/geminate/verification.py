@@ -4,8 +4,8 @@ A *run* is one prompt under one choice of every setting. By default the runs of 
 value occurs, and every pair of values of two settings (speculation, threads, chunk, company, greedy or sampled) occurs
 together; the two temperatures take turns in the sampled runs. Company is as a server has it: alone, among
 others that come and go, or among others and from the kept prefix of an earlier run. That is found greedily, in a
-fixed order. The full choice is the cross product. Greedy and sampled runs differ among each other by intent; within one way of drawing
-every run must give the same token ids and the same hash over the logits of every emitted position.
+fixed order. The full choice is the cross product. Greedy and sampled runs differ among each other by intent; within
+one way of drawing every run must give the same token ids and the same hash over the logits of every emitted position.
 """
 
 from __future__ import annotations

@@ -105,8 +105,6 @@ def test_choices_differ_and_share_the_prompt(llm: LLM, service: Service) -> None
 
 
 def test_alone_or_among_fifteen(llm: LLM, service: Service) -> None:
-    want: dict[str, list[int]] = {}
-
     async def one(index: int, speculation: Any) -> list[int]:
         asked = job(llm, f"Question {index}: what is {index} + 4?", params={"seed": index}, speculation=speculation)
         while True:
@@ -122,7 +120,6 @@ def test_alone_or_among_fifteen(llm: LLM, service: Service) -> None:
             assert together == alone, mode
 
     run(main)
-    assert not want
 
 
 def test_cancelled_jobs_free_their_memory_within_a_round(llm: LLM, service: Service) -> None:
@@ -153,10 +150,10 @@ def test_leaving_the_iteration_cancels(llm: LLM, service: Service) -> None:
 def test_a_full_queue_refuses_and_recovers(llm: LLM, service: Service) -> None:
     async def main() -> None:
         tickets: list[Ticket] = []
-        with pytest.raises(QueueFullError, match="no more than 6"):
+        with pytest.raises(QueueFullError, match="6 wait"):
             for _ in range(40):
                 tickets.append(service.submit(job(llm, params={"max_tokens": 400})))
-        assert len(tickets) >= 10, "four run, six wait"
+        assert len(tickets) == 10, "four run, six wait"
         found = await asyncio.gather(*(collect(ticket) for ticket in tickets))
         assert len({tuple(ids_of(f[0])) for f in found}) == 1
         assert ids_of((await collect(service.submit(job(llm))))[0])
@@ -175,7 +172,7 @@ def test_time_is_limited(llm: LLM, service: Service) -> None:
 
 
 def test_what_cannot_run_is_refused_at_once(llm: LLM) -> None:
-    service = Service(llm, max_running=2, kv_bytes=1 << 16)
+    service = Service(llm, max_running=2, kv_bytes=1 << 12)
 
     async def main() -> None:
         with pytest.raises(ContextLengthError, match="more memory"):
@@ -204,10 +201,12 @@ def test_stopping_ends_what_runs_with_a_message(llm: LLM) -> None:
 
     async def main() -> None:
         ticket = service.submit(job(llm, params={"max_tokens": 3000}))
-        await anext(ticket.batches())
+        pieces = ticket.batches()
+        await anext(pieces)
         await asyncio.get_running_loop().run_in_executor(None, service.stop)
         with pytest.raises(DrainingError, match="before the answer was complete"):
-            await collect(ticket)
+            async for _ in pieces:
+                pass
 
     run(main)
 
@@ -234,7 +233,6 @@ def test_a_broken_reply_fails_its_own_job_only(llm: LLM, service: Service) -> No
     run(main)
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_failed_engine_says_so(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
     service = Service(llm, max_running=2)
 

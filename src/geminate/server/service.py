@@ -7,6 +7,7 @@ in batches, as many as there are when the event loop looks. Nothing here decides
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import threading
 import time
@@ -25,6 +26,7 @@ from geminate.sequence import Sequence, Stats
 from geminate.text.grammar import Grammar
 from geminate.text.reply import Reply, ReplyDelta
 
+log = logging.getLogger(__name__)
 Origin = Literal["target", "drafter", "copied", "forced"]
 LEAST_GAP = 0.005  # seconds between two batches of pieces of one job
 _ORIGINS: dict[str, Origin] = {"mtp": "drafter", "ngram": "copied", "forced": "forced"}
@@ -148,16 +150,20 @@ class Ticket:
                 self.closed = True
 
     def cancel(self) -> None:
-        """Give up; memory is free within a round. Calling it again, or after the end, does nothing."""
+        """Give up, in the event loop; memory is free within a round, the iteration ends.
+
+        Calling it again, or after the end, does nothing.
+        """
         if not self.closed:
             self.closed = True
+            self._ready.set()
             self._service.forget(self)
 
     async def batches(self) -> AsyncIterator[list[Piece]]:
         """Pieces as they come, all that are there at once."""
         last = -math.inf
         try:
-            while self._unfinished:
+            while self._unfinished and not self.closed:
                 await self._ready.wait()
                 # A small model makes thousands of pieces a second; handing each over would cost more than making it.
                 early = last + LEAST_GAP - time.perf_counter()
@@ -215,7 +221,7 @@ class Service:
     Args:
         llm: loaded; nobody else may use its engine while the service runs.
         max_running: most sequences in the passes.
-        max_waiting: most jobs that wait; one more is refused.
+        max_waiting: jobs that may be here beyond ``max_running``; one more is refused.
         kv_bytes: bound of keys and values; None: room for ``max_running`` sequences of 4,096 positions or the
             whole context, whichever is less.
         prefix_cache: whether finished computation is kept for prompts that begin alike.
@@ -298,11 +304,11 @@ class Service:
         sampling = replace(sampling, max_tokens=min(sampling.max_tokens, room))
         ticket = Ticket(self, job, sampling)
         with self._lock:
-            waiting = len(self._new) + len(self.engine.waiting)
-            busy = len(self.engine.running) + waiting >= self.engine.max_running
-            if busy and waiting >= self.max_waiting:
+            here = len(self._open)
+            if here >= self.engine.max_running + self.max_waiting:
                 raise QueueFullError(
-                    f"{waiting} requests are waiting, and no more than {self.max_waiting} may; try again later"
+                    f"{here} requests are here: {self.engine.max_running} may run and {self.max_waiting} wait; "
+                    "try again later"
                 )
             self._open.add(ticket)
             self._new.append(ticket)
@@ -332,8 +338,9 @@ class Service:
                 self._hand_out(emissions)
         except BaseException as error:
             self._failed = error
+            log.critical("the engine failed", exc_info=error)
             self._fail_all(EngineFailedError(f"the engine failed: {type(error).__name__}: {error}"))
-            raise
+            return
         self._fail_all(DrainingError("the server was stopped before the answer was complete"))
 
     def _heed(self) -> bool:
@@ -379,7 +386,10 @@ class Service:
 
     def _fail(self, ticket: Ticket, error: Exception) -> None:
         self._drop(ticket)
-        ticket.put([error if isinstance(error, GeminateError) else _wrapped(error)])
+        if not isinstance(error, GeminateError):
+            log.error("request %s failed inside the engine", ticket.job.request_id, exc_info=error)
+            error = EngineFailedError(f"the request failed inside the engine: {type(error).__name__}")
+        ticket.put([error])
 
     def _fail_all(self, error: GeminateError) -> None:
         with self._lock:
@@ -439,9 +449,3 @@ class Service:
             accepted=min(emission.accepted, len(tokens)), finish_reason=finish,
             stats=sequence.stats if finish is not None else None,
         )  # fmt: skip
-
-
-def _wrapped(error: Exception) -> EngineFailedError:
-    wrapped = EngineFailedError(f"the request failed inside the engine: {type(error).__name__}")
-    wrapped.__cause__ = error
-    return wrapped
