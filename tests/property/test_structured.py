@@ -17,7 +17,8 @@ from geminate import LLM, SamplingParams
 from geminate.engine import Engine
 from geminate.errors import GeminateError
 from geminate.llm import Output
-from geminate.text.grammar import Grammar, JsonSchema, ToolCalls, _State
+from geminate.text.grammar import Grammar, JsonSchema, ToolCalls
+from geminate.text.grammar_state import GrammarState
 from geminate.text.reply import ChatReply, ReplyDelta
 from support.tool_calls import arguments_of, render
 
@@ -146,7 +147,7 @@ def broken(llm: LLM) -> Iterator[Callable[[], bool]]:
 def test_without_rollback_it_is_caught(broken: Callable[[], bool]) -> None:
     """Mutation control."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_State, "rollback", lambda self, count: None)
+        patch.setattr(GrammarState, "rollback", lambda self, count: None)
         assert broken()
 
 
