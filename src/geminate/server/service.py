@@ -380,7 +380,9 @@ class Service:
 
     def _hand_out(self, emissions: list[Emission]) -> None:
         for emission in emissions:
-            answer = self._answers[emission.sequence]
+            answer = self._answers.get(emission.sequence)
+            if answer is None:
+                continue  # its job has just failed
             piece = self._piece(answer, emission)
             answer.ticket.put([piece])
             if answer.choice == 0 and not answer.begun:
