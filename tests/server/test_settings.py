@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import typer
 
+from geminate.cli import serve
 from geminate.errors import ParameterError
 from geminate.server.settings import Settings, is_loopback, load_settings, rows
 from support.cli import geminate, refused
@@ -78,3 +82,21 @@ def test_the_command_has_every_setting() -> None:
 def test_loopback() -> None:
     assert all(is_loopback(h) for h in ("127.0.0.1", "::1", "localhost", "127.1.2.3"))
     assert not any(is_loopback(h) for h in ("0.0.0.0", "::", "10.0.0.1", "example.org", ""))
+
+
+def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """The command is there without the extra, and says what to install."""
+    monkeypatch.setattr(serve, "NEEDS", ("no_such_package",))
+    with pytest.raises(typer.Exit) as caught:
+        serve.command()(config=None)
+    assert caught.value.exit_code == 2
+    said = capsys.readouterr().err
+    assert "no_such_package" in said and "geminate[server]" in said
+
+
+def test_the_command_line_needs_no_extra() -> None:
+    """Nothing of the web framework is imported before it is needed."""
+    heavy = ("fastapi", "uvicorn", "pydantic", "prometheus_client", "llguidance")
+    code = f"import sys; import geminate.cli.app; print([m for m in {heavy} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

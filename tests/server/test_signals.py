@@ -76,6 +76,12 @@ def test_ready_only_when_loaded(packed_cache: Path) -> None:
         assert server.stop() == 0
 
 
+def test_a_signal_while_loading(packed_cache: Path) -> None:
+    with Served() as server:
+        assert server.stop() == 0
+        assert "Traceback" not in "".join(server.raw)
+
+
 def test_a_model_that_cannot_be_loaded_ends_it(tmp_path: Path) -> None:
     with Served(str(tmp_path)) as server:
         line = server.wait_log("the model could not be loaded")

@@ -18,6 +18,7 @@ Mode = Literal["validation", "serialization"]
 _ERRORS = {
     400: "The request is wrong; `param` names the field.",
     401: "The server needs an API key.",
+    403: "The Host header names another machine.",
     404: "There is no such model or route.",
     413: "The body is too large.",
     429: "Too many requests are waiting.",
@@ -72,7 +73,7 @@ def _ref(model: type[BaseModel]) -> dict[str, str]:
     return {"$ref": f"#/components/schemas/{model.__name__}"}
 
 
-def _responses(doc: Doc) -> dict[str, Any]:
+def _responses(doc: Doc, *, keys: bool) -> dict[str, Any]:
     content: dict[str, Any] = {}
     if doc.answer is not None:
         content["application/json"] = {"schema": _ref(doc.answer)}
@@ -83,6 +84,8 @@ def _responses(doc: Doc) -> dict[str, Any]:
     error = {"application/json": {"schema": _ref(out.ErrorBody)}}
     made: dict[str, Any] = {"200": {"description": "Success.", "content": content}}
     for status in doc.statuses:
+        if status == 401 and not keys:
+            status = 403  # what guards a server without keys
         made[str(status)] = {"description": _ERRORS[status], "content": error}
         if status in (429, 503):
             made[str(status)]["headers"] = {"Retry-After": {"schema": {"type": "string"}, "description": "Seconds."}}
@@ -103,7 +106,7 @@ def document(app: Any, *, keys: bool) -> dict[str, Any]:
     for path, methods in made["paths"].items():
         doc = DOCS[path]
         for operation in methods.values():
-            operation["responses"] = _responses(doc)
+            operation["responses"] = _responses(doc, keys=keys)
             if doc.body is not None:
                 operation["requestBody"] = {
                     "required": True, "content": {"application/json": {"schema": _ref(doc.body)}},
