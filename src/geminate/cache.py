@@ -32,6 +32,7 @@ class KVCache:
         slots: one spec per KV-producing layer.
         max_context: most positions the sequence may ever hold.
         max_rows: most rows one pass may write (prefill chunk, or k + 1).
+        whole: take the memory of ``max_context`` positions at once (untouched pages cost nothing) instead of growing.
 
     Attributes:
         keys, values: per slot, float16 [kv_heads, rows, head_dim].
@@ -39,27 +40,22 @@ class KVCache:
         length: valid positions 0..length-1.
     """
 
-    def __init__(self, slots: tuple[SlotSpec, ...], *, max_context: int, max_rows: int) -> None:
+    def __init__(self, slots: tuple[SlotSpec, ...], *, max_context: int, max_rows: int, whole: bool = False) -> None:
         self.slots = slots
         self.max_context = max_context
         self.max_rows = max_rows
         self.length = 0
         self._high = 0  # positions ever written: a ring has lost everything more than its rows below
+        self._low = 0  # a ring restored from blocks holds nothing below this
         self.keys: list[F16] = []
         self.values: list[F16] = []
         self.table: U64 = np.zeros((len(slots), 3), dtype=np.uint64)
-        self._full_rows = min(_tiles(max(max_rows, 256)), _tiles(max_context))
+        self._full_rows = _tiles(max_context) if whole else min(_tiles(max(max_rows, 256)), _tiles(max_context))
         for spec in slots:
-            rows = self._rows(spec, self._full_rows)
+            rows = _rows(spec, self._full_rows, max_context=max_context, max_rows=max_rows)
             self.keys.append(np.zeros((spec.kv_heads, rows, spec.head_dim), dtype=np.float16))
             self.values.append(np.zeros((spec.kv_heads, rows, spec.head_dim), dtype=np.float16))
         self._refresh_table()
-
-    def _rows(self, spec: SlotSpec, full_rows: int) -> int:
-        if spec.window == 0:
-            return full_rows
-        # window - 1 older rows + the rows of one pass must coexist; see test_cache for the boundary.
-        return _tiles(min(spec.window - 1 + self.max_rows, _tiles(self.max_context)))
 
     def _refresh_table(self) -> None:
         for i, (k, v) in enumerate(zip(self.keys, self.values, strict=True)):
@@ -101,7 +97,7 @@ class KVCache:
             raise ValueError(f"cannot truncate {self.length} positions to {length}")
         for k, spec in zip(self.keys, self.slots, strict=True):
             oldest_needed = max(0, length - spec.window + 1)
-            oldest_kept = max(0, self._high - k.shape[1])
+            oldest_kept = max(self._low, self._high - k.shape[1])
             if spec.window and oldest_kept > oldest_needed:
                 raise ValueError(
                     f"rolling back from {self._high} to {length} needs position {oldest_needed}, "
@@ -109,10 +105,65 @@ class KVCache:
                 )
         self.length = length
 
+    def holds(self, start: int) -> bool:
+        """Whether every slot still has the rows of positions ``start`` .. ``length`` - 1."""
+        return all(
+            start >= max(self._low, self._high - k.shape[1])
+            for k, spec in zip(self.keys, self.slots, strict=True)
+            if spec.window
+        )
+
+    def copy_out(self, start: int, stop: int) -> list[tuple[F16, F16]]:
+        """Copies of keys and values of positions ``start`` .. ``stop`` - 1, within one tile, slot by slot.
+
+        Each float16 [kv_heads, stop - start, head_dim].
+        """
+        rows = [(start % k.shape[1], start % k.shape[1] + stop - start) for k in self.keys]
+        return [
+            (k[:, a:b].copy(), v[:, a:b].copy())
+            for k, v, (a, b) in zip(self.keys, self.values, rows, strict=True)
+        ]  # fmt: skip
+
+    def restore(self, blocks: list[list[tuple[F16, F16]]]) -> None:
+        """Fill an empty cache with consecutive blocks of `KEY_TILE` positions from 0 on, as `copy_out` gave them."""
+        if self.length:
+            raise ValueError(f"only an empty cache can be filled, this one holds {self.length} positions")
+        length = len(blocks) * KEY_TILE
+        windows = [spec.window for spec in self.slots if spec.window]
+        self._low = max((max(0, length - window + 1) for window in windows), default=0)
+        for i, spec in enumerate(self.slots):
+            keys, values = self.keys[i], self.values[i]
+            first = max(0, length - spec.window + 1) // KEY_TILE if spec.window else 0
+            for at in range(first, len(blocks)):
+                row = at * KEY_TILE % keys.shape[1]
+                keys[:, row : row + KEY_TILE], values[:, row : row + KEY_TILE] = blocks[at][i]
+        self.length = self._high = length
+
     @property
     def nbytes(self) -> int:
         """Bytes held now."""
         return sum(k.nbytes + v.nbytes for k, v in zip(self.keys, self.values, strict=True))
+
+
+def cache_bytes(slots: tuple[SlotSpec, ...], *, max_context: int, max_rows: int) -> int:
+    """Bytes of a `KVCache` made ``whole``."""
+    total = 0
+    for spec in slots:
+        rows = _rows(spec, _tiles(max_context), max_context=max_context, max_rows=max_rows)
+        total += 2 * 2 * spec.kv_heads * spec.head_dim * rows
+    return total
+
+
+def block_bytes(slots: tuple[SlotSpec, ...]) -> int:
+    """Bytes of one block of `KEY_TILE` positions over all slots."""
+    return sum(2 * 2 * spec.kv_heads * spec.head_dim * KEY_TILE for spec in slots)
+
+
+def _rows(spec: SlotSpec, full_rows: int, *, max_context: int, max_rows: int) -> int:
+    if spec.window == 0:
+        return full_rows
+    # window - 1 older rows + the rows of one pass must coexist; see test_cache for the boundary.
+    return _tiles(min(spec.window - 1 + max_rows, _tiles(max_context)))
 
 
 def _tiles(rows: int) -> int:

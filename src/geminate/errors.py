@@ -45,3 +45,23 @@ class TrainingError(GeminateError):
 
 class QuantizationError(GeminateError):
     """A quantized copy cannot be written."""
+
+
+class ServiceError(GeminateError):
+    """A request that the server cannot take, or not finish."""
+
+
+class QueueFullError(ServiceError):
+    """Too many requests are waiting."""
+
+
+class DrainingError(ServiceError):
+    """The server is shutting down."""
+
+
+class RequestTimeoutError(ServiceError):
+    """A request took longer than it may."""
+
+
+class EngineFailedError(ServiceError):
+    """Something broke inside the engine."""

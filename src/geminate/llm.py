@@ -21,8 +21,8 @@ from geminate.sequence import FinishReason, Stats
 from geminate.sequence import Sequence as EngineSequence
 from geminate.spec.costs import CostModel
 from geminate.spec.mtp import MtpDrafter
-from geminate.text.detokenizer import Detokenizer
-from geminate.text.stop import StopFilter
+from geminate.text.grammar import Grammar, GrammarCompiler
+from geminate.text.reply import PlainReply, ReplyDelta
 from geminate.text.template import ChatTemplate
 from geminate.text.tokenizer import Tokenizer
 from geminate.types import F32
@@ -71,29 +71,28 @@ class _TextSide:
     def __init__(self, tokenizer: Tokenizer | None, stops: Sequence[str]) -> None:
         if stops and tokenizer is None:
             raise ParameterError("stop strings need a tokenizer, and this model has none; use stop_token_ids")
-        self._detokenizer = Detokenizer(tokenizer) if tokenizer is not None else None
-        self._filter = StopFilter(stops)
+        self._reply = PlainReply(tokenizer, stops) if tokenizer is not None else None
         self._fresh: list[str] = []
         self.text = ""
 
     def on_token(self, token: int) -> bool:
         """Take a token; True when a stop string is complete."""
-        if self._detokenizer is None:
+        if self._reply is None:
             return False
-        self._add(self._filter.push(self._detokenizer.push(token)))
-        return self._filter.matched is not None
+        self._add(self._reply.push(token))
+        return self._reply.stopped
 
-    def _add(self, text: str) -> None:
+    def _add(self, deltas: list[ReplyDelta]) -> None:
+        text = "".join([delta.text for delta in deltas])
         self._fresh.append(text)
         self.text += text
 
     def finish(self, sequence: EngineSequence) -> None:
         """Let go of what was held back; held bytes can complete a stop string only now."""
-        if self._detokenizer is not None and self._filter.matched is None:
-            self._add(self._filter.push(self._detokenizer.flush()))
-            if self._filter.matched is not None:
+        if self._reply is not None and not self._reply.stopped:
+            self._add(self._reply.flush())
+            if self._reply.stopped:
                 sequence.finish_reason = "stop"
-            self._add(self._filter.flush())
 
     def take(self) -> str:
         """Text that became certain since the last call."""
@@ -156,6 +155,7 @@ class LLM:
         self.engine = Engine(pair.target, mtp, prefill_chunk=prefill_chunk)
         self._on_message = on_message
         self._costs_known = False
+        self._grammars: GrammarCompiler | None = None
 
     def encode(self, prompt: Prompt) -> list[int]:
         """Token ids of a prompt: text is encoded after the bos token, ids are taken as they are.
@@ -171,6 +171,13 @@ class LLM:
         if self.tokenizer is None:
             raise TokenizerError("this model has no tokenizer.json: pass token ids instead of text")
         return self.tokenizer
+
+    def token_text(self, token: int) -> str:
+        """What a token reads like by itself, special tokens included; a byte as ``<0xE2>``."""
+        piece = None if self.tokenizer is None else self.tokenizer.piece(token)
+        if isinstance(piece, int):
+            return f"<0x{piece:02X}>"
+        return piece or ""
 
     def chat_ids(
         self,
@@ -188,6 +195,19 @@ class LLM:
             raise TokenizerError("this model has no chat template: use generate with plain text")
         text = self.template.render(messages, tools=tools, enable_thinking=enable_thinking)
         return self._need_tokenizer().encode(text, add_bos=False)
+
+    @property
+    def grammars(self) -> GrammarCompiler:
+        """Compiles grammars for this model's replies.
+
+        Raises:
+            TokenizerError: the model has no tokenizer.
+        """
+        if self._grammars is None:
+            self._grammars = GrammarCompiler(
+                self._need_tokenizer(), vocab_size=self.config.vocab_size, eos_ids=self.config.eos_token_ids
+            )
+        return self._grammars
 
     def resolve(self, params: SamplingParams | None) -> ResolvedSampling:
         """Fill parameters from the model's generation defaults."""
@@ -207,6 +227,7 @@ class LLM:
         *,
         cache: KVCache | None = None,
         on_logits: Callable[[int, F32], None] | None = None,
+        grammar: Grammar | None = None,
     ) -> tuple[EngineSequence, _TextSide]:
         wanted = parse_speculation(speculation)
         if wanted == "auto":
@@ -219,6 +240,7 @@ class LLM:
             cache=cache,
             on_token=side.on_token,
             on_logits=on_logits,
+            constraint=None if grammar is None else grammar.start(),
         )
         return sequence, side
 
@@ -241,6 +263,7 @@ class LLM:
         *,
         speculation: SpeculationArg = "auto",
         on_logits: Callable[[int, F32], None] | None = None,
+        grammar: Grammar | None = None,
     ) -> list[Output]:
         """Complete prompts; several share the passes over the weights.
 
@@ -248,6 +271,7 @@ class LLM:
             prompts: text, token ids, or a list of either.
             speculation: ``auto``, ``off``, ``ngram`` or a draft length 0..16; changes the speed, not the output.
             on_logits: told (position, raw logits float32 [vocab]) of every emitted token of a single prompt.
+            grammar: what every answer is kept to, from ``llm.grammars.compile``.
 
         Raises:
             GeminateError: bad parameters or prompts; nothing is generated then.
@@ -263,10 +287,11 @@ class LLM:
             while waiting or running:
                 while waiting and len(running) < MAX_TOGETHER:
                     i, sampling = waiting.pop(0)
-                    running[i] = self._start(ids[i], sampling, speculation, on_logits=on_logits)
+                    running[i] = self._start(ids[i], sampling, speculation, on_logits=on_logits, grammar=grammar)
                 self.engine.step()
                 for i, (sequence, side) in list(running.items()):
                     if sequence.finish_reason is not None:
+                        _raise_own(sequence)
                         side.finish(sequence)
                         done[i] = self._output(sequence, side)
                         del running[i]
@@ -282,19 +307,24 @@ class LLM:
         *,
         speculation: SpeculationArg = "auto",
         cache: KVCache | None = None,
+        grammar: Grammar | None = None,
     ) -> Iterator[Delta]:
         """Complete one prompt piece by piece; closing the iterator ends the generation.
 
         Args:
             cache: of an earlier call over a strict prefix of the prompt; see `ChatSession`.
+            grammar: what the answer is kept to, from ``llm.grammars.compile``.
 
         Yields:
             one `Delta` per round; the last carries the `Output`.
         """
-        sequence, side = self._start(self.encode(prompt), self.resolve(params), speculation, cache=cache)
+        sequence, side = self._start(
+            self.encode(prompt), self.resolve(params), speculation, cache=cache, grammar=grammar
+        )
         try:
             while sequence.finish_reason is None:
-                tokens = [t for s, new in self.engine.step() if s is sequence for t in new]
+                tokens = [t for e in self.engine.step() if e.sequence is sequence for t in e.token_ids]
+                _raise_own(sequence)
                 if sequence.finish_reason is not None:
                     side.finish(sequence)
                     output = self._output(sequence, side)
@@ -312,10 +342,11 @@ class LLM:
         tools: Sequence[Mapping[str, Any]] | None = None,
         enable_thinking: bool | None = None,
         speculation: SpeculationArg = "auto",
+        grammar: Grammar | None = None,
     ) -> Output:
         """Answer a conversation given as role/content messages."""
         ids = self.chat_ids(messages, tools=tools, enable_thinking=enable_thinking)
-        return self.generate([ids], params, speculation=speculation)[0]
+        return self.generate([ids], params, speculation=speculation, grammar=grammar)[0]
 
     def session(self, *, system: str | None = None, enable_thinking: bool | None = None) -> ChatSession:
         """A conversation that keeps its messages and its KV cache between turns."""
@@ -332,6 +363,11 @@ class LLM:
         if array.ndim != 1 or not len(array) or array.min() < 0 or array.max() >= vocab:
             raise ParameterError(f"ids must be a non-empty list of token ids below {vocab}")
         return self.pair.target.logits(array.astype(np.int32), self.engine.prefill_chunk)
+
+
+def _raise_own(sequence: EngineSequence) -> None:
+    if sequence.error is not None:
+        raise sequence.error
 
 
 def _as_list(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:

@@ -8,6 +8,7 @@ from typing import Literal
 
 from geminate.cache import KVCache
 from geminate.constraint import Constraint
+from geminate.kv_memory import Lease
 from geminate.params import ResolvedSampling
 from geminate.sampling import TokenCounts, TokenLogprobs
 from geminate.spec.policy import Policy
@@ -87,15 +88,21 @@ class Sequence:
         token_ids: prompt and answer; ``token_ids[cache.length:]`` is not processed yet.
         prompt_length: how many of them are the prompt.
         logprobs: one entry per emitted token, if asked for.
-        finish_reason: None while running.
+        finish_reason: None while waiting or running.
+        cache: set by `begin`; a waiting sequence has none.
+        lease: where the cache came from, if its memory is bounded.
+        error: what ended the sequence, when something of its own did; finish_reason is ``abort`` then.
     """
+
+    cache: KVCache
 
     def __init__(
         self,
         prompt: list[int],
         sampling: ResolvedSampling,
         *,
-        cache: KVCache,
+        cache: KVCache | None,
+        max_context: int,
         policy: Policy,
         eos_ids: frozenset[int],
         choice: int = 0,
@@ -106,7 +113,7 @@ class Sequence:
         self.token_ids = list(prompt)
         self.prompt_length = len(prompt)
         self.sampling = sampling
-        self.cache = cache
+        self.max_context = max_context
         self.policy = policy
         self.eos_ids = eos_ids
         self.choice = choice
@@ -117,7 +124,17 @@ class Sequence:
         self.hidden: F32 | None = None
         self.logprobs: list[TokenLogprobs] = []
         self.finish_reason: FinishReason | None = None
-        self.stats = Stats(prompt_tokens=len(prompt), reused_tokens=cache.length)
+        self.error: Exception | None = None
+        self.lease: Lease | None = None
+        self.stats = Stats(prompt_tokens=len(prompt))
+        self.begun = False
+        if cache is not None:
+            self.begin(cache)
+
+    def begin(self, cache: KVCache, lease: Lease | None = None) -> None:
+        """Take a cache, which may hold a strict prefix of the prompt."""
+        self.cache, self.lease, self.begun = cache, lease, True
+        self.stats.reused_tokens = cache.length
 
     @property
     def pending(self) -> list[int]:
@@ -133,7 +150,12 @@ class Sequence:
     def room(self) -> int:
         """Tokens that may still be emitted: max_tokens and the context, whichever ends first."""
         left = self.sampling.max_tokens - (len(self.token_ids) - self.prompt_length)
-        return min(left, self.cache.max_context - len(self.token_ids))
+        return min(left, self.max_context - len(self.token_ids))
+
+    @property
+    def decoding(self) -> bool:
+        """Whether only the last token is unprocessed, and the drafter's input is known."""
+        return self.hidden is not None and len(self.token_ids) - self.cache.length == 1
 
     def end_after(self, token: int) -> FinishReason | None:
         """Whether generation ends with ``token``, which was just appended to ``token_ids``."""

@@ -1,10 +1,11 @@
 """The proof that speculation changes nothing: the same prompts under many settings, tokens and logits compared.
 
 A *run* is one prompt under one choice of every setting. By default the runs of a prompt are a covering array: every
-value occurs, and every pair of values of two settings (speculation, threads, chunk, greedy or sampled) occurs
-together; the two temperatures take turns in the sampled runs. That is found greedily, in a fixed order. The full
-choice is the cross product. Greedy and sampled runs differ among each other by intent; within one way of drawing
-every run must give the same token ids and the same hash over the logits of every emitted position.
+value occurs, and every pair of values of two settings (speculation, threads, chunk, company, greedy or sampled) occurs
+together; the two temperatures take turns in the sampled runs. Company is as a server has it: alone, among
+others that come and go, or among others and from the kept prefix of an earlier run. That is found greedily, in a
+fixed order. The full choice is the cross product. Greedy and sampled runs differ among each other by intent; within
+one way of drawing every run must give the same token ids and the same hash over the logits of every emitted position.
 """
 
 from __future__ import annotations
@@ -13,17 +14,22 @@ import hashlib
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, Literal, cast
 
 import numpy as np
 
+from geminate.engine import Engine
+from geminate.kv_memory import KVMemory
 from geminate.llm import LLM
 from geminate.params import SamplingParams
 from geminate.types import F32
 
+Company = Literal["alone", "others", "kept"]
 SPECULATION: tuple[int | str, ...] = (0, 1, 2, 3, 4, 5, 6, 7, 8, "ngram", "auto")
 TEMPERATURES = (0.0, 0.7, 1.2)
 CHUNKS = (256, 7)
+COMPANY: tuple[Company, ...] = ("alone", "others", "kept")
+OTHERS = 7  # sequences beside the one that is looked at
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +39,7 @@ class Setting:
     speculation: int | str
     threads: int
     prefill_chunk: int
+    company: Company
     temperature: float
 
 
@@ -57,7 +64,10 @@ class Difference:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """What a verification found; ``identical`` only if every run agreed."""
+    """What a verification found; ``identical`` only if every run agreed.
+
+    ``reused``: prompt tokens that came from kept prefixes.
+    """
 
     identical: bool
     prompts: int
@@ -65,6 +75,7 @@ class Report:
     runs: int
     logits_hash: str
     difference: Difference | None
+    reused: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -76,26 +87,27 @@ class _Run:
     ids: tuple[int, ...]
     hashes: tuple[bytes, ...]  # one per emitted position
     tops: tuple[list[tuple[int, float]], ...]
+    reused: int
 
 
 def settings(threads: Sequence[int], *, drafter: bool, full: bool) -> list[Setting]:
     """The runs of one prompt, plain decoding of every temperature first."""
     speculation = SPECULATION if drafter else (0, "ngram")
-    plain = [(0, threads[-1], CHUNKS[0], t) for t in TEMPERATURES]
+    plain = [(0, threads[-1], CHUNKS[0], COMPANY[0], t) for t in TEMPERATURES]
     if full:
-        chosen = list(itertools.product(speculation, threads, CHUNKS, TEMPERATURES))
+        chosen = list(itertools.product(speculation, threads, CHUNKS, COMPANY, TEMPERATURES))
     else:
         sampled = itertools.cycle(TEMPERATURES[1:])
-        covering = _covering([speculation, tuple(threads), CHUNKS, ("greedy", "sampled")])
-        chosen = [(s, n, c, 0.0 if way == "greedy" else next(sampled)) for s, n, c, way in covering]
+        covering = _covering([speculation, tuple(threads), CHUNKS, COMPANY, ("greedy", "sampled")])
+        chosen = [(s, n, c, o, 0.0 if way == "greedy" else next(sampled)) for s, n, c, o, way in covering]
     ordered = plain + [c for c in chosen if c not in plain]
-    return [Setting(speculation=s, threads=n, prefill_chunk=c, temperature=t) for s, n, c, t in ordered]
+    return [Setting(speculation=s, threads=n, prefill_chunk=c, company=o, temperature=t) for s, n, c, o, t in ordered]
 
 
 def _covering(values: list[Sequence[Any]]) -> list[tuple[Any, ...]]:
     """Greedy pairwise covering array: the run that covers most uncovered pairs joins, until none is left.
 
-    Returns the runs beside the plain ones (no speculation, last thread count, first chunk, either way of drawing).
+    Returns the runs beside the plain ones (no speculation, last thread count, first chunk, alone, either drawing).
     """
     every = list(itertools.product(*values))
     missing = {
@@ -105,8 +117,8 @@ def _covering(values: list[Sequence[Any]]) -> list[tuple[Any, ...]]:
     def pairs(run: tuple[Any, ...]) -> set[tuple[int, Any, int, Any]]:
         return {(i, run[i], j, run[j]) for i, j in itertools.combinations(range(len(run)), 2)}
 
-    for way in values[3]:  # the plain runs take part anyway
-        missing -= pairs((0, values[1][-1], values[2][0], way))
+    for way in values[4]:  # the plain runs take part anyway
+        missing -= pairs((0, values[1][-1], values[2][0], values[3][0], way))
     chosen: list[tuple[Any, ...]] = []
     while missing:
         best = max(every, key=lambda run: len(pairs(run) & missing))
@@ -126,8 +138,44 @@ def _run(llm: LLM, prompt: list[int], setting: Setting, params: SamplingParams) 
 
     llm.engine.prefill_chunk = setting.prefill_chunk
     mine = replace(params, temperature=setting.temperature, seed=7 if params.seed is None else params.seed)
-    out = llm.generate([prompt], mine, speculation=setting.speculation, on_logits=watch)[0]
-    return _Run(tuple(out.token_ids), tuple(hashes), tuple(tops))
+    if setting.company == "alone":
+        out = llm.generate([prompt], mine, speculation=setting.speculation, on_logits=watch)[0]
+        return _Run(tuple(out.token_ids), tuple(hashes), tuple(tops), 0)
+    ids, reused = _among_others(llm, prompt, setting, mine, watch)
+    return _Run(tuple(ids), tuple(hashes), tuple(tops), reused)
+
+
+def _among_others(
+    llm: LLM, prompt: list[int], setting: Setting, params: SamplingParams, watch: Callable[[int, F32], None]
+) -> tuple[list[int], int]:
+    """The answer's ids in an engine like a server's, whose other sequences come and go; and prompt tokens reused."""
+    target = llm.pair.target
+    memory = KVMemory(
+        target.slots, max_rows=target.max_rows, limit=1 << 62, keep_prefixes=setting.company == "kept"
+    )  # fmt: skip
+    llm.measure_costs()
+    engine = Engine(
+        target, llm.engine.drafter, prefill_chunk=setting.prefill_chunk, prefill_share=min(32, setting.prefill_chunk),
+        memory=memory, costs=llm.engine.costs,
+    )  # fmt: skip
+    speculation = cast(Literal["auto", "ngram"] | int, setting.speculation)
+    if setting.company == "kept":
+        engine.add(prompt, llm.resolve(replace(params, max_tokens=1)), speculation=0)
+        engine.run()
+    # Every other one is like the prompt up to a token of its own, of another length, and ends at another time.
+    waiting = [
+        ([*prompt[: 1 + len(prompt) * i // OTHERS], i + 3], replace(params, max_tokens=1 + 9 * i, seed=i))
+        for i in range(OTHERS)
+    ]
+    for other, theirs in waiting[::2]:
+        engine.add(other, llm.resolve(theirs), speculation=speculation)
+    engine.step()
+    sequence = engine.add(prompt, llm.resolve(params), speculation=speculation, on_logits=watch)
+    for other, theirs in waiting[1::2]:
+        engine.step()
+        engine.add(other, llm.resolve(theirs), speculation=0)
+    engine.run()
+    return sequence.output_ids, sequence.stats.reused_tokens
 
 
 def _compare(prompt: int, start: int, plain: tuple[Setting, _Run], other: tuple[Setting, _Run]) -> Difference | None:
@@ -172,13 +220,14 @@ def verify(
     counts = tuple(llms)
     plan = settings(counts, drafter=some.pair.drafter is not None, full=full)
     ids = [some.encode(p) for p in prompts]
-    done = tokens = 0
+    done = tokens = reused = 0
     digest = hashlib.blake2b(digest_size=16)
     for number, prompt in enumerate(ids):
         plain: dict[float, tuple[Setting, _Run]] = {}
         for setting, run in _runs(llms, prompt, plan, params):
             done += 1
             tokens += len(run.ids)
+            reused += run.reused
             if on_run is not None:
                 on_run(done, len(plan) * len(ids))
             if setting.temperature not in plain:
@@ -193,7 +242,7 @@ def verify(
                 )  # fmt: skip
     return Report(
         identical=True, prompts=len(ids), tokens=tokens, runs=done,
-        logits_hash=digest.hexdigest(), difference=None,
+        logits_hash=digest.hexdigest(), difference=None, reused=reused,
     )  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from geminate.ops import DraftRule
 from geminate.spec.acceptance import Beliefs
 from geminate.spec.costs import PROFILE_ROWS, CostModel, CostProfile
 from geminate.spec.draft import Draft, DraftContext
-from geminate.spec.policy import AutoPolicy, best_length
+from geminate.spec.policy import ALONE, AutoPolicy, best_length
 
 NO_CACHE = KVCache((), max_context=64, max_rows=17)
 
@@ -50,7 +50,7 @@ def simulate(
     clock, chosen = 0.0, []
     for index in range(rounds):
         context = DraftContext(token_ids=text, hidden=np.zeros(1, np.float32), cache=NO_CACHE, rule=DraftRule())
-        draft = policy.draft(context, 16, 0)
+        draft = policy.draft(context, 16, ALONE)
         k = len(draft.token_ids)
         accepted = 0
         while accepted < k and accept(index, accepted):

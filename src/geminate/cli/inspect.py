@@ -24,6 +24,10 @@ EMBEDDED_PROMPTS = (
     "<bos><|turn>user\nWhat is 12 + 7?<turn|>\n<|turn>model\n",
     "<bos><|turn>user\nWrite a Python function. Return the sum of a list of numbers.<turn|>\n<|turn>model\n",
     "The capital of",
+    # Longer than a block of kept keys and values, so that there is something to keep.
+    "<bos><|turn>user\nRead this. "
+    + "A fox saw a boat on the river, and the boat had seven red bells. " * 12
+    + "How many bells were there?<turn|>\n<|turn>model\n",
 )
 
 ModelPos = Annotated[str | None, typer.Argument(help="Directory or hub id; default: the embedded pair.")]
@@ -95,7 +99,7 @@ def info(
 def _describe_setting(s: Setting) -> str:
     return (
         f"speculation {s.speculation}, {s.threads} threads, prefill chunk {s.prefill_chunk}, "
-        f"temperature {s.temperature}"
+        f"company: {s.company}, temperature {s.temperature}"
     )
 
 
@@ -139,7 +143,7 @@ def verify_command(
     full: Annotated[bool, typer.Option("--full", help="Cross product of all settings instead of all pairs.")] = False,
     json_out: Annotated[bool, typer.Option("--json", help="The report as one JSON line on stdout.")] = False,
 ) -> None:
-    """Prove on this machine that tokens and logits do not depend on speculation, threads or chunking."""
+    """Prove on this machine that tokens and logits do not depend on speculation, threads, chunking or company."""
     with c.user_errors():
         params = SamplingParams(max_tokens=max_tokens, seed=7, ignore_eos=True)
         several = max(2, threads or physical_cores())
@@ -157,7 +161,7 @@ def verify_command(
             first = make(1)
             if first.tokenizer is None:  # ids do as well
                 step = max(1, first.config.vocab_size // 11)
-                chosen = [[(i * step + 3) % first.config.vocab_size for i in range(9)]]
+                chosen = [[(i * step + 3) % first.config.vocab_size for i in range(150)]]
         chosen = chosen[:limit]
         bar = Progress(
             TextColumn("verifying"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
@@ -176,7 +180,8 @@ def verify_command(
         elif report.identical:
             sys.stdout.write(
                 f"identical: {report.prompts} prompts, {report.runs} runs, {report.tokens} tokens, "
-                f"logits hash {report.logits_hash} ({seconds:.1f} s)\n"
+                f"{report.reused} prompt tokens from kept prefixes, logits hash {report.logits_hash} "
+                f"({seconds:.1f} s)\n"
             )
         sys.stdout.flush()
         if report.difference is not None:

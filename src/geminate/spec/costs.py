@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
+
 PROFILE_ROWS = 17  # passes of up to MAX_DRAFT + 1 rows are profiled
 CLIP = 2.0  # a preempted pass may take ten times as long; no single one moves an estimate far
 SLACK = 0.25  # plain passes by which a draft or a round's overhead may exceed that
@@ -14,6 +16,7 @@ COMMON = 0.05  # of a new timing in all other estimates: the machine has modes
 STALE = 32  # timings after which an estimate that had none of its own counts little
 STALE_WEIGHT = 0.5
 REFRESH = 32  # timings between two looks at the whole table
+WIDE = 8  # row counts beyond the profile are told apart by this much
 TINY = 1e-9  # seconds; a clock may not have moved
 
 
@@ -93,7 +96,8 @@ class CostModel:
         self._timings = 0
         self._drafts = _Line(self.profile.draft_call, self.profile.draft_step)
         self._overhead = 0.0
-        self._table: dict[int, tuple[int, list[float]]] = {}
+        self._table: list[float] = []
+        self._tabled = -REFRESH  # number of the timing when the table was made
 
     @property
     def knows_plain(self) -> bool:
@@ -137,18 +141,39 @@ class CostModel:
         drafting = self.draft_call + made * self.draft_step if made else 0.0
         return self._overhead + self.pass_time(company + 1 + k) + drafting
 
-    def round_times(self, company: int = 0) -> list[float]:
-        """`round_time` of 0 .. 16 guesses without draft steps; up to REFRESH timings old, as every round asks."""
-        at, times = self._table.get(company, (-REFRESH, []))
-        if self._timings - at >= REFRESH:
-            times = [self.round_time(k, steps=0, company=company) for k in range(PROFILE_ROWS)]
-            for k in reversed(range(PROFILE_ROWS - 1)):  # fewer rows never cost more: an estimate that says so is old
-                times[k] = min(times[k], times[k + 1])
-            self._table = {company: (self._timings, times)}
-        return times
+    def round_times(self, company: int = 0, *, prompt_rows: int = 0, sequences: int = 0) -> list[float]:
+        """`round_time` of 0 .. 16 guesses without draft steps; up to REFRESH timings old, as every round asks.
+
+        Args:
+            company: rows of other sequences' answers in the same pass.
+            prompt_rows: rows of prompts in it. They pass once; a guess is charged what it adds to them, against the
+                rate of rounds without them.
+            sequences: how many sequences the company is, each with the overhead of a round.
+        """
+        need = company + prompt_rows + PROFILE_ROWS
+        if self._timings - self._tabled >= REFRESH or len(self._table) < need:
+            self._table = self._tabulate(need)
+            self._tabled = self._timings
+        at = company + prompt_rows
+        shift = self._table[company] - self._table[at] + sequences * self._overhead
+        return [t + shift for t in self._table[at : at + PROFILE_ROWS]]
+
+    def _tabulate(self, most: int) -> list[float]:
+        """`round_time` by rows, 1 .. ``most`` of them, never falling: an estimate that says so is old."""
+        rows = np.arange(1, most + 1)
+        times = np.array([self._profiled(m) for m in range(1, most + 1)])
+        if self._passes:
+            timed = np.array(sorted(self._passes))
+            near = timed[np.abs(rows[:, None] - timed).argmin(axis=1)]
+            factors = {m: t / self._profiled(m) for m, t in self._passes.items()}
+            times *= np.array([factors[int(m)] for m in near])
+        grown: list[float] = (np.minimum.accumulate(times[::-1])[::-1] + self._overhead).tolist()
+        return grown
 
     def observe_pass(self, rows: int, seconds: float) -> None:
-        """Note the time of a pass over ``rows`` rows of one sequence."""
+        """Note the time of a pass over ``rows`` rows, of one sequence or several."""
+        if rows > PROFILE_ROWS:
+            rows = round(rows / WIDE) * WIDE
         seconds = max(seconds, TINY)
         self._timings += 1
         fresh = self._timings - self._timed.get(rows, -STALE) < STALE

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from geminate.models.assistant import DrafterModel
+from geminate.spec.constrained import constrained_draft
 from geminate.spec.draft import Draft, DraftContext
 
 
@@ -13,9 +14,14 @@ class MtpDrafter:
         self.model = model
 
     def draft(self, context: DraftContext, k: int) -> Draft:
-        """k guesses, or fewer where ``context.stop`` says so; one native call for all of them."""
+        """k guesses, or fewer where ``context.stop`` says so; one native call for all of them.
+
+        Under a grammar the steps are single calls; see `geminate.spec.constrained`.
+        """
         if k == 0:
             return Draft()
+        if context.constraint is not None:
+            return constrained_draft(self.model, context, k)
         ids, confidence = self.model.draft(
             context.token_ids[-1], context.hidden, context.cache, k, context.rule, context.stop
         )

@@ -143,9 +143,13 @@ class Tokenizer:
         Raises:
             OSError: the disk is full or not writable.
         """
-        (directory / "tokenizer.json").write_text(self._backend.to_str(), encoding="utf-8")
+        (directory / "tokenizer.json").write_text(self.to_json(), encoding="utf-8")
         config = {**self.specials, "add_bos_token": self.add_bos}
         (directory / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+    def to_json(self) -> str:
+        """The tokenizer as the text of a tokenizer.json."""
+        return self._backend.to_str()
 
     def _special_id(self, name: str) -> int | None:
         text = self.specials.get(name)

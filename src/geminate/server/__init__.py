@@ -1,0 +1,1 @@
+"""The OpenAI-compatible server: the only place that imports a web framework."""

@@ -1,0 +1,451 @@
+"""The engine as a service: one thread steps it, an event loop hands in jobs and takes out pieces.
+
+Jobs and cancellations travel to the engine's thread through a queue and are heeded between passes; pieces travel back
+in batches, as many as there are when the event loop looks. Nothing here decides what is emitted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from geminate.engine import Emission, Engine
+from geminate.errors import DrainingError, EngineFailedError, GeminateError, QueueFullError, RequestTimeoutError
+from geminate.kv_memory import KVMemory
+from geminate.llm import LLM
+from geminate.params import ResolvedSampling, SamplingParams
+from geminate.sampling import TokenLogprobs
+from geminate.sequence import Sequence, Stats
+from geminate.text.grammar import Grammar
+from geminate.text.reply import Reply, ReplyDelta
+
+log = logging.getLogger(__name__)
+Origin = Literal["target", "drafter", "copied", "forced"]
+LEAST_GAP = 0.005  # seconds between two batches of pieces of one job
+_ORIGINS: dict[str, Origin] = {"mtp": "drafter", "ngram": "copied", "forced": "forced"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A request on its way to the engine.
+
+    Attributes:
+        prompt_ids: token ids.
+        speculation: as `parse_speculation` gives it.
+        n: answers to the same prompt, each with noise of its own under one seed.
+        grammar: what the answers must keep to.
+        make_reply: makes a fresh parser for each answer; it is told tokens in the engine's thread.
+        timeout_s: seconds after which the job fails, waiting included; None: never.
+    """
+
+    request_id: str
+    prompt_ids: list[int]
+    params: SamplingParams
+    make_reply: Callable[[], Reply]
+    speculation: Literal["auto", "ngram"] | int = "auto"
+    n: int = 1
+    grammar: Grammar | None = None
+    timeout_s: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TokenPiece:
+    """One emitted token: where it came from, and its own text, specials included (empty within a run of bytes)."""
+
+    id: int
+    origin: Origin
+    text: str
+    logprobs: TokenLogprobs | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Piece:
+    """What one answer said in one round; the last one has a finish_reason and the statistics."""
+
+    choice: int
+    deltas: list[ReplyDelta]
+    tokens: list[TokenPiece]
+    drafted: int
+    accepted: int
+    finish_reason: Literal["stop", "length"] | None = None
+    stats: Stats | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RoundReport:
+    """What a sequence did in a pass, for metrics. Seconds on the clock of `time.perf_counter`."""
+
+    emitted: int
+    drafted: int
+    accepted: int
+    first: bool
+    at: float
+    arrived: float
+    previous: float | None
+    prompt_tokens: int
+    reused_tokens: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServiceSnapshot:
+    """The state at a moment."""
+
+    running: int
+    waiting: int
+    kv_bytes_used: int
+    kv_bytes_kept: int
+    kv_bytes_limit: int
+    prefix_queries: int
+    prefix_hits: int
+    draining: bool
+
+
+class Ticket:
+    """The answers to one job: iterate over its pieces; `cancel` gives up.
+
+    Raises (from the iteration):
+        RequestTimeoutError: the job's time is over.
+        EngineFailedError, ParameterError: what went wrong with this job.
+    """
+
+    def __init__(self, service: Service, job: Job, sampling: ResolvedSampling) -> None:
+        self.job, self.sampling = job, sampling
+        self.arrived = time.perf_counter()
+        self._service = service
+        self._loop = asyncio.get_running_loop()
+        self._lock = threading.Lock()
+        self._pieces: deque[Piece | BaseException] = deque()
+        self._ready = asyncio.Event()
+        self._unfinished = job.n
+        self._woken = False
+        self.closed = False
+
+    @property
+    def seed(self) -> int:
+        """What seeded the noise."""
+        return self.sampling.seed
+
+    @property
+    def deadline(self) -> float:
+        """When the job's time is over."""
+        return math.inf if self.job.timeout_s is None else self.arrived + self.job.timeout_s
+
+    def put(self, items: list[Piece | BaseException]) -> None:
+        """Hand pieces over; called in the engine's thread."""
+        with self._lock:
+            self._pieces.extend(items)
+            wake = not self._woken and not self.closed
+            self._woken = True
+        if wake:
+            try:
+                self._loop.call_soon_threadsafe(self._ready.set)
+            except RuntimeError:  # the loop is gone, and nobody listens any more
+                self.closed = True
+
+    def cancel(self) -> None:
+        """Give up, in the event loop; memory is free within a round, the iteration ends.
+
+        Calling it again, or after the end, does nothing.
+        """
+        if not self.closed:
+            self.closed = True
+            self._ready.set()
+            self._service.forget(self)
+
+    async def batches(self) -> AsyncIterator[list[Piece]]:
+        """Pieces as they come, all that are there at once."""
+        last = -math.inf
+        try:
+            while self._unfinished and not self.closed:
+                await self._ready.wait()
+                # A small model makes thousands of pieces a second; handing each over would cost more than making it.
+                early = last + LEAST_GAP - time.perf_counter()
+                if early > 0:
+                    await asyncio.sleep(early)
+                last = time.perf_counter()
+                with self._lock:
+                    items = list(self._pieces)
+                    self._pieces.clear()
+                    self._ready.clear()
+                    self._woken = False
+                pieces: list[Piece] = []
+                for item in items:
+                    if isinstance(item, BaseException):
+                        if pieces:
+                            yield pieces
+                        raise item
+                    pieces.append(item)
+                    self._unfinished -= item.finish_reason is not None
+                if pieces:
+                    yield pieces
+        finally:
+            self.cancel()
+
+    async def __aiter__(self) -> AsyncIterator[Piece]:
+        async for pieces in self.batches():
+            for piece in pieces:
+                yield piece
+
+
+@dataclass(eq=False)
+class _Answer:
+    """One choice of a ticket inside the engine."""
+
+    ticket: Ticket
+    choice: int
+    reply: Reply
+    sequence: Sequence | None = None
+    deltas: list[ReplyDelta] = field(default_factory=list)
+    previous: float | None = None
+    logprobs: int = 0
+
+    def on_token(self, token: int) -> bool:
+        self.deltas.extend(self.reply.push(token))
+        return self.reply.stopped
+
+    def take(self) -> list[ReplyDelta]:
+        taken, self.deltas = self.deltas, []
+        return taken
+
+
+class Service:
+    """Continuous batching over an `LLM`.
+
+    Args:
+        llm: loaded; nobody else may use its engine while the service runs.
+        max_running: most sequences in the passes.
+        max_waiting: jobs that may be here beyond ``max_running``; one more is refused.
+        kv_bytes: bound of keys and values; None: room for ``max_running`` sequences of 4,096 positions or the
+            whole context, whichever is less.
+        prefix_cache: whether finished computation is kept for prompts that begin alike.
+        prefill_share: most prompt tokens in a pass that also decodes.
+
+    Attributes:
+        on_round: told of every round, in the engine's thread; must be quick and not raise.
+    """
+
+    USUAL_CONTEXT = 4096
+
+    def __init__(
+        self,
+        llm: LLM,
+        *,
+        max_running: int = 16,
+        max_waiting: int = 64,
+        kv_bytes: int | None = None,
+        prefix_cache: bool = True,
+        prefill_share: int = 32,
+    ) -> None:
+        self.llm = llm
+        target = llm.pair.target
+        context = min(self.USUAL_CONTEXT, llm.config.max_position_embeddings)
+        memory = KVMemory(target.slots, max_rows=target.max_rows, limit=0, keep_prefixes=prefix_cache)
+        memory.limit = max_running * memory.need(context) if kv_bytes is None else kv_bytes
+        self.memory = memory
+        llm.measure_costs()
+        self.engine = Engine(
+            target, llm.engine.drafter, prefill_chunk=llm.engine.prefill_chunk, prefill_share=prefill_share,
+            max_running=max_running, memory=memory, costs=llm.engine.costs,
+        )  # fmt: skip
+        self.max_waiting = max_waiting
+        self.on_round: Callable[[RoundReport], None] | None = None
+        self._lock = threading.Condition()
+        self._new: deque[Ticket] = deque()
+        self._gone: deque[Ticket] = deque()
+        self._answers: dict[Sequence, _Answer] = {}
+        self._open: set[Ticket] = set()
+        self._draining = self._stopping = False
+        self._failed: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+
+    def start(self) -> None:
+        """Start the engine's thread."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop at once; what still runs fails with `DrainingError`."""
+        with self._lock:
+            self._stopping = True
+            self._lock.notify()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def drain(self) -> None:
+        """Refuse new jobs; those that are here go on to their end."""
+        self._draining = True
+
+    @property
+    def idle(self) -> bool:
+        """Whether no job is here."""
+        with self._lock:
+            return not self._open
+
+    def submit(self, job: Job) -> Ticket:
+        """Hand a job in; call it from an event loop.
+
+        Raises:
+            QueueFullError: too many wait. DrainingError: no new jobs. EngineFailedError: the engine is broken.
+            ContextLengthError, ParameterError: the job can never run.
+        """
+        if self._failed is not None:
+            raise EngineFailedError("the engine has failed; restart the server (its log has the cause)")
+        if self._draining or self._stopping:
+            raise DrainingError("the server is shutting down and takes no new requests")
+        sampling = self.llm.resolve(job.params)
+        self.engine.check(job.prompt_ids, sampling, job.speculation)
+        room = self.llm.config.max_position_embeddings - len(job.prompt_ids)
+        sampling = replace(sampling, max_tokens=min(sampling.max_tokens, room))
+        ticket = Ticket(self, job, sampling)
+        with self._lock:
+            here = len(self._open)
+            if here >= self.engine.max_running + self.max_waiting:
+                raise QueueFullError(
+                    f"{here} requests are here: {self.engine.max_running} may run and {self.max_waiting} wait; "
+                    "try again later"
+                )
+            self._open.add(ticket)
+            self._new.append(ticket)
+            self._lock.notify()
+        return ticket
+
+    def forget(self, ticket: Ticket) -> None:
+        """A ticket was cancelled or read to its end."""
+        with self._lock:
+            if ticket in self._open:
+                self._gone.append(ticket)
+                self._lock.notify()
+
+    def snapshot(self) -> ServiceSnapshot:
+        """The state now; approximate while a pass runs."""
+        memory = self.memory
+        return ServiceSnapshot(
+            running=len(self.engine.running), waiting=len(self._new) + len(self.engine.waiting),
+            kv_bytes_used=memory.used, kv_bytes_kept=memory.kept, kv_bytes_limit=memory.limit,
+            prefix_queries=memory.queries, prefix_hits=memory.hits, draining=self._draining,
+        )  # fmt: skip
+
+    def _run(self) -> None:
+        try:
+            while self._heed():
+                emissions = self.engine.step()
+                self._hand_out(emissions)
+        except BaseException as error:
+            self._failed = error
+            log.critical("the engine failed", exc_info=error)
+            self._fail_all(EngineFailedError(f"the engine failed: {type(error).__name__}: {error}"))
+            return
+        self._fail_all(DrainingError("the server was stopped before the answer was complete"))
+
+    def _heed(self) -> bool:
+        """Take in what has happened since the last pass, sleeping while there is nothing to do; False to stop."""
+        with self._lock:
+            while not (self._stopping or self._new or self._gone or self.engine.running or self.engine.waiting):
+                self._lock.wait()
+            if self._stopping:
+                return False
+            new, self._new = self._new, deque()
+            gone, self._gone = self._gone, deque()
+            now = time.perf_counter()
+            late = [ticket for ticket in self._open if ticket.deadline < now]
+        for ticket in gone:
+            self._drop(ticket)
+        for ticket in new:
+            if ticket in self._open:
+                self._begin(ticket, 0)
+        for ticket in late:
+            seconds = ticket.job.timeout_s
+            self._fail(ticket, RequestTimeoutError(f"the request took longer than the {seconds:g} s it may take"))
+        return True
+
+    def _begin(self, ticket: Ticket, choice: int) -> None:
+        job = ticket.job
+        answer = _Answer(ticket, choice, job.make_reply())
+        try:
+            answer.sequence = self.engine.add(
+                job.prompt_ids, ticket.sampling, speculation=job.speculation, choice=choice, on_token=answer.on_token,
+                constraint=None if job.grammar is None else job.grammar.start(),
+            )  # fmt: skip
+        except Exception as error:
+            self._fail(ticket, error)
+            return
+        self._answers[answer.sequence] = answer
+
+    def _drop(self, ticket: Ticket) -> None:
+        with self._lock:
+            self._open.discard(ticket)
+        for sequence in [s for s, answer in self._answers.items() if answer.ticket is ticket]:
+            self.engine.abort(sequence)
+            del self._answers[sequence]
+
+    def _fail(self, ticket: Ticket, error: Exception) -> None:
+        self._drop(ticket)
+        if not isinstance(error, GeminateError):
+            log.error("request %s failed inside the engine", ticket.job.request_id, exc_info=error)
+            error = EngineFailedError(f"the request failed inside the engine: {type(error).__name__}")
+        ticket.put([error])
+
+    def _fail_all(self, error: GeminateError) -> None:
+        with self._lock:
+            tickets = [*self._open, *self._new]
+        for ticket in tickets:
+            self._fail(ticket, error)
+
+    def _hand_out(self, emissions: list[Emission]) -> None:
+        now = time.perf_counter()
+        for emission in emissions:
+            answer = self._answers[emission.sequence]
+            piece = self._piece(answer, emission)
+            answer.ticket.put([piece])
+            first = answer.previous is None
+            if self.on_round is not None:
+                stats = emission.sequence.stats
+                self.on_round(
+                    RoundReport(
+                        emitted=len(emission.token_ids), drafted=piece.drafted, accepted=piece.accepted, first=first,
+                        at=now, arrived=answer.ticket.arrived, previous=answer.previous,
+                        prompt_tokens=stats.prompt_tokens, reused_tokens=stats.reused_tokens,
+                    )
+                )  # fmt: skip
+            answer.previous = now
+            if first and answer.choice == 0:
+                # The other answers start from the kept prompt of the first.
+                for choice in range(1, answer.ticket.job.n):
+                    self._begin(answer.ticket, choice)
+            if piece.finish_reason is not None:
+                self._answers.pop(emission.sequence, None)
+        for sequence, answer in list(self._answers.items()):
+            if sequence.error is not None:
+                self._fail(answer.ticket, sequence.error)
+
+    def _piece(self, answer: _Answer, emission: Emission) -> Piece:
+        sequence = emission.sequence
+        finish = sequence.finish_reason
+        tokens = emission.token_ids
+        source = _ORIGINS[emission.draft.source]
+        logprobs = sequence.logprobs[answer.logprobs :]
+        answer.logprobs = len(sequence.logprobs)
+        text = self.llm.token_text
+        pieces = [
+            TokenPiece(
+                id=token, origin=source if i < emission.accepted else "target", text=text(token),
+                logprobs=logprobs[i] if logprobs else None,
+            )
+            for i, token in enumerate(tokens)
+        ]  # fmt: skip
+        if finish is not None:
+            answer.deltas.extend(answer.reply.flush())
+            if answer.reply.stopped:
+                finish = "stop"  # bytes held back can complete a stop string only now
+        assert finish != "abort"
+        return Piece(
+            choice=answer.choice, deltas=answer.take(), tokens=pieces, drafted=len(emission.draft.token_ids),
+            accepted=min(emission.accepted, len(tokens)), finish_reason=finish,
+            stats=sequence.stats if finish is not None else None,
+        )  # fmt: skip

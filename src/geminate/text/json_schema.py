@@ -1,0 +1,123 @@
+"""What JSON Schema needs beside a grammar: references inside one document, and whether any finite value fits it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from geminate.errors import ParameterError
+
+
+def schema_text(schema: object) -> str:
+    """The schema as JSON text.
+
+    Raises:
+        ParameterError: not a JSON object, values that JSON does not have, or nested beyond reason.
+    """
+    if not isinstance(schema, Mapping):
+        raise ParameterError(f"a JSON schema must be an object, not a {type(schema).__name__}")
+    try:
+        text = json.dumps(schema, allow_nan=False, ensure_ascii=False)
+        text.encode("utf-8")
+    except (TypeError, ValueError) as error:
+        raise ParameterError(f"the JSON schema is no JSON: {error}") from error
+    except RecursionError as error:
+        raise ParameterError("the JSON schema is nested too deeply; use $defs and $ref") from error
+    return text
+
+
+def resolve(root: object, reference: object) -> Any:
+    """The schema that a ``$ref`` within the same document points to (RFC 6901 pointer after ``#``).
+
+    Raises:
+        ParameterError: a reference to elsewhere, or to nothing.
+    """
+    if not isinstance(reference, str) or not (reference == "#" or reference.startswith("#/")):
+        raise ParameterError(f"$ref {reference!r}: only references within the schema ('#/...') are followed")
+    at: Any = root
+    for step in reference.split("/")[1:]:
+        step = step.replace("~1", "/").replace("~0", "~")
+        if isinstance(at, Mapping) and step in at:
+            at = at[step]
+        elif isinstance(at, list) and step.isdigit() and int(step) < len(at):
+            at = at[int(step)]
+        else:
+            raise ParameterError(f"$ref {reference!r} points to nothing in the schema")
+    return at
+
+
+class _Finite:
+    """Least fixed point: a schema has a finite value if what it requires has, without requiring itself."""
+
+    def __init__(self, root: object) -> None:
+        self._root = root
+        self._targets: dict[str, Any] = {}  # references met, and what they point to
+        self._finite: set[str] = set()  # those known to have a finite value
+
+    def __call__(self) -> bool:
+        answer = self._has(self._root)
+        grown = True
+        while grown and not answer:
+            before = len(self._finite), len(self._targets)
+            for reference, target in list(self._targets.items()):
+                if reference not in self._finite and self._has(target):
+                    self._finite.add(reference)
+            grown = before != (len(self._finite), len(self._targets))
+            answer = self._has(self._root)
+        return answer
+
+    def _has(self, schema: object) -> bool:
+        if not isinstance(schema, Mapping):
+            return schema is not False
+        if "$ref" in schema and not self._reference(schema["$ref"]):
+            return False
+        for several in ("anyOf", "oneOf"):
+            options = schema.get(several)
+            if isinstance(options, list) and options and not any(self._has(option) for option in options):
+                return False
+        if not all(self._has(part) for part in _list(schema.get("allOf"))):
+            return False
+        kind = schema.get("type")
+        return self._object(schema) if kind == "object" else self._array(schema) if kind == "array" else True
+
+    def _reference(self, reference: object) -> bool:
+        if not isinstance(reference, str) or not reference.startswith("#"):
+            return True
+        if reference not in self._targets:
+            try:
+                self._targets[reference] = resolve(self._root, reference)
+            except ParameterError:
+                self._finite.add(reference)  # whoever compiles the schema says what is wrong with it
+                self._targets[reference] = True
+        return reference in self._finite
+
+    def _object(self, schema: Mapping[str, Any]) -> bool:
+        properties = schema.get("properties")
+        known = properties if isinstance(properties, Mapping) else {}
+        return all(self._has(known[name]) for name in _list(schema.get("required")) if name in known)
+
+    def _array(self, schema: Mapping[str, Any]) -> bool:
+        least = schema.get("minItems", 0)
+        if not isinstance(least, int) or least <= 0:
+            return True
+        first = _list(schema.get("prefixItems"))[:least]
+        return all(self._has(item) for item in first) and (least <= len(first) or self._has(schema.get("items", True)))
+
+
+def _list(value: object) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def has_finite_value(schema: Mapping[str, Any]) -> bool:
+    """False for a schema that requires itself for ever, such as an object whose required property is ``{"$ref": "#"}``.
+
+    An answer of True may be wrong for schemas that contradict themselves in other ways.
+
+    Raises:
+        ParameterError: nested beyond reason.
+    """
+    try:
+        return _Finite(schema)()
+    except RecursionError as error:
+        raise ParameterError("the JSON schema is nested too deeply") from error

@@ -1,0 +1,183 @@
+"""From emitted tokens to what a client is told: content, reasoning and tool calls, piece by piece."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from geminate.text.detokenizer import Detokenizer
+from geminate.text.stop import StopFilter
+from geminate.text.tokenizer import Tokenizer
+from geminate.text.tool_grammar import CallTokens
+from geminate.text.tool_syntax import CallReader
+
+_THOUGHT = "thought\n"  # the line after <|channel>
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReplyDelta:
+    """A piece of a reply.
+
+    Attributes:
+        text: of content or reasoning, or the next piece of a call's arguments as JSON.
+        index: which tool call of this reply, from 0.
+        call_id, name: of a tool call, with its first delta only.
+    """
+
+    kind: Literal["content", "reasoning", "tool_call"]
+    text: str
+    index: int = 0
+    call_id: str | None = None
+    name: str | None = None
+
+
+class Reply(Protocol):
+    """Takes one reply's tokens apart."""
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a stop string is complete: generation ends, and nothing more is passed on."""
+        ...
+
+    def push(self, token: int) -> list[ReplyDelta]:
+        """What is certain after one more token, often nothing; told every emitted token in order."""
+        ...
+
+    def flush(self) -> list[ReplyDelta]:
+        """What was held back, at the end; it may complete a stop string."""
+        ...
+
+
+class PlainReply:
+    """Everything is content; special tokens are left out.
+
+    Args:
+        stops: stop strings; none of them is passed on, nor what follows it.
+
+    Raises:
+        ParameterError: an empty stop string.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, stops: Sequence[str] = ()) -> None:
+        self._detokenizer = Detokenizer(tokenizer)
+        self._filter = StopFilter(stops)
+        self.stopped = False
+
+    def push(self, token: int) -> list[ReplyDelta]:
+        """See `Reply`."""
+        return self.add(self._detokenizer.push(token))
+
+    def add(self, text: str) -> list[ReplyDelta]:
+        """Content that is no token's own text."""
+        passed = self._filter.push(text)
+        self.stopped = self._filter.matched is not None
+        return [ReplyDelta(kind="content", text=passed)] if passed else []
+
+    def flush(self) -> list[ReplyDelta]:
+        """See `Reply`."""
+        deltas = self.add(self._detokenizer.flush())
+        held = "" if self.stopped else self._filter.flush()
+        return [*deltas, ReplyDelta(kind="content", text=held)] if held else deltas
+
+
+class ChatReply:
+    """A chat's reply: ``<|channel>thought\\n ... <channel|>`` is reasoning, ``<|tool_call> ... <tool_call|>`` a call.
+
+    A call that cannot be read is closed so that its arguments are JSON; one without a tool's name is content.
+
+    Args:
+        stops: stop strings, of content alone.
+        tools: whether calls are taken apart; else their text is content. A model without the tokens has no calls.
+
+    Raises:
+        ParameterError: an empty stop string.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, stops: Sequence[str] = (), *, tools: bool) -> None:
+        self._tokenizer = tokenizer
+        self._content = PlainReply(tokenizer, stops)
+        self._thoughts = Detokenizer(tokenizer)
+        self._thinking = False
+        self._line: str | None = None  # the beginning of a channel while it may be its name
+        self._call: CallReader | None = None
+        self._calls = 0
+        self._opened, self._closed = (tokenizer.token_id(text) for text in ("<|channel>", "<channel|>"))
+        marks = ("<|tool_call>", "<tool_call|>", '<|"|>')
+        known = tools and all(tokenizer.token_id(text) is not None for text in marks)
+        self._tokens = CallTokens.find(tokenizer) if known else None
+
+    @property
+    def stopped(self) -> bool:
+        """See `Reply`."""
+        return self._content.stopped
+
+    def push(self, token: int) -> list[ReplyDelta]:
+        """See `Reply`."""
+        if self.stopped:
+            return []
+        if self._tokens is not None and token == self._tokens.opened:
+            deltas = [*self._end_thought(), *self._end_call()]
+            self._call = CallReader(self._tokenizer, self._tokens)
+            return deltas
+        if self._call is not None:
+            return self._in_call(token)
+        if token == self._opened:
+            deltas = self._end_thought()
+            self._thinking, self._line = True, ""
+            return deltas
+        if token == self._closed and self._thinking:
+            return self._end_thought()
+        if self._thinking:
+            return self._thought(self._thoughts.push(token))
+        return self._content.push(token)
+
+    def flush(self) -> list[ReplyDelta]:
+        """See `Reply`."""
+        return [] if self.stopped else [*self._end_thought(), *self._end_call(), *self._content.flush()]
+
+    def _thought(self, text: str, *, last: bool = False) -> list[ReplyDelta]:
+        if self._line is not None:
+            text = self._line + text
+            if not last and len(text) < len(_THOUGHT) and _THOUGHT.startswith(text):
+                self._line = text
+                return []
+            # A channel whose first line is something else keeps it.
+            text = "" if text == _THOUGHT.strip() else text.removeprefix(_THOUGHT)
+            self._line = None
+        return [ReplyDelta(kind="reasoning", text=text)] if text else []
+
+    def _end_thought(self) -> list[ReplyDelta]:
+        if not self._thinking:
+            return []
+        deltas = self._thought(self._thoughts.flush(), last=True)
+        self._thinking = False
+        return deltas
+
+    def _in_call(self, token: int) -> list[ReplyDelta]:
+        assert self._call is not None and self._tokens is not None
+        if token == self._tokens.closed:
+            return self._end_call()
+        known = self._call.name is not None
+        return self._call_delta(self._call.push(token), known)
+
+    def _call_delta(self, text: str, known: bool) -> list[ReplyDelta]:
+        """One delta; the first of a call names it."""
+        assert self._call is not None
+        if self._call.name is None or (known and not text):
+            return []
+        head = (None, None) if known else (f"call_{secrets.token_hex(12)}", self._call.name)
+        return [ReplyDelta(kind="tool_call", text=text, index=self._calls, call_id=head[0], name=head[1])]
+
+    def _end_call(self) -> list[ReplyDelta]:
+        if self._call is None:
+            return []
+        known = self._call.name is not None
+        deltas = self._call_delta(self._call.close(), known)
+        if self._call.name is not None:
+            self._calls += 1
+        elif self._call.rest:
+            deltas = self._content.add(self._call.rest)
+        self._call = None
+        return deltas

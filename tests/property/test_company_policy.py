@@ -1,0 +1,116 @@
+"""Draft lengths of a batch against virtual machines: never behind plain decoding, ahead where rows are free."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from geminate.cache import KVCache
+from geminate.ops import DraftRule
+from geminate.spec.acceptance import Beliefs
+from geminate.spec.costs import PROFILE_ROWS, CostModel, CostProfile
+from geminate.spec.draft import Draft, DraftContext
+from geminate.spec.policy import AutoPolicy, Company
+
+NO_CACHE = KVCache((), max_context=64, max_rows=17)
+
+
+class Guesser:
+    """Says how sure it is of each guess, and is right with that chance."""
+
+    def __init__(self, rng: np.random.Generator, best: float) -> None:
+        self.rng, self.best = rng, best
+
+    def draft(self, context: DraftContext, k: int) -> Draft:
+        sure: list[float] = []
+        survival = 1.0
+        while len(sure) < k:
+            sure.append(float(self.best * self.rng.uniform(0.6, 1.0)))
+            if context.stop is not None and len(sure) < k:
+                survival *= float(context.stop.calibration[min(int(sure[-1] * 16), 15)])
+                if survival * context.stop.ahead[len(sure)] < context.stop.need[len(sure)]:
+                    break
+        return Draft(token_ids=tuple(range(len(sure))), confidence=tuple(sure), steps=len(sure))
+
+
+def serve(
+    sequences: int, passes: np.ndarray, step: float, accept: float, rounds: int, seed: int = 0, prompt_rows: int = 0
+) -> tuple[float, float]:
+    """(tokens a second against plain rounds of the same batch, guesses a sequence and round); passes[m - 1] is T(m)."""
+    rng = np.random.default_rng(seed)
+    costs, beliefs = CostModel(CostProfile(passes=tuple(passes[:PROFILE_ROWS]), draft_step=step)), Beliefs()
+    policies = [AutoPolicy(Guesser(rng, accept), costs, beliefs, ngram=False) for _ in range(sequences)]
+    clock, tokens, guesses = 0.0, 0, 0
+    for _ in range(rounds):
+        spent, drafts = 0.0, []
+        for policy in policies:
+            others = [p for p in policies if p is not policy]
+            company = Company(
+                sequences=len(others), rows=len(others) + round(sum(p.usual for p in others)),
+                tokens=len(others) + sum(p.won for p in others), prompt_rows=prompt_rows,
+            )  # fmt: skip
+            context = DraftContext(token_ids=[1, 2], hidden=np.zeros(1, np.float32), cache=NO_CACHE, rule=DraftRule())
+            draft = policy.draft(context, 16, company)
+            drafts.append(draft)
+            spent += draft.steps * step
+        rows = sum(1 + len(draft.token_ids) for draft in drafts)
+        taken = float(passes[rows + prompt_rows - 1])
+        if not prompt_rows:
+            costs.observe_pass(rows, taken)
+        clock += spent + taken
+        for policy, draft in zip(policies, drafts, strict=True):
+            accepted = 0
+            while accepted < len(draft.token_ids) and rng.random() < draft.confidence[accepted]:
+                accepted += 1
+            policy.observe(draft, accepted, None)
+            tokens += 1 + accepted
+            guesses += len(draft.token_ids)
+    plain = sequences * rounds / (rounds * float(passes[sequences + prompt_rows - 1]))
+    return tokens / clock / plain, guesses / rounds / sequences
+
+
+def machine(knee: int, slope: float, most: int = 300) -> np.ndarray:
+    """T(m): flat up to ``knee`` rows (memory), then rising by ``slope`` of T(1) a row (arithmetic)."""
+    return np.maximum(1.0, 1.0 + slope * (np.arange(1, most + 1) - knee))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    sequences=st.integers(2, 16), knee=st.integers(1, 12), slope=st.floats(0.02, 1.0), step=st.floats(0.0, 0.2),
+    accept=st.floats(0.02, 0.98), seed=st.integers(0, 999), prompt_rows=st.sampled_from([0, 0, 32]),
+)  # fmt: skip
+def test_never_behind_plain(
+    sequences: int, knee: int, slope: float, step: float, accept: float, seed: int, prompt_rows: int
+) -> None:
+    gain, _ = serve(sequences, machine(knee, slope), step, accept, 300, seed, prompt_rows)
+    # Where guesses do not pay, the batch tries one every 64 rounds in the end, more often at first.
+    assert gain > 0.985 - 0.04 * (slope + step)
+
+
+def test_speculation_fades_as_the_batch_fills_the_machine() -> None:
+    lengths = [serve(n, machine(8, 0.125), 0.02, 0.75, 400)[1] for n in (1, 2, 4, 8, 16)]
+    assert lengths[0] > 2 and all(a >= b - 0.05 for a, b in pairwise(lengths))
+    assert lengths[-1] < 0.5 * lengths[0]
+
+
+@pytest.mark.parametrize("sequences", [2, 8])
+def test_free_rows_are_used_by_all(sequences: int) -> None:
+    gain, length = serve(sequences, machine(300, 0.0), 0.0001, 0.9, 400)
+    assert gain > 3 and length > 5
+
+
+def test_the_rate_of_the_others_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mutation control: a rule that sees its own tokens only drafts where the batch loses by it."""
+    here = {"sequences": 12, "passes": machine(4, 0.3), "step": 0.05, "accept": 0.5, "rounds": 300}
+    careful, _ = serve(**here)  # type: ignore[arg-type]
+    real = AutoPolicy.draft
+    monkeypatch.setattr(
+        AutoPolicy, "draft",
+        lambda self, context, limit, company: real(self, context, limit, Company(rows=company.rows, sequences=1)),
+    )  # fmt: skip
+    selfish, _ = serve(**here)  # type: ignore[arg-type]
+    assert careful > 0.97 and selfish < careful - 0.02
