@@ -11,6 +11,7 @@ from geminate.cli import evaluate as e
 from geminate.cli import generate as g
 from geminate.cli import inspect as i
 from geminate.cli import quantize as q
+from geminate.cli import serve as s
 from geminate.cli import train as t
 
 app = typer.Typer(
@@ -26,6 +27,7 @@ app.command("info")(i.info)
 app.command("verify")(i.verify_command)
 app.command("eval")(e.evaluate_command)
 app.command("quantize")(q.quantize_command)
+app.command("serve")(s.command())
 app.add_typer(b.app, name="bench")
 app.add_typer(t.app, name="train")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, NoReturn, cast
@@ -78,8 +78,9 @@ def load(
     no_cache: bool = False,
     prefault: bool = False,
     quiet: bool = False,
+    tell: Callable[[str], None] = say,
 ) -> LLM:
-    """Load an LLM, packing progress and remarks on stderr."""
+    """Load an LLM, packing progress on stderr; remarks go to ``tell``."""
     bar = Progress(
         TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"), TimeRemainingColumn(),
         console=err, transient=True, disable=quiet or not err.is_terminal,
@@ -94,7 +95,7 @@ def load(
             threads=threads,
             rope_position=cast(RopePosition, rope_position),
             use_cache=not no_cache,
-            on_message=None if quiet else say,
+            on_message=None if quiet else tell,
             prefault=prefault,
             progress=lambda name, done, total: bar.update(
                 task,
@@ -105,7 +106,7 @@ def load(
             ),
         )
     for warning in caught:
-        say(f"warning: {warning.message}")
+        tell(f"warning: {warning.message}")
     return llm
 
 

@@ -1,0 +1,124 @@
+"""Errors as HTTP answers in OpenAI's shape: ``{"error": {"message", "type", "param", "code"}}``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from starlette.responses import Response
+
+from geminate.errors import (
+    ContextLengthError,
+    DrainingError,
+    EngineFailedError,
+    GeminateError,
+    ParameterError,
+    QueueFullError,
+    RequestTimeoutError,
+    TokenizerError,
+)
+
+RETRY_AFTER_S = 1
+DRAIN_RETRY_AFTER_S = 10
+
+
+class ApiError(Exception):
+    """An answer other than success.
+
+    Attributes:
+        status: HTTP status. param: name of the request field at fault. code: what a program can look at.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        type: str = "invalid_request_error",
+        param: str | None = None,
+        code: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status, self.message, self.type, self.param, self.code = status, message, type, param, code
+        self.headers = dict(headers or {})
+
+    def body(self) -> dict[str, Any]:
+        """The JSON object of the answer."""
+        return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
+
+    def response(self) -> Response:
+        """The answer."""
+        return JsonResponse(self.body(), status=self.status, headers=self.headers)
+
+
+class JsonResponse(Response):
+    """JSON in ASCII: escapes hold what UTF-8 cannot, such as lone surrogates a client sent."""
+
+    media_type = "application/json"
+
+    def __init__(self, content: Any, *, status: int = 200, headers: Mapping[str, str] | None = None) -> None:
+        data = json.dumps(content, separators=(",", ":"), allow_nan=False).encode("ascii")
+        super().__init__(data, status_code=status, headers=dict(headers or {}))
+
+
+def bad_request(message: str, param: str | None = None, code: str | None = None) -> ApiError:
+    """400."""
+    return ApiError(400, message, param=param, code=code)
+
+
+def unauthorized() -> ApiError:
+    """401."""
+    return ApiError(
+        401, "this server needs an API key: send 'Authorization: Bearer KEY' with a key it knows",
+        type="authentication_error", code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"},
+    )  # fmt: skip
+
+
+def wrong_host() -> ApiError:
+    """403."""
+    return ApiError(
+        403, "the Host header names another machine; a proxy's name is allowed with --allowed-host, any with API keys",
+        type="permission_error", code="host_not_allowed",
+    )  # fmt: skip
+
+
+def unavailable(message: str, code: str, retry_after_s: int) -> ApiError:
+    """503; the connection is closed, so that a balancer's next try can go elsewhere."""
+    return ApiError(
+        503, message, type="service_unavailable_error", code=code,
+        headers={"Retry-After": str(retry_after_s), "Connection": "close"},
+    )  # fmt: skip
+
+
+def internal(request_id: str) -> ApiError:
+    """500 for what nobody foresaw; the log has the cause."""
+    return ApiError(
+        500, f"something went wrong inside the server; its log has the cause under request id {request_id}",
+        type="server_error", code="internal_error",
+    )  # fmt: skip
+
+
+def from_geminate(error: GeminateError, *, fields: Mapping[str, Any] | None = None) -> ApiError:
+    """What a package error means to a client; ``fields`` are the names that a ParameterError may begin with."""
+    message = str(error)
+    if isinstance(error, QueueFullError):
+        return ApiError(
+            429, message, type="rate_limit_error", code="queue_full", headers={"Retry-After": str(RETRY_AFTER_S)}
+        )
+    if isinstance(error, DrainingError):
+        return unavailable(message, "draining", DRAIN_RETRY_AFTER_S)
+    if isinstance(error, RequestTimeoutError):
+        # The official clients would send it again, to the same end.
+        return ApiError(
+            504, message, type="timeout_error", code="request_timeout", headers={"X-Should-Retry": "false"}
+        )
+    if isinstance(error, EngineFailedError):
+        return ApiError(500, message, type="server_error", code="engine_failed")
+    if isinstance(error, ContextLengthError):
+        return bad_request(message, code="context_length_exceeded")
+    if isinstance(error, (ParameterError, TokenizerError)):
+        word = message.split(" ", 1)[0].rstrip(":").split("[", 1)[0].split(".", 1)[0]
+        return bad_request(message, param=word if fields and word in fields else None)
+    return ApiError(500, message, type="server_error", code="internal_error")

@@ -1,0 +1,110 @@
+"""Prometheus metrics: the prefix ``geminate:`` and vLLM's suffixes, in a registry of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics, generate_latest
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from geminate.params import MAX_DRAFT
+from geminate.server.service import Piece, ServiceSnapshot
+
+disable_created_metrics()  # type: ignore[no-untyped-call]
+PREFIX = "geminate:"
+_FIRST = (0.005, 0.01, 0.02, 0.04, 0.08, 0.15, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160)
+_BETWEEN = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.015, 0.03, 0.06, 0.12, 0.25, 0.5, 1, 2.5)
+_WHOLE = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320, 640, 1280)
+
+
+class _Gauges(Collector):
+    """What is read from the service when somebody asks."""
+
+    def __init__(self, model: str, snapshot: Callable[[], ServiceSnapshot]) -> None:
+        self.model, self.snapshot = model, snapshot
+
+    def collect(self) -> Iterator[Metric]:
+        now = self.snapshot()
+        share = now.kv_bytes_used / now.kv_bytes_limit if now.kv_bytes_limit else 0.0
+        gauges = (
+            ("num_requests_running", "Answers being generated.", now.running),
+            ("num_requests_waiting", "Requests waiting for a place.", now.waiting),
+            ("kv_cache_usage_perc", "Share of the memory for keys and values in use, 0 to 1.", share),
+        )
+        counters = (
+            ("prefix_cache_queries", "Prompt tokens looked up in the prefix cache.", now.prefix_queries),
+            ("prefix_cache_hits", "Prompt tokens found in the prefix cache.", now.prefix_hits),
+        )
+        for kind, entries in ((GaugeMetricFamily, gauges), (CounterMetricFamily, counters)):
+            for name, help, value in entries:
+                family = kind(PREFIX + name, help, labels=["model_name"])
+                family.add_metric([self.model], value)
+                yield family
+
+
+class Metrics:
+    """Counters and histograms of one server."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._http = Counter(
+            PREFIX + "http_requests", "Requests by route and status.", ["path", "status"], registry=self.registry
+        )
+
+    def http(self, path: str, status: int, seconds: float) -> None:
+        """Count a finished HTTP request."""
+        self._http.labels(path, str(status)).inc()
+
+    def attach(self, model: str, snapshot: Callable[[], ServiceSnapshot]) -> None:
+        """Add what a loaded model has; once."""
+
+        def histogram(name: str, help: str, buckets: tuple[float, ...]) -> Histogram:
+            return Histogram(PREFIX + name, help, ["model_name"], buckets=buckets, registry=self.registry).labels(model)
+
+        def counter(name: str, help: str) -> Counter:
+            return Counter(PREFIX + name, help, ["model_name"], registry=self.registry).labels(model)
+
+        def family(name: str, help: str, label: str, values: list[str]) -> dict[str, Counter]:
+            made = Counter(PREFIX + name, help, ["model_name", label], registry=self.registry)
+            return {value: made.labels(model, value) for value in values}
+
+        self.first_token = histogram("time_to_first_token_seconds", "From arrival to the first token.", _FIRST)
+        self.between_tokens = histogram(
+            "inter_token_latency_seconds", "Between tokens; a round's time is shared by its tokens.", _BETWEEN
+        )
+        self.whole = histogram("e2e_request_latency_seconds", "From arrival to the last token.", _WHOLE)
+        self.prompt_tokens = counter("prompt_tokens", "Prompt tokens of requests that began to answer.")
+        self.generation_tokens = counter("generation_tokens", "Tokens emitted.")
+        self.drafts = counter("spec_decode_num_drafts", "Rounds with a draft.")
+        self.draft_tokens = counter("spec_decode_num_draft_tokens", "Tokens drafted.")
+        self.accepted_tokens = counter("spec_decode_num_accepted_tokens", "Drafted tokens that were emitted.")
+        self.accepted_at = family(
+            "spec_decode_num_accepted_tokens_per_pos", "Drafted tokens that were emitted, by place in the draft.",
+            "position", [str(i) for i in range(MAX_DRAFT)],
+        )  # fmt: skip
+        self.rounds = family(
+            "spec_decode_rounds", "Rounds by chosen draft length.", "draft_length",
+            [str(i) for i in range(MAX_DRAFT + 1)],
+        )  # fmt: skip
+        self.finished = family(
+            "request_success", "Answers by how they ended.", "finished_reason",
+            ["stop", "length", "tool_calls", "abort", "error"],
+        )  # fmt: skip
+        self.registry.register(_Gauges(model, snapshot))
+
+    def round(self, piece: Piece) -> None:
+        """Count one round of one answer."""
+        self.generation_tokens.inc(len(piece.tokens))
+        self.rounds[str(min(piece.drafted, MAX_DRAFT))].inc()
+        if piece.drafted:
+            self.drafts.inc()
+            self.draft_tokens.inc(piece.drafted)
+            if piece.accepted:
+                self.accepted_tokens.inc(piece.accepted)
+                for position in range(piece.accepted):
+                    self.accepted_at[str(position)].inc()
+
+    def text(self) -> bytes:
+        """The exposition."""
+        return generate_latest(self.registry)

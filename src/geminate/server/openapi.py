@@ -1,0 +1,111 @@
+"""The OpenAPI document: what routes take and answer, errors included, as they really are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from geminate import __version__
+from geminate.server import schemas_chat as chat
+from geminate.server import schemas_out as out
+from geminate.server.schemas_responses import ResponseRequest
+
+_ERRORS = {
+    400: "The request is wrong; `param` names the field.",
+    401: "The server needs an API key.",
+    404: "There is no such model or route.",
+    413: "The body is too large.",
+    429: "Too many requests are waiting.",
+    503: "The model is being loaded, or the server is shutting down.",
+    504: "The request took longer than it may.",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Doc:
+    """What the document says about a route."""
+
+    answer: type[BaseModel] | None
+    body: type[BaseModel] | None = None
+    statuses: tuple[int, ...] = ()
+    stream: str | None = None
+    text: str | None = None
+
+    @property
+    def models(self) -> list[tuple[type[BaseModel], Any]]:
+        """(model, mode) for the schemas."""
+        return [(self.body, "validation")] * (self.body is not None) + [(self.answer, "serialization")] * (
+            self.answer is not None
+        )
+
+
+_POST = (400, 401, 404, 413, 503)
+_RUN = (400, 401, 404, 413, 429, 503, 504)
+DOCS: dict[str, Doc] = {
+    "/v1/chat/completions": Doc(
+        body=chat.ChatRequest, answer=out.ChatCompletion, statuses=_RUN, stream="chat.completion.chunk objects"
+    ),
+    "/v1/completions": Doc(
+        body=chat.CompletionRequest, answer=out.Completion, statuses=_RUN, stream="text_completion objects"
+    ),
+    "/v1/responses": Doc(body=ResponseRequest, answer=out.ResponseObject, statuses=_RUN, stream="named events"),
+    "/v1/models": Doc(answer=out.ModelList, statuses=(401, 503)),
+    "/v1/models/{model}": Doc(answer=out.ModelCard, statuses=(401, 404, 503)),
+    "/tokenize": Doc(body=chat.TokenizeRequest, answer=out.Tokens, statuses=_POST),
+    "/detokenize": Doc(body=chat.DetokenizeRequest, answer=out.DetokenizedText, statuses=_POST),
+    "/health/live": Doc(answer=out.Health),
+    "/health/ready": Doc(answer=out.Health, statuses=(401, 503)),
+    "/metrics": Doc(answer=None, statuses=(401,), text="text/plain"),
+}
+
+
+def _ref(model: type[BaseModel]) -> dict[str, str]:
+    return {"$ref": f"#/components/schemas/{model.__name__}"}
+
+
+def _responses(doc: Doc) -> dict[str, Any]:
+    content: dict[str, Any] = {}
+    if doc.answer is not None:
+        content["application/json"] = {"schema": _ref(doc.answer)}
+    if doc.text is not None:
+        content[doc.text] = {"schema": {"type": "string"}}
+    if doc.stream is not None:
+        content["text/event-stream"] = {"schema": {"type": "string", "description": f"With stream: {doc.stream}."}}
+    error = {"application/json": {"schema": _ref(out.ErrorBody)}}
+    made: dict[str, Any] = {"200": {"description": "Success.", "content": content}}
+    for status in doc.statuses:
+        made[str(status)] = {"description": _ERRORS[status], "content": error}
+        if status in (429, 503):
+            made[str(status)]["headers"] = {
+                "Retry-After": {"schema": {"type": "string"}, "description": "Seconds."}
+            }
+    return made
+
+
+def document(app: Any, *, keys: bool) -> dict[str, Any]:
+    """The document of an app's routes."""
+    made = get_openapi(
+        title="Geminate", version=__version__, routes=[r for r in app.routes if getattr(r, "path_format", None) in DOCS],
+        description="Gemma 4 with its MTP drafter: OpenAI's API, the same answers with speculation on or off.",
+    )  # fmt: skip
+    models = {pair for doc in DOCS.values() for pair in doc.models} | {(out.ErrorBody, "serialization")}
+    ordered = sorted(models, key=lambda pair: pair[0].__name__)
+    _, schemas = models_json_schema(ordered, ref_template="#/components/schemas/{model}")
+    made["components"] = {"schemas": schemas["$defs"]}
+    for path, methods in made["paths"].items():
+        doc = DOCS[path]
+        for operation in methods.values():
+            operation["responses"] = _responses(doc)
+            if doc.body is not None:
+                operation["requestBody"] = {
+                    "required": True, "content": {"application/json": {"schema": _ref(doc.body)}},
+                }  # fmt: skip
+            if keys and path != "/health/live":
+                operation["security"] = [{"key": []}]
+    if keys:
+        made["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+    return made

@@ -1,0 +1,173 @@
+"""The server's life: the socket opens at once, the model loads in a thread, SIGTERM drains."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import uvicorn
+
+from geminate.errors import BackendError, GeminateError
+from geminate.llm import LLM
+from geminate.server.app import make_app
+from geminate.server.auth import Keys, load_keys
+from geminate.server.limits import timed_protocol
+from geminate.server.logs import configure, log
+from geminate.server.service import Service
+from geminate.server.settings import Settings
+from geminate.server.state import ServerState
+
+TICK_S = 0.05
+AFTER_DRAIN_S = 5.0
+"""Time for the last bytes of the last answers."""
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server without its signal handlers: ours drain first."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def serve(settings: Settings, load: Callable[[], LLM]) -> None:
+    """Run until a signal ends it.
+
+    Args:
+        load: makes the model; called in a thread while the socket is open already.
+
+    Raises:
+        GeminateError: bad keys, an address that cannot be used, or a model that cannot be loaded.
+    """
+    configure()
+    keys = load_keys(settings)
+    if not keys and settings.allow_unauthenticated:
+        log("warning", "anybody who reaches this address can use it", host=settings.host)
+    listener = _bind(settings)
+    with contextlib.closing(listener):
+        _Run(settings, keys, load, listener).run()
+
+
+def _bind(settings: Settings) -> socket.socket:
+    host = settings.host.strip("[]")
+    try:
+        family, kind, proto, _, address = socket.getaddrinfo(host, settings.port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind, proto)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except OSError as error:
+        raise BackendError(f"cannot listen on {settings.host} port {settings.port}: {error.strerror}") from error
+    listener.set_inheritable(False)
+    return listener
+
+
+class _Run:
+    """One run of the server."""
+
+    def __init__(
+        self, settings: Settings, keys: list[str], load: Callable[[], LLM], listener: socket.socket
+    ) -> None:
+        self.settings, self.load, self.listener = settings, load, listener
+        self.state = ServerState(settings)
+        self.service: Service | None = None
+        config = uvicorn.Config(
+            make_app(self.state, Keys(keys)), http=timed_protocol(settings), ws="none", lifespan="off",
+            log_config=None, access_log=False, server_header=False, proxy_headers=False, workers=1,
+            timeout_keep_alive=max(1, round(settings.idle_seconds)), timeout_graceful_shutdown=int(AFTER_DRAIN_S),
+        )  # fmt: skip
+        self.server = _Server(config)
+        self._signals = 0
+
+    def run(self) -> None:
+        asyncio.run(self._main())
+        if self.state.failure is not None:
+            raise self.state.failure
+
+    async def _main(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self._signal, number)
+        host, port = self.listener.getsockname()[:2]
+        log("info", "listening", host=host, port=port, pid=os.getpid())
+        threading.Thread(target=self._load, args=(loop,), name="loading", daemon=True).start()
+        try:
+            await self.server.serve(sockets=[self.listener])
+        finally:
+            if self.service is not None:
+                await asyncio.to_thread(self.service.stop)
+            log("info", "stopped")
+
+    def _load(self, loop: asyncio.AbstractEventLoop) -> None:
+        """In a thread: nothing but the finished model reaches the event loop."""
+        began = time.perf_counter()
+        try:
+            llm = self.load()
+            service = make_service(llm, self.settings)
+        except GeminateError as error:
+            self._tell(loop, lambda: self._failed(error))
+        except Exception as error:
+            log("error", "unexpected exception while loading", exc_info=error)
+            failure = BackendError(f"the model could not be loaded: {type(error).__name__}: {error}")
+            self._tell(loop, lambda: self._failed(failure))
+        else:
+            self._tell(loop, lambda: self._loaded(llm, service, time.perf_counter() - began))
+
+    @staticmethod
+    def _tell(loop: asyncio.AbstractEventLoop, what: Callable[[], None]) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: a signal came first
+            loop.call_soon_threadsafe(what)
+
+    def _loaded(self, llm: LLM, service: Service, seconds: float) -> None:
+        if self.state.status == "draining":
+            return
+        try:
+            service.start()
+            self.service = service
+            self.state.attach(llm, service)
+        except GeminateError as error:
+            self._failed(error)
+            return
+        model = self.state.check_ready()
+        log("info", "ready", model=model.id, seconds=round(seconds, 2), context=model.context)
+
+    def _failed(self, error: GeminateError) -> None:
+        self.state.status, self.state.failure = "failed", error
+        log("error", "the model could not be loaded", error=str(error))
+        self.server.should_exit = True
+
+    def _signal(self, number: int) -> None:
+        self._signals += 1
+        name = signal.Signals(number).name
+        if self._signals > 1:
+            log("warning", "second signal: stopping at once", signal=name)
+            self.server.should_exit = self.server.force_exit = True
+            return
+        log("info", "draining", signal=name, seconds=self.settings.drain_seconds)
+        self.state.drain()
+        self._drained = asyncio.ensure_future(self._drain())
+
+    async def _drain(self) -> None:
+        """Wait for running requests, new ones being refused meanwhile; then close."""
+        until = time.perf_counter() + self.settings.drain_seconds
+        while not self.state.idle and time.perf_counter() < until:
+            await asyncio.sleep(TICK_S)
+        if not self.state.idle:
+            log("warning", "requests still run after the time to drain; they are cut off")
+            if self.service is not None:
+                await asyncio.to_thread(self.service.stop)  # their clients are told
+        self.server.should_exit = True
+
+
+def make_service(llm: LLM, settings: Settings) -> Service:
+    """The service the settings describe; not started."""
+    return Service(
+        llm, max_running=settings.max_running, max_waiting=settings.max_waiting, kv_bytes=settings.kv_bytes,
+        prefix_cache=settings.prefix_cache, prefill_share=settings.prefill_share,
+    )  # fmt: skip
+

@@ -1,0 +1,345 @@
+"""Every setting of ``geminate serve``, defined once: name, type, default, range, help.
+
+A value comes from the flag, else the environment (``GEMINATE_SERVE_<NAME>``), else the TOML file, else the default.
+Flags, the documentation's tables and the checks are made from the fields of `Settings`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import ipaddress
+import math
+import os
+import re
+import tomllib
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from geminate.errors import GeminateError, ParameterError
+from geminate.params import parse_speculation
+from geminate.weights.formats import check_preset
+
+ENV_PREFIX = "GEMINATE_SERVE_"
+CONFIG_ENV = "GEMINATE_SERVE_CONFIG"
+_SIZE = re.compile(r"(\d+)\s*(|k|m|g|t)(i?b)?", re.IGNORECASE)
+_TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
+
+
+def _setting(
+    default: Any,
+    help: str,
+    *,
+    group: str,
+    low: float | None = None,
+    high: float | None = None,
+    size: bool = False,
+    choices: tuple[str, ...] | None = None,
+    says: str | None = None,
+) -> Any:
+    """A field; ``size``: bytes, written with KiB, MiB, GiB as well; ``says``: the default in words."""
+    metadata = {
+        "help": help, "group": group, "low": low, "high": high, "size": size, "choices": choices, "says": says,
+    }  # fmt: skip
+    if isinstance(default, tuple):
+        return field(default_factory=lambda: default, metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Validated settings; see each field's help.
+
+    Raises:
+        ParameterError: a value of the wrong type or outside its range, or values that contradict each other.
+    """
+
+    model: str | None = _setting(None, "Directory, GGUF file or hub id.", group="model", says="the embedded pair")
+    drafter: str = _setting("auto", "auto, none, embedded, a directory, GGUF or hub id.", group="model")
+    weights: str = _setting("auto", "bf16, int8, int4, int4+; auto: a stored grid as it is, else int8.", group="model")
+    threads: int | None = _setting(None, "Worker threads.", group="model", low=1, high=1024, says="physical cores")
+    rope_position: str = _setting(
+        "P", "The drafter's rotary position: P or P-1.", group="model", choices=("P", "P-1")
+    )
+    cache: bool = _setting(True, "Keep packed weights on disk for the next start.", group="model")
+    prefault: bool = _setting(False, "Touch all weights before the first answer.", group="model")
+    model_id: str | None = _setting(None, "Name of the model in the API.", group="model", says="from the model's path")
+    alias: tuple[str, ...] = _setting((), "Further name a request may use; may be repeated.", group="model")
+
+    speculation: str = _setting(
+        "auto", "auto, off, ngram or a draft length 0..16, for requests that do not say.", group="engine"
+    )
+    max_running: int = _setting(16, "Most answers generated at the same time.", group="engine", low=1, high=256)
+    max_waiting: int = _setting(64, "Most requests that wait; one more gets 429.", group="engine", low=0, high=100_000)
+    kv_bytes: int | None = _setting(
+        None, "Bound of the memory for keys and values.", group="engine", low=1, size=True,
+        says="max_running sequences of 4,096 positions, or of the whole context if that is shorter",
+    )  # fmt: skip
+    prefix_cache: bool = _setting(
+        True, "Keep finished computation for prompts that begin alike (users can time each other's hits).",
+        group="engine",
+    )  # fmt: skip
+    prefill_share: int = _setting(
+        32, "Most prompt tokens in a pass that also decodes.", group="engine", low=1, high=4096
+    )
+    max_context: int | None = _setting(
+        None, "Most tokens of prompt and answer together.", group="engine", low=2, says="the model's context"
+    )
+    max_tokens: int = _setting(
+        4096, "Bound of an answer whose request names none (completions: 16).", group="engine", low=1
+    )
+    max_choices: int = _setting(
+        16, "Most answers of one request: n times the number of prompts.", group="engine", low=1, high=256
+    )
+
+    host: str = _setting("127.0.0.1", "Address to listen on.", group="network")
+    port: int = _setting(8000, "Port to listen on; 0: a free one, which the log names.", group="network", high=65535)
+    api_key_file: str | None = _setting(
+        None, "File of API keys, one a line, # begins a comment; GEMINATE_API_KEYS adds more, by commas.",
+        group="network",
+    )  # fmt: skip
+    allow_unauthenticated: bool = _setting(
+        False, "Listen beyond this machine without API keys.", group="network"
+    )
+    allowed_host: tuple[str, ...] = _setting(
+        (), "Further name in a request's Host header while there are no keys, for a proxy; may be repeated.",
+        group="network",
+    )  # fmt: skip
+    cors_origin: tuple[str, ...] = _setting(
+        (), "Origin of web pages that may call the API from a browser; may be repeated.", group="network"
+    )
+    page: bool = _setting(True, "Serve the page at /.", group="network")
+
+    max_body_bytes: int = _setting(
+        4 << 20, "Largest request body; a larger one gets 413.", group="limits", low=1024, high=1 << 30, size=True
+    )
+    max_connections: int = _setting(512, "Most open connections; one more is closed.", group="limits", low=1)
+    request_seconds: float = _setting(
+        600.0, "Longest time of a request, waiting included.", group="limits", low=0.1, high=86400
+    )
+    head_seconds: float = _setting(
+        10.0, "A connection whose request head is not complete by then is closed.", group="limits", low=0.1, high=3600
+    )
+    body_seconds: float = _setting(
+        30.0, "A request whose body is not complete by then is closed.", group="limits", low=0.1, high=3600
+    )
+    idle_seconds: float = _setting(
+        30.0, "An idle connection is closed after this time.", group="limits", low=0.1, high=3600
+    )
+    write_seconds: float = _setting(
+        30.0, "A client that reads nothing of its answer for this time is dropped.", group="limits", low=0.1, high=3600
+    )
+    drain_seconds: float = _setting(
+        30.0, "How long running requests may go on after SIGTERM.", group="limits", low=0.0, high=86400
+    )
+
+    log_prompts: bool = _setting(False, "Write prompts and answers to the log.", group="log")
+
+    def __post_init__(self) -> None:
+        for item in dataclasses.fields(self):
+            _check(item, getattr(self, item.name))
+        parse_speculation(self.speculation)
+        check_preset(self.weights)
+        if not self.host.strip():
+            raise ParameterError("host must not be empty; 127.0.0.1 is this machine only")
+        names = [self.model_id, *self.alias]
+        if any(name is not None and not name.strip() for name in names):
+            raise ParameterError("model_id and alias must not be empty")
+        if "*" in self.cors_origin and len(self.cors_origin) > 1:
+            raise ParameterError("cors_origin '*' allows every origin: name no others beside it")
+
+
+def _check(item: dataclasses.Field[Any], value: object) -> None:
+    meta = item.metadata
+    kind, optional, several = _kind(item.name)
+    if value is None and optional:
+        return
+    values = value if several else (value,)
+    if not isinstance(values, tuple) or not all(_is(kind, one) for one in values):
+        raise ParameterError(f"{item.name} must be {_words(kind, several)}, not {value!r}")
+    low, high = meta["low"], meta["high"]
+    if kind in (int, float) and low is None:
+        low = 0
+    for one in values:
+        if kind in (int, float) and not ((low is None or one >= low) and (high is None or one <= high)):
+            legal = f"at least {low:g}" if high is None else f"from {low:g} to {high:g}"
+            raise ParameterError(f"{item.name} must be {legal}, not {one!r}")
+        if meta["choices"] and one not in meta["choices"]:
+            raise ParameterError(f"{item.name} must be one of {', '.join(meta['choices'])}, not {one!r}")
+
+
+def _is(kind: type, value: object) -> bool:
+    if kind is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+
+
+def _words(kind: type, several: bool) -> str:
+    words = {int: "an integer", float: "a number", bool: "true or false", str: "a text"}[kind]
+    return f"a list of which each is {words}" if several else words
+
+
+_HINTS: dict[str, Any] = {}
+
+
+def _kind(name: str) -> tuple[type, bool, bool]:
+    """Type of a setting, whether None is legal, whether it is a list."""
+    if not _HINTS:
+        _HINTS.update(typing.get_type_hints(Settings))
+    hint = _HINTS[name]
+    optional = isinstance(hint, types.UnionType)
+    if optional:
+        hint = next(arg for arg in typing.get_args(hint) if arg is not type(None))
+    several = typing.get_origin(hint) is tuple
+    return (typing.get_args(hint)[0] if several else hint), optional, several
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A setting as flags and tables need it."""
+
+    name: str
+    kind: type
+    several: bool
+    size: bool
+    help: str
+    group: str
+    default: str
+    legal: str
+
+    @property
+    def flag(self) -> str:
+        """``--max-running``; for switches both words, as Typer writes them."""
+        if self.name == "model":
+            return "MODEL"
+        dashed = "--" + self.name.replace("_", "-")
+        return f"{dashed}/--no-{dashed[2:]}" if self.kind is bool else dashed
+
+    @property
+    def env(self) -> str:
+        """Name of the environment variable."""
+        return ENV_PREFIX + self.name.upper()
+
+
+def rows() -> list[Row]:
+    """All settings in order."""
+    made = []
+    for item in dataclasses.fields(Settings):
+        kind, _, several = _kind(item.name)
+        meta = item.metadata
+        default = item.default if item.default is not dataclasses.MISSING else ()
+        said = meta["says"] or _written(default, meta["size"])
+        low, high = (0 if meta["low"] is None else meta["low"]), meta["high"]
+        legal = ", ".join(meta["choices"] or ())
+        if kind in (int, float):
+            legal = f">= {low:g}" if high is None else f"{low:g} to {high:,.0f}"
+        made.append(
+            Row(
+                name=item.name, kind=kind, several=several, size=meta["size"], help=meta["help"], group=meta["group"],
+                default=said, legal=legal,
+            )  # fmt: skip
+        )
+    return made
+
+
+def _written(value: object, size: bool) -> str:
+    if value is None or value == ():
+        return "none"
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if size and isinstance(value, int):
+        return f"{value >> 20} MiB"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def load_settings(
+    flags: Mapping[str, Any] | None = None,
+    *,
+    env: Mapping[str, str] | None = None,
+    config: str | Path | None = None,
+) -> Settings:
+    """Settings from their four sources.
+
+    Args:
+        flags: values given on the command line; None counts as not given.
+        env: environment; None is the process's own.
+        config: TOML file; None looks at ``GEMINATE_SERVE_CONFIG``.
+
+    Raises:
+        ParameterError: an unknown name or bad value, with its source.
+    """
+    env = os.environ if env is None else env
+    known = {row.name: row for row in rows()}
+    values: dict[str, Any] = {}
+    path = config or env.get(CONFIG_ENV)
+    if path:
+        for name, value in _read_toml(Path(path)).items():
+            _take(values, known, name, value, str(path))
+    for variable, text in env.items():
+        if variable.startswith(ENV_PREFIX) and variable != CONFIG_ENV:
+            _take(values, known, variable[len(ENV_PREFIX) :].lower(), text, variable)
+    for name, value in (flags or {}).items():
+        if value is not None and value != []:
+            _take(values, known, name, value, known[name].flag if name in known else name)
+    return Settings(**values)
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            return tomllib.load(file)
+    except OSError as error:
+        raise ParameterError(f"cannot read the configuration {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ParameterError(f"{path} is not valid TOML: {error}") from error
+
+
+def _take(values: dict[str, Any], known: Mapping[str, Row], name: str, value: Any, source: str) -> None:
+    row = known.get(name)
+    if row is None:
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ParameterError(f"{source}: there is no setting {name!r}{hint}")
+    try:
+        made = _coerced(row, value)
+        # Only this one is set: what is checked across settings is checked at the end.
+        _check(next(f for f in dataclasses.fields(Settings) if f.name == name), made)
+    except (GeminateError, ValueError) as error:
+        raise ParameterError(f"{source}: {error}") from None
+    values[name] = made
+
+
+def _coerced(row: Row, value: Any) -> Any:
+    if row.several:
+        items = [item.strip() for item in value.split(",")] if isinstance(value, str) else value
+        return tuple(items) if isinstance(items, (list, tuple)) else items
+    if row.size and isinstance(value, str):
+        match = _SIZE.fullmatch(value.strip())
+        if match is None:
+            raise ParameterError(f"{row.name} must be a size such as 512MiB or 4GiB, not {value!r}")
+        return int(match[1]) << (10 * " kmgt".index(match[2].lower() or " "))
+    if not isinstance(value, str) or row.kind is str:
+        return float(value) if row.kind is float and type(value) is int else value
+    text = value.strip()
+    if row.kind is bool:
+        if text.lower() in _TRUE + _FALSE:
+            return text.lower() in _TRUE
+        raise ParameterError(f"{row.name} must be true or false, not {value!r}")
+    try:
+        return row.kind(text)
+    except ValueError:
+        raise ParameterError(f"{row.name} must be {_words(row.kind, False)}, not {value!r}") from None
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address is reachable from this machine only."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False

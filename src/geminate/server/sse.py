@@ -1,0 +1,73 @@
+"""Server-sent events: one write for all that is there, an end at once when the client is gone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
+from typing import Any
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from geminate.server.errors import ApiError, internal
+from geminate.server.generation import until_gone
+from geminate.server.logs import RequestContext, log
+from geminate.server.parsing import ClientGone
+
+DONE = b"data: [DONE]\n\n"
+_HEADERS = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+]
+
+
+def event(data: Any) -> bytes:
+    """``data: JSON``."""
+    return b"data: " + json.dumps(data, separators=(",", ":")).encode("ascii") + b"\n\n"
+
+
+def named_event(data: dict[str, Any]) -> bytes:
+    """``event:`` and ``data:``, the name being the data's type."""
+    return b"event: " + data["type"].encode("ascii") + b"\n" + event(data)
+
+
+class EventStream(Response):
+    """An answer of events.
+
+    Args:
+        events: encoded events; closed when the stream ends, however it does.
+        on_error: the last event of a stream that fails after its head was sent.
+    """
+
+    def __init__(
+        self,
+        events: AsyncIterator[bytes],
+        context: RequestContext,
+        on_error: Callable[[ApiError], bytes] = lambda error: event(error.body()) + DONE,
+    ) -> None:
+        super().__init__(media_type="text/event-stream")
+        self.events, self.context, self.on_error = events, context, on_error
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await until_gone(receive, self._send(send))
+        except ClientGone:
+            self.context.fields["status"] = 499
+
+    async def _send(self, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": list(_HEADERS)})
+        try:
+            async with aclosing(self.events) as events:  # type: ignore[type-var]
+                async for data in events:
+                    await send({"type": "http.response.body", "body": data, "more_body": True})
+        except ApiError as error:
+            self.context.fields.update(error=error.code or error.type, status=error.status)
+            await send({"type": "http.response.body", "body": self.on_error(error), "more_body": True})
+        except Exception as error:
+            log("error", "unexpected exception in a stream", exc_info=error, request_id=self.context.id)
+            self.context.fields["status"] = 500
+            data = self.on_error(internal(self.context.id))
+            await send({"type": "http.response.body", "body": data, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})

@@ -1,0 +1,154 @@
+"""What the routes share: the settings, the model once it is loaded, and where the server stands."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from pathlib import Path
+from typing import Any, Literal
+
+from geminate import __version__
+from geminate.errors import GeminateError, TokenizerError
+from geminate.llm import LLM
+from geminate.params import MAX_DRAFT
+from geminate.server.errors import DRAIN_RETRY_AFTER_S, ApiError, bad_request, unavailable
+from geminate.server.metrics import Metrics
+from geminate.server.service import Service
+from geminate.server.settings import Settings
+from geminate.text.grammar import GrammarCompiler
+from geminate.text.tokenizer import Tokenizer
+from geminate.weights.source import weight_files
+
+EMBEDDED_ID = "geminate-embedded"
+LOADING_RETRY_AFTER_S = 5
+
+
+class Model:
+    """A loaded model as the API shows it.
+
+    Attributes:
+        id: its name in the API. names: that and the aliases. context: most tokens of prompt and answer.
+        fingerprint: changes when the answers to the same request and seed may.
+
+    Raises:
+        TokenizerError: a model without a tokenizer.
+    """
+
+    def __init__(self, llm: LLM, service: Service, settings: Settings) -> None:
+        if llm.tokenizer is None:
+            raise TokenizerError("this model has no tokenizer.json, and a server needs one")
+        self.llm, self.service = llm, service
+        self.tokenizer: Tokenizer = llm.tokenizer
+        config = llm.config
+        self.vocab_size = config.vocab_size
+        self.id = settings.model_id or default_id(settings.model)
+        self.names = frozenset((self.id, *settings.alias))
+        self.context = min(config.max_position_embeddings, settings.max_context or config.max_position_embeddings)
+        self.compiler = GrammarCompiler(llm.tokenizer, vocab_size=self.vocab_size, eos_ids=config.eos_token_ids)
+        self.fingerprint = _fingerprint(llm)
+        self.created = int(time.time())
+        self.thought_open = llm.tokenizer.token_id("<|channel>")
+        self.thought_close = llm.tokenizer.token_id("<channel|>")
+
+    def card(self) -> dict[str, Any]:
+        """The model's entry in ``/v1/models``."""
+        pair = self.llm.pair
+        return {
+            "id": self.id, "object": "model", "created": self.created, "owned_by": "geminate",
+            "max_model_len": self.context,
+            "geminate": {
+                "target": pair.located.target.name,
+                "drafter": None if pair.located.drafter is None else pair.located.drafter.name,
+                "weights": pair.target.store.format,
+                "speculation_max": MAX_DRAFT,
+                "chat": self.llm.template is not None,
+                "version": __version__,
+            },
+        }  # fmt: skip
+
+
+def default_id(model: str | None) -> str:
+    """A model's name from where it stands: the hub id, or the last part of the path."""
+    if model is None:
+        return EMBEDDED_ID
+    path = Path(model)
+    if not path.exists():
+        return model
+    return path.stem if path.is_file() else path.resolve().name
+
+
+def _fingerprint(llm: LLM) -> str:
+    """Hash of the version, the configuration, the weight files and the formats they are kept in."""
+    store, source = llm.pair.target.store, llm.pair.located.target
+    files = [source] if source.is_file() else weight_files(source)
+    parts = (
+        __version__, repr(llm.config), repr(sorted(store.bytes_by_format().items())),
+        repr([(file.name, file.stat().st_size) for file in files]),
+    )  # fmt: skip
+    return "fp_" + hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
+
+
+class ServerState:
+    """Loading, ready, draining or failed."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.metrics = Metrics()
+        self.status: Literal["loading", "ready", "draining", "failed"] = "loading"
+        self.failure: GeminateError | None = None
+        self._model: Model | None = None
+
+    def attach(self, llm: LLM, service: Service) -> None:
+        """The model is there and its service started: answer from now on."""
+        model = Model(llm, service, self.settings)
+        self.metrics.attach(model.id, service.snapshot)
+        self._model = model
+        if self.status == "loading":
+            self.status = "ready"
+
+    def drain(self) -> None:
+        """Take no new requests."""
+        self.status = "draining"
+        if self._model is not None:
+            self._model.service.drain()
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing runs or waits."""
+        return self._model is None or self._model.service.idle
+
+    def check_ready(self) -> Model:
+        """The model.
+
+        Raises:
+            ApiError: 503 while it is not there, or about to go.
+        """
+        if self.status == "draining":
+            raise unavailable("the server is shutting down and takes no new requests", "draining", DRAIN_RETRY_AFTER_S)
+        if self._model is None:
+            if self.status == "failed":
+                raise unavailable(f"the model could not be loaded: {self.failure}", "failed", LOADING_RETRY_AFTER_S)
+            raise unavailable("the model is being loaded", "loading", LOADING_RETRY_AFTER_S)
+        return self._model
+
+    def model(self, name: str | None) -> Model:
+        """The model a request names.
+
+        Raises:
+            ApiError: 404 for another one, 503 as `check_ready`.
+        """
+        model = self.check_ready()
+        if name is not None and name not in model.names:
+            raise ApiError(
+                404, f"there is no model {name[:200]!r} here; this server has {model.id!r}", param="model",
+                code="model_not_found",
+            )  # fmt: skip
+        return model
+
+    def choices(self, wanted: int, name: str) -> int:
+        """``wanted`` answers of one request, if they are not too many."""
+        if wanted > self.settings.max_choices:
+            raise bad_request(
+                f"{name}: {wanted} answers, and one request may have {self.settings.max_choices} (max_choices)", name
+            )
+        return wanted

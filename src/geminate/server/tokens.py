@@ -1,0 +1,62 @@
+"""Tokens in answers: log-probabilities in OpenAI's two shapes, and the trace of where tokens came from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from geminate.server.service import Piece, TokenPiece
+from geminate.server.state import Model
+from geminate.text.detokenizer import Detokenizer
+
+
+def token_bytes(model: Model, token: int) -> list[int]:
+    """A token's bytes; those of the tokens of one character are its UTF-8 together."""
+    piece = model.tokenizer.piece(token)
+    if piece is None:
+        return []
+    return [piece] if isinstance(piece, int) else list(piece.encode())
+
+
+def _entry(model: Model, token: int, logprob: float) -> dict[str, Any]:
+    return {"token": model.llm.token_text(token), "logprob": logprob, "bytes": token_bytes(model, token)}
+
+
+def chat_logprobs(model: Model, tokens: Sequence[TokenPiece]) -> list[dict[str, Any]]:
+    """``logprobs.content``: one entry a token, special tokens included."""
+    made = []
+    for token in tokens:
+        if token.logprobs is not None:
+            entry = _entry(model, token.id, token.logprobs.logprob)
+            entry["top_logprobs"] = [_entry(model, id, logprob) for id, logprob in token.logprobs.top]
+            made.append(entry)
+    return made
+
+
+class CompletionLogprobs:
+    """``logprobs`` of ``/v1/completions`` for one answer, piece by piece."""
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+        self._detokenizer = Detokenizer(model.tokenizer)
+        self._offset = 0
+
+    def push(self, tokens: Sequence[TokenPiece]) -> dict[str, Any]:
+        """The fields for these tokens; offsets count characters from the answer's beginning."""
+        text = self._model.llm.token_text
+        made: dict[str, Any] = {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
+        for token in tokens:
+            if token.logprobs is None:
+                continue
+            made["tokens"].append(text(token.id))
+            made["token_logprobs"].append(token.logprobs.logprob)
+            made["top_logprobs"].append({text(id): logprob for id, logprob in token.logprobs.top})
+            made["text_offset"].append(self._offset)
+            self._offset += len(self._detokenizer.push(token.id))
+        return made
+
+
+def trace(choice: int, piece: Piece) -> dict[str, Any]:
+    """A round for ``geminate``."""
+    tokens = [{"id": t.id, "text": t.text, "origin": t.origin} for t in piece.tokens]
+    return {"choice": choice, "tokens": tokens, "drafted": piece.drafted, "accepted": piece.accepted}
