@@ -26,7 +26,7 @@ export class AnswerView {
 
   #paint() {
     const fresh = { content: document.createDocumentFragment(), reasoning: document.createDocumentFragment() };
-    for (const piece of this.queue) fresh[piece.kind].append(span(piece));
+    for (const piece of this.queue) fresh[piece.kind].append(...marked(piece));
     this.queue = [];
     if (fresh.reasoning.childNodes.length) {
       this.thoughts ??= this.#openThoughts();
@@ -53,13 +53,15 @@ export class AnswerView {
   }
 }
 
-function span({ text, origin, ids }) {
-  const made = make("span", { class: "tok" }, text);
+/** A piece as nodes: the space before a word stays unmarked, so that tokens can be told apart. */
+function marked({ text, origin, ids }) {
+  const space = text.trim() ? text.length - text.trimStart().length : 0;
+  const made = make("span", { class: "tok" }, text.slice(space));
   if (origin) {
     made.dataset.origin = origin;
     made.title = `${ORIGINS[origin] ?? origin}; token ${ids.join(", ")}`;
   }
-  return made;
+  return space ? [text.slice(0, space), made] : [made];
 }
 
 /**

@@ -8,6 +8,7 @@ import { setUpSettings } from "./settings.js";
 
 const READY_MS = 15_000;
 const WAITING_MS = 1_500;
+const NOT_READY = { loading: "loading the model", draining: "shutting down", failed: "the model could not be loaded" };
 const THEMES = ["system", "light", "dark"];
 let model = null;
 let timer = 0;
@@ -107,7 +108,7 @@ async function ask() {
       showHealth("waiting", "asks for a key");
       wait = READY_MS;
     } else if (health.status === 503) {
-      showHealth("waiting", health.body?.status ?? "not ready");
+      showHealth("waiting", NOT_READY[health.body?.error?.code] ?? "not ready");
     } else {
       showHealth("down", `answers ${health.status}`);
       wait = READY_MS;
@@ -127,10 +128,10 @@ async function askModel() {
   if (!first) return;
   model = first.id;
   byId("model").textContent = model;
-  const { target, drafter, weights } = first.geminate ?? {};
-  const parts = [target && `target ${target}`, drafter && `drafter ${drafter}`, weights && `weights ${weights}`,
-    first.max_model_len && `context ${first.max_model_len.toLocaleString("en")}`];
-  byId("model").title = parts.filter(Boolean).join(", ");
+  const { drafter, weights } = first.geminate ?? {};
+  const parts = [weights, first.max_model_len && `context ${first.max_model_len.toLocaleString("en")}`,
+    drafter === null && "no drafter: only copied text is guessed"];
+  byId("pair").textContent = parts.filter(Boolean).join(" · ");
 }
 
 setUpTheme();

@@ -69,8 +69,8 @@ function paintLengths(rounds) {
   const total = rounds.reduce((sum, round) => sum + round.drafted, 0);
   const span = shown.length < rounds.length ? `; the last ${SHOWN_ROUNDS} rounds are shown` : "";
   byId("cap-lengths").textContent = rounds.length
-    ? `Guessed per round (line), of which accepted (filled): ${figure(total / rounds.length, 2)} guesses on average over ${counted(rounds.length, "round")}${span}.`
-    : "Guessed per round (line), of which accepted (filled).";
+    ? `Line: guessed, filled: accepted. ${figure(total / rounds.length, 2)} guesses a round over ${counted(rounds.length, "round")}${span}.`
+    : "Line: guessed, filled: accepted.";
 }
 
 function paintOrigins({ origins, tokens }) {

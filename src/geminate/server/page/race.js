@@ -112,9 +112,9 @@ class Lane {
     this.most = most;
     this.result = { tally: new Tally() };
     this.state = make("span", { class: "state" });
-    this.run_bar = makeSvg("rect", { class: "run", x: 0, y: 0, width: 0, height: 10, rx: 5 });
+    this.runBar = makeSvg("rect", { class: "run", x: 0, y: 0, width: 0, height: 10, rx: 5 });
     this.track = makeSvg("svg", { class: "track", "aria-hidden": "true", focusable: "false" });
-    this.track.append(makeSvg("rect", { x: 0.5, y: 0.5, width: "calc(100% - 1px)", height: 9, rx: 5 }), this.run_bar);
+    this.track.append(makeSvg("rect", { width: "100%", height: 10, rx: 5 }), this.runBar);
     this.values = {};
     const tiles = make("dl", { class: "tiles" });
     for (const name of ["time", "tokens/s", "acceptance length", "tokens"]) {
@@ -142,7 +142,6 @@ class Lane {
     this.say("running");
     this.element.classList.add("busy");
     watch(this.result.tally);
-    this.view.onPaint = () => { this.view.words.scrollTop = this.view.words.scrollHeight; };
     this.began = performance.now();
     await follow(this.body, {
       view: this.view, result: this.result, signal, onProgress: () => { this.paint(); refresh(); },
@@ -152,11 +151,6 @@ class Lane {
     const times = this.result.tally.timings;
     const end = this.result.finish === "length" ? "most tokens reached" : "ended by itself";
     this.say(times ? `${end}; prompt ${duration(times.prompt_ms)}` : end);
-    if (this.view.words.scrollHeight > this.view.words.clientHeight) {
-      // A scroll area must be reachable by keyboard.
-      Object.entries({ tabindex: "0", role: "region", "aria-label": "Text of this answer" }).forEach(([name, value]) => this.view.words.setAttribute(name, value));
-      this.view.words.removeAttribute("aria-hidden");
-    }
   }
 
   #paint() {
@@ -166,6 +160,6 @@ class Lane {
     this.values["acceptance length"].textContent = figure(tally.acceptanceLength, 2);
     this.values.tokens.textContent = tally.tokens.toLocaleString("en");
     const whole = this.result.finish ? 1 : Math.min(1, tally.tokens / this.most);
-    this.run_bar.setAttribute("width", `${100 * whole}%`);
+    this.runBar.setAttribute("width", `${100 * whole}%`);
   }
 }
