@@ -35,6 +35,8 @@ _STACK = 256 << 20  # bytes; a chain of rules is compiled recursively, and 8 MiB
 _KEPT = 32  # compiled grammars
 _MAX_FORCED = 64
 _RULE = re.compile(r"^[ \t]*[?!]?[A-Za-z_][^:\n\"/]*:", re.MULTILINE)
+# Messages without the parser's state; fewer states than usual, at 1 to 2 kB each.
+_LIMITS: dict[str, Any] = {"verbose_errors": False, "max_lexer_states": 50_000}
 _JSON_OPTIONS = {
     "whitespace_flexible": False,
     "item_separator": ", ",
@@ -100,29 +102,39 @@ _SAID = {
 class Grammar:
     """A compiled grammar; made by `GrammarCompiler`."""
 
-    def __init__(self, matcher: LLMatcher, vocab_size: int, eos_ids: Sequence[int]) -> None:
-        self._matcher = matcher
-        self._vocab_size = vocab_size
-        self._ends: NDArray[np.bool_] = np.zeros(vocab_size, dtype=np.bool_)
-        self._ends[list(eos_ids)] = True
-        self._ends.flags.writeable = False
+    def __init__(self, build: Callable[[], LLMatcher], vocab_size: int, eos_ids: Sequence[int]) -> None:
+        self._build = build
+        self._matcher = build()
+        self.vocab_size = vocab_size
+        self.ends: NDArray[np.bool_] = np.zeros(vocab_size, dtype=np.bool_)
+        self.ends[list(eos_ids)] = True
+        self.ends.flags.writeable = False
 
     def start(self) -> Constraint:
         """A fresh state, for one reply."""
-        return _State(self._matcher, self._vocab_size, self._ends)
+        return _State(self)
+
+    def matcher(self, *, fresh: bool = False) -> LLMatcher:
+        """At the beginning. All of them fill one automaton, whose size is limited, until a fresh one is asked for."""
+        if fresh:
+            self._matcher = self._build()
+        return self._matcher.deep_copy()
 
 
 class _State:
-    """`Constraint` over a matcher. A matcher that met an error never leaves it, so rolling back may mean a new one."""
+    """`Constraint` over a matcher.
 
-    def __init__(self, origin: LLMatcher, vocab_size: int, ends: NDArray[np.bool_]) -> None:
-        self._origin = origin
-        self._matcher = origin.deep_copy()
-        self._vocab_size = vocab_size
-        self._ends = ends
+    A matcher that met an error never leaves it. It may be the fault of other replies (a full automaton) or of a
+    guess (a limit), so the state is built again before anything is said to be wrong.
+    """
+
+    def __init__(self, grammar: Grammar) -> None:
+        self._grammar = grammar
+        self._matcher = grammar.matcher()
         self._tokens: list[int] = []  # what the matcher was told
         self._over = 0  # end tokens taken since the text was complete; the matcher is not told
         self._mask: NDArray[np.bool_] | None = None
+        self._forces = True
 
     def allowed(self) -> NDArray[np.bool_]:
         """See `Constraint`.
@@ -131,11 +143,15 @@ class _State:
             GeminateError: the grammar has become too complex to follow, or leads nowhere.
         """
         if self._over:
-            return self._ends
+            return self._grammar.ends
         if self._mask is None:
-            bits = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
-            self._check()  # before the bits are looked at: after an error they say 'end'
-            mask = np.unpackbits(bits, count=self._vocab_size, bitorder="little").view(np.bool_)
+            bits = self._matcher.compute_bitmask()
+            if self._matcher.is_error():  # the bits say 'end' then
+                self._again()
+                bits = self._matcher.compute_bitmask()
+                self._check()
+            raw = np.frombuffer(bits, dtype=np.uint8)
+            mask = np.unpackbits(raw, count=self._grammar.vocab_size, bitorder="little").view(np.bool_)
             if not mask.any():
                 raise GeminateError("the grammar allows no token here; no reply can fit it")
             self._mask = mask
@@ -151,13 +167,17 @@ class _State:
         Raises:
             GeminateError: a token that is not allowed; the state stays.
         """
-        if self._over or (self._ends[token] and self._matcher.is_accepting()):
-            if not self._ends[token]:
+        if self._over or (self._grammar.ends[token] and self._matcher.is_accepting()):
+            if not self._grammar.ends[token]:
                 raise GeminateError(f"token {token} after the end of what the grammar allows")
             self._over += 1
             return
-        if self._matcher.try_consume_tokens([token]) != 1:
+        taken = self._matcher.try_consume_tokens([token])
+        if self._matcher.is_error():
+            self._again()
+            taken = self._matcher.try_consume_tokens([token])
             self._check()
+        if taken != 1:
             raise GeminateError(f"token {token} is not what the grammar allows here")
         self._tokens.append(token)
         self._mask = None
@@ -176,18 +196,18 @@ class _State:
             self._again()
 
     def _again(self) -> None:
+        """Build the state of `_tokens`; if that fails the matcher is in error."""
         self._mask = None
-        self._matcher = self._origin.deep_copy()
-        if self._matcher.try_consume_tokens(self._tokens) != len(self._tokens):
-            self._check()
-            raise GeminateError("the grammar does not allow again what it allowed before")
+        self._matcher = self._grammar.matcher(fresh=True)
+        self._matcher.consume_tokens(self._tokens)
 
     def forced(self) -> tuple[int, ...]:
         """See `Constraint`: the only bytes that can follow, as the tokenizer would split them."""
-        if self._over or self._matcher.is_error():
+        if self._over or not self._forces or self._matcher.is_error():
             return ()
         tokens = self._matcher.compute_ff_tokens()
         if self._matcher.is_error():  # a guess must not end what verification would go on with
+            self._forces = False
             self._again()
             return ()
         return tuple(tokens[:_MAX_FORCED])
@@ -229,7 +249,7 @@ class GrammarCompiler:
             if found is not None:
                 self._known.move_to_end(source)
                 return found
-        grammar = Grammar(self._matcher(source, _SAID[type(spec)]), self._logits, self._eos_ids)
+        grammar = self._grammar(source, _SAID[type(spec)])
         with self._lock:
             self._known[source] = grammar
             while len(self._known) > _KEPT:
@@ -285,26 +305,28 @@ class GrammarCompiler:
                 tokenizer = LLTokenizer(
                     self._tokenizer.to_json(), n_vocab=self._vocab_size, eos_token=list(self._eos_ids)
                 )
-                # Messages without the parser's state; fewer states than usual, at 1 to 2 kB each.
-                limits = LLParserLimits(verbose_errors=False, max_lexer_states=50_000)
-                self._made = tokenizer, limits
+                self._made = tokenizer, LLParserLimits(**_LIMITS)
             return self._made
 
-    def _matcher(self, source: str, said: str) -> LLMatcher:
+    def _grammar(self, source: str, said: str) -> Grammar:
         tokenizer, limits = self._library()
         from llguidance import LLMatcher
 
         def build() -> LLMatcher:
             return LLMatcher(tokenizer, source, log_level=0, limits=limits)
 
-        matcher = _with_deep_stack(build)
-        if not matcher.is_error():
-            # What allows nothing, or forces text without end, shows when the first mask is made.
-            matcher.compute_bitmask()
-            matcher.deep_copy().compute_ff_tokens()
-        if matcher.is_error():
-            raise ParameterError(f"{said} cannot be used: {_message(matcher.get_error())}")
-        return matcher
+        grammar = Grammar(lambda: _with_deep_stack(build), self._logits, self._eos_ids)
+        probe = grammar.matcher()
+        if not probe.is_error():
+            # What allows nothing, or forces text without end, shows with the first masks.
+            probe.compute_bitmask()
+            forced = probe.compute_ff_tokens()
+            if forced and not probe.is_error():
+                probe.consume_token(forced[0])
+                probe.compute_bitmask()
+        if probe.is_error():
+            raise ParameterError(f"{said} cannot be used: {_message(probe.get_error())}")
+        return grammar
 
 
 def _need_library() -> None:
@@ -356,7 +378,7 @@ def _regex_literal(pattern: str) -> str:
     _encodable(pattern, "regular expression")
     from llguidance import regex_to_lark
 
-    return f"/{regex_to_lark(pattern)}/" if pattern else '""'
+    return f"/{regex_to_lark(pattern, use_ascii='d')}/" if pattern else '""'
 
 
 def _lark(grammar: str) -> str:
