@@ -8,8 +8,8 @@ from typing import Any
 import httpx
 import jsonschema
 import pytest
-from geminate import LLM, SamplingParams
 
+from geminate import LLM, SamplingParams
 from support.serving import chat_body, stream
 
 PATH = "/v1/chat/completions"
@@ -40,9 +40,7 @@ def ask(client: httpx.Client, **fields: Any) -> dict[str, Any]:
 
 
 def joined(chunks: list[Any], choice: int = 0, field: str = "content") -> str:
-    return "".join(
-        c["delta"].get(field) or "" for chunk in chunks for c in chunk["choices"] if c["index"] == choice
-    )
+    return "".join(c["delta"].get(field) or "" for chunk in chunks for c in chunk["choices"] if c["index"] == choice)
 
 
 def test_answer_is_the_librarys(client: httpx.Client, llm: LLM) -> None:
@@ -129,13 +127,18 @@ def test_logprobs_carry_bytes(client: httpx.Client) -> None:
     assert text == body["choices"][0]["message"]["content"]
     assert all(len(e["top_logprobs"]) == 3 for e in entries)
     assert ask(client, seed=1, max_tokens=5)["choices"][0]["logprobs"] is None
-    assert ask(client, seed=1, max_tokens=5, logprobs=True)["choices"][0]["logprobs"]["content"][0]["top_logprobs"] == []
+    assert (
+        ask(client, seed=1, max_tokens=5, logprobs=True)["choices"][0]["logprobs"]["content"][0]["top_logprobs"] == []
+    )
 
 
 def test_stop_strings_are_cut_off(client: httpx.Client) -> None:
     text = ask(client, seed=1, max_tokens=60)["choices"][0]["message"]["content"]
     stop = text[10:14]
-    for answer in (ask(client, seed=1, max_tokens=60, stop=stop), ask(client, seed=1, max_tokens=60, stop=["@@", stop])):
+    for answer in (
+        ask(client, seed=1, max_tokens=60, stop=stop),
+        ask(client, seed=1, max_tokens=60, stop=["@@", stop]),
+    ):
         choice = answer["choices"][0]
         assert choice["message"]["content"] == text[: text.index(stop)] and choice["finish_reason"] == "stop"
     chunks = stream(client, PATH, chat_body(seed=1, max_tokens=60, stop=stop))
@@ -182,7 +185,10 @@ def test_lengths(client: httpx.Client) -> None:
 
 def test_a_conversations_next_turn_is_cached(client: httpx.Client) -> None:
     story = "Tell me a story about a dog and a very long walk. " * 8
-    messages: list[dict[str, Any]] = [{"role": "system", "content": "Be brief. " * 40}, {"role": "user", "content": story}]
+    messages: list[dict[str, Any]] = [
+        {"role": "system", "content": "Be brief. " * 40},
+        {"role": "user", "content": story},
+    ]
     first = client.post(PATH, json=chat_body(messages=messages, max_tokens=20, seed=1)).json()
     messages += [first["choices"][0]["message"], {"role": "user", "content": "And then?"}]
     second = client.post(PATH, json=chat_body(messages=messages, max_tokens=20, seed=1))

@@ -6,8 +6,8 @@ from typing import Any
 
 import httpx
 import pytest
-from geminate import LLM, SamplingParams
 
+from geminate import LLM, SamplingParams
 from support.serving import MODEL, stream
 
 PATH = "/v1/completions"
@@ -56,7 +56,9 @@ def test_logprobs(client: httpx.Client) -> None:
     for token, offset in zip(logprobs["tokens"], logprobs["text_offset"], strict=True):
         assert choice["text"].startswith(token, offset) or token.startswith("<")
     assert all(len(top) == 2 for top in logprobs["top_logprobs"])
-    chunks = stream(client, PATH, {"model": MODEL, "prompt": "Once upon a time", "seed": 1, "max_tokens": 20, "logprobs": 2})
+    chunks = stream(
+        client, PATH, {"model": MODEL, "prompt": "Once upon a time", "seed": 1, "max_tokens": 20, "logprobs": 2}
+    )
     assert [t for c in chunks for x in c["choices"] for t in x["logprobs"]["text_offset"]] == logprobs["text_offset"]
 
 
@@ -76,7 +78,9 @@ def test_trace(client: httpx.Client) -> None:
 
 @pytest.mark.parametrize("text", ["Hello there", "", "héllo 🙂 ☃", "<|turn>user"])
 def test_tokenize_and_back(client: httpx.Client, text: str) -> None:
-    body = client.post("/tokenize", json={"prompt": text, "return_token_strs": True, "add_special_tokens": False}).json()
+    body = client.post(
+        "/tokenize", json={"prompt": text, "return_token_strs": True, "add_special_tokens": False}
+    ).json()
     assert body["count"] == len(body["tokens"]) == len(body["token_strs"]) and body["max_model_len"] == 2048
     assert client.post("/detokenize", json={"tokens": body["tokens"]}).json() == {"prompt": text}
     with_bos = client.post("/tokenize", json={"prompt": text, "model": MODEL}).json()["tokens"]

@@ -47,7 +47,12 @@ def test_answer_is_chats(client: httpx.Client) -> None:
     body = ask(client, max_output_tokens=30)
     chat = client.post(
         "/v1/chat/completions",
-        json={"model": MODEL, "messages": [{"role": "user", "content": "Tell me a story."}], "seed": 3, "max_tokens": 30},
+        json={
+            "model": MODEL,
+            "messages": [{"role": "user", "content": "Tell me a story."}],
+            "seed": 3,
+            "max_tokens": 30,
+        },
     ).json()
     assert body["output"][0]["content"][0]["text"] == chat["choices"][0]["message"]["content"]
     assert body["usage"]["output_tokens"] == chat["usage"]["completion_tokens"]
@@ -107,7 +112,11 @@ def test_items_become_the_conversation(client: httpx.Client) -> None:
         {"role": "user", "content": [{"type": "input_text", "text": "Add 3"}]},
         call,
         {"type": "function_call_output", "call_id": call["call_id"], "output": "4"},
-        {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "Four.", "annotations": []}]},
+        {
+            "type": "message",
+            "role": "assistant",
+            "content": [{"type": "output_text", "text": "Four.", "annotations": []}],
+        },
         {"role": "user", "content": "Thanks"},
     ]
     body = ask(client, items, instructions="Be brief.", tools=[TOOL], max_output_tokens=5)

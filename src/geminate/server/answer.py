@@ -47,9 +47,7 @@ class Answer:
         if index not in self._calls:
             self._calls[index] = {"id": id, "type": "function", "function": {"name": name}}
             self._arguments[index] = []
-            sent.append(
-                {"index": index, "id": id, "type": "function", "function": {"name": name, "arguments": text}}
-            )
+            sent.append({"index": index, "id": id, "type": "function", "function": {"name": name, "arguments": text}})
         elif sent and sent[-1]["index"] == index:
             sent[-1]["function"]["arguments"] += text
         else:

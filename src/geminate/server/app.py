@@ -121,7 +121,9 @@ async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     messages = {404: "there is nothing at this path", 405: "this path does not take this method"}
     message = messages.get(error.status_code, str(error.detail))
-    return ApiError(error.status_code, message, code="not_found" if error.status_code == 404 else None, headers=error.headers).response()
+    return ApiError(
+        error.status_code, message, code="not_found" if error.status_code == 404 else None, headers=error.headers
+    ).response()
 
 
 async def _client_gone(request: Request, error: Exception) -> Response:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
@@ -133,7 +133,7 @@ class ChatAnswer:
             self.generation.ended(choice, answer.finish_reason)
         return delta
 
-    async def events(self) -> AsyncIterator[bytes]:
+    async def events(self) -> AsyncGenerator[bytes, None]:
         """Encoded chunks, as many at once as there are."""
         # Everything but the choice is the same in all chunks of an answer.
         head = b"data: " + json.dumps(self._head("chat.completion.chunk"), separators=(",", ":"))[:-1].encode("ascii")
@@ -157,11 +157,9 @@ class ChatAnswer:
             return b""  # bytes of an unfinished character, or a special token
         if first:
             delta = {"role": "assistant", "content": None if "tool_calls" in delta else "", **delta}
-        entry = {
-            "index": choice, "delta": delta,
-            "logprobs": {"content": chat_logprobs(self.model, piece.tokens), "refusal": None} if self.logprobs else None,
-            "finish_reason": self.answers[choice].finish_reason,
-        }  # fmt: skip
+        logprobs = {"content": chat_logprobs(self.model, piece.tokens), "refusal": None} if self.logprobs else None
+        reason = self.answers[choice].finish_reason
+        entry = {"index": choice, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
         self.answers[choice].begun = True
         more: dict[str, Any] = {"choices": [entry]}
         if self.trace:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any, cast
 
@@ -58,7 +58,7 @@ def _as_list(prompt: str | list[int] | list[str] | list[list[int]]) -> list[str 
     if isinstance(prompt, str):
         return [prompt]
     if isinstance(prompt[0], int):
-        return [cast(list[int], prompt)]
+        return [cast(list[int], list(prompt))]
     return list(cast(list[str | list[int]], prompt))
 
 
@@ -113,7 +113,7 @@ class CompletionAnswer:
             body["geminate"] = {"seed": self.generation.seed, "rounds": rounds}
         return body
 
-    async def events(self) -> AsyncIterator[bytes]:
+    async def events(self) -> AsyncGenerator[bytes, None]:
         """Encoded chunks, as many at once as there are."""
         head = b"data: " + json.dumps(self._head, separators=(",", ":"))[:-1].encode("ascii") + b","
         tail = b',"usage":null}\n\n' if self.usage else b"}\n\n"

@@ -111,9 +111,7 @@ def from_geminate(error: GeminateError, *, fields: Mapping[str, Any] | None = No
         return unavailable(message, "draining", DRAIN_RETRY_AFTER_S)
     if isinstance(error, RequestTimeoutError):
         # The official clients would send it again, to the same end.
-        return ApiError(
-            504, message, type="timeout_error", code="request_timeout", headers={"X-Should-Retry": "false"}
-        )
+        return ApiError(504, message, type="timeout_error", code="request_timeout", headers={"X-Should-Retry": "false"})
     if isinstance(error, EngineFailedError):
         return ApiError(500, message, type="server_error", code="engine_failed")
     if isinstance(error, ContextLengthError):

@@ -58,9 +58,7 @@ def grammar_spec(form: Format | None, tools: Tools, field: str) -> GrammarSpec |
     """
     if tools.offered:
         if form is not None and not isinstance(form, TextFormat):
-            raise bad_request(
-                f"{field} beside tools is not supported: leave one out, or say tool_choice 'none'", field
-            )
+            raise bad_request(f"{field} beside tools is not supported: leave one out, or say tool_choice 'none'", field)
         return ToolCalls(
             tools=[(f.name, parameters_of(f)) for f in tools.offered],
             required=tools.required,

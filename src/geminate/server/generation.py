@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextlib import aclosing
 from dataclasses import replace
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
 from starlette.types import Receive
 
@@ -100,6 +100,7 @@ class Generation:
         self.prompt_tokens = sum(map(len, prompts))
         self.stats: dict[int, Stats] = {}
         self.generated = self.reasoning = 0
+        self._constrained = grammar is not None
         self._thinking: set[int] = set()
         self._last: dict[int, float] = {}
         self._prompts = [len(prompt) for prompt in prompts]
@@ -137,12 +138,11 @@ class Generation:
         room = limit - len(prompt)
         if params.max_tokens > room:
             params = replace(params, max_tokens=room)
-        return self.model.service.submit(
-            Job(
-                request_id=self.context.id, prompt_ids=prompt, params=params, speculation=speculation, n=n,
-                grammar=grammar, make_reply=make_reply, timeout_s=self.state.settings.request_seconds,
-            )  # fmt: skip
-        )
+        job = Job(
+            request_id=self.context.id, prompt_ids=prompt, params=params, speculation=speculation, n=n,
+            grammar=grammar, make_reply=make_reply, timeout_s=self.state.settings.request_seconds,
+        )  # fmt: skip
+        return self.model.service.submit(job)
 
     def cancel(self) -> None:
         """Give up; memory is free within a round."""
@@ -154,7 +154,7 @@ class Generation:
         """What seeded the noise of the first prompt's answers."""
         return self.tickets[0].seed
 
-    async def batches(self) -> AsyncIterator[list[tuple[int, Piece]]]:
+    async def batches(self) -> AsyncGenerator[list[tuple[int, Piece]], None]:
         """(choice, piece) of all answers, as many at once as there are.
 
         Raises:
@@ -169,6 +169,9 @@ class Generation:
                     yield batch
             outcome = "done"
         except GeminateError as error:
+            if self._constrained and type(error) is GeminateError:
+                # A grammar that compiles can still grow past what the matcher follows.
+                raise bad_request(str(error), code="grammar_failed") from error
             raise from_geminate(error) from error
         except (GeneratorExit, asyncio.CancelledError):
             outcome = "abort"
@@ -177,13 +180,14 @@ class Generation:
             self.cancel()
             self._finish(outcome)
 
-    async def _one(self, index: int) -> AsyncIterator[list[tuple[int, Piece]]]:
+    async def _one(self, index: int) -> AsyncGenerator[list[tuple[int, Piece]], None]:
         first = index * self.n
-        async with aclosing(self.tickets[index].batches()) as batches:
+        source = cast(AsyncGenerator[list[Piece], None], self.tickets[index].batches())
+        async with aclosing(source) as batches:
             async for pieces in batches:
                 yield [(first + piece.choice, piece) for piece in pieces]
 
-    async def _merged(self) -> AsyncIterator[list[tuple[int, Piece]]]:
+    async def _merged(self) -> AsyncGenerator[list[tuple[int, Piece]], None]:
         queue: asyncio.Queue[list[tuple[int, Piece]] | BaseException | None] = asyncio.Queue()
 
         async def pump(index: int) -> None:
@@ -323,4 +327,3 @@ async def until_gone(receive: Receive, work: Coroutine[Any, Any, _T]) -> _T:
             if not task.done():
                 task.cancel()
         await asyncio.gather(working, watching, return_exceptions=True)
-

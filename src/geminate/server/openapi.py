@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
@@ -14,6 +14,7 @@ from geminate.server import schemas_chat as chat
 from geminate.server import schemas_out as out
 from geminate.server.schemas_responses import ResponseRequest
 
+Mode = Literal["validation", "serialization"]
 _ERRORS = {
     400: "The request is wrong; `param` names the field.",
     401: "The server needs an API key.",
@@ -36,13 +37,17 @@ class Doc:
     text: str | None = None
 
     @property
-    def models(self) -> list[tuple[type[BaseModel], Any]]:
+    def models(self) -> list[tuple[type[BaseModel], Mode]]:
         """(model, mode) for the schemas."""
-        return [(self.body, "validation")] * (self.body is not None) + [(self.answer, "serialization")] * (
-            self.answer is not None
-        )
+        made: list[tuple[type[BaseModel], Mode]] = []
+        if self.body is not None:
+            made.append((self.body, "validation"))
+        if self.answer is not None:
+            made.append((self.answer, "serialization"))
+        return made
 
 
+_ERROR_BODY: tuple[type[BaseModel], Mode] = (out.ErrorBody, "serialization")
 _POST = (400, 401, 404, 413, 503)
 _RUN = (400, 401, 404, 413, 429, 503, 504)
 DOCS: dict[str, Doc] = {
@@ -80,19 +85,18 @@ def _responses(doc: Doc) -> dict[str, Any]:
     for status in doc.statuses:
         made[str(status)] = {"description": _ERRORS[status], "content": error}
         if status in (429, 503):
-            made[str(status)]["headers"] = {
-                "Retry-After": {"schema": {"type": "string"}, "description": "Seconds."}
-            }
+            made[str(status)]["headers"] = {"Retry-After": {"schema": {"type": "string"}, "description": "Seconds."}}
     return made
 
 
 def document(app: Any, *, keys: bool) -> dict[str, Any]:
     """The document of an app's routes."""
+    routes = [route for route in app.routes if getattr(route, "path_format", None) in DOCS]
     made = get_openapi(
-        title="Geminate", version=__version__, routes=[r for r in app.routes if getattr(r, "path_format", None) in DOCS],
+        title="Geminate", version=__version__, routes=routes,
         description="Gemma 4 with its MTP drafter: OpenAI's API, the same answers with speculation on or off.",
     )  # fmt: skip
-    models = {pair for doc in DOCS.values() for pair in doc.models} | {(out.ErrorBody, "serialization")}
+    models = {pair for doc in DOCS.values() for pair in (*doc.models, _ERROR_BODY)}
     ordered = sorted(models, key=lambda pair: pair[0].__name__)
     _, schemas = models_json_schema(ordered, ref_template="#/components/schemas/{model}")
     made["components"] = {"schemas": schemas["$defs"]}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from typing import Any, NoReturn, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -12,6 +13,7 @@ from starlette.requests import ClientDisconnect, Request
 from geminate.server.errors import ApiError, bad_request
 
 MAX_DEPTH = 64
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _M = TypeVar("_M", bound=BaseModel)
 _TEXT_ONLY = ("image_url", "input_audio", "file", "input_image", "input_file", "image", "audio", "video")
 
@@ -57,9 +59,14 @@ def read_json(body: bytes) -> Any:
     if not body:
         raise bad_request("the body is empty; a JSON object is expected")
     try:
-        data = json.loads(body.decode("utf-8"), parse_constant=_no_constant)
+        text = body.decode("utf-8")
+        data = json.loads(text, parse_constant=_no_constant)
+        if _SURROGATE.search(text):
+            json.dumps(data, ensure_ascii=False).encode("utf-8")
     except UnicodeDecodeError as error:
         raise bad_request(f"the body is not UTF-8 (byte {error.start})") from None
+    except UnicodeEncodeError:
+        raise bad_request("the body holds a lone surrogate (\\ud800 to \\udfff), which is no character") from None
     except RecursionError:
         raise bad_request(f"the body is nested too deeply; {MAX_DEPTH} levels are enough") from None
     except ValueError as error:  # bad JSON, or an integer of thousands of digits
@@ -121,13 +128,11 @@ def _place(loc: tuple[int | str, ...], data: Any) -> tuple[int | str, ...]:
     """The steps of pydantic's ``loc`` that lead into the data, without the names of union branches."""
     place: list[int | str] = []
     for index, step in enumerate(loc):
-        last = index == len(loc) - 1
-        if (isinstance(data, dict) and step in data) or (
-            isinstance(data, list) and isinstance(step, int) and step < len(data)
-        ):
+        into_list = isinstance(data, list) and isinstance(step, int) and step < len(data)
+        if into_list or (isinstance(data, dict) and step in data):
             data = data[step]
             place.append(step)
-        elif last and isinstance(data, dict) and isinstance(step, str) and step.isidentifier():
+        elif isinstance(data, dict) and isinstance(step, str) and step.isidentifier() and index == len(loc) - 1:
             place.append(step)  # a missing field
     return tuple(place)
 

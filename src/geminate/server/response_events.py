@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
 from typing import Any, Protocol
 
@@ -90,7 +90,7 @@ class ResponseEvents:
         made: Event = last["response"]
         return made
 
-    async def encoded(self) -> AsyncIterator[bytes]:
+    async def encoded(self) -> AsyncGenerator[bytes, None]:
         """Encoded events, as many at once as there are."""
         async with aclosing(self._events()) as batches:
             async for batch in batches:
@@ -105,7 +105,7 @@ class ResponseEvents:
         self._sequence += 1
         return made
 
-    async def _events(self) -> AsyncIterator[list[Event]]:
+    async def _events(self) -> AsyncGenerator[list[Event], None]:
         yield [
             self._event("response.created", response=self.frame.object("in_progress", [])),
             self._event("response.in_progress", response=self.frame.object("in_progress", [])),

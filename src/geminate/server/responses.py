@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import secrets
 import time
-from contextlib import aclosing
 from typing import Any
 
 from starlette.requests import Request
@@ -18,7 +17,7 @@ from geminate.server.logs import context_of
 from geminate.server.parsing import parse
 from geminate.server.response_events import ResponseEvents
 from geminate.server.schemas_responses import NamedFunction, ResponseRequest
-from geminate.server.sse import EventStream, named_event
+from geminate.server.sse import EventStream
 from geminate.server.state import Model, ServerState
 from geminate.text.reply import ChatReply
 

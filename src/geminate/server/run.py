@@ -10,6 +10,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import uvicorn
 
@@ -70,9 +71,7 @@ def _bind(settings: Settings) -> socket.socket:
 class _Run:
     """One run of the server."""
 
-    def __init__(
-        self, settings: Settings, keys: list[str], load: Callable[[], LLM], listener: socket.socket
-    ) -> None:
+    def __init__(self, settings: Settings, keys: list[str], load: Callable[[], LLM], listener: socket.socket) -> None:
         self.settings, self.load, self.listener = settings, load, listener
         self.state = ServerState(settings)
         self.service: Service | None = None
@@ -110,18 +109,17 @@ class _Run:
             llm = self.load()
             service = make_service(llm, self.settings)
         except GeminateError as error:
-            self._tell(loop, lambda: self._failed(error))
+            self._tell(loop, self._failed, error)
         except Exception as error:
             log("error", "unexpected exception while loading", exc_info=error)
-            failure = BackendError(f"the model could not be loaded: {type(error).__name__}: {error}")
-            self._tell(loop, lambda: self._failed(failure))
+            self._tell(loop, self._failed, BackendError(f"loading the model failed: {type(error).__name__}: {error}"))
         else:
-            self._tell(loop, lambda: self._loaded(llm, service, time.perf_counter() - began))
+            self._tell(loop, self._loaded, llm, service, time.perf_counter() - began)
 
     @staticmethod
-    def _tell(loop: asyncio.AbstractEventLoop, what: Callable[[], None]) -> None:
+    def _tell(loop: asyncio.AbstractEventLoop, what: Callable[..., None], *args: Any) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed: a signal came first
-            loop.call_soon_threadsafe(what)
+            loop.call_soon_threadsafe(what, *args)
 
     def _loaded(self, llm: LLM, service: Service, seconds: float) -> None:
         if self.state.status == "draining":
@@ -170,4 +168,3 @@ def make_service(llm: LLM, settings: Settings) -> Service:
         llm, max_running=settings.max_running, max_waiting=settings.max_waiting, kv_bytes=settings.kv_bytes,
         prefix_cache=settings.prefix_cache, prefill_share=settings.prefill_share,
     )  # fmt: skip
-

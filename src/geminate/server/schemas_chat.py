@@ -174,9 +174,9 @@ class CompletionRequest(Sampling, StopStrings):
     """Body of ``POST /v1/completions``."""
 
     model: str = Field(description="The served model's id, or an alias of it.")
-    prompt: (
-        str | Ids | Annotated[list[str], Field(min_length=1)] | Annotated[list[Ids], Field(min_length=1)]
-    ) = Field(description="Text, token ids, or a list of either.")
+    prompt: str | Ids | Annotated[list[str], Field(min_length=1)] | Annotated[list[Ids], Field(min_length=1)] = Field(
+        description="Text, token ids, or a list of either."
+    )
     max_tokens: int | None = Field(None, ge=1, le=2**31 - 1, description="Most tokens of an answer; default 16.")
     n: int | None = Field(None, ge=1, le=MAX_CHOICES, description="Answers to each prompt; at most max_choices in all.")
     stream: bool | None = Field(None, description="Send the answer as it comes, as server-sent events.")

@@ -43,9 +43,9 @@ class Sampling(Strict):
     stop_token_ids: list[TokenId] | None = Field(
         None, max_length=64, description="Further token ids that end the answer. Extension."
     )
-    speculation: (
-        Literal["auto", "off", "ngram"] | Annotated[int, Field(ge=0, le=MAX_DRAFT)] | None
-    ) = Field(None, description="How to draft; changes the speed, never the answer. Default: the server's. Extension.")
+    speculation: Literal["auto", "off", "ngram"] | Annotated[int, Field(ge=0, le=MAX_DRAFT)] | None = Field(
+        None, description="How to draft; changes the speed, never the answer. Default: the server's. Extension."
+    )
     trace: bool | None = Field(
         None, description="Report every round's tokens and where each came from, under `geminate`. Extension."
     )
@@ -117,5 +117,3 @@ class TemplateOptions(Strict):
     """Variables of the chat template."""
 
     enable_thinking: bool | None = Field(None, description="Whether the model thinks before it answers.")
-
-

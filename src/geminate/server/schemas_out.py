@@ -57,7 +57,9 @@ class Timings(Out):
     cached_n: int = Field(description="Of these, tokens that were not computed again.")
     prompt_ms: float = Field(description="Milliseconds of passes until the first token.")
     predicted_n: int = Field(description="Tokens emitted.")
-    predicted_ms: float = Field(description="Milliseconds of passes after the first token; of several answers the most.")
+    predicted_ms: float = Field(
+        description="Milliseconds of passes after the first token; of several answers the most."
+    )
     predicted_per_second: float = Field(description="Tokens after the first over that time.")
     draft_n: int = Field(description="Tokens drafted.")
     draft_n_accepted: int = Field(description="Of these, tokens emitted.")
@@ -160,7 +162,9 @@ class ChatCompletion(Out):
     system_fingerprint: str = Field(description="Changes when the same request and seed may give other answers.")
     choices: list[ChatChoice] = Field(description="The answers.")
     usage: Usage = Field(description="Counts.")
-    timings: Timings = Field(description="Times and drafts; in a stream in the last chunk with choices, and beside the usage.")
+    timings: Timings = Field(
+        description="Times and drafts; in a stream in the last chunk with choices, and beside the usage."
+    )
     geminate: Trace | None = Field(None, description="With trace.")
 
 

@@ -15,7 +15,7 @@ import re
 import tomllib
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,10 +40,12 @@ def _setting(
     size: bool = False,
     choices: tuple[str, ...] | None = None,
     says: str | None = None,
+    check: Callable[[str], object] | None = None,
 ) -> Any:
     """A field; ``size``: bytes, written with KiB, MiB, GiB as well; ``says``: the default in words."""
     metadata = {
         "help": help, "group": group, "low": low, "high": high, "size": size, "choices": choices, "says": says,
+        "check": check,
     }  # fmt: skip
     if isinstance(default, tuple):
         return field(default_factory=lambda: default, metadata=metadata)
@@ -60,18 +62,21 @@ class Settings:
 
     model: str | None = _setting(None, "Directory, GGUF file or hub id.", group="model", says="the embedded pair")
     drafter: str = _setting("auto", "auto, none, embedded, a directory, GGUF or hub id.", group="model")
-    weights: str = _setting("auto", "bf16, int8, int4, int4+; auto: a stored grid as it is, else int8.", group="model")
-    threads: int | None = _setting(None, "Worker threads.", group="model", low=1, high=1024, says="physical cores")
-    rope_position: str = _setting(
-        "P", "The drafter's rotary position: P or P-1.", group="model", choices=("P", "P-1")
+    weights: str = _setting(
+        "auto", "bf16, int8, int4, int4+; auto: a stored grid as it is, else int8.", group="model", check=check_preset
     )
+    threads: int | None = _setting(None, "Worker threads.", group="model", low=1, high=1024, says="physical cores")
+    rope_position: str = _setting("P", "The drafter's rotary position: P or P-1.", group="model", choices=("P", "P-1"))
     cache: bool = _setting(True, "Keep packed weights on disk for the next start.", group="model")
     prefault: bool = _setting(False, "Touch all weights before the first answer.", group="model")
     model_id: str | None = _setting(None, "Name of the model in the API.", group="model", says="from the model's path")
     alias: tuple[str, ...] = _setting((), "Further name a request may use; may be repeated.", group="model")
 
     speculation: str = _setting(
-        "auto", "auto, off, ngram or a draft length 0..16, for requests that do not say.", group="engine"
+        "auto",
+        "auto, off, ngram or a draft length 0..16, for requests that do not say.",
+        group="engine",
+        check=parse_speculation,
     )
     max_running: int = _setting(16, "Most answers generated at the same time.", group="engine", low=1, high=256)
     max_waiting: int = _setting(64, "Most requests that wait; one more gets 429.", group="engine", low=0, high=100_000)
@@ -102,9 +107,7 @@ class Settings:
         None, "File of API keys, one a line, # begins a comment; GEMINATE_API_KEYS adds more, by commas.",
         group="network",
     )  # fmt: skip
-    allow_unauthenticated: bool = _setting(
-        False, "Listen beyond this machine without API keys.", group="network"
-    )
+    allow_unauthenticated: bool = _setting(False, "Listen beyond this machine without API keys.", group="network")
     allowed_host: tuple[str, ...] = _setting(
         (), "Further name in a request's Host header while there are no keys, for a proxy; may be repeated.",
         group="network",
@@ -142,8 +145,6 @@ class Settings:
     def __post_init__(self) -> None:
         for item in dataclasses.fields(self):
             _check(item, getattr(self, item.name))
-        parse_speculation(self.speculation)
-        check_preset(self.weights)
         if not self.host.strip():
             raise ParameterError("host must not be empty; 127.0.0.1 is this machine only")
         names = [self.model_id, *self.alias]
@@ -170,6 +171,8 @@ def _check(item: dataclasses.Field[Any], value: object) -> None:
             raise ParameterError(f"{item.name} must be {legal}, not {one!r}")
         if meta["choices"] and one not in meta["choices"]:
             raise ParameterError(f"{item.name} must be one of {', '.join(meta['choices'])}, not {one!r}")
+    if meta["check"] is not None:
+        meta["check"](value)
 
 
 def _is(kind: type, value: object) -> bool:
@@ -239,9 +242,15 @@ def rows() -> list[Row]:
             legal = f">= {low:g}" if high is None else f"{low:g} to {high:,.0f}"
         made.append(
             Row(
-                name=item.name, kind=kind, several=several, size=meta["size"], help=meta["help"], group=meta["group"],
-                default=said, legal=legal,
-            )  # fmt: skip
+                name=item.name,
+                kind=kind,
+                several=several,
+                size=meta["size"],
+                help=meta["help"],
+                group=meta["group"],
+                default=said,
+                legal=legal,
+            )
         )
     return made
 

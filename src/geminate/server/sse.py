@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import Any
 
@@ -30,7 +30,7 @@ def event(data: Any) -> bytes:
 
 def named_event(data: dict[str, Any]) -> bytes:
     """``event:`` and ``data:``, the name being the data's type."""
-    return b"event: " + data["type"].encode("ascii") + b"\n" + event(data)
+    return f"event: {data['type']}\n".encode("ascii") + event(data)
 
 
 class EventStream(Response):
@@ -43,7 +43,7 @@ class EventStream(Response):
 
     def __init__(
         self,
-        events: AsyncIterator[bytes],
+        events: AsyncGenerator[bytes, None],
         context: RequestContext,
         on_error: Callable[[ApiError], bytes] = lambda error: event(error.body()) + DONE,
     ) -> None:
@@ -59,7 +59,7 @@ class EventStream(Response):
     async def _send(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": list(_HEADERS)})
         try:
-            async with aclosing(self.events) as events:  # type: ignore[type-var]
+            async with aclosing(self.events) as events:
                 async for data in events:
                     await send({"type": "http.response.body", "body": data, "more_body": True})
         except ApiError as error:
