@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from support.accessibility import contrast, faint_texts, nameless, structure
 from support.browser import Browser
 from support.serving import Served
@@ -84,7 +85,9 @@ def test_race_ends_identical(browser: Browser, served: Served, order: str) -> No
     browser.find(f"input[value={order}]").click()
     verdict = race(browser)
     assert verdict.startswith("identical: yes"), verdict
-    assert ("times as fast" in verdict) == (order == "sequence") and ("shared the machine" in verdict) == (order != "sequence")
+    assert ("times as fast" in verdict) == (order == "sequence") and ("shared the machine" in verdict) == (
+        order != "sequence"
+    )
     texts = browser.js("return [...document.querySelectorAll('.lane > .words')].map((e) => e.textContent)")
     assert len(texts) == 2 and texts[0] == texts[1] != ""
     tiles = browser.js("return [...document.querySelectorAll('.lane dd')].map((e) => e.textContent)")
@@ -164,7 +167,9 @@ def test_keyboard_alone(browser: Browser, served: Served) -> None:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_names_structure_and_contrast(browser: Browser, served: Served, scheme: str) -> None:
     open_page(browser, served, scheme=scheme)
-    dark = contrast(browser.js("return getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)"), [0, 0, 0])
+    dark = contrast(
+        browser.js("return getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)"), [0, 0, 0]
+    )
     assert (dark < 2) == (scheme == "dark")
     setting(browser, max_tokens=48)
     send(browser, PROMPT)
@@ -251,7 +256,9 @@ def test_asks_for_a_key_and_keeps_it_in_memory(browser: Browser, packed_cache: o
         assert not browser.find("#key-form").is_displayed() and browser.focus() == "prompt"
         browser.press(ENTER)
         browser.until(lambda: browser.all(".message.assistant .note"), "answered")
-        kept = browser.js("return JSON.stringify([{ ...localStorage }, { ...sessionStorage }, document.cookie, location.href])")
+        kept = browser.js(
+            "return JSON.stringify([{ ...localStorage }, { ...sessionStorage }, document.cookie, location.href])"
+        )
         assert KEY not in kept
         assert not browser.find("#chat-error").is_displayed()
         browser.driver.refresh()

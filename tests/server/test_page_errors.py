@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+
 from support.browser import Browser
 from support.fake_chat import FakeChat
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+
 from support.browser import Browser
 from support.fake_chat import FakeChat
 

@@ -37,7 +37,9 @@ def missing() -> str | None:
 
 def chromium() -> str | None:
     """Path of the browser."""
-    return next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
+    return next(
+        (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
+    )
 
 
 class Browser:

@@ -99,7 +99,12 @@ class FakeChat:
             yield b"data: {not json\n\n"
             return
         if self.mode == "thinking":
-            thought = [(100, "<|channel>", "target"), (7, "thought", "target"), (8, "\n", "target"), (9, "Hm.", "target")]
+            thought = [
+                (100, "<|channel>", "target"),
+                (7, "thought", "target"),
+                (8, "\n", "target"),
+                (9, "Hm.", "target"),
+            ]
             yield _data(round_chunk(thought, 0, reasoning_content="Hm."))
             yield _data(round_chunk([(101, "<channel|>", "target")], 0))
         words = list(WORDS)

@@ -50,7 +50,7 @@ function paintPositions(positions) {
 function paintLengths(rounds) {
   const shown = rounds.slice(-SHOWN_ROUNDS);
   const top = Math.max(4, ...shown.map((round) => round.drafted));
-  const step = (WIDTH - 24) / SHOWN_ROUNDS;
+  const step = (WIDTH - 24) / Math.min(SHOWN_ROUNDS, Math.max(24, shown.length));
   const y = (count) => 64.5 - (56 * count) / top;
   let outline = "";
   let filled = "";
