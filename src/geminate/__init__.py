@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from geminate.errors import GeminateError
-from geminate.llm import LLM, ChatSession, Delta, Output
+from geminate.llm import LLM, ChatSession
+from geminate.output import Delta, Output
 from geminate.params import SamplingParams
 from geminate.sequence import Stats
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -15,14 +15,12 @@ from geminate.engine import Engine
 from geminate.errors import ParameterError, TokenizerError
 from geminate.loading import load_pair
 from geminate.models.assistant import RopePosition
+from geminate.output import Delta, Output, TextSide
 from geminate.params import ResolvedSampling, SamplingParams, parse_speculation
-from geminate.sampling import TokenLogprobs
-from geminate.sequence import FinishReason, Stats
 from geminate.sequence import Sequence as EngineSequence
 from geminate.spec.costs import CostModel
 from geminate.spec.mtp import MtpDrafter
 from geminate.text.grammar import Grammar, GrammarCompiler
-from geminate.text.reply import PlainReply, ReplyDelta
 from geminate.text.template import ChatTemplate
 from geminate.text.tokenizer import Tokenizer
 from geminate.types import F32
@@ -33,71 +31,6 @@ from geminate.weights.store import Message
 Prompt = str | Sequence[int]
 SpeculationArg = Literal["auto", "off", "ngram"] | int | str
 MAX_TOGETHER = 8  # sequences that share passes in `LLM.generate`
-
-
-@dataclass(frozen=True, kw_only=True)
-class Output:
-    """A finished generation.
-
-    Attributes:
-        token_ids: emitted tokens, an end-of-sequence token included. text: without special tokens and
-            without the stop string.
-        finish_reason: ``stop``, ``length`` or ``abort``.
-        seed: what seeded the noise; pass it again for the same text.
-        logprobs: per emitted token, if asked for.
-    """
-
-    prompt_token_ids: list[int]
-    token_ids: list[int]
-    text: str
-    finish_reason: FinishReason
-    seed: int
-    stats: Stats
-    logprobs: list[TokenLogprobs] = field(default_factory=list)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Delta:
-    """A piece of a streamed generation: certain text, the tokens behind it, and at the end the whole."""
-
-    text: str
-    token_ids: list[int]
-    output: Output | None = None
-
-
-class _TextSide:
-    """Detokenizer and stop strings of one sequence; told every token in order."""
-
-    def __init__(self, tokenizer: Tokenizer | None, stops: Sequence[str]) -> None:
-        if stops and tokenizer is None:
-            raise ParameterError("stop strings need a tokenizer, and this model has none; use stop_token_ids")
-        self._reply = PlainReply(tokenizer, stops) if tokenizer is not None else None
-        self._fresh: list[str] = []
-        self.text = ""
-
-    def on_token(self, token: int) -> bool:
-        """Take a token; True when a stop string is complete."""
-        if self._reply is None:
-            return False
-        self._add(self._reply.push(token))
-        return self._reply.stopped
-
-    def _add(self, deltas: list[ReplyDelta]) -> None:
-        text = "".join([delta.text for delta in deltas])
-        self._fresh.append(text)
-        self.text += text
-
-    def finish(self, sequence: EngineSequence) -> None:
-        """Let go of what was held back; held bytes can complete a stop string only now."""
-        if self._reply is not None and not self._reply.stopped:
-            self._add(self._reply.flush())
-            if self._reply.stopped:
-                sequence.finish_reason = "stop"
-
-    def take(self) -> str:
-        """Text that became certain since the last call."""
-        fresh, self._fresh = "".join(self._fresh), []
-        return fresh
 
 
 class LLM:
@@ -228,11 +161,11 @@ class LLM:
         cache: KVCache | None = None,
         on_logits: Callable[[int, F32], None] | None = None,
         grammar: Grammar | None = None,
-    ) -> tuple[EngineSequence, _TextSide]:
+    ) -> tuple[EngineSequence, TextSide]:
         wanted = parse_speculation(speculation)
         if wanted == "auto":
             self.measure_costs()
-        side = _TextSide(self.tokenizer, sampling.stop)
+        side = TextSide(self.tokenizer, sampling.stop)
         sequence = self.engine.add(
             ids,
             sampling,
@@ -243,18 +176,6 @@ class LLM:
             constraint=None if grammar is None else grammar.start(),
         )
         return sequence, side
-
-    @staticmethod
-    def _output(sequence: EngineSequence, side: _TextSide) -> Output:
-        return Output(
-            prompt_token_ids=sequence.token_ids[: sequence.prompt_length],
-            token_ids=sequence.output_ids,
-            text=side.text,
-            finish_reason=sequence.finish_reason or "abort",
-            seed=sequence.sampling.seed,
-            stats=sequence.stats,
-            logprobs=sequence.logprobs,
-        )
 
     def generate(
         self,
@@ -281,7 +202,7 @@ class LLM:
             raise ParameterError("on_logits needs exactly one prompt")
         ids = [self.encode(prompt) for prompt in several]
         waiting = [(i, self.resolve(params)) for i in range(len(ids))]
-        running: dict[int, tuple[EngineSequence, _TextSide]] = {}
+        running: dict[int, tuple[EngineSequence, TextSide]] = {}
         done: dict[int, Output] = {}
         try:
             while waiting or running:
@@ -293,7 +214,7 @@ class LLM:
                     if sequence.finish_reason is not None:
                         _raise_own(sequence)
                         side.finish(sequence)
-                        done[i] = self._output(sequence, side)
+                        done[i] = side.output(sequence)
                         del running[i]
         finally:
             for sequence, _ in running.values():
@@ -327,7 +248,7 @@ class LLM:
                 _raise_own(sequence)
                 if sequence.finish_reason is not None:
                     side.finish(sequence)
-                    output = self._output(sequence, side)
+                    output = side.output(sequence)
                     yield Delta(text=side.take(), token_ids=tokens, output=output)
                 elif tokens:
                     yield Delta(text=side.take(), token_ids=tokens)

@@ -16,7 +16,7 @@ import geminate.engine
 from geminate import LLM, SamplingParams
 from geminate.engine import Engine
 from geminate.errors import GeminateError
-from geminate.llm import Output
+from geminate.output import Output
 from geminate.text.grammar import Grammar, JsonSchema, ToolCalls
 from geminate.text.grammar_state import GrammarState
 from geminate.text.reply import ChatReply, ReplyDelta

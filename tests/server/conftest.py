@@ -8,6 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from support.browser import Browser, browsers
 from support.serving import Served
 
 
@@ -23,3 +24,9 @@ def client(served: Served) -> Iterator[httpx.Client]:
     """An HTTP client of it."""
     with served.client() as made:
         yield made
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """Headless Chromium, shared; tests open the page anew."""
+    yield from browsers(tmp_path_factory)

@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 
 from geminate.cli import common as c
-from geminate.llm import LLM, Output
+from geminate.llm import LLM
+from geminate.output import Output
 from geminate.params import SamplingParams, parse_speculation
 from geminate.weights.locate import is_model
 

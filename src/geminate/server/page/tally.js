@@ -1,0 +1,46 @@
+// Counts what a running answer shows: speed, acceptance, draft lengths, origins.
+
+export const ORIGINS = { target: "the target's own", drafter: "accepted guesses", copied: "copied", forced: "forced by grammar" };
+const WINDOW_MS = 2000;
+
+/** Figures of one answer, from its trace while it runs and from the server's timings at the end. */
+export class Tally {
+  tokens = 0;
+  rounds = [];
+  positions = [];
+  origins = { target: 0, drafter: 0, copied: 0, forced: 0 };
+  timings = null;
+  #marks = [];
+
+  /** One round of the trace: `{tokens, drafted, accepted}` at time `now` in ms. */
+  round(trace, now) {
+    const drafted = trace.drafted ?? 0;
+    const accepted = trace.accepted ?? 0;
+    this.tokens += trace.tokens.length;
+    this.rounds.push({ drafted, accepted });
+    for (let place = 0; place < drafted; place += 1) {
+      this.positions[place] ??= { drafted: 0, accepted: 0 };
+      this.positions[place].drafted += 1;
+      if (place < accepted) this.positions[place].accepted += 1;
+    }
+    for (const token of trace.tokens) {
+      if (token.origin in this.origins) this.origins[token.origin] += 1;
+    }
+    this.#marks.push({ now, tokens: this.tokens });
+    while (this.#marks.length > 2 && this.#marks[1].now < now - WINDOW_MS) this.#marks.shift();
+  }
+
+  /** Tokens/s: the server's own figure once known, else over the last two seconds; null before two rounds. */
+  get speed() {
+    if (this.timings) return this.timings.predicted_per_second ?? null;
+    const first = this.#marks[0];
+    const last = this.#marks.at(-1);
+    if (!first || last.now <= first.now) return null;
+    return ((last.tokens - first.tokens) * 1000) / (last.now - first.now);
+  }
+
+  /** Tokens per round, the target's own included. */
+  get acceptanceLength() {
+    return this.timings?.acceptance_length ?? (this.rounds.length ? this.tokens / this.rounds.length : null);
+  }
+}

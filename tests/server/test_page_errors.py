@@ -1,0 +1,166 @@
+"""What the page does when the server refuses, fails, breaks off or does not end: a scripted server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from support.browser import Browser
+from support.fake_chat import FakeChat
+
+ENTER, ESCAPE = "\ue007", "\ue00c"
+
+
+@pytest.fixture
+def fake(browser: Browser) -> Iterator[FakeChat]:
+    with FakeChat() as server:
+        browser.open(server.url)
+        browser.until(lambda: browser.text("#health-text") == "ready", "was ready")
+        yield server
+
+
+def ask(browser: Browser, text: str = "Hello") -> None:
+    browser.find("#prompt").send_keys(text)
+    browser.press(ENTER)
+
+
+@pytest.mark.parametrize(
+    ("mode", "says"),
+    [
+        ("full", "The server is full. Try again in 7 s. The server says: 64 requests wait already"),
+        ("failed", "The server failed (500). The server says: something went wrong inside the server"),
+        ("loading", "The server takes no requests now. Try again in 5 s. The server says: the model is being loaded"),
+        ("nonsense", "The server sent something that is not an answer."),
+    ],
+)
+def test_refusals_are_told_and_give_the_message_back(browser: Browser, fake: FakeChat, mode: str, says: str) -> None:
+    fake.mode = mode
+    ask(browser)
+    browser.until(lambda: browser.text("#chat-error"), "told the error")
+    assert browser.text("#chat-error") == says
+    assert browser.find("#chat-error").get_attribute("role") == "alert"
+    assert browser.find("#prompt").get_attribute("value") == "Hello" and browser.all(".message") == []
+    fake.mode = "answer"
+    browser.press(ENTER)
+    browser.until(lambda: browser.all(".message.assistant .note"), "answered")
+    assert not browser.find("#chat-error").is_displayed()
+    assert [m["content"] for m in fake.seen[-1]["messages"]] == ["Hello"], "the failed turn was kept"
+
+
+@pytest.mark.parametrize(
+    ("mode", "says"),
+    [
+        ("broken", "The connection broke off before the answer was complete."),
+        ("error", "The server stopped the answer: the answer took longer than 600 s"),
+    ],
+)
+def test_a_broken_answer_keeps_what_came(browser: Browser, fake: FakeChat, mode: str, says: str) -> None:
+    fake.mode = mode
+    ask(browser)
+    browser.until(lambda: browser.text("#chat-error"), "told the error")
+    assert browser.text("#chat-error") == says
+    assert browser.text(".message.assistant > .words") == "Once upon a time"
+    assert browser.text(".message.assistant .note").startswith("Broken off.")
+    assert browser.find("#send").is_displayed() and not browser.find("#stop").is_displayed()
+
+
+@pytest.mark.parametrize("how", ["escape", "button"])
+def test_stopping_reaches_the_server(browser: Browser, fake: FakeChat, how: str) -> None:
+    fake.mode = "endless"
+    ask(browser)
+    browser.until(lambda: "more more" in browser.text(".message.assistant > .words"), "streamed")
+    assert browser.text("#announce") == "", "read aloud before it was finished"
+    assert float(browser.text("#fig-speed").replace(",", "")) > 0
+    if how == "escape":
+        browser.press(ESCAPE)
+    else:
+        browser.find("#stop").click()
+    browser.until(lambda: browser.all(".message.assistant .note"), "stopped")
+    assert browser.text(".message.assistant .note").startswith("Stopped.")
+    assert fake.gone.wait(30), "the server was not told"
+    assert not browser.find("#chat-error").is_displayed()
+    fake.mode = "answer"
+    browser.find("#prompt").click()
+    ask(browser, "Go on")
+    browser.until(lambda: len(browser.all(".message.assistant .note")) == 2, "answered")
+    assert [m["role"] for m in fake.seen[-1]["messages"]] == ["user", "assistant", "user"]
+
+
+def test_a_stopped_race_is_not_called_identical(browser: Browser, fake: FakeChat) -> None:
+    fake.mode = "endless"
+    browser.find("#tab-race").click()
+    browser.find("#race-warm").click()
+    browser.find("#race-start").click()
+    browser.until(lambda: "more" in browser.text(".lane > .words"), "streamed")
+    browser.press(ESCAPE)
+    browser.until(lambda: browser.text("#verdict") == "Stopped: not compared.", "stopped")
+    assert fake.gone.wait(30)
+    assert len(fake.seen) == 1, "the second lane started all the same"
+
+
+def test_a_race_that_differs_says_so(browser: Browser, fake: FakeChat) -> None:
+    fake.mode = "differ"
+    browser.find("#tab-race").click()
+    browser.find("#race-warm").click()
+    browser.find("#race-start").click()
+    browser.until(lambda: browser.text("#verdict").startswith("identical"), "came to a verdict")
+    verdict = browser.text("#verdict")
+    assert verdict.startswith("identical: NO")
+    assert 'First difference at token 4: 13 " time" with speculation off, 99 " moon" with it.' in verdict
+    off, on = fake.seen
+    assert off.pop("speculation") == "off" and on.pop("speculation") == "auto"
+    assert off == on and off["trace"] and off["stream_options"] == {"include_usage": True}
+
+
+@pytest.mark.parametrize("mode", ["failed", "broken"])
+@pytest.mark.parametrize("order", ["sequence", "together"])
+def test_a_race_that_fails_is_not_compared(browser: Browser, fake: FakeChat, mode: str, order: str) -> None:
+    fake.mode = mode
+    browser.find("#tab-race").click()
+    browser.find(f"input[value={order}]").click()
+    browser.find("#race-start").click()
+    browser.until(lambda: browser.text("#race-error"), "told the error")
+    assert browser.text("#verdict") == "Not compared."
+    assert browser.find("#race-start").is_displayed()
+
+
+def test_every_origin_and_thoughts(browser: Browser, fake: FakeChat) -> None:
+    fake.mode = "thinking"
+    ask(browser)
+    browser.until(lambda: browser.all(".message.assistant .note"), "answered")
+    script = "return [...document.querySelectorAll(arguments[0])].map((e) => [e.textContent, e.dataset.origin])"
+    assert browser.js(script, ".message.assistant > .words .tok") == [
+        ["Once", "target"], ["upon", "drafter"], ["a", "drafter"], ["time", "target"], ["the", "copied"],
+        ["end", "copied"], [".", "forced"],
+    ]  # fmt: skip
+    assert browser.js(script, ".thoughts .tok") == [["Hm.", "target"]]
+    assert browser.text(".message.assistant > .words") == "Once upon a time the end."
+    thoughts = browser.find(".thoughts")
+    assert thoughts.get_attribute("open") is not None
+    browser.find(".thoughts summary").click()
+    assert thoughts.get_attribute("open") is None
+    assert "no drafter" in browser.text("#pair")
+    assert "Hm." not in str(browser.text("#announce"))
+
+
+def test_health_is_told_in_words(browser: Browser, fake: FakeChat) -> None:
+    fake.ready = False
+    browser.driver.refresh()
+    browser.until(lambda: browser.text("#health-text") == "loading the model", "said that it loads")
+    fake.ready = True
+    browser.until(lambda: browser.text("#health-text") == "ready", "became ready by itself")
+
+
+def test_a_server_that_is_gone(browser: Browser, fake: FakeChat) -> None:
+    fake.__exit__()
+    ask(browser)
+    browser.until(lambda: browser.text("#chat-error").startswith("The server cannot be reached."), "told the error")
+    assert browser.find("#prompt").get_attribute("value") == "Hello"
+
+
+def test_markup_in_an_answer_stays_text(browser: Browser, fake: FakeChat) -> None:
+    ask(browser, "<img src=x onerror=alert(1)>")
+    browser.until(lambda: browser.all(".message.assistant .note"), "answered")
+    assert browser.text(".message.user .words") == "<img src=x onerror=alert(1)>"
+    assert browser.all(".message img") == []

@@ -1,0 +1,136 @@
+"""A server with the real page and scripted answers, for what the real one does not do on demand."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from collections.abc import AsyncIterator
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI, Request, Response
+from starlette.responses import JSONResponse, StreamingResponse
+
+from geminate.server.page import page_router
+
+WORDS = [
+    (10, "Once", "target"), (11, " upon", "drafter"), (12, " a", "drafter"), (13, " time", "target"),
+    (14, " the", "copied"), (15, " end", "copied"), (16, ".", "forced"), (106, "<turn|>", "target"),
+]  # fmt: skip
+TIMINGS = {
+    "prompt_n": 9, "cached_n": 0, "prompt_ms": 3.5, "predicted_n": 8, "predicted_ms": 40.0,
+    "predicted_per_second": 175.0, "draft_n": 5, "draft_n_accepted": 4, "acceptance_length": 2.0,
+    "accepted_per_position": [2, 2], "drafted_per_position": [3, 2], "draft_lengths": {"0": 1, "2": 2},
+}  # fmt: skip
+
+
+def round_chunk(tokens: list[tuple[int, str, str]], drafted: int, **delta: str) -> dict[str, Any]:
+    """A chunk of one round."""
+    accepted = sum(origin != "target" for _, _, origin in tokens)
+    return {
+        "object": "chat.completion.chunk",
+        "choices": [{"index": 0, "delta": delta, "finish_reason": None}],
+        "geminate": {
+            "choice": 0, "drafted": drafted, "accepted": min(drafted, accepted),
+            "tokens": [{"id": id, "text": text, "origin": origin} for id, text, origin in tokens],
+        },
+    }  # fmt: skip
+
+
+class FakeChat:
+    """``mode`` chooses what the next request gets; ``seen`` are the bodies; ``gone`` is set when a client leaves.
+
+    Modes: answer, thinking, differ (the second answer is another one), full (429), failed (500), loading (503),
+    error (inside the stream), broken (the connection ends early), nonsense, endless (until the client leaves).
+    """
+
+    def __init__(self) -> None:
+        self.mode = "answer"
+        self.seen: list[dict[str, Any]] = []
+        self.gone = threading.Event()
+        self.ready = True
+        self.app = FastAPI()
+        self.app.include_router(page_router())
+        self.app.add_api_route("/health/ready", self._ready, response_model=None)
+        self.app.add_api_route("/v1/models", self._models, response_model=None)
+        self.app.add_api_route("/v1/chat/completions", self._chat, methods=["POST"], response_model=None)
+        config = uvicorn.Config(self.app, host="127.0.0.1", port=0, log_level="error", lifespan="off")
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(target=self._server.run, daemon=True)
+
+    def __enter__(self) -> FakeChat:
+        self._thread.start()
+        while not self._server.started:
+            self._thread.join(0.01)
+            assert self._thread.is_alive(), "the fake server did not start"
+        port = self._server.servers[0].sockets[0].getsockname()[1]
+        self.url = f"http://127.0.0.1:{port}/"
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.should_exit = True
+        self._thread.join()
+
+    async def _ready(self) -> Response:
+        if self.ready:
+            return JSONResponse({"status": "ready"})
+        error = {"message": "the model is being loaded", "type": "service_unavailable_error", "code": "loading"}
+        return JSONResponse({"error": error}, 503, {"Retry-After": "5"})
+
+    async def _models(self) -> Response:
+        card = {"id": "fake", "max_model_len": 2048, "geminate": {"drafter": None, "weights": "int8"}}
+        return JSONResponse({"object": "list", "data": [card]})
+
+    async def _chat(self, request: Request) -> Response:
+        self.seen.append(await request.json())
+        refusals = {
+            "full": (429, "64 requests wait already", {"Retry-After": "7"}),
+            "failed": (500, "something went wrong inside the server", {}),
+            "loading": (503, "the model is being loaded", {"Retry-After": "5"}),
+        }
+        if self.mode in refusals:
+            status, message, headers = refusals[self.mode]
+            return JSONResponse({"error": {"message": message}}, status, headers)
+        return StreamingResponse(self._events(), media_type="text/event-stream")
+
+    async def _events(self) -> AsyncIterator[bytes]:
+        if self.mode == "nonsense":
+            yield b"data: {not json\n\n"
+            return
+        if self.mode == "thinking":
+            thought = [
+                (100, "<|channel>", "target"),
+                (7, "thought", "target"),
+                (8, "\n", "target"),
+                (9, "Hm.", "target"),
+            ]
+            yield _data(round_chunk(thought, 0, reasoning_content="Hm."))
+            yield _data(round_chunk([(101, "<channel|>", "target")], 0))
+        words = list(WORDS)
+        if self.mode == "differ" and len(self.seen) % 2 == 0:
+            words[3] = (99, " moon", "target")
+        yield _data(round_chunk(words[:1], 0, role="assistant", content="Once"))
+        yield _data(round_chunk(words[1:4], 2, content="".join(text for _, text, _ in words[1:4])))
+        if self.mode == "endless":
+            try:
+                while True:
+                    yield _data(round_chunk([(20, " more", "target")], 1, content=" more"))
+                    await asyncio.sleep(0.01)
+            finally:  # cancelled, or closed at the yield: both only when the client is gone
+                self.gone.set()
+        if self.mode == "error":
+            yield _data({"error": {"message": "the answer took longer than 600 s", "type": "timeout_error"}})
+            yield b"data: [DONE]\n\n"
+            return
+        if self.mode == "broken":
+            return
+        last = round_chunk(words[4:], 3, content=" the end.")
+        last["choices"][0]["finish_reason"] = "stop"
+        yield _data({**last, "timings": TIMINGS})
+        yield _data({"choices": [], "usage": {"completion_tokens": 8}, "timings": TIMINGS})
+        yield b"data: [DONE]\n\n"
+
+
+def _data(chunk: dict[str, Any]) -> bytes:
+    return b"data: " + json.dumps(chunk).encode() + b"\n\n"
