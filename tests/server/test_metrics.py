@@ -77,7 +77,7 @@ def test_outcomes_by_status(served: Served) -> None:
 
 def test_log_has_ids_and_no_prompts(served: Served) -> None:
     with served.client() as client:
-        body = chat_body("a secret word: xylophone", max_tokens=3, user="someone")
+        body = chat_body("a secret word: xylophone", max_tokens=3, ignore_eos=True, user="someone")
         client.post(CHAT, json=body, headers={"X-Request-Id": "log-test-1"})
         client.post(CHAT, json={"model": "xylophone" * 1000}, headers={"X-Request-Id": "log-test-2"})
     line = served.wait_log("request", request_id="log-test-1")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -23,6 +22,7 @@ from geminate.server.limits import BodyLimitMiddleware
 from geminate.server.logs import ContextMiddleware, context_of
 from geminate.server.models import detokenize, get_model, list_models, tokenize
 from geminate.server.openapi import document
+from geminate.server.page import page_router
 from geminate.server.parsing import ClientGone
 from geminate.server.responses import responses
 from geminate.server.service import Service
@@ -66,8 +66,8 @@ def make_app(state: ServerState, keys: Keys) -> ASGIApp:
             made.update(document(app, keys=bool(keys)))
         return JsonResponse(made)
 
-    if state.settings.page and importlib.util.find_spec("geminate.server.page") is not None:
-        app.include_router(importlib.import_module("geminate.server.page").page_router())
+    if state.settings.page:
+        app.include_router(page_router())
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(GeminateError, _geminate_error)
     app.add_exception_handler(HTTPException, _http_error)
