@@ -17,7 +17,8 @@ from geminate import LLM, SamplingParams
 from geminate.engine import Engine
 from geminate.errors import GeminateError
 from geminate.llm import Output
-from geminate.text.grammar import Grammar, JsonSchema, ToolCalls, _State
+from geminate.text.grammar import Grammar, JsonSchema, ToolCalls
+from geminate.text.grammar_state import GrammarState
 from geminate.text.reply import ChatReply, ReplyDelta
 from support.tool_calls import arguments_of, render
 
@@ -126,6 +127,36 @@ def test_guesses_are_made_and_accepted(llm: LLM) -> None:
     assert sources["mtp"] > 0 and sources["ngram"] > 0 and sources["forced"] > 0
 
 
+def test_every_way_in_and_company(llm: LLM) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"title": {"type": "string", "maxLength": 30}, "n": {"type": "integer", "maximum": 9}},
+        "required": ["title"],
+        "additionalProperties": False,
+    }
+    grammar = llm.grammars.compile(JsonSchema(schema))
+    assert llm.grammars is llm.grammars
+    params = SamplingParams(max_tokens=200, temperature=1.0, seed=2)
+    alone = [llm.generate(prompt, params, speculation="off", grammar=grammar)[0] for prompt in PROMPTS]
+    for output in alone:
+        jsonschema.validate(json.loads(output.text), schema)
+    for speculation in ("off", "auto", 5):
+        together = llm.generate(PROMPTS, params, speculation=speculation, grammar=grammar)  # type: ignore[arg-type]
+        assert [o.token_ids for o in together] == [o.token_ids for o in alone]
+        *_, last = llm.stream(PROMPTS[0], params, speculation=speculation, grammar=grammar)  # type: ignore[arg-type]
+        assert last.output is not None and last.output.token_ids == alone[0].token_ids
+    question = [{"role": "user", "content": "Give me a title."}]
+    told_so = llm.chat(question, params, grammar=grammar)
+    jsonschema.validate(json.loads(told_so.text), schema)
+
+
+def test_beyond_the_end_there_are_ends_only(llm: LLM) -> None:
+    grammar = llm.grammars.compile(JsonSchema({"const": [1, 2]}))
+    params = SamplingParams(max_tokens=20, temperature=1.0, seed=1, ignore_eos=True)
+    plain, drafted = (llm.generate(PROMPTS[0], params, speculation=k, grammar=grammar)[0] for k in (0, 4))
+    assert plain.token_ids == drafted.token_ids and plain.finish_reason == "length" and plain.text == "[1, 2]"
+
+
 @pytest.fixture
 def broken(llm: LLM) -> Iterator[Callable[[], bool]]:
     """Whether `check` fails for one of the first schemas."""
@@ -146,7 +177,7 @@ def broken(llm: LLM) -> Iterator[Callable[[], bool]]:
 def test_without_rollback_it_is_caught(broken: Callable[[], bool]) -> None:
     """Mutation control."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_State, "rollback", lambda self, count: None)
+        patch.setattr(GrammarState, "rollback", lambda self, count: None)
         assert broken()
 
 
@@ -214,7 +245,7 @@ VALUES = st.recursive(
 ARGUMENTS = st.dictionaries(KEYS, VALUES, max_size=4)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.lists(ARGUMENTS, min_size=1, max_size=2))
 def test_arguments_there_and_back(llm: LLM, several: list[dict[str, Any]]) -> None:
     assert llm.tokenizer is not None

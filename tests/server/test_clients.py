@@ -208,5 +208,12 @@ def test_langchain(keyed: Served) -> None:
     assert call["name"] == "get_weather" and call["args"]["city"] in ("Paris", "Rome")
     answer = chat.invoke([question, called, ToolMessage("sunny", tool_call_id=call["id"])])
     assert answer.usage_metadata and answer.usage_metadata["output_tokens"] > 0
+    through_responses = ChatOpenAI(
+        model=MODEL, base_url=f"{keyed.url}/v1", api_key="sk-test", max_tokens=100, max_retries=0,  # type: ignore
+        use_responses_api=True,
+    )  # fmt: skip
+    first = through_responses.invoke("Hi")
+    assert first.text and through_responses.invoke([HumanMessage("Hi"), first, HumanMessage("And?")]).text
+    assert "".join(c.text for c in through_responses.stream("Hi"))
     plain = OpenAI(model=MODEL, base_url=f"{keyed.url}/v1", api_key="sk-test", max_tokens=10, max_retries=0)  # type: ignore
     assert plain.invoke("Once upon a time")

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
 import httpx
 import pytest
 
+from geminate.server.app import create_app
+from geminate.server.settings import Settings
+from geminate.server.state import ServerState
 from support.serving import MODEL, chat_body
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
@@ -161,3 +165,23 @@ def test_request_ids(client: httpx.Client) -> None:
     for odd in ("a b", "x" * 200, 'q"'):
         made = client.get("/v1/models", headers={"X-Request-Id": odd}).headers["x-request-id"]
         assert made.startswith("req_")
+
+
+def test_the_unforeseen(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """500 with the request's id and no cause; the log has the cause."""
+
+    def broken(self: ServerState) -> None:
+        raise RuntimeError("a secret")
+
+    monkeypatch.setattr(ServerState, "check_ready", broken)
+    app = create_app(None, None, Settings())
+
+    async def send() -> httpx.Response:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://localhost") as client:
+            return await client.get("/v1/models")
+
+    with caplog.at_level("ERROR", logger="geminate.server"):
+        answer = asyncio.run(send())
+    found = error(answer, 500)
+    assert answer.headers["x-request-id"] in found["message"] and "secret" not in answer.text
+    assert any(record.exc_info and "a secret" in str(record.exc_info[1]) for record in caplog.records)

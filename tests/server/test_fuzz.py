@@ -25,10 +25,11 @@ GOOD: dict[str, dict[str, Any]] = {
     "/detokenize": {"tokens": [1, 2, 3]},
 }  # fmt: skip
 ODD: list[Any] = [
-    None, True, False, 0, -1, 1, 2**31, 2**63, 10**400, -0.0, 0.5, 1e308, "", "a", "\ud800", "\x00", "🙂" * 50, "<|turn>",
-    "<|tool_call>call:f{", [], {}, [[]], [None], {"": None}, {"type": "object"}, {"type": ["string", "null"], "$ref": "#"},
-    {"$ref": "#/x"}, {"anyOf": []}, {"type": "text"}, {"type": "regex", "regex": "(a+)+$"}, {"type": "regex", "regex": "["},
-    {"type": "grammar", "grammar": "start: start"}, {"type": "json_object"}, ["a"] * 300, "x" * 5000, [2**40], "auto",
+    None, True, False, 0, -1, 1, 2**31, 2**63, 10**400, -0.0, 0.5, 1e308, "", "a", "\ud800", "\x00", "🙂" * 50,
+    "<|turn>", "<|tool_call>call:f{", [], {}, [[]], [None], {"": None}, {"type": "object"},
+    {"type": ["string", "null"], "$ref": "#"}, {"$ref": "#/x"}, {"anyOf": []}, {"type": "text"},
+    {"type": "regex", "regex": "(a+)+$"}, {"type": "regex", "regex": "["}, {"type": "json_object"},
+    {"type": "grammar", "grammar": "start: start"}, ["a"] * 300, "x" * 5000, [2**40], "auto",
     {"role": "tool", "tool_call_id": "x", "content": "y"}, {"role": "assistant", "content": None},
 ]  # fmt: skip
 

@@ -186,7 +186,20 @@ def test_time_per_request(packed_cache: Path) -> None:
             body = chat_body(n=16, logprobs=True, top_logprobs=20, speculation="off", **LONG)
             answer = client.post(CHAT, json=body)
             assert answer.status_code == 504 and answer.json()["error"]["code"] == "request_timeout"
+            assert answer.headers["x-should-retry"] == "false"  # the official clients would try it again
             with client.stream("POST", CHAT, json={**body, "stream": True}) as streamed:
                 last = list(events(streamed))[-1]
             assert last["error"]["code"] == "request_timeout"
         server.quiet()
+
+
+def test_an_unbounded_answer_shrinks_to_the_memory(packed_cache: Path) -> None:
+    """A request that names a length is refused if it cannot fit; one that names none is answered."""
+    with Served("--kv-bytes", "300KiB", "--no-prefix-cache") as server:
+        server.ready()
+        with server.client() as client:
+            refused = client.post(CHAT, json=chat_body(max_tokens=2000))
+            assert refused.status_code == 400 and refused.json()["error"]["code"] == "context_length_exceeded"
+            answer = client.post(CHAT, json=chat_body(ignore_eos=True, seed=1))
+            assert answer.status_code == 200, answer.text
+            assert 1 <= answer.json()["usage"]["completion_tokens"] < 2000

@@ -12,7 +12,7 @@ import pytest
 
 from geminate import LLM, SamplingParams
 from geminate.errors import ContextLengthError, DrainingError, EngineFailedError, QueueFullError, RequestTimeoutError
-from geminate.server.service import Job, Piece, RoundReport, Service, Ticket
+from geminate.server.service import Job, Piece, Service, Ticket
 from geminate.text.reply import PlainReply
 
 
@@ -90,14 +90,12 @@ def test_choices_differ_and_share_the_prompt(llm: LLM, service: Service) -> None
     lone: list[list[int]] = []
 
     async def main() -> None:
-        reports: list[RoundReport] = []
-        service.on_round = reports.append
         found = await collect(service.submit(job(llm, text, n=3)))
         assert sorted(found) == [0, 1, 2]
         lone.extend(ids_of(found[i]) for i in range(3))
         assert len({tuple(ids) for ids in lone}) == 3
-        firsts = [r.reused_tokens for r in reports if r.first]
-        assert firsts[0] == 0 and min(firsts[1:]) >= 64, "the others start from the first one's prompt"
+        reused = [pieces[-1].stats.reused_tokens for _, pieces in sorted(found.items()) if pieces[-1].stats]
+        assert reused[0] == 0 and min(reused[1:]) >= 64, "the others start from the first one's prompt"
         alone = await collect(service.submit(job(llm, text)))
         assert ids_of(alone[0]) == lone[0], "choice 0 is what n = 1 gives"
 

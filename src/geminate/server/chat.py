@@ -29,8 +29,7 @@ from geminate.text.reply import ChatReply
 
 async def chat(state: ServerState, request: Request) -> Response:
     """Answer a conversation."""
-    state.check_ready()
-    body = await parse(request, ChatRequest)
+    body = await parse(request, ChatRequest, state.check_ready)
     model = state.model(body.model)
     context = context_of(request.scope)
     most = _most_tokens(body) or state.settings.max_tokens
@@ -64,12 +63,13 @@ async def chat(state: ServerState, request: Request) -> Response:
         context.fields["safety_identifier"] = body.safety_identifier
     generation = Generation(
         state, model, context, prompts=[prompt], params=params, n=n, body=body, grammar=grammar,
+        bounded=_most_tokens(body) is not None,
         make_reply=lambda: ChatReply(model.tokenizer, params.stop, tools=bool(tools.offered)),
     )  # fmt: skip
     made = ChatAnswer(model, generation, body)
     if body.stream:
-        return EventStream(made.events(), context)
-    return JsonResponse(await until_gone(request.receive, made.whole()))
+        return EventStream(made.events(), context, generation.cancel)
+    return JsonResponse(await until_gone(request.receive, made.whole(), generation.cancel))
 
 
 def _most_tokens(body: ChatRequest) -> int | None:

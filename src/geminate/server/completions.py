@@ -28,8 +28,7 @@ DEFAULT_MAX_TOKENS = 16
 
 async def completions(state: ServerState, request: Request) -> Response:
     """Continue texts."""
-    state.check_ready()
-    body = await parse(request, CompletionRequest)
+    body = await parse(request, CompletionRequest, state.check_ready)
     model = state.model(body.model)
     context = context_of(request.scope)
     if body.stream_options is not None and not body.stream:
@@ -45,13 +44,13 @@ async def completions(state: ServerState, request: Request) -> Response:
     if state.settings.log_prompts:
         context.fields["prompts"] = prompts
     generation = Generation(
-        state, model, context, prompts=ids, params=params, n=n, body=body,
+        state, model, context, prompts=ids, params=params, n=n, body=body, bounded=True,
         make_reply=lambda: PlainReply(model.tokenizer, params.stop),
     )  # fmt: skip
     made = CompletionAnswer(model, generation, body, n * len(prompts))
     if body.stream:
-        return EventStream(made.events(), context)
-    return JsonResponse(await until_gone(request.receive, made.whole()))
+        return EventStream(made.events(), context, generation.cancel)
+    return JsonResponse(await until_gone(request.receive, made.whole(), generation.cancel))
 
 
 def _as_list(prompt: str | list[int] | list[str] | list[list[int]]) -> list[str | list[int]]:

@@ -77,6 +77,7 @@ class Generation:
 
     Args:
         make_reply: a fresh parser for each choice.
+        bounded: whether the request named max_tokens; else they shrink to what memory can hold.
         timeout, speculation: from the settings and the request.
 
     Raises:
@@ -93,6 +94,7 @@ class Generation:
         params: SamplingParams,
         n: int,
         body: Sampling,
+        bounded: bool,
         make_reply: Callable[[], Reply],
         grammar: Grammar | None = None,
     ) -> None:
@@ -100,7 +102,7 @@ class Generation:
         self.prompt_tokens = sum(map(len, prompts))
         self.stats: dict[int, Stats] = {}
         self.generated = self.reasoning = 0
-        self._constrained = grammar is not None
+        self._constrained, self._bounded = grammar is not None, bounded
         self._thinking: set[int] = set()
         self._last: dict[int, float] = {}
         self._prompts = [len(prompt) for prompt in prompts]
@@ -136,6 +138,8 @@ class Generation:
                 code="context_length_exceeded",
             )  # fmt: skip
         room = limit - len(prompt)
+        if not self._bounded:
+            room = min(room, max(1, self.model.most_tokens(len(prompt), params.max_tokens)))
         if params.max_tokens > room:
             params = replace(params, max_tokens=room)
         job = Job(
@@ -219,8 +223,8 @@ class Generation:
         metrics, now = self.state.metrics, time.perf_counter()
         opened, closed = self.model.thought_open, self.model.thought_close
         counts: dict[int, int] = {}
+        metrics.rounds_of(piece for _, piece in batch)
         for choice, piece in batch:
-            metrics.round(piece)
             counts[choice] = counts.get(choice, 0) + len(piece.tokens)
             for token in piece.tokens:
                 if token.id == opened:
@@ -305,8 +309,10 @@ def _added(lists: list[list[int]]) -> list[int]:
     return [sum(counts[i] for counts in lists if i < len(counts)) for i in range(longest)]
 
 
-async def until_gone(receive: Receive, work: Coroutine[Any, Any, _T]) -> _T:
+async def until_gone(receive: Receive, work: Coroutine[Any, Any, _T], cancel: Callable[[], None]) -> _T:
     """``work``'s result; if the client closes the connection first, the work is cancelled at once.
+
+    ``cancel`` is called in the end: work that never began has nothing of its own to clean up with.
 
     Raises:
         ClientGone: it did.
@@ -327,3 +333,4 @@ async def until_gone(receive: Receive, work: Coroutine[Any, Any, _T]) -> _T:
             if not task.done():
                 task.cancel()
         await asyncio.gather(working, watching, return_exceptions=True)
+        cancel()

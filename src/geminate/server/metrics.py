@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics, generate_latest
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -93,17 +93,28 @@ class Metrics:
         )  # fmt: skip
         self.registry.register(_Gauges(model, snapshot))
 
-    def round(self, piece: Piece) -> None:
-        """Count one round of one answer."""
-        self.generation_tokens.inc(len(piece.tokens))
-        self.rounds[str(min(piece.drafted, MAX_DRAFT))].inc()
-        if piece.drafted:
-            self.drafts.inc()
-            self.draft_tokens.inc(piece.drafted)
-            if piece.accepted:
-                self.accepted_tokens.inc(piece.accepted)
-                for position in range(piece.accepted):
-                    self.accepted_at[str(position)].inc()
+    def rounds_of(self, pieces: Iterable[Piece]) -> None:
+        """Count rounds; every counter is touched once, however many there are."""
+        tokens = drafts = drafted = accepted = 0
+        lengths: dict[int, int] = {}
+        places: dict[int, int] = {}
+        for piece in pieces:
+            tokens += len(piece.tokens)
+            lengths[piece.drafted] = lengths.get(piece.drafted, 0) + 1
+            drafts += piece.drafted > 0
+            drafted += piece.drafted
+            accepted += piece.accepted
+            for place in range(piece.accepted):
+                places[place] = places.get(place, 0) + 1
+        self.generation_tokens.inc(tokens)
+        if drafts:
+            self.drafts.inc(drafts)
+            self.draft_tokens.inc(drafted)
+            self.accepted_tokens.inc(accepted)
+        for length, count in lengths.items():
+            self.rounds[str(length)].inc(count)
+        for place, count in places.items():
+            self.accepted_at[str(place)].inc(count)
 
     def text(self) -> bytes:
         """The exposition."""

@@ -27,8 +27,7 @@ async def get_model(state: ServerState, request: Request) -> Response:
 
 async def tokenize(state: ServerState, request: Request) -> Response:
     """Token ids of a text or a conversation."""
-    state.check_ready()
-    body = await parse(request, TokenizeRequest)
+    body = await parse(request, TokenizeRequest, state.check_ready)
     model = state.model(body.model)
     if (body.prompt is None) == (body.messages is None):
         raise bad_request("give either prompt or messages", "prompt")
@@ -58,8 +57,7 @@ async def tokenize(state: ServerState, request: Request) -> Response:
 
 async def detokenize(state: ServerState, request: Request) -> Response:
     """The text of token ids."""
-    state.check_ready()
-    body = await parse(request, DetokenizeRequest)
+    body = await parse(request, DetokenizeRequest, state.check_ready)
     model = state.model(body.model)
     for token in body.tokens:
         if token >= model.vocab_size:

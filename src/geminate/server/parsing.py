@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Callable
 from typing import Any, NoReturn, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -22,16 +23,21 @@ class ClientGone(Exception):
     """The client closed the connection; there is nobody to answer."""
 
 
-async def parse(request: Request, model: type[_M]) -> _M:
+async def parse(request: Request, model: type[_M], ready: Callable[[], object]) -> _M:
     """The request's body as a model.
 
+    Args:
+        ready: raises if the server takes no requests; asked when the body has come, for a connection that is closed
+            before would be reset, and the answer lost.
+
     Raises:
-        ApiError: 400 or 413. ClientGone: the body never came.
+        ApiError: 400, 413 or 503. ClientGone: the body never came.
     """
     try:
         body = await request.body()
     except ClientDisconnect:
         raise ClientGone from None
+    ready()
     # Web pages of other origins can send anything but this without being asked first.
     kind = request.headers.get("content-type", "").split(";", 1)[0].strip().lower()
     if kind != "application/json":
@@ -40,14 +46,10 @@ async def parse(request: Request, model: type[_M]) -> _M:
     data = read_json(body)
     if not isinstance(data, dict):
         raise bad_request(f"the body must be a JSON object, not {_json_name(data)}")
-    fields = model.model_fields
-    # An explicit null of a known field counts as absent.
-    known = {name for name, field in fields.items() if not field.is_required()}
-    given = {name: value for name, value in data.items() if value is not None or name not in known}
     try:
-        return model.model_validate(given)
+        return model.model_validate(data)
     except ValidationError as error:
-        raise explain(error, given) from None
+        raise explain(error, data) from None
 
 
 def read_json(body: bytes) -> Any:

@@ -26,8 +26,7 @@ LOGPROBS = "message.output_text.logprobs"
 
 async def responses(state: ServerState, request: Request) -> Response:
     """Answer items."""
-    state.check_ready()
-    body = await parse(request, ResponseRequest)
+    body = await parse(request, ResponseRequest, state.check_ready)
     model = state.model(body.model)
     context = context_of(request.scope)
     logprobs = LOGPROBS in (body.include or ())
@@ -65,12 +64,13 @@ async def responses(state: ServerState, request: Request) -> Response:
         context.fields["safety_identifier"] = body.safety_identifier
     generation = Generation(
         state, model, context, prompts=[prompt], params=params, n=1, body=body, grammar=grammar,
+        bounded=body.max_output_tokens is not None,
         make_reply=lambda: ChatReply(model.tokenizer, params.stop, tools=bool(tools.offered)),
     )  # fmt: skip
     made = ResponseEvents(model, generation, Frame(model, generation, body), logprobs=logprobs, traced=bool(body.trace))
     if body.stream:
-        return EventStream(made.encoded(), context, lambda error: made.failed(error))
-    return JsonResponse(await until_gone(request.receive, made.whole()))
+        return EventStream(made.encoded(), context, generation.cancel, made.failed)
+    return JsonResponse(await until_gone(request.receive, made.whole(), generation.cancel))
 
 
 class Frame:

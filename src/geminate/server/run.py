@@ -10,7 +10,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import uvicorn
 
@@ -25,7 +25,8 @@ from geminate.server.settings import Settings
 from geminate.server.state import ServerState
 
 TICK_S = 0.05
-AFTER_DRAIN_S = 5.0
+BACKLOG = 2048
+AFTER_DRAIN_S = 5
 """Time for the last bytes of the last answers."""
 
 
@@ -62,6 +63,7 @@ def _bind(settings: Settings) -> socket.socket:
         listener = socket.socket(family, kind, proto)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
+        listener.listen(BACKLOG)  # before the log says so
     except OSError as error:
         raise BackendError(f"cannot listen on {settings.host} port {settings.port}: {error.strerror}") from error
     listener.set_inheritable(False)
@@ -78,7 +80,7 @@ class _Run:
         config = uvicorn.Config(
             make_app(self.state, Keys(keys)), http=timed_protocol(settings), ws="none", lifespan="off",
             log_config=None, access_log=False, server_header=False, proxy_headers=False, workers=1,
-            timeout_keep_alive=max(1, round(settings.idle_seconds)), timeout_graceful_shutdown=int(AFTER_DRAIN_S),
+            timeout_keep_alive=cast(int, settings.idle_seconds), timeout_graceful_shutdown=AFTER_DRAIN_S,
         )  # fmt: skip
         self.server = _Server(config)
         self._signals = 0

@@ -78,21 +78,6 @@ class Piece:
     stats: Stats | None = None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RoundReport:
-    """What a sequence did in a pass, for metrics. Seconds on the clock of `time.perf_counter`."""
-
-    emitted: int
-    drafted: int
-    accepted: int
-    first: bool
-    at: float
-    arrived: float
-    previous: float | None
-    prompt_tokens: int
-    reused_tokens: int
-
-
 @dataclass(frozen=True, kw_only=True)
 class ServiceSnapshot:
     """The state at a moment."""
@@ -203,7 +188,7 @@ class _Answer:
     reply: Reply
     sequence: Sequence | None = None
     deltas: list[ReplyDelta] = field(default_factory=list)
-    previous: float | None = None
+    begun: bool = False
     logprobs: int = 0
 
     def on_token(self, token: int) -> bool:
@@ -226,9 +211,6 @@ class Service:
             whole context, whichever is less.
         prefix_cache: whether finished computation is kept for prompts that begin alike.
         prefill_share: most prompt tokens in a pass that also decodes.
-
-    Attributes:
-        on_round: told of every round, in the engine's thread; must be quick and not raise.
     """
 
     USUAL_CONTEXT = 4096
@@ -255,7 +237,6 @@ class Service:
             max_running=max_running, memory=memory, costs=llm.engine.costs,
         )  # fmt: skip
         self.max_waiting = max_waiting
-        self.on_round: Callable[[RoundReport], None] | None = None
         self._lock = threading.Condition()
         self._new: deque[Ticket] = deque()
         self._gone: deque[Ticket] = deque()
@@ -398,23 +379,14 @@ class Service:
             self._fail(ticket, error)
 
     def _hand_out(self, emissions: list[Emission]) -> None:
-        now = time.perf_counter()
         for emission in emissions:
-            answer = self._answers[emission.sequence]
+            answer = self._answers.get(emission.sequence)
+            if answer is None:
+                continue  # its job has just failed
             piece = self._piece(answer, emission)
             answer.ticket.put([piece])
-            first = answer.previous is None
-            if self.on_round is not None:
-                stats = emission.sequence.stats
-                self.on_round(
-                    RoundReport(
-                        emitted=len(emission.token_ids), drafted=piece.drafted, accepted=piece.accepted, first=first,
-                        at=now, arrived=answer.ticket.arrived, previous=answer.previous,
-                        prompt_tokens=stats.prompt_tokens, reused_tokens=stats.reused_tokens,
-                    )
-                )  # fmt: skip
-            answer.previous = now
-            if first and answer.choice == 0:
+            if answer.choice == 0 and not answer.begun:
+                answer.begun = True
                 # The other answers start from the kept prompt of the first.
                 for choice in range(1, answer.ticket.job.n):
                     self._begin(answer.ticket, choice)

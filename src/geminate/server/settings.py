@@ -140,7 +140,7 @@ class Settings:
         30.0, "How long running requests may go on after SIGTERM.", group="limits", low=0.0, high=86400
     )
 
-    log_prompts: bool = _setting(False, "Write prompts and answers to the log.", group="log")
+    log_prompts: bool = _setting(False, "Write prompts to the log.", group="log")
 
     def __post_init__(self) -> None:
         for item in dataclasses.fields(self):

@@ -38,6 +38,7 @@ class EventStream(Response):
 
     Args:
         events: encoded events; closed when the stream ends, however it does.
+        cancel: called then; a stream that ends before its first event has closed nothing.
         on_error: the last event of a stream that fails after its head was sent.
     """
 
@@ -45,14 +46,15 @@ class EventStream(Response):
         self,
         events: AsyncGenerator[bytes, None],
         context: RequestContext,
+        cancel: Callable[[], None],
         on_error: Callable[[ApiError], bytes] = lambda error: event(error.body()) + DONE,
     ) -> None:
         super().__init__(media_type="text/event-stream")
-        self.events, self.context, self.on_error = events, context, on_error
+        self.events, self.context, self.cancel, self.on_error = events, context, cancel, on_error
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            await until_gone(receive, self._send(send))
+            await until_gone(receive, self._send(send), self.cancel)
         except ClientGone:
             self.context.fields["status"] = 499
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import hashlib
 import time
 from pathlib import Path
@@ -49,6 +50,17 @@ class Model:
         self.created = int(time.time())
         self.thought_open = llm.tokenizer.token_id("<|channel>")
         self.thought_close = llm.tokenizer.token_id("<channel|>")
+
+    def most_tokens(self, prompt: int, wanted: int) -> int:
+        """The longest answer up to ``wanted`` tokens for which there can be memory."""
+        memory = self.service.memory
+
+        def fits(tokens: int) -> bool:
+            return memory.need(prompt + tokens) <= memory.limit
+
+        if fits(wanted):
+            return wanted
+        return bisect.bisect_left(range(1, wanted), True, key=lambda tokens: not fits(tokens))
 
     def card(self) -> dict[str, Any]:
         """The model's entry in ``/v1/models``."""

@@ -1,7 +1,7 @@
 """Grammars that a reply is kept to: JSON, JSON schemas, regular expressions, Lark grammars, tool calls.
 
 The `llguidance` package compiles them and says after every token which tokens may follow; here is what binds it
-to a model's tokenizer, and what makes its states safe to advance and roll back with drafts.
+to a model's tokenizer. The states that replies run through are in `geminate.text.grammar_state`.
 
 JSON is written in one line with ``", "`` and ``": "`` between items: a model that may add white space where it
 likes may never come to an end.
@@ -17,11 +17,9 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from geminate.constraint import Constraint
 from geminate.errors import GeminateError, ParameterError
+from geminate.text.grammar_state import Grammar as Grammar
+from geminate.text.grammar_state import message
 from geminate.text.json_schema import has_finite_value, schema_text
 from geminate.text.tokenizer import Tokenizer
 from geminate.text.tool_grammar import CallTokens, calls_lark, token_range
@@ -33,7 +31,6 @@ _MAX_TEXT = 131_072  # characters of a grammar
 _MAX_RULES = 1_000  # definitions of a Lark grammar; compilation takes quadratic time in a chain of them
 _STACK = 256 << 20  # bytes; a chain of rules is compiled recursively, and 8 MiB hold about 1,500
 _KEPT = 32  # compiled grammars
-_MAX_FORCED = 64
 _RULE = re.compile(r"^[ \t]*[?!]?[A-Za-z_][^:\n\"/]*:", re.MULTILINE)
 # Messages without the parser's state; fewer states than usual, at 1 to 2 kB each.
 _LIMITS: dict[str, Any] = {"verbose_errors": False, "max_lexer_states": 50_000}
@@ -97,120 +94,6 @@ _SAID = {
     Lark: "the Lark grammar",
     ToolCalls: "the grammar of the tools",
 }
-
-
-class Grammar:
-    """A compiled grammar; made by `GrammarCompiler`."""
-
-    def __init__(self, build: Callable[[], LLMatcher], vocab_size: int, eos_ids: Sequence[int]) -> None:
-        self._build = build
-        self._matcher = build()
-        self.vocab_size = vocab_size
-        self.ends: NDArray[np.bool_] = np.zeros(vocab_size, dtype=np.bool_)
-        self.ends[list(eos_ids)] = True
-        self.ends.flags.writeable = False
-
-    def start(self) -> Constraint:
-        """A fresh state, for one reply."""
-        return _State(self)
-
-    def matcher(self, *, fresh: bool = False) -> LLMatcher:
-        """At the beginning. All of them fill one automaton, whose size is limited, until a fresh one is asked for."""
-        if fresh:
-            self._matcher = self._build()
-        return self._matcher.deep_copy()
-
-
-class _State:
-    """`Constraint` over a matcher.
-
-    A matcher that met an error never leaves it. It may be the fault of other replies (a full automaton) or of a
-    guess (a limit), so the state is built again before anything is said to be wrong.
-    """
-
-    def __init__(self, grammar: Grammar) -> None:
-        self._grammar = grammar
-        self._matcher = grammar.matcher()
-        self._tokens: list[int] = []  # what the matcher was told
-        self._over = 0  # end tokens taken since the text was complete; the matcher is not told
-        self._mask: NDArray[np.bool_] | None = None
-        self._forces = True
-
-    def allowed(self) -> NDArray[np.bool_]:
-        """See `Constraint`.
-
-        Raises:
-            GeminateError: the grammar has become too complex to follow, or leads nowhere.
-        """
-        if self._over:
-            return self._grammar.ends
-        if self._mask is None:
-            bits = self._matcher.compute_bitmask()
-            if self._matcher.is_error():  # the bits say 'end' then
-                self._again()
-                bits = self._matcher.compute_bitmask()
-                self._check()
-            raw = np.frombuffer(bits, dtype=np.uint8)
-            mask = np.unpackbits(raw, count=self._grammar.vocab_size, bitorder="little").view(np.bool_)
-            if not mask.any():
-                raise GeminateError("the grammar allows no token here; no reply can fit it")
-            self._mask = mask
-        return self._mask
-
-    def _check(self) -> None:
-        if self._matcher.is_error():
-            raise GeminateError(f"the grammar cannot be followed further: {_message(self._matcher.get_error())}")
-
-    def advance(self, token: int) -> None:
-        """See `Constraint`.
-
-        Raises:
-            GeminateError: a token that is not allowed; the state stays.
-        """
-        if self._over or (self._grammar.ends[token] and self._matcher.is_accepting()):
-            if not self._grammar.ends[token]:
-                raise GeminateError(f"token {token} after the end of what the grammar allows")
-            self._over += 1
-            return
-        taken = self._matcher.try_consume_tokens([token])
-        if self._matcher.is_error():
-            self._again()
-            taken = self._matcher.try_consume_tokens([token])
-            self._check()
-        if taken != 1:
-            raise GeminateError(f"token {token} is not what the grammar allows here")
-        self._tokens.append(token)
-        self._mask = None
-
-    def rollback(self, count: int) -> None:
-        """See `Constraint`."""
-        if not 0 <= count <= self._over + len(self._tokens):
-            raise GeminateError(f"cannot take back {count} of {self._over + len(self._tokens)} tokens")
-        ended = min(count, self._over)
-        self._over -= ended
-        count -= ended
-        if count:
-            del self._tokens[len(self._tokens) - count :]
-            self._mask = None
-        if self._matcher.is_error() or (count and not self._matcher.rollback(count)):
-            self._again()
-
-    def _again(self) -> None:
-        """Build the state of `_tokens`; if that fails the matcher is in error."""
-        self._mask = None
-        self._matcher = self._grammar.matcher(fresh=True)
-        self._matcher.consume_tokens(self._tokens)
-
-    def forced(self) -> tuple[int, ...]:
-        """See `Constraint`: the only bytes that can follow, as the tokenizer would split them."""
-        if self._over or not self._forces or self._matcher.is_error():
-            return ()
-        tokens = self._matcher.compute_ff_tokens()
-        if self._matcher.is_error():  # a guess must not end what verification would go on with
-            self._forces = False
-            self._again()
-            return ()
-        return tuple(tokens[:_MAX_FORCED])
 
 
 class GrammarCompiler:
@@ -325,7 +208,7 @@ class GrammarCompiler:
                 probe.consume_token(forced[0])
                 probe.compute_bitmask()
         if probe.is_error():
-            raise ParameterError(f"{said} cannot be used: {_message(probe.get_error())}")
+            raise ParameterError(f"{said} cannot be used: {message(probe.get_error())}")
         return grammar
 
 
@@ -352,11 +235,15 @@ def _with_deep_stack(build: Callable[[], LLMatcher]) -> LLMatcher:
         try:
             thread = threading.Thread(target=run, name="geminate-grammar")
             thread.start()
+        except RuntimeError as error:
+            raise GeminateError(
+                f"no memory for the {_STACK >> 20} MiB stack that grammars are compiled with"
+            ) from error
         finally:
             threading.stack_size(before)
     thread.join()
     if failed:
-        raise ParameterError(f"the grammar cannot be compiled: {_message(str(failed[0]))}") from failed[0]
+        raise ParameterError(f"the grammar cannot be compiled: {message(str(failed[0]))}") from failed[0]
     return made[0]
 
 
@@ -368,7 +255,7 @@ def _json_grammar(schema: Mapping[str, Any]) -> dict[str, Any]:
     if "x-guidance" in plain:
         raise ParameterError("the JSON schema holds x-guidance: spacing and strictness are fixed here; remove it")
     if not has_finite_value(plain):
-        raise ParameterError("the JSON schema requires itself for ever, so no finite JSON fits it")
+        raise ParameterError("no finite JSON fits the JSON schema: it requires itself, or what is false")
     return {"json_schema": {**plain, "x-guidance": _JSON_OPTIONS}}
 
 
@@ -396,11 +283,3 @@ def _encodable(text: str, said: str) -> None:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
         raise ParameterError(f"the {said} holds a lone surrogate: it is not valid Unicode") from error
-
-
-def _message(text: str) -> str:
-    """The library's message in one line of reasonable length."""
-    line = " ".join(text.replace("<non-verbose/>", "").split())
-    if line in ("NoExtensionBias", "NoExtension"):
-        line = "it allows no reply at all"
-    return line if len(line) <= 400 else line[:400] + " ..."

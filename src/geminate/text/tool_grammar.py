@@ -147,7 +147,7 @@ class _Writer:
         self._strict = strict
         self._tool += 1
         if not has_finite_value(self._root):  # type: ignore[arg-type]
-            raise ParameterError(f"{tool}: the schema requires itself for ever, so no call could end")
+            raise ParameterError(f"{tool}: no finite arguments fit the schema: it requires itself, or what is false")
         at = self._root
         for _ in range(64):
             if not (isinstance(at, Mapping) and "$ref" in at):
@@ -191,6 +191,9 @@ class _Writer:
         for keyword in ("anyOf", "oneOf", "allOf"):
             options = schema.get(keyword)
             if isinstance(options, list) and options:
+                if kinds and not all(_within(option, kinds) for option in options):
+                    self._lacks(path, f"{keyword!r} beside 'type'")
+                    continue
                 self._refuse_unsupported(schema, path, (keyword,))
                 if keyword == "oneOf" and not self._distinct(options):
                     self._lacks(path, "'oneOf' of options that more than one value may fit")
@@ -203,7 +206,8 @@ class _Writer:
             if not kinds:
                 self._refuse_unsupported(schema, path, ())
                 return "value"
-        self._refuse_unsupported(schema, path, [k for kind in kinds for k in _BY_TYPE.get(kind, ())])
+        known = [k for kind in kinds for k in _BY_TYPE.get(kind, ())]
+        self._refuse_unsupported(schema, path, [*known, "anyOf", "oneOf", "allOf"])  # said already
         return self._any([self._typed(kind, schema, path) for kind in dict.fromkeys(kinds)])
 
     def _any(self, options: list[str]) -> str:
@@ -269,6 +273,8 @@ class _Writer:
             self._lacks(path, f"the format {schema['format']!r}")
         parts: list[str] = []
         least, most = _count(schema, "minLength", path), _count(schema, "maxLength", path)
+        if most is not None and most < (least or 0):
+            raise ParameterError(f"{path}: maxLength is less than minLength")
         if least or most is not None:
             parts.append(f"/(?s:.{{{least or 0},{'' if most is None else most}}})/")
         if "pattern" in schema:
@@ -276,7 +282,7 @@ class _Writer:
             if pattern is None:
                 self._lacks(path, f"the pattern {schema['pattern']!r}")
             else:
-                parts.append(f"/{pattern}/")
+                parts.append(pattern)
         if not parts:
             return "string"
         terminal = self._rules.setdefault(" & ".join(parts), f"T{len(self._rules)}")
@@ -346,6 +352,8 @@ def _repeated(item: str, least: int, most: int | None) -> str:
     """``item`` from ``least`` to ``most`` times, commas between."""
     if most == 0:
         return ""
+    if most == 1:
+        return item if least else f"({item})?"
     rest = f'("," {item}){{{max(least - 1, 0)},{"" if most is None else most - 1}}}'
     return f"{item} {rest}" if least else f"({item} {rest})?"
 
@@ -367,9 +375,18 @@ def _is(value: object, kind: str) -> bool:
     return isinstance(value, known[kind])
 
 
+def _within(option: object, kinds: list[str]) -> bool:
+    """Whether a schema says itself that its values are of these types."""
+    kind = option.get("type") if isinstance(option, Mapping) else None
+    return isinstance(kind, str) and kind in kinds
+
+
 def _whole(pattern: str) -> str | None:
-    """A JSON Schema pattern, which may match anywhere, as one for the whole text; None if its anchors are inside."""
-    from llguidance import regex_to_lark
+    """A JSON Schema pattern, which may match anywhere, as a terminal for the whole text.
+
+    None if it has anchors inside, look-around or back-references.
+    """
+    from llguidance import LLMatcher, regex_to_lark
 
     opened = pattern.startswith("^")
     closed = re.search(r"(?<!\\)(\\\\)*\$$", pattern) is not None
@@ -378,4 +395,5 @@ def _whole(pattern: str) -> str | None:
     if "^" in bare or "$" in bare or ((opened or closed) and "|" in re.sub(r"\([^()]*\)", "", bare)):
         return None
     inner = f"({regex_to_lark(body, use_ascii='dw')})"
-    return f"{'' if opened else '(?s:.*)'}{inner}{'' if closed else '(?s:.*)'}"
+    terminal = f"/{'' if opened else '(?s:.*)'}{inner}{'' if closed else '(?s:.*)'}/"
+    return None if LLMatcher.validate_grammar(LLMatcher.grammar_from_lark(f"start: {terminal}")) else terminal
