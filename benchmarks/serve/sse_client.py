@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +15,7 @@ class Answer:
     """One streamed completion. Times in seconds on `time.perf_counter`.
 
     Attributes:
-        times: when each chunk that carries text arrived. tokens: as the server counts them, else chunks.
+        times: when text arrived. tokens: as the server counts them, else events with text.
     """
 
     began: float
@@ -41,7 +42,7 @@ class Answer:
 
     @property
     def gaps(self) -> list[float]:
-        """Seconds between chunks."""
+        """Seconds between arrivals of text."""
         return [b - a for a, b in zip(self.times, self.times[1:], strict=False)]
 
 
@@ -57,18 +58,18 @@ async def complete(port: int, body: dict[str, Any]) -> Answer:
         head = f"POST /v1/completions HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Type: application/json\r\n"
         writer.write(head.encode() + f"Content-Length: {len(payload)}\r\nConnection: close\r\n\r\n".encode() + payload)
         answer = Answer(began=time.perf_counter())
-        lines: list[tuple[float, bytes]] = []
         status = await reader.readline()
         if b" 200 " not in status:
             raise RuntimeError(f"{status!r}: {(await reader.read())[-500:]!r}")
-        # Every event is written whole, so a line of the chunked encoding never cuts one.
-        while line := await reader.readline():
-            if line.startswith(b"data: "):
-                lines.append((time.perf_counter(), line[6:]))
+        arrivals: list[tuple[float, bytes]] = []
+        while data := await reader.read(1 << 16):
+            arrivals.append((time.perf_counter(), data))
     finally:
         writer.close()
-    if not lines or lines[-1][1].strip() != b"[DONE]":
+    lines = list(_events(arrivals))
+    if not lines or lines[-1][1] != b"[DONE]":
         raise RuntimeError("the stream broke off")
+    chunks = 0
     for at, line in lines[:-1]:
         chunk = json.loads(line)
         if "error" in chunk:
@@ -79,12 +80,24 @@ async def complete(port: int, body: dict[str, Any]) -> Answer:
         answer.timings = chunk.get("timings") or answer.timings
         text = "".join(choice.get("text") or "" for choice in chunk["choices"])
         if text:
+            chunks += 1
             answer.text += text
-            answer.times.append(at)
-    answer.tokens = answer.tokens or len(answer.times)
+            if not answer.times or answer.times[-1] != at:
+                answer.times.append(at)
+    answer.tokens = answer.tokens or chunks
     if not answer.times:
         raise RuntimeError("an answer without text")
     return answer
+
+
+def _events(arrivals: list[tuple[float, bytes]]) -> Iterator[tuple[float, bytes]]:
+    """(arrival of its end, data) of every event. Servers write events whole, so chunk sizes never cut a line."""
+    rest = b""
+    for at, data in arrivals:
+        *lines, rest = (rest + data).split(b"\n")
+        for line in lines:
+            if line.startswith(b"data: "):
+                yield at, line[6:].strip()
 
 
 async def load(port: int, bodies: list[dict[str, Any]], clients: int) -> tuple[list[Answer], float]:

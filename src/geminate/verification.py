@@ -2,8 +2,8 @@
 
 A *run* is one prompt under one choice of every setting. By default the runs of a prompt are a covering array: every
 value occurs, and every pair of values of two settings (speculation, threads, chunk, company, greedy or sampled) occurs
-together; the two temperatures take turns in the sampled runs. Company is as a server has it: alone, among
-others that come and go, or among others and from the kept prefix of an earlier run. That is found greedily, in a
+together; the two temperatures take turns in the sampled runs. Company is as a server has it:
+alone, or among others that come and go and from the kept prefix of an earlier run. That is found greedily, in a
 fixed order. The full choice is the cross product. Greedy and sampled runs differ among each other by intent; within
 one way of drawing every run must give the same token ids and the same hash over the logits of every emitted position.
 """
@@ -24,11 +24,11 @@ from geminate.llm import LLM
 from geminate.params import SamplingParams
 from geminate.types import F32
 
-Company = Literal["alone", "others", "kept"]
+Company = Literal["alone", "others"]
 SPECULATION: tuple[int | str, ...] = (0, 1, 2, 3, 4, 5, 6, 7, 8, "ngram", "auto")
 TEMPERATURES = (0.0, 0.7, 1.2)
 CHUNKS = (256, 7)
-COMPANY: tuple[Company, ...] = ("alone", "others", "kept")
+COMPANY: tuple[Company, ...] = ("alone", "others")
 OTHERS = 7  # sequences beside the one that is looked at
 
 
@@ -150,18 +150,15 @@ def _among_others(
 ) -> tuple[list[int], int]:
     """The answer's ids in an engine like a server's, whose other sequences come and go; and prompt tokens reused."""
     target = llm.pair.target
-    memory = KVMemory(
-        target.slots, max_rows=target.max_rows, limit=1 << 62, keep_prefixes=setting.company == "kept"
-    )  # fmt: skip
+    memory = KVMemory(target.slots, max_rows=target.max_rows, limit=1 << 62)
     llm.measure_costs()
     engine = Engine(
         target, llm.engine.drafter, prefill_chunk=setting.prefill_chunk, prefill_share=min(32, setting.prefill_chunk),
         memory=memory, costs=llm.engine.costs,
     )  # fmt: skip
     speculation = cast(Literal["auto", "ngram"] | int, setting.speculation)
-    if setting.company == "kept":
-        engine.add(prompt, llm.resolve(replace(params, max_tokens=1)), speculation=0)
-        engine.run()
+    engine.add(prompt, llm.resolve(replace(params, max_tokens=1)), speculation=0)
+    engine.run()
     # Every other one is like the prompt up to a token of its own, of another length, and ends at another time.
     waiting = [
         ([*prompt[: 1 + len(prompt) * i // OTHERS], i + 3], replace(params, max_tokens=1 + 9 * i, seed=i))

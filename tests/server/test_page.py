@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from support.accessibility import contrast, faint_texts, nameless, structure
+from support.accessibility import contrast, faint_edges, faint_texts, nameless, structure
 from support.browser import Browser
 from support.serving import Served
 
@@ -175,6 +175,7 @@ def test_names_structure_and_contrast(browser: Browser, served: Served, scheme: 
     send(browser, PROMPT)
     for _ in range(2):
         assert faint_texts(browser) == []
+        assert faint_edges(browser) == []
         assert nameless(browser) == []
         assert structure(browser) == []
         assert race(browser).startswith("identical: yes")
@@ -227,7 +228,9 @@ def test_asks_no_other_host_and_keeps_its_own_policy(browser: Browser, served: S
     urls = browser.js("return performance.getEntriesByType('resource').map((entry) => entry.name)")
     assert len(urls) > 10 and all(url.startswith(served.url + "/") for url in urls), urls
     refused = browser.module("""
-    const seen = new Promise((done) => document.addEventListener('securitypolicyviolation', (e) => done(e.violatedDirective)));
+    const seen = new Promise((done) => {
+      document.addEventListener('securitypolicyviolation', (event) => done(event.violatedDirective));
+    });
     const script = document.createElement('script');
     script.textContent = 'window.ran = true';
     document.body.append(script);

@@ -32,7 +32,8 @@ def events(page: Browser, chunks: list[bytes]) -> list[str]:
 
 
 def test_events_do_not_depend_on_how_bytes_arrive(page: Browser) -> None:
-    body = 'data: {"a":"ü€😀"}\r\n\r\n: comment\nevent: x\ndata: one\ndata:two\n\ndata:  three\r\rdata\n\nid: 1\n\n'.encode()
+    text = 'data: {"a":"ü€😀"}\r\n\r\n: comment\nevent: x\ndata: one\ndata:two\n\n'
+    body = (text + "data:  three\r\rdata\n\nid: 1\n\n").encode()
     want = ['{"a":"ü€😀"}', "one\ntwo", " three", ""]
     assert events(page, [body]) == want
     assert events(page, [bytes([byte]) for byte in body]) == want

@@ -7,8 +7,7 @@ from typing import Any
 from support.browser import Browser
 
 CONTROLS = "a[href], button, input, select, textarea, summary, [role=tab], [tabindex]"
-# Text nodes that are seen, with their colour and the first opaque background behind them.
-_TEXTS = """
+_COLOURS = """
 const rgba = (text) => {
   const [r, g, b, a = 1] = text.match(/[\\d.]+/g).map(Number);
   if (!text.startsWith('rgb')) throw new Error('not an rgb colour: ' + text);
@@ -23,6 +22,9 @@ const behind = (element) => {
   return [255, 255, 255, 1];
 };
 const found = [];
+"""
+# Text nodes that are seen, with their colour and the first opaque background behind them.
+_TEXTS = """
 const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
 while (walker.nextNode()) {
   const element = walker.currentNode.parentElement;
@@ -34,6 +36,17 @@ while (walker.nextNode()) {
 }
 for (const field of document.querySelectorAll('input, select, textarea')) {
   if (field.checkVisibility()) found.push(['#' + field.id, rgba(getComputedStyle(field).color), behind(field)]);
+}
+return found;
+"""
+# Edges of fields and the marks of tokens, against what they stand on: what is seen without being text.
+_EDGES = """
+for (const field of document.querySelectorAll('input:not(:disabled), select, textarea')) {
+  if (!field.checkVisibility() || field.type === 'checkbox' || field.type === 'radio') continue;
+  found.push(['#' + field.id, rgba(getComputedStyle(field).borderTopColor), behind(field.parentElement)]);
+}
+for (const mark of document.querySelectorAll('.legend .tok:not([data-origin=target])')) {
+  found.push([mark.textContent, rgba(getComputedStyle(mark).textDecorationColor), behind(mark)]);
 }
 return found;
 """
@@ -58,6 +71,10 @@ for (const heading of document.querySelectorAll('h1, h2, h3, h4')) {
 if (document.querySelectorAll('h1').length !== 1) wrong.push('not one h1');
 if (document.querySelectorAll('main').length !== 1) wrong.push('not one main');
 if (!document.documentElement.lang || !document.title) wrong.push('no language or title');
+// A placeholder gives a name too, but one that goes away.
+for (const field of document.querySelectorAll('input, select, textarea')) {
+  if (!field.labels.length && !field.ariaLabel) wrong.push('field without a label: ' + field.id);
+}
 for (const image of document.querySelectorAll('img')) if (!image.hasAttribute('alt')) wrong.push('image without alt');
 for (const hidden of document.querySelectorAll('[aria-hidden=true]')) {
   if (hidden.querySelector(arguments[0]) || hidden.matches('[tabindex]')) wrong.push('a hidden element takes focus');
@@ -82,9 +99,16 @@ def contrast(one: list[float], other: list[float]) -> float:
 
 def faint_texts(browser: Browser, least: float = 4.5) -> list[tuple[str, float]]:
     """Visible texts with less contrast than ``least``; asserts that there are texts at all."""
-    texts: list[Any] = browser.js(_TEXTS)
+    texts: list[Any] = browser.js(_COLOURS + _TEXTS)
     assert len(texts) > 20
     return [(text, round(contrast(a, b), 2)) for text, a, b in texts if contrast(a, b) < least]
+
+
+def faint_edges(browser: Browser, least: float = 3.0) -> list[tuple[str, float]]:
+    """Field borders and token marks with less contrast than ``least``."""
+    edges: list[Any] = browser.js(_COLOURS + _EDGES)
+    assert len(edges) > 6
+    return [(name, round(contrast(a, b), 2)) for name, a, b in edges if contrast(a, b) < least]
 
 
 def nameless(browser: Browser) -> list[str]:

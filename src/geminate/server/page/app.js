@@ -128,7 +128,8 @@ async function askModel() {
   if (!first) return;
   model = first.id;
   byId("model").textContent = model;
-  const { drafter, weights } = first.geminate ?? {};
+  const { drafter, weights, speculation_max: most } = first.geminate ?? {};
+  if (most !== undefined) byId("draft-length").max = String(most);
   const parts = [weights, first.max_model_len && `context ${first.max_model_len.toLocaleString("en")}`,
     drafter === null && "no drafter: only copied text is guessed"];
   byId("pair").textContent = parts.filter(Boolean).join(" · ");
