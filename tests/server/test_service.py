@@ -12,7 +12,8 @@ import pytest
 
 from geminate import LLM, SamplingParams
 from geminate.errors import ContextLengthError, DrainingError, EngineFailedError, QueueFullError, RequestTimeoutError
-from geminate.server.service import Job, Piece, Service, Ticket
+from geminate.server.jobs import Job, Piece, Ticket
+from geminate.server.service import Service
 from geminate.text.reply import PlainReply
 
 

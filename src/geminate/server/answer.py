@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from geminate.server.service import Piece
+from geminate.server.jobs import Piece
 
 
 class Answer:

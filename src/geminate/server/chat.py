@@ -17,10 +17,10 @@ from geminate.server.conversation import chat_messages, tool_functions
 from geminate.server.errors import JsonResponse, bad_request
 from geminate.server.formats import choose_tools, compile_grammar, grammar_spec, thinking_wanted
 from geminate.server.generation import INLINE_CHARS, Generation, in_thread, sampling_params, until_gone
+from geminate.server.jobs import Piece
 from geminate.server.logs import context_of
 from geminate.server.parsing import parse
 from geminate.server.schemas_chat import ChatRequest, NamedChoice
-from geminate.server.service import Piece
 from geminate.server.sse import DONE, EventStream, event
 from geminate.server.state import Model, ServerState
 from geminate.server.tokens import chat_logprobs, trace

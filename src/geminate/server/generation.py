@@ -15,10 +15,10 @@ from geminate.errors import GeminateError
 from geminate.params import SamplingParams, parse_speculation
 from geminate.sequence import Stats
 from geminate.server.errors import bad_request, from_geminate
+from geminate.server.jobs import Job, Piece, Ticket
 from geminate.server.logs import RequestContext
 from geminate.server.parsing import ClientGone
 from geminate.server.schemas_common import Sampling
-from geminate.server.service import Job, Piece, Ticket
 from geminate.server.state import Model, ServerState
 from geminate.text.grammar import Grammar
 from geminate.text.reply import Reply

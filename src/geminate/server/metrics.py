@@ -9,7 +9,8 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.registry import Collector
 
 from geminate.params import MAX_DRAFT
-from geminate.server.service import Piece, ServiceSnapshot
+from geminate.server.jobs import Piece
+from geminate.server.service import ServiceSnapshot
 
 disable_created_metrics()  # type: ignore[no-untyped-call]
 PREFIX = "geminate:"

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from geminate.server.errors import ApiError
 from geminate.server.generation import Generation
-from geminate.server.service import Piece
+from geminate.server.jobs import Piece
 from geminate.server.sse import named_event
 from geminate.server.state import Model
 from geminate.server.tokens import chat_logprobs, trace
