@@ -39,6 +39,10 @@ class BackendError(GeminateError):
     """A kernel backend or instruction set that was asked for but is not available."""
 
 
+class GrammarError(GeminateError):
+    """A reply's grammar that cannot be followed further: too complex, or without a way on."""
+
+
 class TrainingError(GeminateError):
     """Training that cannot start or go on: data, settings, memory, disk, or a loss that is no number."""
 

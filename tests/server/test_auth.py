@@ -137,3 +137,17 @@ def test_cors_is_off_unless_asked_for() -> None:
     assert answer.status_code == 200 and answer.headers["access-control-allow-origin"] == "https://a.example"
     other = request(opened, "OPTIONS", "/v1/models", {**asked, "origin": "https://b.example"})
     assert "access-control-allow-origin" not in other.headers
+
+
+def test_a_key_file_that_others_can_read_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file = tmp_path / "keys"
+    file.write_text("secret\n")
+    settings = Settings(api_key_file=str(file))
+    monitored = {"secret": (0o600, {}, False), "open": (0o644, {}, True)}
+    # The ACL on a systemd credential shows as readable by the group.
+    monitored["credential"] = (0o640, {"CREDENTIALS_DIRECTORY": str(tmp_path)}, False)
+    for mode, env, warned in monitored.values():
+        caplog.clear()
+        file.chmod(mode)
+        assert load_keys(settings, env) == ["secret"]
+        assert ("readable by others" in caplog.text) == warned, oct(mode)

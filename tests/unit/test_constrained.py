@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from geminate import LLM
-from geminate.errors import GeminateError
+from geminate.errors import GrammarError
 from geminate.ops import STOP_BINS, DraftRule, DraftStop
 from geminate.spec.acceptance import Beliefs
 from geminate.spec.constrained import allowed_prefix, constrained_draft, forced_draft
@@ -29,7 +29,7 @@ class Rails:
     def allowed(self) -> np.ndarray:
         at = len(self.taken)
         if at == self.fails_at:
-            raise GeminateError("too complex")
+            raise GrammarError("too complex")
         chosen = self.sets[at] if at < len(self.sets) else None
         mask = np.full(self.vocab, chosen is None)
         mask[list(chosen or ())] = True

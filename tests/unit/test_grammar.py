@@ -12,7 +12,7 @@ import pytest
 
 import geminate.text.grammar
 from geminate.constraint import Constraint
-from geminate.errors import GeminateError, ParameterError
+from geminate.errors import GeminateError, GrammarError, ParameterError
 from geminate.text.grammar import (
     GrammarCompiler,
     GrammarSpec,
@@ -104,7 +104,7 @@ def test_every_end_token_ends_and_nothing_follows(compiler: GrammarCompiler) -> 
         state.advance(end)
         assert np.flatnonzero(state.allowed()).tolist() == sorted(ENDS)  # ignore_eos goes on with ends
         assert state.forced() == ()
-        with pytest.raises(GeminateError, match="after the end"):
+        with pytest.raises(GrammarError, match="after the end"):
             state.advance(a)
         state.advance(ENDS[0])
         state.rollback(2)
@@ -121,11 +121,11 @@ def test_a_token_that_is_not_allowed_changes_nothing(compiler: GrammarCompiler) 
     state = compiler.compile(JsonSchema(ADDRESS)).start()
     before = state.allowed().copy()
     for token in (ids("x")[0], ENDS[0], VOCAB - 1):
-        with pytest.raises(GeminateError, match="not what the grammar allows"):
+        with pytest.raises(GrammarError, match="not what the grammar allows"):
             state.advance(token)
     assert np.array_equal(state.allowed(), before)
     assert accepts(state, '{"city": "Bonn"}')
-    with pytest.raises(GeminateError, match="take back 1 of 0"):
+    with pytest.raises(GrammarError, match="take back 1 of 0"):
         state.rollback(1)
 
 
@@ -175,7 +175,7 @@ def test_an_error_in_a_guess_is_rolled_back(monkeypatch: pytest.MonkeyPatch) -> 
     state = grammar.start()
     (x,) = ids("x")
     taken = 0
-    with pytest.raises(GeminateError, match=r"cannot be followed further: .*items"):
+    with pytest.raises(GrammarError, match=r"cannot be followed further: .*items"):
         while taken < 100:
             assert state.allowed()[x]
             state.advance(x)

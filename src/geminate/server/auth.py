@@ -38,7 +38,9 @@ def load_keys(settings: Settings, env: Mapping[str, str] | None = None) -> list[
         path = Path(settings.api_key_file)
         try:
             lines = path.read_text(encoding="utf-8").splitlines()
-            if path.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH):
+            # The ACL on a systemd credential shows as readable by the group.
+            credential = str(path.parent) == env.get("CREDENTIALS_DIRECTORY")
+            if path.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH) and not credential:
                 log("warning", "the API key file is readable by others; chmod 600 it", path=str(path))
         except UnicodeDecodeError as error:
             raise ParameterError(f"the API key file {path} is not UTF-8 (byte {error.start})") from error

@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar, cast
 
 from starlette.types import Receive
 
-from geminate.errors import GeminateError
+from geminate.errors import GeminateError, GrammarError
 from geminate.params import SamplingParams, parse_speculation
 from geminate.sequence import Stats
 from geminate.server.errors import bad_request, from_geminate
@@ -102,7 +102,7 @@ class Generation:
         self.prompt_tokens = sum(map(len, prompts))
         self.stats: dict[int, Stats] = {}
         self.generated = self.reasoning = 0
-        self._constrained, self._bounded = grammar is not None, bounded
+        self._bounded = bounded
         self._thinking: set[int] = set()
         self._last: dict[int, float] = {}
         self._prompts = [len(prompt) for prompt in prompts]
@@ -172,10 +172,9 @@ class Generation:
                     self._count(batch)
                     yield batch
             outcome = "done"
+        except GrammarError as error:  # one that compiles can still grow past what the matcher follows
+            raise bad_request(str(error), code="grammar_failed") from error
         except GeminateError as error:
-            if self._constrained and type(error) is GeminateError:
-                # A grammar that compiles can still grow past what the matcher follows.
-                raise bad_request(str(error), code="grammar_failed") from error
             raise from_geminate(error) from error
         except (GeneratorExit, asyncio.CancelledError):
             outcome = "abort"

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geminate.constraint import Constraint
-from geminate.errors import GeminateError
+from geminate.errors import GrammarError
 from geminate.models.assistant import DrafterModel
 from geminate.ops import DraftRule, confidence_bin
 from geminate.ops.reference import DRAFT_TOP_K, choose_guess
@@ -37,7 +37,7 @@ def allowed_prefix(constraint: Constraint | None, tokens: Seq[int]) -> tuple[int
                 break
             constraint.advance(token)
             taken += 1
-    except GeminateError:
+    except GrammarError:
         pass  # too complex for a guess: verification meets and reports it if the reply gets there
     finally:
         constraint.rollback(taken)
@@ -76,7 +76,7 @@ def constrained_draft(model: DrafterModel, context: DraftContext, k: int) -> Dra
                 survival *= stop.calibration[confidence_bin(share)]
                 if survival * stop.ahead[len(ids)] < stop.need[len(ids)]:
                     break
-    except GeminateError:
+    except GrammarError:
         pass  # as in allowed_prefix
     finally:
         constraint.rollback(len(ids))

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geminate.constraint import Constraint
-from geminate.errors import GeminateError
+from geminate.errors import GrammarError
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher
@@ -58,7 +58,7 @@ class GrammarState:
         """See `Constraint`.
 
         Raises:
-            GeminateError: the grammar has become too complex to follow, or leads nowhere.
+            GrammarError: the grammar has become too complex to follow, or leads nowhere.
         """
         if self._over:
             return self._grammar.ends
@@ -71,23 +71,23 @@ class GrammarState:
             raw = np.frombuffer(bits, dtype=np.uint8)
             mask = np.unpackbits(raw, count=self._grammar.vocab_size, bitorder="little").view(np.bool_)
             if not mask.any():
-                raise GeminateError("the grammar allows no token here; no reply can fit it")
+                raise GrammarError("the grammar allows no token here; no reply can fit it")
             self._mask = mask
         return self._mask
 
     def _check(self) -> None:
         if self._matcher.is_error():
-            raise GeminateError(f"the grammar cannot be followed further: {message(self._matcher.get_error())}")
+            raise GrammarError(f"the grammar cannot be followed further: {message(self._matcher.get_error())}")
 
     def advance(self, token: int) -> None:
         """See `Constraint`.
 
         Raises:
-            GeminateError: a token that is not allowed; the state stays.
+            GrammarError: a token that is not allowed; the state stays.
         """
         if self._over or (self._grammar.ends[token] and self._matcher.is_accepting()):
             if not self._grammar.ends[token]:
-                raise GeminateError(f"token {token} after the end of what the grammar allows")
+                raise GrammarError(f"token {token} after the end of what the grammar allows")
             self._over += 1
             return
         taken = self._matcher.try_consume_tokens([token])
@@ -96,14 +96,14 @@ class GrammarState:
             taken = self._matcher.try_consume_tokens([token])
             self._check()
         if taken != 1:
-            raise GeminateError(f"token {token} is not what the grammar allows here")
+            raise GrammarError(f"token {token} is not what the grammar allows here")
         self._tokens.append(token)
         self._mask = None
 
     def rollback(self, count: int) -> None:
         """See `Constraint`."""
         if not 0 <= count <= self._over + len(self._tokens):
-            raise GeminateError(f"cannot take back {count} of {self._over + len(self._tokens)} tokens")
+            raise GrammarError(f"cannot take back {count} of {self._over + len(self._tokens)} tokens")
         ended = min(count, self._over)
         self._over -= ended
         count -= ended
