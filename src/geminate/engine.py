@@ -24,7 +24,7 @@ from geminate.errors import ContextLengthError, ParameterError
 from geminate.kv_memory import KVMemory
 from geminate.models.gemma4 import TargetModel
 from geminate.params import MAX_DRAFT, ResolvedSampling
-from geminate.sampling import distribution, draft_rule, draw, token_logprobs
+from geminate.sampling import distribution, draw, token_logprobs
 from geminate.sequence import Sequence
 from geminate.spec.acceptance import Beliefs
 from geminate.spec.costs import CostModel
@@ -316,16 +316,17 @@ class Engine:
                 share -= len(piece)
                 room -= len(piece)
         prefill = sum(len(rows.pending) for rows in batch)
+        others = len(decoding) - 1
+        usual = sum(s.policy.usual for s in decoding)
+        won = sum(s.policy.won for s in decoding)
         for sequence in decoding:
             company = ALONE
-            if len(self.running) > 1:
-                others = [s.policy for s in decoding if s is not sequence]
+            if others or prefill:
+                own = sequence.policy
                 company = Company(
-                    sequences=len(others),
-                    rows=len(others) + round(sum(p.usual for p in others)),
+                    sequences=others, rows=others + round(usual - own.usual), tokens=others + won - own.won,
                     prompt_rows=prefill,
-                    tokens=len(others) + sum(p.won for p in others),
-                )
+                )  # fmt: skip
             draft = self._draft(sequence, min(room, sequence.room - 1, MAX_DRAFT), company)
             room -= len(draft.token_ids)
             batch.append(_Rows(sequence=sequence, pending=[sequence.token_ids[-1]], draft=draft, wants_logits=True))
@@ -337,7 +338,7 @@ class Engine:
             token_ids=sequence.token_ids,
             hidden=sequence.hidden,
             cache=sequence.cache,
-            rule=draft_rule(sequence.sampling, sequence.choice),
+            rule=sequence.rule,
             constraint=sequence.constraint,
         )
         return sequence.policy.draft(context, limit, company)

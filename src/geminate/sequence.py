@@ -10,7 +10,7 @@ from geminate.cache import KVCache
 from geminate.constraint import Constraint
 from geminate.kv_memory import Lease
 from geminate.params import ResolvedSampling
-from geminate.sampling import TokenCounts, TokenLogprobs
+from geminate.sampling import TokenCounts, TokenLogprobs, draft_rule
 from geminate.spec.policy import Policy
 from geminate.types import F32
 
@@ -121,6 +121,7 @@ class Sequence:
         self.on_logits = on_logits
         self.constraint = constraint
         self.counts = TokenCounts(prompt, sampling)
+        self.rule = draft_rule(sampling, choice)
         self.hidden: F32 | None = None
         self.logprobs: list[TokenLogprobs] = []
         self.finish_reason: FinishReason | None = None

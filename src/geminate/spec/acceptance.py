@@ -88,6 +88,7 @@ class Beliefs:
         self.calibration = Calibration()
         self.matches = MatchRates(keep=0.99)
         self.gain = 1.0  # plain rounds that a round of guesses saves, lately
+        self.rest = 0  # shared rounds that a new sequence waits before it thinks of guesses
 
     def observe_gain(self, won: float) -> None:
         """Note what a round of guesses saved."""

@@ -17,6 +17,7 @@ STALE = 32  # timings after which an estimate that had none of its own counts li
 STALE_WEIGHT = 0.5
 REFRESH = 32  # timings between two looks at the whole table
 WIDE = 8  # row counts beyond the profile are told apart by this much
+CAUTION = 1.15  # of what a guess adds to a shared round: its estimates mix rounds of many kinds, and all wait for it
 TINY = 1e-9  # seconds; a clock may not have moved
 
 
@@ -155,8 +156,11 @@ class CostModel:
             self._table = self._tabulate(need)
             self._tabled = self._timings
         at = company + prompt_rows
-        shift = self._table[company] - self._table[at] + sequences * self._overhead
-        return [t + shift for t in self._table[at : at + PROFILE_ROWS]]
+        times = self._table[at : at + PROFILE_ROWS]
+        if not at:
+            return times
+        plain = self._table[company] + sequences * self._overhead
+        return [plain + CAUTION * (t - times[0]) for t in times]
 
     def _tabulate(self, most: int) -> list[float]:
         """`round_time` by rows, 1 .. ``most`` of them, never falling: an estimate that says so is old."""

@@ -9,6 +9,7 @@ Policies decide by timings and luck. They can, because what is emitted never dep
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -164,6 +165,9 @@ class AutoPolicy(Habit):
     one was accepted: a new text may be nothing like the last. Time lost against plain decoding is kept in an
     account; beyond DEBT plain rounds it is paid off with plain rounds first, so a text that misleads every
     estimate costs a bounded amount.
+
+    In company nobody can tell whose a round's time is. What guesses add to it is estimated, the time to decide about
+    them is measured, and a sequence whose guesses have not been worth both lately stops thinking for growing times.
     """
 
     DEBT = 8.0
@@ -172,6 +176,7 @@ class AutoPolicy(Habit):
     OPTIMISM = 0.15  # plain rounds that drafting may lose at first
     GAIN_KEEP = 0.9
     MAX_PAUSE = 64
+    PATIENCE = 0.5  # tokens that thinking may lose lately before it rests
     PLAIN_EVERY = 256  # rounds after which the cost of a plain one is looked at again
 
     def __init__(self, drafter: Drafter | None, costs: CostModel, beliefs: Beliefs, *, ngram: bool = True) -> None:
@@ -190,11 +195,25 @@ class AutoPolicy(Habit):
         self._plan_age = self._copy_age = REPLAN
         self._planned_rows = 0
         self._shared: tuple[list[float], float] | None = None  # the last round's table and rate, when it was shared
+        self._thought, self._worth = 0.0, 0.0
+        self._rest, self._next_rest = beliefs.rest, max(8, beliefs.rest)
 
     def draft(self, context: DraftContext, limit: int, company: Company) -> Draft:
         """See `Policy`."""
+        self._shared = None
+        if company is ALONE:
+            return self._choose(context, limit, company)
+        if self._rest:
+            self._rest -= 1
+            return Draft()
+        began = time.perf_counter()
+        draft = self._choose(context, limit, company)
+        self._thought = time.perf_counter() - began
+        return draft
+
+    def _choose(self, context: DraftContext, limit: int, company: Company) -> Draft:
         self._match = self._index.find(context.token_ids) if self._index is not None else None
-        alone = company.sequences == 0
+        alone = company is ALONE
         plain_is_due = (alone and not self.costs.knows_plain) or self._since_plain >= self.PLAIN_EVERY
         if limit == 0 or self.debt > self.DEBT or plain_is_due:
             return Draft()
@@ -202,7 +221,8 @@ class AutoPolicy(Habit):
         seconds = self.costs.round_times(
             company.rows, prompt_rows=company.prompt_rows, sequences=company.sequences
         )  # fmt: skip
-        self._shared = None if alone else (seconds, (1.0 + company.tokens) / seconds[0])
+        if not alone:
+            self._shared = seconds, (1.0 + company.tokens) / seconds[0]
         copied = self._copy(context, limit, seconds, company.tokens) if self._match is not None else Draft()
         forced = forced_draft(context, limit)
         if forced.token_ids and len(forced.token_ids) >= len(copied.token_ids):
@@ -280,6 +300,8 @@ class AutoPolicy(Habit):
         """See `Policy`."""
         count = len(draft.token_ids)
         self.note(count, accepted)
+        if self._shared is not None:
+            self._weigh(count, accepted, bool(draft.steps))
         self._since_plain = self._since_plain + 1 if count else 0
         if count == 0 and draft.steps == 0:
             self.debt = max(self.debt - self.REPAY, -self.CREDIT)
@@ -302,11 +324,22 @@ class AutoPolicy(Habit):
                 # A draft after a pause is slower than one of a series, which is what there is to decide about.
                 usual = self.costs.round_time(count, steps=draft.steps)
                 self._count_gain(accepted + 1 - min(seconds, usual) / plain)
-        elif draft.steps and self._shared is not None:
-            # A shared round's time is not one sequence's: charge what the guesses cost all, by the estimates.
-            times, rate = self._shared
-            spent = times[count] - times[0] + self.costs.draft_call + draft.steps * self.costs.draft_step
-            self._count_gain(accepted - spent * rate)
+
+    def _weigh(self, count: int, accepted: int, drafted: bool) -> None:
+        """What a shared round's guesses were worth, in tokens of the batch."""
+        assert self._shared is not None
+        times, rate = self._shared
+        value = accepted - rate * (times[count] - times[0] + self._thought)
+        if drafted:
+            self._count_gain(value)
+        self._worth = self.GAIN_KEEP * self._worth + value
+        if self._worth < -self.PATIENCE:
+            self._rest = self.beliefs.rest = self._next_rest
+            self._worth = 0.0
+            self._next_rest = min(2 * self._next_rest, self.MAX_PAUSE)
+        elif self._worth > self.PATIENCE:
+            self._next_rest = 8
+            self.beliefs.rest = 0
 
     def _count_gain(self, tokens: float) -> None:
         won = min(max(tokens, -1.0), 1.0)
