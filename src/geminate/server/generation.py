@@ -15,7 +15,7 @@ from geminate.errors import GeminateError, GrammarError
 from geminate.params import SamplingParams, parse_speculation
 from geminate.sequence import Stats
 from geminate.server.errors import bad_request, from_geminate
-from geminate.server.jobs import Job, Piece, Ticket
+from geminate.server.jobs import Job, Piece, Ticket, merged
 from geminate.server.logs import RequestContext
 from geminate.server.parsing import ClientGone
 from geminate.server.schemas_common import Sampling
@@ -102,7 +102,7 @@ class Generation:
         self.prompt_tokens = sum(map(len, prompts))
         self.stats: dict[int, Stats] = {}
         self.generated = self.reasoning = 0
-        self._bounded = bounded
+        self._bounded, self._trace = bounded, bool(body.trace)
         self._thinking: set[int] = set()
         self._last: dict[int, float] = {}
         self._prompts = [len(prompt) for prompt in prompts]
@@ -159,7 +159,7 @@ class Generation:
         return self.tickets[0].seed
 
     async def batches(self) -> AsyncGenerator[list[tuple[int, Piece]], None]:
-        """(choice, piece) of all answers, as many at once as there are.
+        """(choice, piece) of all answers, as many at once as there are; rounds stay apart in a trace only.
 
         Raises:
             ApiError: what ends the request early.
@@ -170,7 +170,7 @@ class Generation:
             async with aclosing(source) as batches:
                 async for batch in batches:
                     self._count(batch)
-                    yield batch
+                    yield batch if self._trace else merged(batch)
             outcome = "done"
         except GrammarError as error:  # one that compiles can still grow past what the matcher follows
             raise bad_request(str(error), code="grammar_failed") from error

@@ -67,6 +67,30 @@ class Piece:
     stats: Stats | None = None
 
 
+def merged(pieces: list[tuple[int, Piece]]) -> list[tuple[int, Piece]]:
+    """One piece for each answer: what it said in all of ``pieces``, its (number, piece) in order."""
+    if len(pieces) == 1:
+        return pieces
+    by_answer: dict[int, list[Piece]] = {}
+    for number, piece in pieces:
+        by_answer.setdefault(number, []).append(piece)
+    return [
+        (
+            number,
+            Piece(
+                choice=several[-1].choice,
+                deltas=[delta for piece in several for delta in piece.deltas],
+                tokens=[token for piece in several for token in piece.tokens],
+                drafted=sum(piece.drafted for piece in several),
+                accepted=sum(piece.accepted for piece in several),
+                finish_reason=several[-1].finish_reason,
+                stats=several[-1].stats,
+            ),
+        )
+        for number, several in by_answer.items()
+    ]
+
+
 class Ticket:
     """The answers to one job: iterate over its pieces; `cancel` gives up.
 
