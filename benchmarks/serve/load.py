@@ -67,14 +67,13 @@ class Server:
             self.process.wait(60)
 
 
-def prompts(shared: bool, salt: str) -> list[str]:
-    """80 prompts that begin with ``salt``; the shared ones with one passage of some 300 words."""
+def prompts(shared: bool, salt: str, count: int) -> list[str]:
+    """``count`` prompts, each with a first word of its own after what is shared: nothing, or some 300 words."""
     items = [json.loads(line) for line in BENCH80.read_text(encoding="utf-8").splitlines()]
     texts = [str(item["turns"][0]) for item in items]
-    if not shared:
-        return [f"{salt} Question: {text}\nAnswer:" for text in texts]
-    passage = " ".join(" ".join(texts).split()[:300])
-    return [f"{passage}\n\n{salt} Question: {text[:120]}\nAnswer:" for text in texts]
+    passage = " ".join(" ".join(texts).split()[:300]) + "\n\n" if shared else ""
+    most = 120 if shared else 1000
+    return [f"{passage}{salt}{i}. Question: {texts[i % len(texts)][:most]}\nAnswer:" for i in range(count)]
 
 
 def figures(answers: list[Answer], seconds: float) -> dict[str, float]:
@@ -160,11 +159,11 @@ def measure(args: argparse.Namespace, servers: dict[str, Server]) -> dict[str, A
             for kind in ("mixed", "shared"):
                 for clients in args.clients:
                     count = max(args.least, args.requests * clients)
-                    texts = prompts(kind == "shared", f"{repeat + 1}.{clients}.")
+                    texts = prompts(kind == "shared", f"{repeat + 1}.{clients}.", count)
                     for way in ways if repeat % 2 == 0 else ways[::-1]:
                         # llama-cpp-python answers one request at a time: its rate needs no more of them.
                         wanted = min(count, max(args.least, clients)) if way == "llama_cpp" else count
-                        chosen = [texts[i % len(texts)] for i in range(wanted)]
+                        chosen = texts[:wanted]
                         fields = {k: v for k, v in common.items() if way != "llama_cpp" or k != "stream_options"}
                         bodies = [{**fields, "model": names[way], "prompt": text} for text in chosen]
                         answers, seconds = asyncio.run(load(servers[way].port, bodies, clients))
