@@ -26,7 +26,7 @@ fi
 # The same drafter from scratch, the same texts, order and weights to start with: only the rotary position differs.
 for position in P P-1; do
   [ -e "$work/rope-$position/config.json" ] || geminate train drafter --data "$work/prompts/questions.jsonl" \
-    --drafter none --init scratch --rope-position $position --updates 700 --temperature 0 \
+    --drafter none --init scratch --rope-position $position --updates 300 --temperature 0 \
     --out "$work/rope-$position" --json | tail -1 > "$work/rope-$position.json"
 done
 

@@ -125,7 +125,8 @@ def main() -> int:
             threads = str(os.cpu_count())
             servers["llama_cpp"] = Server(
                 [str(args.peer_python), "-m", "llama_cpp.server", "--model", str(args.model), "--port", "PORT",
-                 "--n_ctx", "4096", "--interrupt_requests", "False", "--n_threads", threads, "--n_threads_batch", threads],
+                 "--n_ctx", "4096", "--interrupt_requests", "False", "--n_threads", threads,
+                 "--n_threads_batch", threads],
                 "/v1/models",
             )  # fmt: skip
         result = measure(args, servers)
