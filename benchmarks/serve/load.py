@@ -60,6 +60,11 @@ class Server:
         self.log.seek(0)
         raise RuntimeError(f"{command[:4]} did not start: {self.log.read()[-2000:].decode(errors='replace')}")
 
+    def model(self) -> str:
+        """The id of what it serves."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/v1/models") as f:
+            return str(json.load(f)["data"][0]["id"])
+
     def stop(self) -> None:
         """End it and wait."""
         if self.process.poll() is None:
@@ -146,10 +151,7 @@ def measure(args: argparse.Namespace, servers: dict[str, Server]) -> dict[str, A
         "max_tokens": args.tokens, "temperature": 0, "logit_bias": {str(token): -100 for token in ENDS},
         "stream_options": {"include_usage": True},
     }  # fmt: skip
-    names = {}
-    for name, server in servers.items():
-        with urllib.request.urlopen(f"http://127.0.0.1:{server.port}/v1/models") as f:
-            names[name] = json.load(f)["data"][0]["id"]
+    names = {name: server.model() for name, server in servers.items()}
     rows: dict[tuple[str, int, str], list[dict[str, float]]] = {}
     said: dict[str, str] = {}
     identical = True

@@ -45,11 +45,12 @@ def main() -> int:
     seconds: dict[str, list[tuple[float, float]]] = {"off": [], "auto": []}
     identical = True
     try:
+        name = server.model()
         for number, text in enumerate(track(prompts(False, "", args.prompts), transient=True)):
             ids = llm.encode(text)
             for way, found in seconds.items():
                 body: dict[str, Any] = {
-                    "prompt": ids, "max_tokens": TOKENS, "temperature": 0, "speculation": way,
+                    "model": name, "prompt": ids, "max_tokens": TOKENS, "temperature": 0, "speculation": way,
                     "logit_bias": {str(token): amount for token, amount in bias.items()},
                     "stream_options": {"include_usage": True},
                 }  # fmt: skip
