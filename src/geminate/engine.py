@@ -72,7 +72,7 @@ class Engine:
         target: the compiled target.
         drafter: what guesses, or None: then only copied text is drafted.
         prefill_chunk: most prompt tokens of one sequence in one pass.
-        prefill_share: most prompt tokens of all sequences in a pass that also decodes.
+        prefill_share: most prompt tokens of all sequences in a pass that also decodes; None: 32, or what fits.
         max_running: most sequences that run at once; None: as many as a pass has rows for.
         memory: bounds keys and values and keeps prefixes; None: unbounded, nothing kept.
         costs: what passes and draft steps cost here; without, it is learned on the way.
@@ -87,7 +87,7 @@ class Engine:
         drafter: Drafter | None,
         *,
         prefill_chunk: int = 256,
-        prefill_share: int = PREFILL_SHARE,
+        prefill_share: int | None = None,
         max_running: int | None = None,
         memory: KVMemory | None = None,
         costs: CostModel | None = None,
@@ -97,6 +97,8 @@ class Engine:
             raise ParameterError(f"prefill_chunk must be 1 to {most}, not {prefill_chunk}")
         if max_running is not None and not 1 <= max_running < target.max_rows:
             raise ParameterError(f"max_running must be 1 to {target.max_rows - 1}, not {max_running}")
+        if prefill_share is None:
+            prefill_share = min(PREFILL_SHARE, most)
         if not 1 <= prefill_share <= most:
             raise ParameterError(f"prefill_share must be 1 to {most}, not {prefill_share}")
         self.target = target

@@ -123,7 +123,7 @@ def test_not_better_exits_with_three_and_keeps_the_old_one(prompts: Path, tmp_pa
                 "--weights",
                 "int3",
             ),
-            "--weights must",
+            "weights must be one of",
         ),
         (
             (
