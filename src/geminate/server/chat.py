@@ -7,6 +7,7 @@ import secrets
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from functools import partial
 from typing import Any
 
 from starlette.requests import Request
@@ -15,13 +16,13 @@ from starlette.responses import Response
 from geminate.server.answer import Answer
 from geminate.server.conversation import chat_messages, tool_functions
 from geminate.server.errors import JsonResponse, bad_request
-from geminate.server.formats import choose_tools, compile_grammar, grammar_spec, thinking_wanted
-from geminate.server.generation import INLINE_CHARS, Generation, in_thread, sampling_params, until_gone
+from geminate.server.formats import choose_tools, grammar_spec, prompt_and_grammar, thinking_wanted
+from geminate.server.generation import Generation, sampling_params, until_gone
 from geminate.server.jobs import Piece
 from geminate.server.logs import context_of
 from geminate.server.parsing import parse
 from geminate.server.schemas_chat import ChatRequest, NamedChoice
-from geminate.server.sse import DONE, EventStream, event
+from geminate.server.sse import EventStream, chunks
 from geminate.server.state import Model, ServerState
 from geminate.server.tokens import chat_logprobs, trace
 from geminate.text.reply import ChatReply
@@ -50,15 +51,10 @@ async def chat(state: ServerState, request: Request) -> Response:
     )
     spec = grammar_spec(body.response_format, tools, "response_format")
     messages = chat_messages(body.messages)
-    heavy = sum(len(message["content"]) for message in messages) > INLINE_CHARS
-    prompt = await in_thread(
-        heavy,
-        lambda: model.llm.chat_ids(messages, tools=tools.declarations, enable_thinking=thinking),
-        param="messages",
-    )
-    grammar = await compile_grammar(model, spec, thinking=bool(thinking), field="response_format")
-    if state.settings.log_prompts:
-        context.fields["messages"] = messages
+    prompt, grammar = await prompt_and_grammar(
+        state, model, context, messages, tools, spec, thinking=thinking, messages_field="messages",
+        format_field="response_format",
+    )  # fmt: skip
     if body.safety_identifier is not None:
         context.fields["safety_identifier"] = body.safety_identifier
     generation = Generation(
@@ -133,22 +129,18 @@ class ChatAnswer:
             self.generation.ended(choice, answer.finish_reason)
         return delta
 
-    async def events(self) -> AsyncGenerator[bytes, None]:
+    def events(self) -> AsyncGenerator[bytes, None]:
         """Encoded chunks, as many at once as there are."""
         # Everything but the choice is the same in all chunks of an answer.
         head = b"data: " + json.dumps(self._head("chat.completion.chunk"), separators=(",", ":"))[:-1].encode("ascii")
         tail = b',"usage":null}\n\n' if self.usage else b"}\n\n"
-        async with aclosing(self.generation.batches()) as batches:
-            async for batch in batches:
-                data = [self._chunk(head, tail, choice, piece) for choice, piece in batch]
-                yield b"".join(data)
-        if self.usage:
-            last = self._head("chat.completion.chunk") | {
+
+        def last() -> dict[str, Any]:
+            return self._head("chat.completion.chunk") | {
                 "choices": [], "usage": self.generation.usage(), "timings": self.generation.timings(),
             }  # fmt: skip
-            yield event(last) + DONE
-        else:
-            yield DONE
+
+        return chunks(self.generation, partial(self._chunk, head, tail), last if self.usage else None)
 
     def _chunk(self, head: bytes, tail: bytes, choice: int, piece: Piece) -> bytes:
         first = not self.answers[choice].begun
@@ -161,11 +153,5 @@ class ChatAnswer:
         reason = self.answers[choice].finish_reason
         entry = {"index": choice, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
         self.answers[choice].begun = True
-        more: dict[str, Any] = {"choices": [entry]}
-        if self.trace:
-            more["geminate"] = trace(choice, piece)
-        if self._open == 0:
-            more["timings"] = self.generation.timings()
-            if self.trace:
-                more["geminate"]["seed"] = self.generation.seed
+        more = {"choices": [entry], **self.generation.extras(choice, piece, last=self._open == 0)}
         return head + b"," + json.dumps(more, separators=(",", ":"))[1:-1].encode("ascii") + tail

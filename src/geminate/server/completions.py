@@ -7,6 +7,7 @@ import secrets
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from functools import partial
 from typing import Any, cast
 
 from starlette.requests import Request
@@ -18,7 +19,7 @@ from geminate.server.jobs import Piece
 from geminate.server.logs import context_of
 from geminate.server.parsing import parse
 from geminate.server.schemas_chat import CompletionRequest
-from geminate.server.sse import DONE, EventStream, event
+from geminate.server.sse import EventStream, chunks
 from geminate.server.state import Model, ServerState
 from geminate.server.tokens import CompletionLogprobs, trace
 from geminate.text.reply import PlainReply
@@ -112,30 +113,20 @@ class CompletionAnswer:
             body["geminate"] = {"seed": self.generation.seed, "rounds": rounds}
         return body
 
-    async def events(self) -> AsyncGenerator[bytes, None]:
+    def events(self) -> AsyncGenerator[bytes, None]:
         """Encoded chunks, as many at once as there are."""
         head = b"data: " + json.dumps(self._head, separators=(",", ":"))[:-1].encode("ascii") + b","
         tail = b',"usage":null}\n\n' if self.usage else b"}\n\n"
-        async with aclosing(self.generation.batches()) as batches:
-            async for batch in batches:
-                data = [self._chunk(head, tail, choice, piece) for choice, piece in batch]
-                yield b"".join(data)
-        if self.usage:
+
+        def last() -> dict[str, Any]:
             generation = self.generation
-            last = {**self._head, "choices": [], "usage": generation.usage(), "timings": generation.timings()}
-            yield event(last) + DONE
-        else:
-            yield DONE
+            return {**self._head, "choices": [], "usage": generation.usage(), "timings": generation.timings()}
+
+        return chunks(self.generation, partial(self._chunk, head, tail), last if self.usage else None)
 
     def _chunk(self, head: bytes, tail: bytes, choice: int, piece: Piece) -> bytes:
         entry = self._take(choice, piece)
         if not (entry["text"] or piece.finish_reason or self.trace or self.logprobs):
             return b""
-        more: dict[str, Any] = {"choices": [entry]}
-        if self.trace:
-            more["geminate"] = trace(choice, piece)
-        if self._open == 0:
-            more["timings"] = self.generation.timings()
-            if self.trace:
-                more["geminate"]["seed"] = self.generation.seed
+        more = {"choices": [entry], **self.generation.extras(choice, piece, last=self._open == 0)}
         return head + json.dumps(more, separators=(",", ":"))[1:-1].encode("ascii") + tail

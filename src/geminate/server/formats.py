@@ -7,11 +7,12 @@ from typing import Any
 
 from geminate.server.conversation import parameters_of, template_tools
 from geminate.server.errors import bad_request
-from geminate.server.generation import in_thread
+from geminate.server.generation import INLINE_CHARS, in_thread
+from geminate.server.logs import RequestContext
 from geminate.server.schemas_chat import JsonSchemaFormat
 from geminate.server.schemas_common import FunctionSpec, GrammarFormat, JsonObjectFormat, RegexFormat, TextFormat
 from geminate.server.schemas_responses import ResponseJsonSchema
-from geminate.server.state import Model
+from geminate.server.state import Model, ServerState
 from geminate.text.grammar import Grammar, GrammarSpec, JsonObject, JsonSchema, Lark, Regex, ToolCalls
 
 Format = TextFormat | JsonObjectFormat | JsonSchemaFormat | ResponseJsonSchema | RegexFormat | GrammarFormat
@@ -88,6 +89,35 @@ async def compile_grammar(model: Model, spec: GrammarSpec | None, *, thinking: b
         return None
     name = "tools" if isinstance(spec, ToolCalls) else field
     return await in_thread(True, lambda: model.compiler.compile(spec, reasoning=thinking), param=name)
+
+
+async def prompt_and_grammar(
+    state: ServerState,
+    model: Model,
+    context: RequestContext,
+    messages: list[dict[str, Any]],
+    tools: Tools,
+    spec: GrammarSpec | None,
+    *,
+    thinking: bool | None,
+    messages_field: str,
+    format_field: str,
+) -> tuple[list[int], Grammar | None]:
+    """Token ids of a conversation, and the grammar its answer keeps to; prompts are logged where that is asked for.
+
+    Raises:
+        ApiError: what the template or the grammar's compiler refuses, with the field at fault.
+    """
+    heavy = sum(len(message["content"]) for message in messages) > INLINE_CHARS
+    prompt = await in_thread(
+        heavy,
+        lambda: model.llm.chat_ids(messages, tools=tools.declarations, enable_thinking=thinking),
+        param=messages_field,
+    )
+    grammar = await compile_grammar(model, spec, thinking=bool(thinking), field=format_field)
+    if state.settings.log_prompts:
+        context.fields["messages"] = messages
+    return prompt, grammar
 
 
 def thinking_wanted(effort: str | None, switch: bool | None, field: str) -> bool | None:

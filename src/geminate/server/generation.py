@@ -20,6 +20,7 @@ from geminate.server.logs import RequestContext
 from geminate.server.parsing import ClientGone
 from geminate.server.schemas_common import Sampling
 from geminate.server.state import Model, ServerState
+from geminate.server.tokens import trace
 from geminate.text.grammar import Grammar
 from geminate.text.reply import Reply
 
@@ -266,6 +267,17 @@ class Generation:
     def cached(self) -> int:
         """Prompt tokens that were not computed again."""
         return sum(s.reused_tokens for choice, s in self.stats.items() if choice % self.n == 0)
+
+    def extras(self, choice: int, piece: Piece, *, last: bool) -> dict[str, Any]:
+        """A chunk's own fields beside OpenAI's: the round if a trace was asked for, the timings with the ``last``."""
+        more: dict[str, Any] = {}
+        if self._trace:
+            more["geminate"] = trace(choice, piece)
+        if last:
+            more["timings"] = self.timings()
+            if self._trace:
+                more["geminate"]["seed"] = self.seed
+        return more
 
     def usage(self) -> dict[str, Any]:
         """OpenAI's usage; completion tokens are those emitted, whatever was drafted."""

@@ -11,8 +11,8 @@ from starlette.responses import Response
 
 from geminate.server.conversation import response_messages, tool_functions
 from geminate.server.errors import ApiError, JsonResponse, bad_request
-from geminate.server.formats import choose_tools, compile_grammar, grammar_spec, thinking_wanted
-from geminate.server.generation import INLINE_CHARS, Generation, in_thread, sampling_params, until_gone
+from geminate.server.formats import choose_tools, grammar_spec, prompt_and_grammar, thinking_wanted
+from geminate.server.generation import Generation, sampling_params, until_gone
 from geminate.server.logs import context_of
 from geminate.server.parsing import parse
 from geminate.server.response_events import ResponseEvents
@@ -51,15 +51,10 @@ async def responses(state: ServerState, request: Request) -> Response:
     messages = response_messages(body.instructions, body.input)
     if not messages:
         raise bad_request("input says nothing", "input")
-    heavy = sum(len(message["content"]) for message in messages) > INLINE_CHARS
-    prompt = await in_thread(
-        heavy,
-        lambda: model.llm.chat_ids(messages, tools=tools.declarations, enable_thinking=thinking),
-        param="input",
-    )
-    grammar = await compile_grammar(model, spec, thinking=bool(thinking), field="text.format")
-    if state.settings.log_prompts:
-        context.fields["messages"] = messages
+    prompt, grammar = await prompt_and_grammar(
+        state, model, context, messages, tools, spec, thinking=thinking, messages_field="input",
+        format_field="text.format",
+    )  # fmt: skip
     if body.safety_identifier is not None:
         context.fields["safety_identifier"] = body.safety_identifier
     generation = Generation(

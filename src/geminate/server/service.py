@@ -10,7 +10,7 @@ import logging
 import threading
 import time
 from collections import deque
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from geminate.engine import Emission, Engine
 from geminate.errors import DrainingError, EngineFailedError, GeminateError, QueueFullError, RequestTimeoutError
@@ -35,7 +35,6 @@ class ServiceSnapshot:
     kv_bytes_limit: int
     prefix_queries: int
     prefix_hits: int
-    draining: bool
 
 
 @dataclass(eq=False)
@@ -45,7 +44,6 @@ class _Answer:
     ticket: Ticket
     choice: int
     reply: Reply
-    sequence: Sequence | None = None
     deltas: list[ReplyDelta] = field(default_factory=list)
     begun: bool = False
     logprobs: int = 0
@@ -140,8 +138,6 @@ class Service:
             raise DrainingError("the server is shutting down and takes no new requests")
         sampling = self.llm.resolve(job.params)
         self.engine.check(job.prompt_ids, sampling, job.speculation)
-        room = self.llm.config.max_position_embeddings - len(job.prompt_ids)
-        sampling = replace(sampling, max_tokens=min(sampling.max_tokens, room))
         ticket = Ticket(job, sampling, self._forget)
         with self._lock:
             here = len(self._open)
@@ -168,7 +164,7 @@ class Service:
         return ServiceSnapshot(
             running=len(self.engine.running), waiting=len(self._new) + len(self.engine.waiting),
             kv_bytes_used=memory.used, kv_bytes_kept=memory.kept, kv_bytes_limit=memory.limit,
-            prefix_queries=memory.queries, prefix_hits=memory.hits, draining=self._draining,
+            prefix_queries=memory.queries, prefix_hits=memory.hits,
         )  # fmt: skip
 
     def _run(self) -> None:
@@ -208,14 +204,14 @@ class Service:
         job = ticket.job
         answer = _Answer(ticket, choice, job.make_reply())
         try:
-            answer.sequence = self.engine.add(
+            sequence = self.engine.add(
                 job.prompt_ids, ticket.sampling, speculation=job.speculation, choice=choice, on_token=answer.on_token,
                 constraint=None if job.grammar is None else job.grammar.start(),
             )  # fmt: skip
         except Exception as error:
             self._fail(ticket, error)
             return
-        self._answers[answer.sequence] = answer
+        self._answers[sequence] = answer
 
     def _drop(self, ticket: Ticket) -> None:
         with self._lock:

@@ -11,7 +11,8 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from geminate.server.errors import ApiError, internal
-from geminate.server.generation import until_gone
+from geminate.server.generation import Generation, until_gone
+from geminate.server.jobs import Piece
 from geminate.server.logs import RequestContext, log
 from geminate.server.parsing import ClientGone
 
@@ -31,6 +32,16 @@ def event(data: Any) -> bytes:
 def named_event(data: dict[str, Any]) -> bytes:
     """``event:`` and ``data:``, the name being the data's type."""
     return f"event: {data['type']}\n".encode("ascii") + event(data)
+
+
+async def chunks(
+    generation: Generation, chunk: Callable[[int, Piece], bytes], last: Callable[[], dict[str, Any]] | None
+) -> AsyncGenerator[bytes, None]:
+    """Encoded chunks of all answers, as many at once as there are; then the ``last`` one, if any, and the end."""
+    async with aclosing(generation.batches()) as batches:
+        async for batch in batches:
+            yield b"".join([chunk(choice, piece) for choice, piece in batch])
+    yield (b"" if last is None else event(last())) + DONE
 
 
 class EventStream(Response):
