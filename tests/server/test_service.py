@@ -263,7 +263,7 @@ def test_two_thousand_requests_leak_nothing(llm: LLM, service: Service) -> None:
                 ticket = service.submit(asked)
                 break
             except QueueFullError:
-                await asyncio.sleep(0.001)
+                await asyncio.sleep(0.1)  # a busy retry would keep the engine from the interpreter
         if index % 3 == 0:
             ticket.cancel()
             return
