@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 from geminate import machine
-from geminate.bench.step import StepBench
+from geminate.tools.bench.step import StepBench
 
 ROWS = (1, 5)
 

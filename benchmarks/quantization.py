@@ -24,22 +24,22 @@ from typing import Any
 import numpy as np
 
 from geminate import machine
-from geminate.config import TargetConfig
-from geminate.config_reader import load_target_config
-from geminate.config_source import raw_config
-from geminate.evaluation.run import evaluate
-from geminate.evaluation.score import CHUNK, compare
-from geminate.loading import locate
-from geminate.models.gemma4 import TargetModel
-from geminate.ops.select import make_backend
-from geminate.quantization.run import quantize_model
-from geminate.quantization.writer import Planned, write_safetensors
+from geminate.backends.select import make_backend
+from geminate.checkpoint.config_source import raw_config
+from geminate.checkpoint.source import read_weights
+from geminate.families.gemma4.config import load_target_config
+from geminate.formats.quantize import f32_to_bf16
+from geminate.loading.load import locate
+from geminate.plan.config import TargetConfig
+from geminate.runtime.target import TargetModel
 from geminate.text.tokenizer import Tokenizer
 from geminate.text.windows import windows
-from geminate.weights.formats import CHOSEN_ROLES
-from geminate.weights.names import expected_tensors
-from geminate.weights.quantize import f32_to_bf16
-from geminate.weights.source import read_weights
+from geminate.tools.evaluate.run import evaluate
+from geminate.tools.evaluate.score import CHUNK, compare
+from geminate.tools.quantize.run import quantize_model
+from geminate.tools.quantize.writer import Planned, write_safetensors
+from geminate.weights.presets import CHOSEN_ROLES
+from geminate.weights.specs import expected_tensors
 from geminate.weights.store import open_weights
 
 MODULES = {"calibration": ("heapq.py", "textwrap.py", "fnmatch.py"), "held_out": ("bisect.py", "shelve.py")}

@@ -19,10 +19,10 @@ from pathlib import Path
 import numpy as np
 
 from geminate import machine
-from geminate.bench.random_weights import streamed_bytes
-from geminate.bench.shapes import drafter_dict, target_dict
-from geminate.config_reader import load_assistant_config, load_target_config
-from geminate.weights.names import TensorSpec, expected_tensors
+from geminate.families.gemma4.config import load_assistant_config, load_target_config
+from geminate.tools.bench.random_weights import streamed_bytes
+from geminate.tools.bench.shapes import drafter_dict, target_dict
+from geminate.weights.specs import TensorSpec, expected_tensors
 
 CHILD = """
 import json, sys, time

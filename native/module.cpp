@@ -361,7 +361,7 @@ class PyProgram {
 }  // namespace
 
 NB_MODULE(_native, m) {
-  m.doc() = "Geminate's kernels; use geminate.ops.native.";
+  m.doc() = "Geminate's kernels; use geminate.backends.cpu.program.";
   m.def("supported_isas", &supported_isas);
   m.def("stream_key", &stream_key);
   m.def("uniform", &uniform);

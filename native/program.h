@@ -109,7 +109,7 @@ struct Pass {
   std::vector<float*> taps;  // null entries: not wanted
 };
 
-// How the drafter picks; see geminate.ops.DraftRule.
+// How the drafter picks; see geminate.decoding.draft_rule.DraftRule.
 struct DraftRule {
   double temperature = 0.0;
   int64_t top_k = 0;
@@ -136,7 +136,7 @@ struct Descending {
   }
 };
 
-// geminate.rng in C++.
+// geminate.decoding.noise in C++.
 uint64_t stream_key(uint64_t seed, uint64_t choice, uint64_t position);
 double uniform(uint64_t key, uint64_t token_id);
 // Index of the guess among n candidates; ids null: candidate i is token i.

@@ -12,11 +12,11 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from geminate.server import schemas_chat as chat
-from geminate.server import schemas_common as common
-from geminate.server import schemas_out as out
-from geminate.server import schemas_responses as resp
-from geminate.server.schemas_common import Unsupported
+from geminate.server.openai import schemas_chat as chat
+from geminate.server.openai import schemas_common as common
+from geminate.server.openai import schemas_out as out
+from geminate.server.openai import schemas_responses as resp
+from geminate.server.openai.schemas_common import Unsupported
 from geminate.server.settings import rows
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "serving.md"

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from geminate.train.layers import DraftLayer, Norm
+from geminate.tools.train.layers import DraftLayer, Norm
 from model import ROPE_PARAMETERS, Shape, inv_freq
 
 

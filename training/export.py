@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from geminate.train.checkpoint import GENERATION, save_model
+from geminate.tools.train.checkpoint import GENERATION, save_model
 from model import hf_config, load_target
 
 TARGET_GENERATION = {

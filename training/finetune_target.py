@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from export import TARGET_GENERATION
 from geminate.text.template import ChatTemplate
 from geminate.text.tokenizer import Tokenizer
-from geminate.train.checkpoint import save_model
+from geminate.tools.train.checkpoint import save_model
 from model import PRESETS, Target, hf_config
 from optim import schedule
 from sql_domain import pairs

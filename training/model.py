@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from geminate.train.layers import Mlp, Norm, rms, rotate
+from geminate.tools.train.layers import Mlp, Norm, rms, rotate
 
 
 @dataclass(frozen=True)

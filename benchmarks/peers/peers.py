@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from geminate import __version__, machine
-from geminate.bench import decode
-from geminate.bench.step import StepBench, Work
+from geminate.tools.bench import decode
+from geminate.tools.bench.step import StepBench, Work
 
 HERE = Path(__file__).parent
 ROWS = (1, 2, 3, 4, 5, 6, 8, 12, 16)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from geminate.engine.sequence import Stats
 from geminate.errors import GeminateError
 from geminate.llm import LLM, ChatSession
 from geminate.output import Delta, Output
 from geminate.params import SamplingParams
-from geminate.sequence import Stats
 
 __version__ = "0.1.0"
 __all__ = [

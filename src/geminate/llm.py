@@ -9,23 +9,23 @@ from typing import Any, Literal, cast
 
 import numpy as np
 
-from geminate.cache import KVCache
-from geminate.calibrate import cost_profile
-from geminate.engine import Engine
+from geminate.arrays import F32
+from geminate.engine.engine import Engine
+from geminate.engine.sequence import Sequence as EngineSequence
 from geminate.errors import ParameterError, TokenizerError
-from geminate.loading import load_pair
-from geminate.models.assistant import RopePosition
+from geminate.grammar.compiler import Grammar, GrammarCompiler
+from geminate.kv.cache import KVCache
+from geminate.loading.calibrate import cost_profile
+from geminate.loading.load import load_pair
 from geminate.output import Delta, Output, TextSide
 from geminate.params import ResolvedSampling, SamplingParams, parse_speculation
-from geminate.sequence import Sequence as EngineSequence
-from geminate.spec.costs import CostModel
-from geminate.spec.mtp import MtpDrafter
-from geminate.text.grammar import Grammar, GrammarCompiler
+from geminate.runtime.drafter import RopePosition
+from geminate.speculation.costs import CostModel
+from geminate.speculation.sources.mtp import MtpDrafter
 from geminate.text.template import ChatTemplate
 from geminate.text.tokenizer import Tokenizer
-from geminate.types import F32
-from geminate.weights.formats import Preset
 from geminate.weights.packing import Progress
+from geminate.weights.presets import Preset
 from geminate.weights.store import Message
 
 Prompt = str | Sequence[int]

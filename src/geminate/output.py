@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from geminate.decoding.sampling import TokenLogprobs
+from geminate.engine.sequence import FinishReason, Stats
+from geminate.engine.sequence import Sequence as EngineSequence
 from geminate.errors import ParameterError
-from geminate.sampling import TokenLogprobs
-from geminate.sequence import FinishReason, Stats
-from geminate.sequence import Sequence as EngineSequence
 from geminate.text.reply import PlainReply, ReplyDelta
 from geminate.text.tokenizer import Tokenizer
 

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from transformers import Gemma3ForCausalLM, Gemma3ForConditionalGeneration, Gemma4AssistantForCausalLM
 
 from geminate import LLM, SamplingParams
-from geminate.config_reader import load_target_config
+from geminate.families.gemma4.config import load_target_config
 from support.agreement import BOUND, greedy_ids_agree, states_and_logits_agree
 from support.fabricate import VOCAB
 from support.fabricate_gemma3 import SIZES, make_drafter, make_target, published
@@ -55,7 +55,7 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("isa", ["", "avx2", "scalar", "reference"])
 def test_hidden_states_and_logits(size: str, isa: str, calm: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    from geminate.ops.native import supported_isas
+    from geminate.backends.cpu.program import supported_isas
 
     if isa not in ("", "reference", *supported_isas()):
         assert isa == "avx2"  # the portable kernels are always there

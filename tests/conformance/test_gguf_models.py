@@ -13,13 +13,13 @@ import pytest
 from gguf import GGMLQuantizationType as T
 
 from geminate import LLM
-from geminate.config_reader import load_assistant_config, load_target_config
-from geminate.gguf_reader import read_gguf
-from geminate.models.gemma4 import TargetModel
-from geminate.ops.select import make_backend
-from geminate.ops.unpack import table_rows, unpack_matrix
+from geminate.backends.select import make_backend
+from geminate.checkpoint.gguf_file import read_gguf
+from geminate.checkpoint.gguf_tensors import gguf_entries
+from geminate.families.gemma4.config import load_assistant_config, load_target_config
+from geminate.formats.unpack import table_rows, unpack_matrix
 from geminate.params import SamplingParams
-from geminate.weights.gguf_tensors import gguf_entries
+from geminate.runtime.target import TargetModel
 from geminate.weights.store import open_weights
 from support import fabricate, fabricate_gemma3
 from support.cli import geminate

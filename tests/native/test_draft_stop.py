@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from geminate import LLM
-from geminate.ops import STOP_BINS, DraftRule, DraftStop, confidence_bin
+from geminate.decoding.draft_rule import STOP_BINS, DraftRule, DraftStop, confidence_bin
 
 
 def rule(ahead: float, need: list[float], calibration: np.ndarray | None = None) -> DraftStop:

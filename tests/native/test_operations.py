@@ -7,14 +7,14 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from geminate import rng
-from geminate.cache import KVCache, SlotSpec
-from geminate.ops import DraftRule
-from geminate.ops import plan as p
-from geminate.ops.native import NativeBackend, _native, supported_isas
-from geminate.ops.packed import RowTable
-from geminate.ops.reference import ReferenceBackend, choose_guess
-from geminate.weights.quantize import f32_to_bf16, pack_matrix, pack_rows_int8
+from geminate.backends.cpu.program import NativeBackend, _native, supported_isas
+from geminate.backends.reference.program import ReferenceBackend, choose_guess
+from geminate.decoding import noise as rng
+from geminate.decoding.draft_rule import DraftRule
+from geminate.formats.packed import RowTable
+from geminate.formats.quantize import f32_to_bf16, pack_matrix, pack_rows_int8
+from geminate.kv.cache import KVCache, SlotSpec
+from geminate.plan import nodes as p
 
 WIDTH, VOCAB, MOST = 77, 96, 33
 ISAS = supported_isas()

@@ -12,11 +12,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from geminate import LLM, SamplingParams
-from geminate.cache import KVCache
-from geminate.engine import Engine
+from geminate.engine.engine import Engine
+from geminate.engine.sequence import Sequence
 from geminate.errors import ContextLengthError, GeminateError
-from geminate.kv_memory import KVMemory
-from geminate.sequence import Sequence
+from geminate.kv.cache import KVCache
+from geminate.kv.memory import KVMemory
 from support.fabricate import SIZES, VOCAB
 
 SLOW = settings(

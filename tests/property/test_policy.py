@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from geminate.cache import KVCache
-from geminate.ops import DraftRule
-from geminate.spec.acceptance import Beliefs
-from geminate.spec.costs import PROFILE_ROWS, CostModel, CostProfile
-from geminate.spec.draft import Draft, DraftContext
-from geminate.spec.policy import ALONE, AutoPolicy, best_length
+from geminate.decoding.draft_rule import DraftRule
+from geminate.kv.cache import KVCache
+from geminate.speculation.acceptance import Beliefs
+from geminate.speculation.costs import PROFILE_ROWS, CostModel, CostProfile
+from geminate.speculation.draft import Draft, DraftContext
+from geminate.speculation.policy import ALONE, AutoPolicy, best_length
 
 NO_CACHE = KVCache((), max_context=64, max_rows=17)
 

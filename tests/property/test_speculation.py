@@ -11,9 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from geminate import LLM, SamplingParams
-from geminate.engine import Engine
+from geminate.engine.engine import Engine
 from geminate.params import MAX_DRAFT
-from geminate.spec.draft import Draft, DraftContext
+from geminate.speculation.draft import Draft, DraftContext
 from support.fabricate import SIZES, VOCAB
 
 SLOW = settings(
@@ -118,7 +118,7 @@ def test_every_size_and_format(size: str, weights: str, models: dict[str, Path])
 
 @pytest.mark.parametrize("isa", ["scalar", "avx2", "reference"])
 def test_other_instruction_sets(isa: str, models: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    from geminate.ops.native import supported_isas
+    from geminate.backends.cpu.program import supported_isas
 
     if isa not in ("reference", *supported_isas()):
         assert isa == "avx2"  # the portable kernels are always there

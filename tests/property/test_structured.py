@@ -12,13 +12,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import geminate.engine
+import geminate.engine.engine
 from geminate import LLM, SamplingParams
-from geminate.engine import Engine
+from geminate.engine.engine import Engine
 from geminate.errors import GeminateError
+from geminate.grammar.compiler import Grammar, JsonSchema, ToolCalls
+from geminate.grammar.state import GrammarState
 from geminate.output import Output
-from geminate.text.grammar import Grammar, JsonSchema, ToolCalls
-from geminate.text.grammar_state import GrammarState
 from geminate.text.reply import ChatReply, ReplyDelta
 from support.tool_calls import arguments_of, render
 
@@ -184,7 +184,7 @@ def test_without_rollback_it_is_caught(broken: Callable[[], bool]) -> None:
 def test_a_mask_at_the_first_row_only_is_caught(broken: Callable[[], bool]) -> None:
     """Mutation control."""
     at = [0]
-    real_verify, real_law = Engine._verify, geminate.engine.distribution
+    real_verify, real_law = Engine._verify, geminate.engine.engine.distribution
 
     def verify(self: Engine, drafts: Any, draw_row: Callable[[int], int]) -> Any:
         def drawn(row: int) -> int:
@@ -198,7 +198,7 @@ def test_a_mask_at_the_first_row_only_is_caught(broken: Callable[[], bool]) -> N
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Engine, "_verify", verify)
-        patch.setattr(geminate.engine, "distribution", law)
+        patch.setattr(geminate.engine.engine, "distribution", law)
         assert broken()
 
 

@@ -9,9 +9,9 @@ import pytest
 from fastapi import FastAPI
 from starlette.testclient import TestClient
 
-import geminate.server.page as page
+import geminate.server.page.routes as page
 
-FOLDER = Path(page.__file__).with_name("page")
+FOLDER = Path(page.__file__).with_name("static")
 
 
 @pytest.fixture(scope="module")

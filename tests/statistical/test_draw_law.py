@@ -7,9 +7,9 @@ import itertools
 import numpy as np
 import pytest
 
-from geminate import sampling as module
+from geminate.decoding import sampling as module
+from geminate.decoding.sampling import Distribution, TokenCounts, distribution, draw
 from geminate.params import SamplingParams
-from geminate.sampling import Distribution, TokenCounts, distribution, draw
 from support import textbook
 from support.gtest import Family, chi2_tail, g_test
 

@@ -9,8 +9,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from geminate.decoding.sampling import TokenCounts, distribution, draw
 from geminate.params import ResolvedSampling, SamplingParams
-from geminate.sampling import TokenCounts, distribution, draw
 from support.gtest import Family
 from support.toy_speculation import (
     Drafter,

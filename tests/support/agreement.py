@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from geminate import LLM, SamplingParams
-from geminate.config_reader import load_target_config
 from geminate.errors import GeminateError
+from geminate.families.gemma4.config import load_target_config
 from support.fabricate import VOCAB
 
 BOUND = 1e-3  # of the largest value: float16 keys and values are the one rounding our engine adds

@@ -12,7 +12,7 @@ import uvicorn
 from fastapi import FastAPI, Request, Response
 from starlette.responses import JSONResponse, StreamingResponse
 
-from geminate.server.page import page_router
+from geminate.server.page.routes import page_router
 
 WORDS = [
     (10, "Once", "target"), (11, " upon", "drafter"), (12, " a", "drafter"), (13, " time", "target"),

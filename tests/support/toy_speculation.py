@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from geminate.arrays import F32
+from geminate.decoding.sampling import TokenCounts, distribution, draw
 from geminate.params import ResolvedSampling
-from geminate.sampling import TokenCounts, distribution, draw
-from geminate.spec.verify import verify
-from geminate.types import F32
+from geminate.speculation.verify import verify
 from support import textbook
 
 VOCAB = 8

@@ -12,13 +12,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from geminate.bench import decode as decode_bench
-from geminate.bench import step as step_bench
-from geminate.bench.shapes import SHAPES
 from geminate.cli import common as c
-from geminate.engine import Engine
+from geminate.engine.engine import Engine
 from geminate.params import MAX_DRAFT
-from geminate.weights.formats import check_preset
+from geminate.tools.bench import decode as decode_bench
+from geminate.tools.bench import step as step_bench
+from geminate.tools.bench.shapes import SHAPES
+from geminate.weights.presets import check_preset
 
 app = typer.Typer(
     help="Measure this machine: pass times of real shapes, decoding speed of a pair.",

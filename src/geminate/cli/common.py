@@ -16,9 +16,9 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from geminate.errors import GeminateError
 from geminate.llm import LLM
-from geminate.models.assistant import RopePosition
 from geminate.params import SamplingParams
-from geminate.weights.formats import check_preset
+from geminate.runtime.drafter import RopePosition
+from geminate.weights.presets import check_preset
 
 err = Console(stderr=True, highlight=False)
 

@@ -14,8 +14,8 @@ from rich.table import Table
 
 from geminate import machine
 from geminate.cli import common as c
-from geminate.evaluation.run import Evaluation, evaluate
-from geminate.weights.formats import check_preset
+from geminate.tools.evaluate.run import Evaluation, evaluate
+from geminate.weights.presets import check_preset
 
 ModelPos = Annotated[str | None, typer.Argument(help="Directory, GGUF or hub id; default: the embedded pair.")]
 WORST_GROUPS = 12

@@ -10,9 +10,9 @@ import typer
 
 from geminate.cli import common as c
 from geminate.llm import LLM
+from geminate.loading.locate import is_model
 from geminate.output import Output
 from geminate.params import SamplingParams, parse_speculation
-from geminate.weights.locate import is_model
 
 
 def summary(out: Output) -> str:

@@ -13,11 +13,11 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from geminate.backends.cpu.program import physical_cores
 from geminate.cli import common as c
 from geminate.llm import LLM
-from geminate.ops.native import physical_cores
 from geminate.params import SamplingParams
-from geminate.verification import Difference, Setting, verify
+from geminate.tools.exactness import Difference, Setting, verify
 
 EMBEDDED_PROMPTS = (
     "Once upon a time",

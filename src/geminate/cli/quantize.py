@@ -11,8 +11,8 @@ import typer
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from geminate.cli import common as c
-from geminate.quantization.run import quantize_model
-from geminate.weights.formats import check_preset
+from geminate.tools.quantize.run import quantize_model
+from geminate.weights.presets import check_preset
 
 ModelPos = Annotated[str | None, typer.Argument(help="Directory, GGUF or hub id; default: the embedded pair.")]
 

@@ -24,7 +24,7 @@ def _serve(config: str | None, flags: dict[str, Any]) -> None:
         missing = _missing()
         if missing is not None:
             c.fail(MISSING.format(missing))
-        from geminate.server.logs import log
+        from geminate.server.http.logs import log
         from geminate.server.run import serve
         from geminate.server.settings import load_settings
 

@@ -16,12 +16,12 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from rich.table import Table
 
 from geminate.cli import common as c
-from geminate.models.assistant import RopePosition
-from geminate.weights.formats import Preset
+from geminate.runtime.drafter import RopePosition
+from geminate.weights.presets import Preset
 
 if TYPE_CHECKING:  # torch is loaded by the command alone
-    from geminate.train.job import Outcome
-    from geminate.train.loop import Progress as Step
+    from geminate.tools.train.job import Outcome
+    from geminate.tools.train.loop import Progress as Step
 
 app = typer.Typer(help="Train the drafter of a target.", no_args_is_help=True, rich_markup_mode=None)
 out = Console(highlight=False)
@@ -114,11 +114,11 @@ def drafter(
     """Train a drafter for the weights that are served; written only if it beats the old one (else exit code 3)."""
     if importlib.util.find_spec("torch") is None:
         c.fail("training needs torch: pip install 'geminate[train]'")
-    from geminate.train import job as j
-    from geminate.train.hardware import has_fast_bf16
-    from geminate.train.loop import LoopSettings
-    from geminate.train.loss import LOSSES, LossName
-    from geminate.train.rounds import LossSettings
+    from geminate.tools.train import job as j
+    from geminate.tools.train.hardware import has_fast_bf16
+    from geminate.tools.train.loop import LoopSettings
+    from geminate.tools.train.loss import LOSSES, LossName
+    from geminate.tools.train.rounds import LossSettings
 
     if loss not in LOSSES:
         c.fail(f"--loss must be one of {', '.join(LOSSES)}, not {loss!r}")

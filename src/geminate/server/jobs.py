@@ -11,10 +11,10 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from geminate.decoding.sampling import TokenLogprobs
+from geminate.engine.sequence import Stats
+from geminate.grammar.compiler import Grammar
 from geminate.params import ResolvedSampling, SamplingParams
-from geminate.sampling import TokenLogprobs
-from geminate.sequence import Stats
-from geminate.text.grammar import Grammar
 from geminate.text.reply import Reply, ReplyDelta
 
 Origin = Literal["target", "drafter", "copied", "forced"]

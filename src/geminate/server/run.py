@@ -16,10 +16,10 @@ import uvicorn
 
 from geminate.errors import BackendError, GeminateError
 from geminate.llm import LLM
-from geminate.server.app import make_app
-from geminate.server.auth import Keys, load_keys
-from geminate.server.limits import timed_protocol
-from geminate.server.logs import configure, log
+from geminate.server.http.app import make_app
+from geminate.server.http.auth import Keys, load_keys
+from geminate.server.http.limits import timed_protocol
+from geminate.server.http.logs import configure, log
 from geminate.server.service import Service
 from geminate.server.settings import Settings
 from geminate.server.state import ServerState

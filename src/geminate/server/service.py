@@ -12,11 +12,11 @@ import time
 from collections import deque
 from dataclasses import dataclass, field
 
-from geminate.engine import Emission, Engine
+from geminate.engine.engine import Emission, Engine
+from geminate.engine.sequence import Sequence
 from geminate.errors import DrainingError, EngineFailedError, GeminateError, QueueFullError, RequestTimeoutError
-from geminate.kv_memory import KVMemory
+from geminate.kv.memory import KVMemory
 from geminate.llm import LLM
-from geminate.sequence import Sequence
 from geminate.server.jobs import Job, Origin, Piece, Ticket, TokenPiece
 from geminate.text.reply import Reply, ReplyDelta
 

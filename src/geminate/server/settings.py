@@ -22,7 +22,7 @@ from typing import Any
 
 from geminate.errors import GeminateError, ParameterError
 from geminate.params import parse_speculation
-from geminate.weights.formats import check_preset
+from geminate.weights.presets import check_preset
 
 ENV_PREFIX = "GEMINATE_SERVE_"
 CONFIG_ENV = "GEMINATE_SERVE_CONFIG"

@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 from geminate import __version__
+from geminate.checkpoint.source import weight_files
 from geminate.errors import GeminateError, TokenizerError
+from geminate.grammar.compiler import GrammarCompiler
 from geminate.llm import LLM
 from geminate.params import MAX_DRAFT
-from geminate.server.errors import DRAIN_RETRY_AFTER_S, ApiError, bad_request, unavailable
+from geminate.server.http.errors import DRAIN_RETRY_AFTER_S, ApiError, bad_request, unavailable
 from geminate.server.metrics import Metrics
 from geminate.server.service import Service
 from geminate.server.settings import Settings
-from geminate.text.grammar import GrammarCompiler
 from geminate.text.tokenizer import Tokenizer
-from geminate.weights.source import weight_files
 
 EMBEDDED_ID = "geminate-embedded"
 LOADING_RETRY_AFTER_S = 5

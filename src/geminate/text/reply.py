@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from geminate.text.call_tokens import CallTokens
 from geminate.text.detokenizer import Detokenizer
 from geminate.text.stop import StopFilter
 from geminate.text.tokenizer import Tokenizer
-from geminate.text.tool_grammar import CallTokens
 from geminate.text.tool_syntax import CallReader
 
 _THOUGHT = "thought\n"  # the line after <|channel>

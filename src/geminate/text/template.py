@@ -19,8 +19,8 @@ from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from geminate.checkpoint.gguf_file import read_gguf
 from geminate.errors import ParameterError, TokenizerError
-from geminate.gguf_reader import read_gguf
 from geminate.text.gguf_tokenizer import gguf_specials, gguf_templates
 from geminate.text.tokenizer import read_json, special_tokens
 

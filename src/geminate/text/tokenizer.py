@@ -15,8 +15,8 @@ from typing import Any
 
 import tokenizers
 
+from geminate.checkpoint.gguf_file import read_gguf
 from geminate.errors import TokenizerError
-from geminate.gguf_reader import read_gguf
 from geminate.text.gguf_tokenizer import gguf_tokenizer
 
 _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")

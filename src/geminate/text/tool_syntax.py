@@ -1,6 +1,6 @@
 """Reads Gemma 4's tool calls as they come: tokens in, JSON arguments out, valid whatever the model wrote.
 
-The syntax is in `geminate.text.tool_grammar`. Read leniently: keys may stand in quotes, strings in JSON's own,
+The syntax is in `geminate.grammar.tool_grammar`. Read leniently: keys may stand in quotes, strings in JSON's own,
 ``True``, ``False`` and ``None`` are Python's, other bare words are strings, white space is passed over.
 """
 
@@ -9,9 +9,9 @@ from __future__ import annotations
 import json
 import re
 
+from geminate.text.call_tokens import CallTokens
 from geminate.text.detokenizer import Detokenizer
 from geminate.text.tokenizer import Tokenizer
-from geminate.text.tool_grammar import CallTokens
 
 _HEADER = re.compile(r"\s*(call:)?\s*([A-Za-z0-9_.:/-]+)\s*")
 _NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from geminate.arrays import I32
 from geminate.errors import ParameterError
-from geminate.types import I32
 
 SHORTEST = 8
 

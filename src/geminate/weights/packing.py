@@ -7,17 +7,17 @@ from typing import IO, Any
 
 import numpy as np
 
-from geminate.config import AssistantConfig, TargetConfig
+from geminate.arrays import F32, I32
+from geminate.checkpoint.entries import Entry
 from geminate.errors import WeightsError
-from geminate.ops.packed import GROUP, TILE_ROWS, WeightFormat, padded
-from geminate.ops.unpack import bf16_to_f32
-from geminate.types import F32, I32
+from geminate.formats.packed import GROUP, TILE_ROWS, WeightFormat, padded
+from geminate.formats.quantize import f32_to_bf16, pack_block, pack_codes, pack_rows_int8
+from geminate.formats.unpack import bf16_to_f32
+from geminate.plan.config import AssistantConfig, TargetConfig
 from geminate.weights import packed_cache as pc
-from geminate.weights.entries import Entry
-from geminate.weights.formats import Preset, tensor_format
-from geminate.weights.names import BLOCKS, Matched, TensorSpec, expected_tensors
-from geminate.weights.quantize import f32_to_bf16, pack_block, pack_codes, pack_rows_int8
+from geminate.weights.presets import Preset, tensor_format
 from geminate.weights.scale_search import recovered, trained_for_int4
+from geminate.weights.specs import BLOCKS, Matched, TensorSpec, expected_tensors
 
 Progress = Callable[[str, int, int], None]  # tensor name, bytes done, bytes in all
 BLOCK_BYTES = 4 << 20  # float32 rows of one packing step; temporaries are several times that

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from geminate.ops.packed import GROUP, WeightFormat, padded
-from geminate.types import F32, I8, U16
-from geminate.weights.entries import Entry
-from geminate.weights.quantize import f32_to_bf16, quantize_int4, quantize_int8
+from geminate.arrays import F32, I8, U16
+from geminate.checkpoint.entries import Entry
+from geminate.formats.packed import GROUP, WeightFormat, padded
+from geminate.formats.quantize import f32_to_bf16, quantize_int4, quantize_int8
 
 LOWEST = {"int8": -127, "int4": -8}
 HIGHEST = {"int8": 127, "int4": 7}

@@ -12,16 +12,16 @@ from typing import Any, Literal
 
 import numpy as np
 
-from geminate.config import AssistantConfig, TargetConfig
+from geminate.arrays import F32, I32
+from geminate.checkpoint.entries import Entry
+from geminate.checkpoint.source import read_weights, weight_files
 from geminate.errors import WeightsError
-from geminate.ops.packed import PackedMatrix, RowTable, WeightFormat
-from geminate.types import F32, I32
+from geminate.formats.packed import PackedMatrix, RowTable, WeightFormat
+from geminate.plan.config import AssistantConfig, TargetConfig
 from geminate.weights import packed_cache as pc
-from geminate.weights.entries import Entry
-from geminate.weights.formats import Preset, tensor_format
-from geminate.weights.names import canonical, expected_tensors, match
 from geminate.weights.packing import Progress, pack_all, requantized
-from geminate.weights.source import read_weights, weight_files
+from geminate.weights.presets import Preset, tensor_format
+from geminate.weights.specs import canonical, expected_tensors, match
 
 Message = Callable[[str], None]
 PREFAULT_BLOCK = 64 << 20

@@ -1,0 +1,77 @@
+"""What a backend is: it compiles plans into programs."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from geminate.arrays import F32, I32
+from geminate.decoding.draft_rule import DraftRule, DraftStop
+from geminate.kv.cache import KVCache
+from geminate.plan.nodes import Plan
+
+
+class Program(Protocol):
+    """A compiled plan."""
+
+    def run(
+        self,
+        ids: I32,
+        positions: I32,
+        sequences: I32,
+        caches: list[KVCache],
+        head_rows: I32,
+        *,
+        taps: dict[str, F32] | None = None,
+    ) -> tuple[F32, F32]:
+        """One pass over M rows.
+
+        Args:
+            ids, positions: int32 [M]. sequences: int32 [M], index into ``caches``. Rows of a
+                sequence are consecutive positions in order, and the cache has room (`reserve`).
+            head_rows: int32 [H], increasing row indices whose logits are wanted; may be empty.
+            taps: filled with a copy [rows, width] for every Tap node when given.
+
+        Returns:
+            hidden float32 [M, width] (post-norm) and logits float32 [H, vocab]. The caller owns both.
+        """
+        ...
+
+    def draft(
+        self,
+        token: int,
+        hidden: F32,
+        position: int,
+        rope_position: int,
+        cache: KVCache,
+        k: int,
+        rule: DraftRule,
+        stop: DraftStop | None = None,
+    ) -> tuple[I32, F32]:
+        """Up to k steps of a drafter plan: ids int32 [j <= k] and the drafter's probability of each, float32 [j].
+
+        All k steps unless ``stop`` ends the draft earlier.
+
+        Step j runs one row with id ``token`` (then its own guesses), ``hidden_in`` = ``hidden``
+        float32 [backbone] (then its own ``plan.hidden``), position constant. The guess of step j
+        stands at absolute position ``position + 1 + j``. Probability: of the untruncated softmax at
+        temperature 1 over the candidates.
+        """
+        ...
+
+    def draft_step(
+        self, token: int, hidden: F32, position: int, rope_position: int, cache: KVCache
+    ) -> tuple[I32, F32, F32]:
+        """One drafter step, everything returned: candidate ids [C], logits [C], next hidden [backbone]."""
+        ...
+
+
+class Backend(Protocol):
+    """Compiles plans."""
+
+    name: str
+    isa: str
+    threads: int
+
+    def compile(self, plan: Plan, *, max_rows: int) -> Program:
+        """A program that runs up to ``max_rows`` rows a pass."""
+        ...

@@ -1,0 +1,285 @@
+"""The native backend: plans handed to the C++ program, arrays checked and kept alive on the way."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from typing import Any
+
+import numpy as np
+
+from geminate.arrays import F32, I32, U16
+from geminate.decoding.draft_rule import DraftRule, DraftStop
+from geminate.errors import BackendError
+from geminate.formats.packed import TILE_ROWS, PackedMatrix, RowTable, padded
+from geminate.kv.cache import KVCache
+from geminate.plan import nodes as p
+
+_native: Any
+try:
+    _native = importlib.import_module("geminate._native")
+except ImportError:  # built with GEMINATE_NATIVE=0
+    _native = None
+
+
+def native_available() -> bool:
+    """Whether the kernels are built."""
+    return _native is not None
+
+
+def supported_isas() -> list[str]:
+    """Instruction sets of this build that this machine runs, best first."""
+    return list(_native.supported_isas()) if native_available() else []
+
+
+def physical_cores() -> int:
+    """Physical cores this process may run on; hyper-threads of one core count once."""
+    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
+    cores: set[str] = set()
+    for cpu in allowed:
+        try:
+            with open(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list") as f:
+                cores.add(f.read().strip())
+        except OSError:
+            cores.add(str(cpu))
+    return max(1, len(cores))
+
+
+class NativeBackend:
+    """Compiles plans for the C++ kernels.
+
+    Args:
+        threads: worker threads; None is `physical_cores`.
+        isa: instruction set, None is GEMINATE_ISA or the best this machine has.
+
+    Raises:
+        BackendError: kernels not built, or an instruction set this machine lacks.
+    """
+
+    name = "native"
+
+    def __init__(self, threads: int | None = None, isa: str | None = None) -> None:
+        if not native_available():
+            raise BackendError("the native kernels are not built; reinstall with a C++ compiler present")
+        legal = supported_isas()
+        wanted = isa or os.environ.get("GEMINATE_ISA") or legal[0]
+        if wanted not in legal:
+            raise BackendError(
+                f"GEMINATE_ISA={wanted} is not available here; this machine and build have: {', '.join(legal)}"
+            )
+        self.isa = wanted
+        self.threads = threads if threads is not None else physical_cores()
+        self._pool = _native.Pool(self.threads)
+
+    def compile(self, plan: p.Plan, *, max_rows: int) -> NativeProgram:
+        """A native program for ``plan``."""
+        return NativeProgram(plan, self, max_rows=max_rows)
+
+    def read_seconds(self, data: np.ndarray) -> float:
+        """Seconds in which all threads together read ``data`` (uint8 [n]) once."""
+        return float(self._pool.read_seconds(self.isa, data))
+
+    def multiply_rate(self, rounds: int = 1 << 16) -> float:
+        """int8 multiply-accumulates a second of all threads, operands in registers; 4,096 a round and thread."""
+        return float(self._pool.multiply_rate(self.isa, rounds))
+
+    @property
+    def pool(self) -> Any:
+        """The thread pool that all programs of this backend share."""
+        return self._pool
+
+
+def _flat(array: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+
+
+class NativeProgram:
+    """See `geminate.backends.base.Program`."""
+
+    def __init__(self, plan: p.Plan, backend: NativeBackend, *, max_rows: int) -> None:
+        self.plan = plan
+        self.max_rows = max_rows
+        self._matrices: dict[int, Any] = {}
+        self._keep: list[object] = []
+        self._index = {name: i for i, name in enumerate(plan.widths)}
+        self._program = _native.Program(backend.pool, backend.isa, max_rows, list(plan.widths.values()))
+        self._tap_names: list[str] = []
+        for node in plan.nodes:
+            self._add(node)
+        candidates = -1 if plan.candidate_ids is None else self._index[plan.candidate_ids]
+        hidden, logits = self._index[plan.hidden], self._index[plan.logits]
+        self._program.finish(hidden, logits, candidates, self._index.get("hidden_in", -1), sorted({hidden, logits}))
+
+    def _matrix(self, w: PackedMatrix) -> Any:
+        if id(w) not in self._matrices:
+            scales = None if w.scales is None else np.ascontiguousarray(w.scales).reshape(-1)
+            self._matrices[id(w)] = _native.Matrix(w.format, w.n, w.k, w.stack, _flat(w.data), scales)
+            self._keep.append(w)
+        return self._matrices[id(w)]
+
+    def _table(self, t: RowTable) -> Any:
+        scales = None if t.scales is None else np.ascontiguousarray(t.scales).reshape(-1)
+        return _native.RowTable(t.format, t.rows, t.width, _flat(t.data), scales)
+
+    def _add(self, node: p.Node) -> None:
+        add, at = self._program, self._index
+        match node:
+            case p.Embed():
+                add.embed(at[node.out], self._matrix(node.table), node.scale)
+            case p.RowLookup():
+                add.lookup(at[node.out], self._table(node.table), node.scale)
+            case p.Concat():
+                add.concat(at[node.a], at[node.b], at[node.out])
+            case p.RmsNorm():
+                weight = None if node.weight is None else np.ascontiguousarray(node.weight, np.float32)
+                add.norm(at[node.x], at[node.out], weight, node.eps, node.groups)
+            case p.Linear():
+                add.linear(at[node.x], at[node.out], self._matrix(node.w), node.scale)
+            case p.AddScaled():
+                add.add(at[node.a], at[node.b], at[node.out], node.scale)
+            case p.GeluMul():
+                add.gelu(at[node.gate], at[node.up], at[node.out], node.up_offset)
+            case p.Rope():
+                add.rope(at[node.x], node.groups, node.rope)
+            case p.KvStore():
+                add.kv_store(at[node.k], at[node.v], node.slot, self._kv_heads(node.slot))
+            case p.Attention():
+                add.attention(
+                    at[node.q], at[node.out], node.slot, node.heads, node.kv_heads, node.head_dim,
+                    node.window, node.include_self,
+                )  # fmt: skip
+            case p.Experts():
+                scale = np.ascontiguousarray(node.per_expert_scale, np.float32)
+                add.experts(
+                    at[node.x], at[node.scores], at[node.out], self._matrix(node.gate_up),
+                    self._matrix(node.down), node.top_k, scale,
+                )  # fmt: skip
+            case p.Softcap():
+                add.softcap(at[node.x], node.cap)
+            case p.GatherRows():
+                add.gather(at[node.x], at[node.out])
+            case p.CentroidHead():
+                order = np.ascontiguousarray(node.ordering, np.int32)
+                table = clustered(node.table, order, node.centroids.n)
+                add.centroid_head(
+                    at[node.x], at[node.out], at[node.ids], self._matrix(node.centroids),
+                    self._matrix(table), order, node.top_k,
+                )  # fmt: skip
+            case p.Tap():
+                add.tap(at[node.x], len(self._tap_names))
+                self._tap_names.append(node.name)
+
+    def _kv_heads(self, slot: int) -> int:
+        return next(n.kv_heads for n in self.plan.nodes if isinstance(n, p.Attention) and n.slot == slot)
+
+    def _ropes(self, positions: int) -> tuple[list[F32], list[F32]]:
+        for table in self.plan.ropes:
+            table.ensure(positions)
+        return [t.cos for t in self.plan.ropes], [t.sin for t in self.plan.ropes]
+
+    def run(
+        self,
+        ids: I32,
+        positions: I32,
+        sequences: I32,
+        caches: list[KVCache],
+        head_rows: I32,
+        *,
+        taps: dict[str, F32] | None = None,
+    ) -> tuple[F32, F32]:
+        """See `geminate.backends.base.Program.run`."""
+        widths = self.plan.widths
+        hidden = np.empty((len(ids), widths[self.plan.hidden]), dtype=np.float32)
+        logits = np.empty((len(head_rows), widths[self.plan.logits]), dtype=np.float32)
+        cosines, sines = self._ropes(int(positions.max()) + 1)
+        tapped: list[F32] = []
+        if taps is not None:
+            buffers = [n.x for n in self.plan.nodes if isinstance(n, p.Tap)]
+            tapped = [np.empty((len(ids), widths[b]), dtype=np.float32) for b in buffers]
+            taps.update(zip(self._tap_names, tapped, strict=True))
+        tables = caches[0].table[None] if len(caches) == 1 else np.stack([c.table for c in caches])
+        self._program.run(ids, positions, sequences, head_rows, tables, cosines, sines, hidden, logits, tapped)
+        return hidden, logits
+
+    def _draft(
+        self,
+        token: int,
+        hidden: F32,
+        position: int,
+        rope_position: int,
+        cache: KVCache,
+        k: int,
+        rule: DraftRule,
+        stop: DraftStop | None = None,
+    ) -> tuple[I32, F32, F32, F32, I32]:
+        ids = np.empty(k, dtype=np.int32)
+        probabilities = np.empty(k, dtype=np.float32)
+        logits = np.empty(self.plan.widths[self.plan.logits], dtype=np.float32)
+        following = np.empty(self.plan.widths[self.plan.hidden], dtype=np.float32)
+        count = 0 if self.plan.candidate_ids is None else len(logits)
+        candidates = np.empty(count, dtype=np.int32)
+        cosines, sines = self._ropes(rope_position + 1)
+        calibration, ahead, need = (None,) * 3 if stop is None else (stop.calibration, stop.ahead, stop.need)
+        made = self._program.draft(
+            token, hidden, position, rope_position, cache.table[None], cosines, sines, k, rule.temperature,
+            rule.top_k, rule.top_p, rule.min_p, rule.seed, rule.choice, calibration, ahead, need,
+            ids, probabilities, logits, following, candidates,
+        )  # fmt: skip
+        return ids[:made], probabilities[:made], logits, following, candidates
+
+    def draft(
+        self,
+        token: int,
+        hidden: F32,
+        position: int,
+        rope_position: int,
+        cache: KVCache,
+        k: int,
+        rule: DraftRule,
+        stop: DraftStop | None = None,
+    ) -> tuple[I32, F32]:
+        """See `geminate.backends.base.Program.draft`."""
+        return self._draft(token, hidden, position, rope_position, cache, k, rule, stop)[:2]
+
+    @property
+    def expert_reads(self) -> int:
+        """Experts that the last pass read, over all layers."""
+        return int(self._program.expert_reads())
+
+    def draft_step(
+        self, token: int, hidden: F32, position: int, rope_position: int, cache: KVCache
+    ) -> tuple[I32, F32, F32]:
+        """See `geminate.backends.base.Program.draft_step`."""
+        _, _, logits, following, candidates = self._draft(token, hidden, position, rope_position, cache, 1, DraftRule())
+        if self.plan.candidate_ids is None:
+            candidates = np.arange(len(logits), dtype=np.int32)
+        return candidates, logits, following
+
+
+def clustered(table: PackedMatrix, order: I32, clusters: int) -> PackedMatrix:
+    """The table's rows in cluster order, one matrix of the stack per cluster; codes are moved, not requantized."""
+    size = len(order) // clusters
+    chunks, last = (1, 1) if table.format == "bf16" else (8 if table.format == "int8" else 4, 4)
+    tiles, per_row = table.n_padded // TILE_ROWS, padded(size, TILE_ROWS)
+
+    def moved(array: np.ndarray, inner: int, width: int, fill: int) -> np.ndarray:
+        rows = array.reshape(tiles, inner, TILE_ROWS, width).transpose(0, 2, 1, 3)
+        flat = rows.reshape(tiles * TILE_ROWS, inner, width)
+        out = np.full((clusters, per_row, inner, width), fill, dtype=array.dtype)
+        out[:, :size] = flat[order].reshape(clusters, size, inner, width)
+        tiled = out.reshape(clusters, per_row // TILE_ROWS, TILE_ROWS, inner, width)
+        return np.ascontiguousarray(tiled.transpose(0, 1, 3, 2, 4))
+
+    groups = table.k_padded // 32
+    if table.format == "bf16":
+        return PackedMatrix(
+            format="bf16", n=size, k=table.k, data=moved(table.data, table.k_padded, 1, 0), scales=None,
+            stack=clusters,
+        )  # fmt: skip
+    assert table.scales is not None
+    scales: U16 = moved(table.scales, groups, 1, 0)
+    zero = 128 if table.format == "int8" else 0x88
+    return PackedMatrix(
+        format=table.format, n=size, k=table.k, data=moved(table.data, groups * chunks, last, zero),
+        scales=scales, stack=clusters,
+    )  # fmt: skip

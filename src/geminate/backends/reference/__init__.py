@@ -1,0 +1,1 @@
+"""The NumPy reference backend, the oracle of the kernels."""

@@ -1,0 +1,258 @@
+"""The reference backend: NumPy float32, plain as a textbook, one row at a time.
+
+It is the oracle of the native kernels and the fallback where they are not built. A row is computed alone, so
+the numeric contract holds by construction. Quantized weights see quantized activations, as in the kernels.
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import numpy as np
+
+from geminate.arrays import F32, I32, I64
+from geminate.decoding.draft_rule import DraftRule, DraftStop, confidence_bin
+from geminate.decoding.noise import gumbel
+from geminate.formats.packed import GROUP, PackedMatrix
+from geminate.formats.unpack import table_rows, unpack_matrix, unpack_rows
+from geminate.kv.cache import KVCache
+from geminate.plan import nodes as p
+
+Row: TypeAlias = dict[str, F32]
+DRAFT_TOP_K = 64  # candidates a noisy guess considers when the rule sets no top_k
+
+
+def quantize_activation(x: F32) -> F32:
+    """What the int8 kernels see of x: per group of 32, q = rint(x * 127/amax), back to q * (amax/127)."""
+    padded = np.zeros(-(-len(x) // GROUP) * GROUP, dtype=np.float32)
+    padded[: len(x)] = x
+    groups = padded.reshape(-1, GROUP)
+    amax = np.abs(groups).max(axis=1, keepdims=True)
+    inverse = np.divide(np.float32(127), amax, out=np.zeros_like(amax), where=amax > 0)
+    codes = np.rint(groups * inverse)
+    seen: F32 = (codes * (amax / np.float32(127))).reshape(-1)[: len(x)]
+    return seen
+
+
+def gelu_tanh(x: F32) -> F32:
+    """0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))): the tanh form of Hendrycks and Gimpel, 2016."""
+    inner = np.float32(np.sqrt(2 / np.pi)) * (x + np.float32(0.044715) * x * x * x)
+    return (np.float32(0.5) * x * (np.float32(1) + np.tanh(inner))).astype(np.float32)
+
+
+def softmax(x: F32) -> F32:
+    """exp(x - max) / sum, along the last axis."""
+    e = np.exp(x - x.max(axis=-1, keepdims=True))
+    out: F32 = e / e.sum(axis=-1, keepdims=True)
+    return out
+
+
+class ReferenceBackend:
+    """Compiles plans into row-at-a-time NumPy programs."""
+
+    name = "reference"
+    isa = "numpy"
+
+    def __init__(self, threads: int | None = None) -> None:
+        self.threads = threads or 1
+
+    def compile(self, plan: p.Plan, *, max_rows: int) -> ReferenceProgram:
+        """A program for ``plan``; ``max_rows`` bounds a pass as in the native backend."""
+        return ReferenceProgram(plan, max_rows=max_rows)
+
+
+class ReferenceProgram:
+    """See `geminate.backends.base.Program`. Dequantized weights are kept, so this suits small models."""
+
+    def __init__(self, plan: p.Plan, *, max_rows: int) -> None:
+        self.plan = plan
+        self.max_rows = max_rows
+        self._wide: dict[tuple[int, int], F32] = {}
+
+    def _weights(self, w: PackedMatrix, which: int = 0) -> F32:
+        key = (id(w), which)  # the plan keeps w alive
+        if key not in self._wide:
+            self._wide[key] = unpack_matrix(w, which)
+        return self._wide[key]
+
+    def _linear(self, x: F32, w: PackedMatrix, which: int = 0) -> F32:
+        seen = x if w.format == "bf16" else quantize_activation(x)
+        out: F32 = self._weights(w, which) @ np.ascontiguousarray(seen)
+        return out
+
+    def run(
+        self,
+        ids: I32,
+        positions: I32,
+        sequences: I32,
+        caches: list[KVCache],
+        head_rows: I32,
+        *,
+        taps: dict[str, F32] | None = None,
+    ) -> tuple[F32, F32]:
+        """See `geminate.backends.base.Program.run`."""
+        rows: list[Row] = [{} for _ in ids]
+        active = list(range(len(ids)))
+        for node in self.plan.nodes:
+            if isinstance(node, p.GatherRows):
+                active = [int(r) for r in head_rows]
+                for r in active:
+                    rows[r][node.out] = rows[r][node.x].copy()
+                continue
+            if isinstance(node, p.Tap):
+                if taps is not None:
+                    taps[node.name] = np.stack([rows[r][node.x] for r in active])
+                continue
+            for r in active:
+                position = int(positions[r])
+                cache = caches[int(sequences[r])]
+                self._apply(node, rows[r], int(ids[r]), position, position, cache)
+        hidden = np.stack([row[self.plan.hidden] for row in rows])
+        width = self.plan.widths[self.plan.logits]
+        logits = np.empty((len(head_rows), width), dtype=np.float32)
+        for i, r in enumerate(head_rows):
+            logits[i] = rows[int(r)][self.plan.logits]
+        return hidden, logits
+
+    def draft_step(
+        self, token: int, hidden: F32, position: int, rope_position: int, cache: KVCache
+    ) -> tuple[I32, F32, F32]:
+        """See `geminate.backends.base.Program.draft_step`."""
+        row: Row = {"hidden_in": np.asarray(hidden, dtype=np.float32)}
+        for node in self.plan.nodes:
+            if isinstance(node, p.GatherRows):
+                row[node.out] = row[node.x].copy()
+            elif not isinstance(node, p.Tap):
+                self._apply(node, row, token, position, rope_position, cache)
+        logits = row[self.plan.logits]
+        if self.plan.candidate_ids is None:
+            candidates = np.arange(len(logits), dtype=np.int32)
+        else:
+            candidates = row[self.plan.candidate_ids].astype(np.int32)
+        return candidates, logits, row[self.plan.hidden]
+
+    def draft(
+        self,
+        token: int,
+        hidden: F32,
+        position: int,
+        rope_position: int,
+        cache: KVCache,
+        k: int,
+        rule: DraftRule,
+        stop: DraftStop | None = None,
+    ) -> tuple[I32, F32]:
+        """See `geminate.backends.base.Program.draft`."""
+        survival = np.float32(1.0)
+        guesses = np.empty(k, dtype=np.int32)
+        confidence = np.empty(k, dtype=np.float32)
+        for j in range(k):
+            candidates, logits, hidden = self.draft_step(token, hidden, position, rope_position, cache)
+            best = choose_guess(candidates, logits, rule, position + 1 + j)
+            token = int(candidates[best])
+            guesses[j] = token
+            confidence[j] = softmax(logits)[best]
+            if stop is not None and j + 1 < k:
+                survival *= stop.calibration[confidence_bin(float(confidence[j]))]
+                if survival * stop.ahead[j + 1] < stop.need[j + 1]:
+                    return guesses[: j + 1], confidence[: j + 1]
+        return guesses, confidence
+
+    def _apply(self, node: p.Node, row: Row, token: int, position: int, rope_position: int, cache: KVCache) -> None:
+        match node:
+            case p.Embed():
+                wide = unpack_rows(node.table, np.array([token], dtype=np.int32))[0]
+                row[node.out] = wide * np.float32(node.scale)
+            case p.RowLookup():
+                wide = table_rows(node.table, np.array([token], dtype=np.int32))[0]
+                row[node.out] = wide * np.float32(node.scale)
+            case p.Concat():
+                row[node.out] = np.concatenate([row[node.a], row[node.b]])
+            case p.RmsNorm():
+                x = row[node.x].reshape(node.groups, -1)
+                mean = np.mean(x * x, axis=1, keepdims=True, dtype=np.float32)
+                normed = x * (np.float32(1) / np.sqrt(mean + np.float32(node.eps)))
+                if node.weight is not None:
+                    normed = normed * node.weight
+                row[node.out] = normed.reshape(-1).astype(np.float32)
+            case p.Linear():
+                row[node.out] = self._linear(row[node.x], node.w) * np.float32(node.scale)
+            case p.AddScaled():
+                row[node.out] = (row[node.a] + row[node.b]) * np.float32(node.scale)
+            case p.GeluMul():
+                gate = row[node.gate]
+                up = row[node.up][node.up_offset : node.up_offset + len(gate)]
+                row[node.out] = gelu_tanh(gate) * up
+            case p.Rope():
+                row[node.x] = self._rotated(row[node.x], node, rope_position)
+            case p.KvStore():
+                keys, values = cache.keys[node.slot], cache.values[node.slot]
+                at = position % keys.shape[1]
+                keys[:, at] = row[node.k].reshape(keys.shape[0], -1)
+                values[:, at] = row[node.v].reshape(values.shape[0], -1)
+            case p.Attention():
+                row[node.out] = _attention(row[node.q], node, position, cache)
+            case p.Experts():
+                row[node.out] = self._experts(row[node.x], row[node.scores], node)
+            case p.Softcap():
+                row[node.x] = np.tanh(row[node.x] / np.float32(node.cap)) * np.float32(node.cap)
+            case p.CentroidHead():
+                scores = self._linear(row[node.x], node.centroids)
+                chosen = np.argsort(-scores, kind="stable")[: node.top_k]
+                candidates = node.ordering.reshape(len(scores), -1)[chosen].reshape(-1)
+                row[node.out] = self._linear(row[node.x], node.table)[candidates]
+                row[node.ids] = candidates.astype(np.float32)
+            case _:
+                raise TypeError(f"no reference for {type(node).__name__}")
+
+    def _rotated(self, x: F32, node: p.Rope, rope_position: int) -> F32:
+        table = self.plan.ropes[node.rope]
+        table.ensure(rope_position + 1)
+        cos, sin = table.cos[rope_position], table.sin[rope_position]
+        heads = x.reshape(node.groups, -1).copy()
+        half = heads.shape[1] // 2
+        low, high = heads[:, : table.pairs].copy(), heads[:, half : half + table.pairs].copy()
+        heads[:, : table.pairs] = low * cos - high * sin
+        heads[:, half : half + table.pairs] = high * cos + low * sin
+        return heads.reshape(-1)
+
+    def _experts(self, x: F32, scores: F32, node: p.Experts) -> F32:
+        probabilities = softmax(scores)
+        chosen: I64 = np.argsort(-probabilities, kind="stable")[: node.top_k]
+        weights = probabilities[chosen] / probabilities[chosen].sum()
+        weights = weights * node.per_expert_scale[chosen]
+        out = np.zeros(node.down.n, dtype=np.float32)
+        for at in np.argsort(chosen):
+            expert = int(chosen[at])
+            gate, up = np.split(self._linear(x, node.gate_up, expert), 2)
+            out = out + weights[at] * self._linear(gelu_tanh(gate) * up, node.down, expert)
+        return out
+
+
+def _attention(q: F32, node: p.Attention, position: int, cache: KVCache) -> F32:
+    last = position if node.include_self else position - 1
+    first = max(0, position - node.window + 1) if node.window else 0
+    at = np.arange(first, last + 1) % cache.keys[node.slot].shape[1]
+    keys = cache.keys[node.slot][:, at].astype(np.float32)
+    values = cache.values[node.slot][:, at].astype(np.float32)
+    per_kv = node.heads // node.kv_heads
+    heads = q.reshape(node.kv_heads, per_kv, node.head_dim)
+    weights = softmax(np.einsum("ghd,gkd->ghk", heads, keys))
+    out: F32 = np.einsum("ghk,gkd->ghd", weights, values).reshape(-1).astype(np.float32)
+    return out
+
+
+def choose_guess(candidates: I32, logits: F32, rule: DraftRule, position: int) -> int:
+    """Index into ``candidates`` of the drafter's guess for ``position``; see `DraftRule`."""
+    if rule.temperature == 0:
+        return int(np.argmax(logits))
+    order = np.argsort(-logits, kind="stable")[: rule.top_k or DRAFT_TOP_K]
+    scaled = logits[order].astype(np.float64) / rule.temperature
+    q = np.exp(scaled - scaled[0])
+    q /= q.sum()
+    before = np.cumsum(q) - q
+    keep = (before < rule.top_p) & (q >= rule.min_p * q[0])
+    keep[0] = True
+    order, q = order[keep], q[keep]
+    noise = gumbel(rule.seed, rule.choice, position, candidates[order])
+    return int(order[np.argmax(np.log(q) + noise)])

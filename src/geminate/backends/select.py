@@ -1,0 +1,40 @@
+"""Choose a backend: the native kernels where they are built, else the NumPy reference with a warning."""
+
+from __future__ import annotations
+
+import os
+import warnings
+
+from geminate.backends.base import Backend
+from geminate.errors import BackendError
+
+
+def make_backend(threads: int | None = None) -> Backend:
+    """The native backend, or the reference one.
+
+    ``GEMINATE_ISA`` forces an instruction set of the native kernels; ``reference`` forces NumPy.
+
+    Raises:
+        BackendError: an instruction set that does not exist or that this machine lacks; bad thread count.
+    """
+    if threads is not None and not 1 <= threads <= 256:
+        raise BackendError(f"threads must be 1 to 256, not {threads}")
+    forced = os.environ.get("GEMINATE_ISA", "")
+    if forced != "reference":
+        from geminate.backends.cpu.program import NativeBackend, native_available
+
+        if native_available():
+            return NativeBackend(threads=threads)
+        if forced:
+            raise BackendError(
+                f"GEMINATE_ISA={forced} needs the native kernels, which are not built; "
+                "reinstall with a C++ compiler present and without GEMINATE_NATIVE=0"
+            )
+        warnings.warn(
+            "the native kernels are not built: running on the NumPy reference, which is slow; "
+            "reinstall with a C++ compiler present and without GEMINATE_NATIVE=0",
+            stacklevel=2,
+        )
+    from geminate.backends.reference.program import ReferenceBackend
+
+    return ReferenceBackend(threads=threads)

@@ -1,0 +1,1 @@
+"""Reading checkpoints: safetensors directories and GGUF files."""

@@ -1,0 +1,51 @@
+"""What packing needs of a stored tensor, whatever kind of file holds it."""
+
+from __future__ import annotations
+
+from typing import Literal, Protocol
+
+import numpy as np
+
+from geminate.arrays import F32, I8, U16
+
+Grid = Literal["int8", "int4"]
+
+
+class Entry(Protocol):
+    """A tensor in a file.
+
+    Attributes:
+        name: as the file has it. dtype: the file's word for it (BF16, F32, Q4_0, ...). nbytes: stored bytes.
+        offset: of the first stored byte in its file.
+        grid: the kernel grid that all stored values lie on, so that packing need not round: ``int8`` is
+            w = q * scale with q in -127..127, ``int4`` the same with q in -8..7, one float16 scale per 32 columns;
+            None for anything else.
+        whole_norm: whether norm weights 1 + w are stored as that sum (GGUF) or as w (safetensors).
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def dtype(self) -> str: ...
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def nbytes(self) -> int: ...
+    @property
+    def offset(self) -> int: ...
+    @property
+    def grid(self) -> Grid | None: ...
+    @property
+    def whole_norm(self) -> bool: ...
+
+    def map(self) -> np.ndarray:
+        """All stored numbers, memory-mapped read-only; bfloat16 as uint16 bits; only of unquantized tensors."""
+        ...
+
+    def rows(self, start: int, stop: int) -> F32:
+        """Rows start..stop of the leading axis as float32 (a copy)."""
+        ...
+
+    def codes(self, start: int, stop: int) -> tuple[I8, U16]:
+        """Codes int8 [..., k] and float16 scale bits [..., k / 32] of rows start..stop; only where there is a grid."""
+        ...

@@ -1,0 +1,173 @@
+"""A GGUF file's tensors under the names and with the values that packing wants.
+
+Q4_0 is our int4 grid and Q8_0 our int8 grid, so their codes and scales pass through without rounding; other block
+types are dequantized by the gguf package. Norm weights of Gemma 3 are stored as 1 + w.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from geminate.arrays import F32, I8, U16
+from geminate.checkpoint.entries import Grid
+from geminate.checkpoint.gguf_file import GgufFile, GgufTensor
+from geminate.errors import WeightsError
+from geminate.formats.quantize import quantize_int8
+from geminate.formats.unpack import bf16_to_f32
+
+PLAIN = {"F32": "<f4", "F16": "<f2", "BF16": "<u2", "I32": "<i4", "I64": "<i8"}
+GRIDS: dict[str, Grid] = {"Q4_0": "int4", "Q8_0": "int8"}
+BLOCK_BYTES = {"Q4_0": 18, "Q8_0": 34}
+
+NAMES = {
+    "token_embd.weight": "embed_tokens", "output.weight": "lm_head", "output_norm.weight": "norm",
+    "per_layer_token_embd.weight": "embed_tokens_per_layer",
+    "per_layer_model_proj.weight": "per_layer_model_projection",
+    "per_layer_proj_norm.weight": "per_layer_projection_norm",
+    "nextn.pre_projection.weight": "pre_projection", "nextn.post_projection.weight": "post_projection",
+    "masked_embd_centroids.weight": "masked_embedding.centroids",
+    "masked_embd_ordering": "masked_embedding.token_ordering",
+    "masked_embd_ordering.weight": "masked_embedding.token_ordering",
+}  # fmt: skip
+LAYER_NAMES = {
+    "attn_norm.weight": "input_layernorm", "post_attention_norm.weight": "post_attention_layernorm",
+    "ffn_norm.weight": "pre_feedforward_layernorm", "post_ffw_norm.weight": "post_feedforward_layernorm",
+    "attn_q.weight": "self_attn.q_proj", "attn_k.weight": "self_attn.k_proj", "attn_v.weight": "self_attn.v_proj",
+    "attn_output.weight": "self_attn.o_proj", "attn_q_norm.weight": "self_attn.q_norm",
+    "attn_k_norm.weight": "self_attn.k_norm", "ffn_gate.weight": "mlp.gate_proj", "ffn_up.weight": "mlp.up_proj",
+    "ffn_down.weight": "mlp.down_proj", "layer_output_scale.weight": "layer_scalar",
+    "inp_gate.weight": "per_layer_input_gate", "proj.weight": "per_layer_projection",
+    "post_norm.weight": "post_per_layer_input_norm",
+    "ffn_gate_inp.weight": "router.proj", "ffn_gate_inp.scale": "router.scale",
+    "ffn_down_exps.scale": "router.per_expert_scale", "ffn_gate_up_exps.weight": "experts.gate_up_proj",
+    "ffn_down_exps.weight": "experts.down_proj", "pre_ffw_norm_2.weight": "pre_feedforward_layernorm_2",
+    "post_ffw_norm_1.weight": "post_feedforward_layernorm_1",
+    "post_ffw_norm_2.weight": "post_feedforward_layernorm_2",
+}  # fmt: skip
+# Read by the configuration (which part of the full layers' dimensions turns), not a weight.
+NOT_WEIGHTS = ("rope_freqs.weight",)
+_LAYER = re.compile(r"blk\.(\d+)\.(.+)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GgufEntry:
+    """A tensor of a GGUF file; an `Entry`."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    path: Path
+    offset: int
+    nbytes: int
+    whole_norm: bool
+
+    @property
+    def grid(self) -> Grid | None:
+        """The kernel grid of Q4_0 and Q8_0."""
+        return GRIDS.get(self.dtype)
+
+    def _bytes(self, start: int, stop: int) -> np.ndarray:
+        """Stored bytes of rows start..stop, uint8 [rows, ..., bytes of a row]."""
+        stop = min(stop, self.shape[0])
+        each = self.nbytes // self.shape[0]
+        raw = np.memmap(self.path, mode="r", dtype=np.uint8, offset=self.offset + start * each,
+                        shape=((stop - start) * each,))  # fmt: skip
+        return raw.reshape(stop - start, *self.shape[1:-1], -1)
+
+    def map(self) -> np.ndarray:
+        """All stored numbers of an unquantized tensor, memory-mapped; bfloat16 as uint16 bits.
+
+        Raises:
+            WeightsError: a quantized one.
+        """
+        if self.dtype not in PLAIN:
+            raise WeightsError(f"{self.path}: {self.name} is {self.dtype}; it must not be quantized")
+        return np.memmap(self.path, mode="r", offset=self.offset, dtype=PLAIN[self.dtype], shape=self.shape)
+
+    def rows(self, start: int, stop: int) -> F32:
+        """Rows start..stop of the leading axis as float32 (a copy)."""
+        if self.dtype in PLAIN:
+            part = self.map()[start:stop]
+            return bf16_to_f32(part) if self.dtype == "BF16" else part.astype(np.float32)
+        if self.grid is not None:
+            codes, scales = self._stored(start, stop)
+            wide: F32 = codes.astype(np.float32) * scales.astype(np.float32)[..., None]
+            return wide.reshape(*codes.shape[:-2], -1)
+        return _dequantized(self._bytes(start, stop), self)
+
+    def codes(self, start: int, stop: int) -> tuple[I8, U16]:
+        """Codes int8 [..., k] and float16 scale bits [..., k / 32]; see `Entry`.
+
+        ggml's own quantizer never writes the Q8_0 code -128, which our grid has not; a group that holds one is rounded.
+        """
+        codes, scales = self._stored(start, stop)
+        if not np.isfinite(scales.astype(np.float32)).all():
+            raise WeightsError(f"{self.path}: {self.name} has scales that are not finite; download it again")
+        foreign = (codes == -128).any(axis=-1)
+        if foreign.any():
+            codes, scales = codes.copy(), scales.copy()
+            wide = codes[foreign].astype(np.float32) * scales[foreign].astype(np.float32)[..., None]
+            codes[foreign], scales[foreign] = quantize_int8(wide)
+        return codes.reshape(*codes.shape[:-2], -1), np.ascontiguousarray(scales).view(np.uint16)
+
+    def _stored(self, start: int, stop: int) -> tuple[I8, np.ndarray]:
+        """Codes int8 [..., groups, 32] and scales float16 [..., groups] as the file has them."""
+        raw = self._bytes(start, stop)
+        blocks = raw.reshape(*raw.shape[:-1], -1, BLOCK_BYTES[self.dtype])
+        scales = np.ascontiguousarray(blocks[..., :2]).view("<f2")[..., 0]
+        if self.dtype == "Q8_0":
+            return np.ascontiguousarray(blocks[..., 2:]).view(np.int8), scales
+        packed = blocks[..., 2:]  # byte j: column j in the low nibble, column 16 + j in the high one
+        nibbles = np.concatenate((packed & np.uint8(15), packed >> np.uint8(4)), axis=-1)
+        return nibbles.astype(np.int8) - np.int8(8), scales
+
+
+def _dequantized(raw: np.ndarray, entry: GgufEntry) -> F32:
+    # Imported here: most files do not need it.
+    from gguf.constants import GGMLQuantizationType
+    from gguf.quants import dequantize
+
+    try:
+        wide: F32 = dequantize(raw, GGMLQuantizationType[entry.dtype])
+    except (NotImplementedError, KeyError):
+        raise WeightsError(
+            f"{entry.path}: {entry.name} is {entry.dtype}, which the gguf package cannot dequantize; "
+            "take a file with another quantization"
+        ) from None
+    return np.ascontiguousarray(wide, dtype=np.float32)
+
+
+def common_name(name: str) -> str:
+    """The canonical name of a GGUF tensor; unknown ones stay as they are."""
+    layer = _LAYER.fullmatch(name)
+    if layer is not None and layer[2] in LAYER_NAMES:
+        return f"layers.{int(layer[1])}.{LAYER_NAMES[layer[2]]}"
+    return NAMES.get(name, name)
+
+
+def gguf_entries(file: GgufFile) -> dict[str, GgufEntry]:
+    """Every weight of a file by canonical name.
+
+    Raises:
+        WeightsError: two tensors with one canonical name.
+    """
+    whole = file.architecture == "gemma3"
+    found: dict[str, GgufEntry] = {}
+    for name, t in file.tensors.items():
+        short = common_name(name)
+        if name in NOT_WEIGHTS:
+            continue
+        if short in found:
+            raise WeightsError(f"{file.path}: {name} and {found[short].name} name the same tensor")
+        found[short] = _entry(t, file.path, whole)
+    return found
+
+
+def _entry(t: GgufTensor, path: Path, whole_norm: bool) -> GgufEntry:
+    return GgufEntry(
+        name=t.name, dtype=t.dtype, shape=t.shape, path=path, offset=t.offset, nbytes=t.nbytes, whole_norm=whole_norm
+    )

@@ -1,0 +1,1 @@
+"""How a token is chosen, for target and drafter alike."""

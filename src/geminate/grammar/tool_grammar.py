@@ -1,0 +1,374 @@
+"""From tools' JSON schemas to a Lark grammar of Gemma 4's call syntax.
+
+A call is ``<|tool_call>call:NAME{key:<|"|>str<|"|>,n:1}<tool_call|>``: keys without quotes, strings between
+``<|"|>`` tokens and without escapes, otherwise as JSON without white space. Properties come in the order they are
+declared in, those of ``required`` always, and no others where any are declared.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
+
+from geminate.errors import ParameterError
+from geminate.grammar.json_schema import has_finite_value, resolve, schema_text
+from geminate.text.call_tokens import CallTokens
+
+_NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}")
+_BARE_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_.$-]*")
+_TYPES = ("string", "number", "integer", "boolean", "null", "object", "array")
+_NUMERIC = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf")
+# Keywords that restrict values and have no place in this grammar; what is in neither list is an annotation.
+_NEVER = (
+    "not", "if", "then", "else", "dependentRequired", "dependentSchemas", "dependencies", "unevaluatedProperties",
+    "unevaluatedItems", "patternProperties", "propertyNames", "contains", "minContains", "maxContains",
+    "uniqueItems", "additionalItems", "$dynamicRef",
+)  # fmt: skip
+_BY_TYPE = {
+    "string": ("minLength", "maxLength", "pattern", "format"),
+    "number": _NUMERIC,
+    "integer": _NUMERIC,
+    "object": ("properties", "required", "additionalProperties", "minProperties", "maxProperties"),
+    "array": ("items", "prefixItems", "minItems", "maxItems"),
+}
+
+
+def token_range(ids: Iterable[int], *, but: bool = False) -> str:
+    """Any of these tokens in Lark, or any but these."""
+    return f"<[{'^' if but else ''}{','.join(str(token) for token in sorted(set(ids)))}]>"
+
+
+def calls_lark(
+    tools: Sequence[tuple[str, Mapping[str, Any] | None]],
+    tokens: CallTokens,
+    *,
+    required: bool,
+    parallel: bool,
+    strict: bool | Collection[str],
+    ends: Sequence[int],
+) -> str:
+    """The grammar of a reply that may (or, ``required``, must) call tools; see `geminate.grammar.compiler.ToolCalls`.
+
+    Args:
+        ends: tokens that end a generation; free text holds none.
+
+    Raises:
+        ParameterError: no tools, names that are no names or not unique, schemas that cannot be kept to.
+    """
+    if not tools:
+        raise ParameterError("tools is empty: at least one is needed")
+    writer = _Writer(tokens.quote)
+    calls: list[str] = []
+    for name, parameters in tools:
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
+            raise ParameterError(f"a tool's name must be 1 to 128 letters, digits, '_', '-' or '.', not {name!r}")
+        severe = strict if isinstance(strict, bool) else name in strict
+        try:
+            arguments = writer.arguments(parameters, f"tool {name!r}", severe)
+        except RecursionError as error:
+            raise ParameterError(f"tool {name!r}: the schema is nested too deeply") from error
+        calls.append(f"{_text(f'call:{name}')} {arguments}")
+    if len({name for name, _ in tools}) != len(tools):
+        raise ParameterError("two tools have the same name")
+    call = f"<[{tokens.opened}]> ({' | '.join(calls)}) <[{tokens.closed}]>"
+    if required:
+        start = "call+" if parallel else "call"
+    else:
+        free = token_range([*ends, tokens.opened, tokens.closed], but=True)
+        start = f"{free}* {'call*' if parallel else 'call?'}"
+    return "\n".join([f"start: {start}", f"call: {call}", *writer.lines()]) + "\n"
+
+
+def _text(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)
+
+
+class _Writer:
+    """Collects rules; equal bodies become one rule."""
+
+    def __init__(self, quote: int) -> None:
+        self._quote = f"<[{quote}]>"
+        self._rules: dict[str, str] = {}  # body -> name
+        self._references: dict[tuple[int, str], str] = {}
+        self._bodies: dict[str, str] = {}  # rules of references: name -> body
+        self._root: object = {}
+        self._tool = 0
+        self._strict = False
+
+    def lines(self) -> list[str]:
+        """All rules and the generic ones."""
+        quote = self._quote
+        return [
+            *(f"{name}: {body}" for name, body in self._bodies.items()),
+            *(f"{name}: {body}" for body, name in self._rules.items()),
+            'value: string | NUMBER | "true" | "false" | "null" | object | list',
+            f"string: {quote} TEXT {quote}",
+            'object: "{" (pair ("," pair)*)? "}"',
+            'pair: KEY ":" value',
+            'list: "[" (value ("," value)*)? "]"',
+            "TEXT: /(?s:.*)/",
+            "KEY: /[A-Za-z_][A-Za-z0-9_]*/",
+            "INTEGER: /-?(0|[1-9][0-9]*)/",
+            "NUMBER: /-?(0|[1-9][0-9]*)(\\.[0-9]+)?([eE][+-]?[0-9]+)?/",
+        ]
+
+    def arguments(self, schema: Mapping[str, Any] | None, tool: str, strict: bool) -> str:
+        """The arguments of one tool, braces included."""
+        if schema is None:
+            return '"{}"'
+        self._root = json.loads(schema_text(schema))
+        self._strict = strict
+        self._tool += 1
+        if not has_finite_value(self._root):  # type: ignore[arg-type]
+            raise ParameterError(f"{tool}: no finite arguments fit the schema: it requires itself, or what is false")
+        at = self._root
+        for _ in range(64):
+            if not (isinstance(at, Mapping) and "$ref" in at):
+                break
+            at = resolve(self._root, at["$ref"])
+        if not isinstance(at, Mapping) or at.get("type", "object") != "object":
+            raise ParameterError(f"{tool}: the arguments' schema must be of type object")
+        self._refuse_unsupported(at, f"{tool}, parameters", ("$ref", "type", *_BY_TYPE["object"]))
+        return self._object(at, f"{tool}, parameters")
+
+    def _lacks(self, path: str, what: str) -> None:
+        """Something the grammar cannot keep to: refused when strict, else left to the model."""
+        if self._strict:
+            raise ParameterError(f"{path}: {what} cannot be kept to in a tool call; remove it, or ask without strict")
+
+    def _refuse_unsupported(self, schema: Mapping[str, Any], path: str, known: Sequence[str]) -> None:
+        every = {*_NEVER, "$ref", "anyOf", "oneOf", "allOf", "enum", "const", *sum(_BY_TYPE.values(), ())}
+        for keyword in schema:
+            if keyword in every and keyword not in known and (keyword != "allOf" or schema[keyword] != []):
+                self._lacks(path, f"{keyword!r}")
+
+    def _rule(self, body: str) -> str:
+        return self._rules.setdefault(body, f"r{len(self._rules)}")
+
+    def _value(self, schema: object, path: str) -> str:
+        if schema is False:
+            raise ParameterError(f"{path}: the schema is false, so no value fits it")
+        if not isinstance(schema, Mapping):
+            return "value"
+        if "$ref" in schema:
+            self._refuse_unsupported(schema, path, ("$ref",))
+            return self._reference(str(schema["$ref"]), path)
+        kinds = schema.get("type", [])
+        kinds = [kinds] if isinstance(kinds, str) else list(kinds)
+        unknown = [kind for kind in kinds if kind not in _TYPES]
+        if unknown:
+            raise ParameterError(f"{path}: unknown type {unknown[0]!r}")
+        if "const" in schema or "enum" in schema:
+            self._refuse_unsupported(schema, path, ("const", "enum"))
+            return self._literals(schema, kinds, path)
+        for keyword in ("anyOf", "oneOf", "allOf"):
+            options = schema.get(keyword)
+            if isinstance(options, list) and options:
+                if kinds and not all(_within(option, kinds) for option in options):
+                    self._lacks(path, f"{keyword!r} beside 'type'")
+                    continue
+                self._refuse_unsupported(schema, path, (keyword,))
+                if keyword == "oneOf" and not self._distinct(options):
+                    self._lacks(path, "'oneOf' of options that more than one value may fit")
+                if keyword == "allOf" and len(options) > 1:
+                    self._lacks(path, "'allOf' of several schemas")
+                    return "value"
+                return self._any([self._value(o, f"{path}.{keyword}[{i}]") for i, o in enumerate(options)])
+        if not kinds:
+            kinds = [kind for kind in ("object", "array") if any(k in schema for k in _BY_TYPE[kind])][:1]
+            if not kinds:
+                self._refuse_unsupported(schema, path, ())
+                return "value"
+        known = [k for kind in kinds for k in _BY_TYPE.get(kind, ())]
+        self._refuse_unsupported(schema, path, [*known, "anyOf", "oneOf", "allOf"])  # said already
+        return self._any([self._typed(kind, schema, path) for kind in dict.fromkeys(kinds)])
+
+    def _any(self, options: list[str]) -> str:
+        options = list(dict.fromkeys(options))
+        return options[0] if len(options) == 1 else self._rule(" | ".join(options))
+
+    def _reference(self, reference: str, path: str) -> str:
+        key = self._tool, reference
+        if key not in self._references:
+            name = self._references[key] = f"ref{len(self._references)}"
+            self._bodies[name] = "value"  # keeps its place while the target refers to itself
+            self._bodies[name] = self._value(resolve(self._root, reference), f"{path} -> {reference}")
+        return self._references[key]
+
+    def _literals(self, schema: Mapping[str, Any], kinds: list[str], path: str) -> str:
+        values = [schema["const"]] if "const" in schema else schema["enum"]
+        if not isinstance(values, list):
+            raise ParameterError(f"{path}: enum must be a list")
+        if "const" in schema and "enum" in schema:
+            values = [value for value in values if value in schema["enum"]]
+        fitting = [value for value in values if not kinds or any(_is(value, kind) for kind in kinds)]
+        if not fitting:
+            raise ParameterError(f"{path}: no value fits the enum")
+        return self._any([self._literal(value) for value in fitting])
+
+    def _literal(self, value: object) -> str:
+        if isinstance(value, str):
+            return f"{self._quote} {_text(value)} {self._quote}" if value else f"{self._quote} {self._quote}"
+        if isinstance(value, list):
+            inside = ' "," '.join(self._literal(item) for item in value)
+            return f'"[" {inside} "]"'
+        if isinstance(value, dict):
+            inside = ' "," '.join(f"{self._key(k)} {self._literal(v)}" for k, v in value.items())
+            return f'"{{" {inside} "}}"'
+        return _text(json.dumps(value))
+
+    def _key(self, key: str) -> str:
+        """A key and its colon; one that could be misread stands in quotes as strings do."""
+        if _BARE_KEY.fullmatch(key):
+            return _text(f"{key}:")
+        return f'{self._literal(key)} ":"'
+
+    def _typed(self, kind: str, schema: Mapping[str, Any], path: str) -> str:
+        match kind:
+            case "string":
+                return self._string(schema, path)
+            case "number" | "integer":
+                bounds = {key: schema[key] for key in _NUMERIC if key in schema}
+                if bounds:
+                    return self._rule(f"%json {json.dumps({'type': kind, **bounds})}")
+                return "INTEGER" if kind == "integer" else "NUMBER"
+            case "boolean":
+                return self._rule('"true" | "false"')
+            case "null":
+                return '"null"'
+            case "array":
+                return self._array(schema, path)
+            case _:
+                return self._object(schema, path)
+
+    def _string(self, schema: Mapping[str, Any], path: str) -> str:
+        if "format" in schema:
+            self._lacks(path, f"the format {schema['format']!r}")
+        parts: list[str] = []
+        least, most = _count(schema, "minLength", path), _count(schema, "maxLength", path)
+        if most is not None and most < (least or 0):
+            raise ParameterError(f"{path}: maxLength is less than minLength")
+        if least or most is not None:
+            parts.append(f"/(?s:.{{{least or 0},{'' if most is None else most}}})/")
+        if "pattern" in schema:
+            pattern = _whole(str(schema["pattern"]))
+            if pattern is None:
+                self._lacks(path, f"the pattern {schema['pattern']!r}")
+            else:
+                parts.append(pattern)
+        if not parts:
+            return "string"
+        terminal = self._rules.setdefault(" & ".join(parts), f"T{len(self._rules)}")
+        return f"{self._quote} {terminal} {self._quote}"
+
+    def _array(self, schema: Mapping[str, Any], path: str) -> str:
+        if "prefixItems" in schema:
+            self._lacks(path, "'prefixItems'")
+            return "list"
+        least, most = _count(schema, "minItems", path) or 0, _count(schema, "maxItems", path)
+        if most is not None and most < least:
+            raise ParameterError(f"{path}: maxItems is less than minItems")
+        if most == 0 or schema.get("items") is False:
+            return '"[]"' if not least else self._value(False, path)
+        item = self._rule(self._value(schema.get("items", True), f"{path}.items"))
+        return self._rule(f'"[" {_repeated(item, least, most)} "]"')
+
+    def _object(self, schema: Mapping[str, Any], path: str) -> str:
+        properties = schema.get("properties", {})
+        required = schema.get("required", [])
+        if not isinstance(properties, Mapping) or not isinstance(required, list):
+            raise ParameterError(f"{path}: properties must be an object and required a list")
+        more = schema.get("additionalProperties", True)
+        declared = {**properties, **{name: more for name in required if name not in properties}}
+        least, most = _count(schema, "minProperties", path) or 0, _count(schema, "maxProperties", path)
+        if not declared:
+            if more is False:
+                return '"{}"'
+            pair = self._rule(f'KEY ":" {self._value(more, f"{path}.additionalProperties")}')
+            return self._rule(f'"{{" {_repeated(pair, least, most)} "}}"')
+        if least > len(required) or (most is not None and most < len(declared)):
+            self._lacks(path, "'minProperties' or 'maxProperties' beside properties")
+        pairs = [
+            (f"{self._key(name)} {self._value(inner, f'{path}.{name}')}", name in required)
+            for name, inner in declared.items()
+        ]
+        # after: what may follow once a pair stands; first: what may follow while none does.
+        after = first = ""
+        for pair, needed in reversed(pairs):
+            begun = f"{pair} {after}".strip()
+            first = begun if needed else f"({self._rule(begun)} | {first})" if first else f"({begun})?"
+            first = self._rule(first)
+            after = self._rule(f'"," {pair} {after}' if needed else f'("," {pair})? {after}')
+        return f'"{{" {first} "}}"'
+
+    def _distinct(self, options: list[Any]) -> bool:
+        """Whether no value can fit two of the options, as far as types and constants say."""
+        plain = [resolve(self._root, o["$ref"]) if isinstance(o, Mapping) and "$ref" in o else o for o in options]
+        if not all(isinstance(option, Mapping) for option in plain):
+            return False
+        kinds = [option.get("type") for option in plain]
+        if all(isinstance(kind, str) for kind in kinds):
+            named = ["number" if kind == "integer" else kind for kind in kinds]
+            if len(set(named)) == len(named):
+                return True
+        if all(kind == "object" for kind in kinds):
+            for name in plain[0].get("required", []):
+                marks = [option.get("properties", {}).get(name, {}) for option in plain]
+                found = [json.dumps(m["const"]) if "const" in m else None for m in marks if isinstance(m, Mapping)]
+                needed = all(name in option.get("required", []) for option in plain)
+                if needed and None not in found and len(set(found)) == len(plain):
+                    return True
+        return False
+
+
+def _repeated(item: str, least: int, most: int | None) -> str:
+    """``item`` from ``least`` to ``most`` times, commas between."""
+    if most == 0:
+        return ""
+    if most == 1:
+        return item if least else f"({item})?"
+    rest = f'("," {item}){{{max(least - 1, 0)},{"" if most is None else most - 1}}}'
+    return f"{item} {rest}" if least else f"({item} {rest})?"
+
+
+def _count(schema: Mapping[str, Any], key: str, path: str) -> int | None:
+    value = schema.get(key)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise ParameterError(f"{path}: {key} must be a whole number from 0, not {value!r}")
+    return value
+
+
+def _is(value: object, kind: str) -> bool:
+    if kind in ("integer", "number"):
+        whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
+        return not isinstance(value, bool) and (whole or (kind == "number" and isinstance(value, float)))
+    known = {"string": str, "boolean": bool, "object": dict, "array": list, "null": type(None)}
+    return isinstance(value, known[kind])
+
+
+def _within(option: object, kinds: list[str]) -> bool:
+    """Whether a schema says itself that its values are of these types."""
+    kind = option.get("type") if isinstance(option, Mapping) else None
+    return isinstance(kind, str) and kind in kinds
+
+
+def _whole(pattern: str) -> str | None:
+    """A JSON Schema pattern, which may match anywhere, as a terminal for the whole text.
+
+    None if it has anchors inside, look-around or back-references.
+    """
+    from llguidance import LLMatcher, regex_to_lark
+
+    opened = pattern.startswith("^")
+    closed = re.search(r"(?<!\\)(\\\\)*\$$", pattern) is not None
+    body = pattern[opened : len(pattern) - closed]
+    bare = re.sub(r"\\.|\[\^?(\\.|[^\]])*\]", "", body)
+    if "^" in bare or "$" in bare or ((opened or closed) and "|" in re.sub(r"\([^()]*\)", "", bare)):
+        return None
+    inner = f"({regex_to_lark(body, use_ascii='dw')})"
+    terminal = f"/{'' if opened else '(?s:.*)'}{inner}{'' if closed else '(?s:.*)'}/"
+    return None if LLMatcher.validate_grammar(LLMatcher.grammar_from_lark(f"start: {terminal}")) else terminal

@@ -1,0 +1,176 @@
+"""The KV cache of one sequence: full layers that grow, sliding layers in rings with slack.
+
+A row of position p stands at index p mod rows in every slot. A ring holds the window and as many more
+rows as one pass may write, so rolling back rejected rows never needs a row that was overwritten.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from geminate.arrays import F16, U64
+from geminate.errors import ContextLengthError
+
+KEY_TILE = 64  # rows pad to this, so a tile of absolute positions is contiguous in a ring too
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlotSpec:
+    """One KV-producing layer: heads, head dimension, and window (0 for full attention)."""
+
+    kv_heads: int
+    head_dim: int
+    window: int
+
+
+class KVCache:
+    """Keys and values, float16, of one sequence.
+
+    Args:
+        slots: one spec per KV-producing layer.
+        max_context: most positions the sequence may ever hold.
+        max_rows: most rows one pass may write (prefill chunk, or k + 1).
+        whole: take the memory of ``max_context`` positions at once (untouched pages cost nothing) instead of growing.
+
+    Attributes:
+        keys, values: per slot, float16 [kv_heads, rows, head_dim].
+        table: uint64 [slots, 3] of (address of keys, address of values, rows), for the native kernels.
+        length: valid positions 0..length-1.
+    """
+
+    def __init__(self, slots: tuple[SlotSpec, ...], *, max_context: int, max_rows: int, whole: bool = False) -> None:
+        self.slots = slots
+        self.max_context = max_context
+        self.max_rows = max_rows
+        self.length = 0
+        self._high = 0  # positions ever written: a ring has lost everything more than its rows below
+        self._low = 0  # a ring restored from blocks holds nothing below this
+        self.keys: list[F16] = []
+        self.values: list[F16] = []
+        self.table: U64 = np.zeros((len(slots), 3), dtype=np.uint64)
+        self._full_rows = _tiles(max_context) if whole else min(_tiles(max(max_rows, 256)), _tiles(max_context))
+        for spec in slots:
+            rows = _rows(spec, self._full_rows, max_context=max_context, max_rows=max_rows)
+            self.keys.append(np.zeros((spec.kv_heads, rows, spec.head_dim), dtype=np.float16))
+            self.values.append(np.zeros((spec.kv_heads, rows, spec.head_dim), dtype=np.float16))
+        self._refresh_table()
+
+    def _refresh_table(self) -> None:
+        for i, (k, v) in enumerate(zip(self.keys, self.values, strict=True)):
+            self.table[i] = (k.ctypes.data, v.ctypes.data, k.shape[1])
+
+    def reserve(self, rows: int) -> None:
+        """Make room for ``rows`` more positions after ``length``.
+
+        Raises:
+            ContextLengthError: they would pass ``max_context``.
+            ValueError: more rows than one pass may write.
+        """
+        if rows > self.max_rows:
+            raise ValueError(f"a pass of {rows} rows on a cache made for {self.max_rows}")
+        need = self.length + rows
+        if need > self.max_context:
+            raise ContextLengthError(f"position {need} lies past the context of {self.max_context} tokens")
+        if need <= self._full_rows:
+            return
+        self._full_rows = min(_tiles(max(need, 2 * self._full_rows)), _tiles(self.max_context))
+        for i, spec in enumerate(self.slots):
+            if spec.window == 0:
+                self.keys[i] = _grown(self.keys[i], self._full_rows)
+                self.values[i] = _grown(self.values[i], self._full_rows)
+        self._refresh_table()
+
+    def advance(self, rows: int) -> None:
+        """Count ``rows`` positions that a pass has just written."""
+        self.length += rows
+        self._high = max(self._high, self.length)
+
+    def truncate(self, length: int) -> None:
+        """Forget positions >= ``length``: the rollback of rejected drafts.
+
+        Raises:
+            ValueError: ``length`` is longer than the cache, or so short that a ring has lost rows it needs.
+        """
+        if not 0 <= length <= self.length:
+            raise ValueError(f"cannot truncate {self.length} positions to {length}")
+        for k, spec in zip(self.keys, self.slots, strict=True):
+            oldest_needed = max(0, length - spec.window + 1)
+            oldest_kept = max(self._low, self._high - k.shape[1])
+            if spec.window and oldest_kept > oldest_needed:
+                raise ValueError(
+                    f"rolling back from {self._high} to {length} needs position {oldest_needed}, "
+                    f"but the ring of {k.shape[1]} rows keeps {oldest_kept} onwards"
+                )
+        self.length = length
+
+    def holds(self, start: int) -> bool:
+        """Whether every slot still has the rows of positions ``start`` .. ``length`` - 1."""
+        return all(
+            start >= max(self._low, self._high - k.shape[1])
+            for k, spec in zip(self.keys, self.slots, strict=True)
+            if spec.window
+        )
+
+    def copy_out(self, start: int, stop: int) -> list[tuple[F16, F16]]:
+        """Copies of keys and values of positions ``start`` .. ``stop`` - 1, within one tile, slot by slot.
+
+        Each float16 [kv_heads, stop - start, head_dim].
+        """
+        rows = [(start % k.shape[1], start % k.shape[1] + stop - start) for k in self.keys]
+        return [
+            (k[:, a:b].copy(), v[:, a:b].copy())
+            for k, v, (a, b) in zip(self.keys, self.values, rows, strict=True)
+        ]  # fmt: skip
+
+    def restore(self, blocks: list[list[tuple[F16, F16]]]) -> None:
+        """Fill an empty cache with consecutive blocks of `KEY_TILE` positions from 0 on, as `copy_out` gave them."""
+        if self.length:
+            raise ValueError(f"only an empty cache can be filled, this one holds {self.length} positions")
+        length = len(blocks) * KEY_TILE
+        windows = [spec.window for spec in self.slots if spec.window]
+        self._low = max((max(0, length - window + 1) for window in windows), default=0)
+        for i, spec in enumerate(self.slots):
+            keys, values = self.keys[i], self.values[i]
+            first = max(0, length - spec.window + 1) // KEY_TILE if spec.window else 0
+            for at in range(first, len(blocks)):
+                row = at * KEY_TILE % keys.shape[1]
+                keys[:, row : row + KEY_TILE], values[:, row : row + KEY_TILE] = blocks[at][i]
+        self.length = self._high = length
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held now."""
+        return sum(k.nbytes + v.nbytes for k, v in zip(self.keys, self.values, strict=True))
+
+
+def cache_bytes(slots: tuple[SlotSpec, ...], *, max_context: int, max_rows: int) -> int:
+    """Bytes of a `KVCache` made ``whole``."""
+    total = 0
+    for spec in slots:
+        rows = _rows(spec, _tiles(max_context), max_context=max_context, max_rows=max_rows)
+        total += 2 * 2 * spec.kv_heads * spec.head_dim * rows
+    return total
+
+
+def block_bytes(slots: tuple[SlotSpec, ...]) -> int:
+    """Bytes of one block of `KEY_TILE` positions over all slots."""
+    return sum(2 * 2 * spec.kv_heads * spec.head_dim * KEY_TILE for spec in slots)
+
+
+def _rows(spec: SlotSpec, full_rows: int, *, max_context: int, max_rows: int) -> int:
+    if spec.window == 0:
+        return full_rows
+    # window - 1 older rows + the rows of one pass must coexist; see test_cache for the boundary.
+    return _tiles(min(spec.window - 1 + max_rows, _tiles(max_context)))
+
+
+def _tiles(rows: int) -> int:
+    return -(-rows // KEY_TILE) * KEY_TILE
+
+
+def _grown(old: F16, rows: int) -> F16:
+    new = np.zeros((old.shape[0], rows, old.shape[2]), dtype=np.float16)
+    new[:, : old.shape[1]] = old
+    return new

@@ -1,0 +1,129 @@
+"""Measures once what passes and draft steps cost on this machine, and keeps it beside the packed weights."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from geminate import machine
+from geminate.decoding.draft_rule import DraftRule
+from geminate.loading.load import Pair
+from geminate.speculation.costs import PROFILE_ROWS, CostProfile
+from geminate.weights.store import Message
+
+BUDGET = 1.5  # seconds to spend, unless a few passes alone take longer
+FEW = (1, 2, 3, 5, 9, 17)  # row counts timed where all of them would take too long
+CONTEXT = 64
+DRAFT = 4
+MOST_SAMPLES = 15
+
+
+def cost_profile(pair: Pair, on_message: Message | None = None) -> CostProfile | None:
+    """The kept profile of this machine, pair and thread count; measured and kept if there is none.
+
+    Returns:
+        None for the reference backend, whose passes nobody should time.
+    """
+    if pair.target.backend.name != "native":
+        return None
+    path = _path(pair)
+    key = _key(pair)
+    kept = _read(path)
+    try:
+        return CostProfile.from_dict(kept[key])
+    except (KeyError, ValueError, TypeError):
+        pass
+    profile = measure(pair)
+    if on_message is not None and profile.passes[0] > 0.01:
+        on_message(f"measured what a pass costs here: {profile.passes[0] * 1e3:.0f} ms for one row, "
+                   f"{profile.passes[4] * 1e3:.0f} ms for five")  # fmt: skip
+    _write(path, {**kept, key: profile.as_dict()})
+    return profile
+
+
+def measure(pair: Pair, budget: float = BUDGET) -> CostProfile:
+    """T(1..17) and the draft step, medians of interleaved timings within about ``budget`` seconds."""
+    target = pair.target
+    cache = target.new_cache()
+    vocab = target.config.vocab_size
+    ids = (np.arange(CONTEXT, dtype=np.int64) * 7919 % vocab).astype(np.int32)
+
+    def run(rows: int, logits: bool = True) -> float:
+        at = np.arange(rows, dtype=np.int32)
+        cache.reserve(rows)
+        began = time.perf_counter()
+        target.forward(ids[:rows], at + np.int32(cache.length), np.zeros_like(at), [cache], at if logits else at[:0])
+        return time.perf_counter() - began
+
+    def guess(steps: int) -> float:
+        assert pair.drafter is not None
+        began = time.perf_counter()
+        pair.drafter.draft(int(ids[0]), hidden, cache, steps, DraftRule())
+        return time.perf_counter() - began
+
+    for start in range(0, CONTEXT, PROFILE_ROWS):
+        count = min(PROFILE_ROWS, CONTEXT - start)
+        run(count, logits=False)
+        cache.advance(count)
+    until = time.perf_counter() + budget
+    run(1)
+    rows = tuple(range(1, PROFILE_ROWS + 1)) if 30 * run(1) < budget else FEW
+    times: dict[int, list[float]] = {m: [] for m in rows}
+    drafts: dict[int, list[float]] = {1: [], DRAFT: []}
+    hidden = np.ones(target.config.hidden_size, dtype=np.float32)
+    samples = 0
+    while samples == 0 or (time.perf_counter() < until and samples < MOST_SAMPLES):
+        samples += 1
+        for m in rows:
+            times[m].append(run(m))
+        if pair.drafter is not None:
+            guess(DRAFT)
+            for steps, taken in drafts.items():
+                run(DRAFT + 1)  # as in a series of drafts: the first after a pause finds its weights far from the core
+                taken.append(guess(steps))
+    short, long = (statistics.median(taken) if taken else 0.0 for taken in drafts.values())
+    step = max(0.0, long - short) / (DRAFT - 1)
+    medians = [statistics.median(times[m]) for m in rows]
+    passes = np.interp(np.arange(1, PROFILE_ROWS + 1), rows, medians)
+    # More rows never cost less: a dip is noise, and would look like free guesses.
+    grown = tuple(float(t) for t in np.maximum.accumulate(passes))
+    return CostProfile(passes=grown, draft_step=step, draft_call=max(0.0, short - step))
+
+
+def _key(pair: Pair) -> str:
+    backend = pair.target.backend
+    drafter = "none" if pair.drafter is None else f"{pair.located.drafter} {pair.drafter.store.format}"
+    return f"{machine.describe()}; {backend.isa}, {backend.threads} threads; drafter {drafter}"
+
+
+def _path(pair: Pair) -> Path | None:
+    packed = pair.target.store.path
+    return None if packed is None else packed.with_suffix(".costs.json")
+
+
+def _read(path: Path | None) -> dict[str, Any]:
+    try:
+        kept = json.loads(path.read_text(encoding="utf-8")) if path is not None else {}
+    except (OSError, ValueError):
+        return {}
+    return kept if isinstance(kept, dict) else {}
+
+
+def _write(path: Path | None, profiles: dict[str, Any]) -> None:
+    """Keep them if possible; a full or read-only disk costs a new measurement next time, nothing else."""
+    if path is None:
+        return
+    temporary = path.with_name(f"{path.name}.{os.getpid()}")
+    try:
+        temporary.write_text(json.dumps(profiles), encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)

@@ -1,0 +1,1 @@
+"""HTTP: application, authentication, limits, errors."""

@@ -1,0 +1,134 @@
+"""The ASGI application: routes, middlewares, error handlers."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from fastapi import FastAPI
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp
+
+from geminate.errors import GeminateError
+from geminate.llm import LLM
+from geminate.server.http.auth import AuthMiddleware, Keys
+from geminate.server.http.errors import ApiError, JsonResponse, from_geminate, internal
+from geminate.server.http.limits import BodyLimitMiddleware
+from geminate.server.http.logs import ContextMiddleware, context_of
+from geminate.server.http.openapi import document
+from geminate.server.http.parsing import ClientGone
+from geminate.server.openai.chat import chat
+from geminate.server.openai.completions import completions
+from geminate.server.openai.models import detokenize, get_model, list_models, tokenize
+from geminate.server.openai.responses import responses
+from geminate.server.page.routes import page_router
+from geminate.server.service import Service
+from geminate.server.settings import Settings
+from geminate.server.state import ServerState
+
+Handler = Callable[[ServerState, Request], Awaitable[Response]]
+_ROUTES: list[tuple[str, str, Handler, str]] = [
+    ("POST", "/v1/chat/completions", chat, "Answer a conversation"),
+    ("POST", "/v1/completions", completions, "Continue texts"),
+    ("POST", "/v1/responses", responses, "Answer items, without storing anything"),
+    ("GET", "/v1/models", list_models, "The served model"),
+    ("GET", "/v1/models/{model:path}", get_model, "The served model by its id"),
+    ("POST", "/tokenize", tokenize, "Token ids of a text or a conversation"),
+    ("POST", "/detokenize", detokenize, "Text of token ids"),
+]
+
+
+def create_app(
+    llm: LLM | None, service: Service | None, settings: Settings, *, keys: list[str] | None = None
+) -> ASGIApp:
+    """The application around a service that was started; see `make_app` for one whose model comes later."""
+    state = ServerState(settings)
+    if llm is not None and service is not None:
+        state.attach(llm, service)
+    return make_app(state, Keys(keys or ()))
+
+
+def make_app(state: ServerState, keys: Keys) -> ASGIApp:
+    """The application over a state; answers 503 until a model is attached to it."""
+    app = FastAPI(title="Geminate", openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
+    for method, path, handler, summary in _ROUTES:
+        endpoint = _endpoint(state, handler)
+        app.add_api_route(path, endpoint, methods=[method], summary=summary, response_model=None, name=handler.__name__)
+    _add_operations(app, state)
+    made: dict[str, Any] = {}
+
+    @app.get("/openapi.json", include_in_schema=False)
+    async def openapi() -> JsonResponse:
+        if not made:
+            made.update(document(app, keys=bool(keys)))
+        return JsonResponse(made)
+
+    if state.settings.page:
+        app.include_router(page_router())
+    app.add_exception_handler(ApiError, _api_error)
+    app.add_exception_handler(GeminateError, _geminate_error)
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(ClientGone, _client_gone)
+    app.add_exception_handler(Exception, _unexpected)
+    inner: ASGIApp = BodyLimitMiddleware(app, state.settings.max_body_bytes)
+    inner = AuthMiddleware(inner, keys, state.settings)
+    if state.settings.cors_origin:
+        inner = CORSMiddleware(
+            inner, allow_origins=state.settings.cors_origin, allow_methods=["GET", "POST"], allow_headers=["*"],
+            expose_headers=["X-Request-Id", "Retry-After"],
+        )  # fmt: skip
+    return ContextMiddleware(inner, state.metrics.http)
+
+
+def _endpoint(state: ServerState, handler: Handler) -> Callable[[Request], Awaitable[Response]]:
+    async def endpoint(request: Request) -> Response:
+        return await handler(state, request)
+
+    endpoint.__doc__ = handler.__doc__
+    return endpoint
+
+
+def _add_operations(app: FastAPI, state: ServerState) -> None:
+    @app.get("/health/live", summary="Whether the process answers")
+    async def live() -> Response:
+        return JsonResponse({"status": "live"})
+
+    @app.get("/health/ready", summary="Whether requests are taken")
+    async def ready() -> Response:
+        state.check_ready()
+        return JsonResponse({"status": "ready"})
+
+    @app.get("/metrics", summary="Prometheus metrics")
+    async def metrics() -> Response:
+        return Response(state.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+async def _api_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ApiError)
+    context_of(request.scope).fields["error"] = error.code or error.param or error.type
+    return error.response()
+
+
+async def _geminate_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, GeminateError)
+    return await _api_error(request, from_geminate(error))
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    messages = {404: "there is nothing at this path", 405: "this path does not take this method"}
+    message = messages.get(error.status_code, str(error.detail))
+    return ApiError(
+        error.status_code, message, code="not_found" if error.status_code == 404 else None, headers=error.headers
+    ).response()
+
+
+async def _client_gone(request: Request, error: Exception) -> Response:
+    return Response(status_code=499)
+
+
+async def _unexpected(request: Request, error: Exception) -> Response:
+    return internal(context_of(request.scope).id).response()

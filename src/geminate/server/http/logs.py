@@ -1,0 +1,134 @@
+"""Logs: one JSON object a line on stderr, and the middleware that gives every request its id and its line."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import secrets
+import sys
+import time
+from datetime import UTC, datetime
+from typing import Any
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from geminate.server.http.errors import ApiError, internal
+
+_LOGGER = logging.getLogger("geminate.server")
+_SANE = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
+_LEVELS = {"info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+_QUIET = ("/health/live", "/health/ready", "/metrics")
+
+
+class JsonFormatter(logging.Formatter):
+    """A record as one line of JSON: time (UTC), level, message, then its fields."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, Any] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "message": " ".join(record.getMessage().split()),
+        }
+        line.update(getattr(record, "fields", {}))
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(line, default=str)
+
+
+def configure() -> None:
+    """Send the server's and uvicorn's records to stderr as JSON."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonFormatter())
+    for name, level in (("geminate.server", logging.INFO), ("uvicorn", logging.WARNING)):
+        logger = logging.getLogger(name)
+        logger.handlers[:] = [handler]
+        logger.setLevel(level)
+        logger.propagate = False
+
+
+def log(level: str, message: str, *, exc_info: BaseException | None = None, **fields: Any) -> None:
+    """One line; ``fields`` must be JSON values."""
+    _LOGGER.log(_LEVELS[level], message, exc_info=exc_info, extra={"fields": fields})
+
+
+class RequestContext:
+    """What a request leaves in the log; handlers add ``fields``. In ``scope["state"]["context"]``."""
+
+    __slots__ = ("began", "fields", "id")
+
+    def __init__(self, id: str) -> None:
+        self.id = id
+        self.began = time.perf_counter()
+        self.fields: dict[str, Any] = {}
+
+
+def context_of(scope: Scope) -> RequestContext:
+    """The request's context."""
+    context: RequestContext = scope["state"]["context"]
+    return context
+
+
+def _request_id(scope: Scope) -> str:
+    for name, value in scope["headers"]:
+        if name == b"x-request-id" and _SANE.fullmatch(value):
+            return str(value, "ascii")
+    return f"req_{secrets.token_hex(12)}"
+
+
+class ContextMiddleware:
+    """Outermost: request id in and out, one log line and one count a request, 500 for what nobody caught.
+
+    Args:
+        on_done: told (path of the route, status, seconds) of every request.
+    """
+
+    def __init__(self, app: ASGIApp, on_done: Any) -> None:
+        self.app, self.on_done = app, on_done
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        context = RequestContext(_request_id(scope))
+        scope.setdefault("state", {})["context"] = context
+        status = 0
+        complete = False
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status, complete
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message.get("headers", ()), (b"x-request-id", context.id.encode())]
+            elif not message.get("more_body"):
+                complete = True
+            await send(message)
+
+        try:
+            try:
+                await self.app(scope, receive, send_with_id)
+            except ApiError as error:  # from a middleware, outside the framework's handlers
+                if status:
+                    raise
+                await error.response()(scope, receive, send_with_id)
+        except Exception as error:
+            log("error", "unexpected exception", exc_info=error, request_id=context.id, path=scope["path"])
+            if status and not complete:
+                raise  # uvicorn closes the connection, so that the client sees a cut and no end
+            if not status:
+                await internal(context.id).response()(scope, receive, send_with_id)
+        finally:
+            self._finish(scope, context, status)
+
+    def _finish(self, scope: Scope, context: RequestContext, status: int) -> None:
+        seconds = time.perf_counter() - context.began
+        status = context.fields.pop("status", None) or status or 499
+        route = scope.get("route")
+        self.on_done(getattr(route, "path", "other"), status, seconds)
+        if scope["path"] in _QUIET and status < 400:
+            return
+        client = scope.get("client")
+        log(
+            "info", "request", request_id=context.id, method=scope["method"], path=scope["path"], status=status,
+            seconds=round(seconds, 4), client=client[0] if client else None, **context.fields,
+        )  # fmt: skip

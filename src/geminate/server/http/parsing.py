@@ -1,0 +1,149 @@
+"""From bytes to a checked request: every way a body can be wrong is a 400 that names the place."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable
+from typing import Any, NoReturn, TypeVar
+
+from pydantic import BaseModel, ValidationError
+from starlette.requests import ClientDisconnect, Request
+
+from geminate.server.http.errors import ApiError, bad_request
+
+MAX_DEPTH = 64
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+_M = TypeVar("_M", bound=BaseModel)
+_TEXT_ONLY = ("image_url", "input_audio", "file", "input_image", "input_file", "image", "audio", "video")
+
+
+class ClientGone(Exception):
+    """The client closed the connection; there is nobody to answer."""
+
+
+async def parse(request: Request, model: type[_M], ready: Callable[[], object]) -> _M:
+    """The request's body as a model.
+
+    Args:
+        ready: raises if the server takes no requests; asked when the body has come, for a connection that is closed
+            before would be reset, and the answer lost.
+
+    Raises:
+        ApiError: 400, 413 or 503. ClientGone: the body never came.
+    """
+    try:
+        body = await request.body()
+    except ClientDisconnect:
+        raise ClientGone from None
+    ready()
+    # Web pages of other origins can send anything but this without being asked first.
+    kind = request.headers.get("content-type", "").split(";", 1)[0].strip().lower()
+    if kind != "application/json":
+        said = repr(kind[:100]) if kind else "without a type"
+        raise bad_request(f"the body must be sent with 'Content-Type: application/json', not {said}")
+    data = read_json(body)
+    if not isinstance(data, dict):
+        raise bad_request(f"the body must be a JSON object, not {_json_name(data)}")
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        raise explain(error, data) from None
+
+
+def read_json(body: bytes) -> Any:
+    """Strict JSON: UTF-8, no NaN, no number that overflows, at most `MAX_DEPTH` levels.
+
+    Raises:
+        ApiError: 400.
+    """
+    if not body:
+        raise bad_request("the body is empty; a JSON object is expected")
+    try:
+        text = body.decode("utf-8")
+        data = json.loads(text, parse_constant=_no_constant)
+        if _SURROGATE.search(text):
+            json.dumps(data, ensure_ascii=False).encode("utf-8")
+    except UnicodeDecodeError as error:
+        raise bad_request(f"the body is not UTF-8 (byte {error.start})") from None
+    except UnicodeEncodeError:
+        raise bad_request("the body holds a lone surrogate (\\ud800 to \\udfff), which is no character") from None
+    except RecursionError:
+        raise bad_request(f"the body is nested too deeply; {MAX_DEPTH} levels are enough") from None
+    except ValueError as error:  # bad JSON, or an integer of thousands of digits
+        raise bad_request(f"the body is not valid JSON: {str(error)[:200]}") from None
+    _check_values(data)
+    return data
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _check_values(data: Any) -> None:
+    level = [data]
+    for _ in range(MAX_DEPTH + 1):
+        below: list[Any] = []
+        for value in level:
+            if isinstance(value, dict):
+                below.extend(value.values())
+            elif isinstance(value, list):
+                below.extend(item for item in value if type(item) is not int)
+            elif isinstance(value, float) and not math.isfinite(value):
+                raise bad_request("the body holds a number too large for a float")
+        if not below:
+            return
+        level = below
+    raise bad_request(f"the body is nested too deeply; {MAX_DEPTH} levels are enough")
+
+
+def explain(error: ValidationError, data: dict[str, Any]) -> ApiError:
+    """400 for the deepest of the errors: of a union's branches that is the one the client meant."""
+    found = [(_place(item["loc"], data), item) for item in error.errors(include_url=False, include_context=False)]
+    place, item = max(found, key=lambda pair: len(pair[0]))
+    name = _path(place)
+    kind, message, value = item["type"], item["msg"], item.get("input")
+    if kind == "extra_forbidden":
+        return bad_request(f"{name} is not a field of this request, or not supported", name, "unknown_field")
+    if kind == "missing":
+        return bad_request(f"{name} is missing", name, "missing_field")
+    if kind == "none_required":
+        return bad_request(f"{name} is not supported", name, "unsupported_field")
+    part = value if isinstance(value, dict) else {}
+    if part.get("type") in _TEXT_ONLY or value in _TEXT_ONLY if isinstance(value, (str, dict)) else False:
+        return bad_request(f"{name}: this server takes text only, no images, audio or files", name)
+    # Several branches of a union failed at the same place: say what each of them wants.
+    messages = list(dict.fromkeys(i["msg"] for p, i in found if p == place and i["type"] != "extra_forbidden"))
+    message = "; or ".join(messages or [message])
+    return bad_request(f"{name}: {message}{_shown(value)}", name)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, (dict, list)):
+        return ""
+    text = json.dumps(value, default=str)
+    return f", not {text if len(text) <= 80 else text[:77] + '...'}"
+
+
+def _place(loc: tuple[int | str, ...], data: Any) -> tuple[int | str, ...]:
+    """The steps of pydantic's ``loc`` that lead into the data, without the names of union branches."""
+    place: list[int | str] = []
+    for index, step in enumerate(loc):
+        into_list = isinstance(data, list) and isinstance(step, int) and step < len(data)
+        if into_list or (isinstance(data, dict) and step in data):
+            data = data[step]
+            place.append(step)
+        elif isinstance(data, dict) and isinstance(step, str) and step.isidentifier() and index == len(loc) - 1:
+            place.append(step)  # a missing field
+    return tuple(place)
+
+
+def _path(place: tuple[int | str, ...]) -> str:
+    path = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in place)
+    return path.lstrip(".")[:200] or "the body"
+
+
+def _json_name(value: Any) -> str:
+    names = {list: "an array", str: "a string", bool: "a boolean", int: "a number", float: "a number"}
+    return names.get(type(value), "null")

@@ -1,0 +1,86 @@
+"""Server-sent events: one write for all that is there, an end at once when the client is gone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from typing import Any
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from geminate.server.http.errors import ApiError, internal
+from geminate.server.http.logs import RequestContext, log
+from geminate.server.http.parsing import ClientGone
+from geminate.server.jobs import Piece
+from geminate.server.openai.generation import Generation, until_gone
+
+DONE = b"data: [DONE]\n\n"
+_HEADERS = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+]
+
+
+def event(data: Any) -> bytes:
+    """``data: JSON``."""
+    return b"data: " + json.dumps(data, separators=(",", ":")).encode("ascii") + b"\n\n"
+
+
+def named_event(data: dict[str, Any]) -> bytes:
+    """``event:`` and ``data:``, the name being the data's type."""
+    return f"event: {data['type']}\n".encode("ascii") + event(data)
+
+
+async def chunks(
+    generation: Generation, chunk: Callable[[int, Piece], bytes], last: Callable[[], dict[str, Any]] | None
+) -> AsyncGenerator[bytes, None]:
+    """Encoded chunks of all answers, as many at once as there are; then the ``last`` one, if any, and the end."""
+    async with aclosing(generation.batches()) as batches:
+        async for batch in batches:
+            yield b"".join([chunk(choice, piece) for choice, piece in batch])
+    yield (b"" if last is None else event(last())) + DONE
+
+
+class EventStream(Response):
+    """An answer of events.
+
+    Args:
+        events: encoded events; closed when the stream ends, however it does.
+        cancel: called then; a stream that ends before its first event has closed nothing.
+        on_error: the last event of a stream that fails after its head was sent.
+    """
+
+    def __init__(
+        self,
+        events: AsyncGenerator[bytes, None],
+        context: RequestContext,
+        cancel: Callable[[], None],
+        on_error: Callable[[ApiError], bytes] = lambda error: event(error.body()) + DONE,
+    ) -> None:
+        super().__init__(media_type="text/event-stream")
+        self.events, self.context, self.cancel, self.on_error = events, context, cancel, on_error
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await until_gone(receive, self._send(send), self.cancel)
+        except ClientGone:
+            self.context.fields["status"] = 499
+
+    async def _send(self, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": list(_HEADERS)})
+        try:
+            async with aclosing(self.events) as events:
+                async for data in events:
+                    await send({"type": "http.response.body", "body": data, "more_body": True})
+        except ApiError as error:
+            self.context.fields.update(error=error.code or error.type, status=error.status)
+            await send({"type": "http.response.body", "body": self.on_error(error), "more_body": True})
+        except Exception as error:
+            log("error", "unexpected exception in a stream", exc_info=error, request_id=self.context.id)
+            self.context.fields["status"] = 500
+            data = self.on_error(internal(self.context.id))
+            await send({"type": "http.response.body", "body": data, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})

@@ -1,0 +1,132 @@
+"""``/v1/completions``."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from functools import partial
+from typing import Any, cast
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from geminate.server.http.errors import JsonResponse, bad_request
+from geminate.server.http.logs import context_of
+from geminate.server.http.parsing import parse
+from geminate.server.http.sse import EventStream, chunks
+from geminate.server.jobs import Piece
+from geminate.server.openai.generation import INLINE_CHARS, Generation, in_thread, sampling_params, until_gone
+from geminate.server.openai.schemas_chat import CompletionRequest
+from geminate.server.openai.tokens import CompletionLogprobs, trace
+from geminate.server.state import Model, ServerState
+from geminate.text.reply import PlainReply
+
+DEFAULT_MAX_TOKENS = 16
+
+
+async def completions(state: ServerState, request: Request) -> Response:
+    """Continue texts."""
+    body = await parse(request, CompletionRequest, state.check_ready)
+    model = state.model(body.model)
+    context = context_of(request.scope)
+    if body.stream_options is not None and not body.stream:
+        raise bad_request("stream_options needs stream: true", "stream_options")
+    prompts = _as_list(body.prompt)
+    n = body.n or 1
+    state.choices(n * len(prompts), "n" if n > 1 else "prompt")
+    params = sampling_params(
+        body, model, max_tokens=body.max_tokens or DEFAULT_MAX_TOKENS, stop=body.stop, logprobs=body.logprobs
+    )
+    heavy = sum(map(len, prompts)) > INLINE_CHARS
+    ids = await in_thread(heavy, lambda: [model.llm.encode(prompt) for prompt in prompts], param="prompt")
+    if state.settings.log_prompts:
+        context.fields["prompts"] = prompts
+    generation = Generation(
+        state, model, context, prompts=ids, params=params, n=n, body=body, bounded=True,
+        make_reply=lambda: PlainReply(model.tokenizer, params.stop),
+    )  # fmt: skip
+    made = CompletionAnswer(model, generation, body, n * len(prompts))
+    if body.stream:
+        return EventStream(made.events(), context, generation.cancel)
+    return JsonResponse(await until_gone(request.receive, made.whole(), generation.cancel))
+
+
+def _as_list(prompt: str | list[int] | list[str] | list[list[int]]) -> list[str | list[int]]:
+    if isinstance(prompt, str):
+        return [prompt]
+    if isinstance(prompt[0], int):
+        return [cast(list[int], list(prompt))]
+    return list(cast(list[str | list[int]], prompt))
+
+
+class CompletionAnswer:
+    """Pieces as ``text_completion``, whole or in chunks."""
+
+    def __init__(self, model: Model, generation: Generation, body: CompletionRequest, choices: int) -> None:
+        self.model, self.generation = model, generation
+        self.trace = bool(body.trace)
+        self.usage = bool(body.stream_options and body.stream_options.include_usage)
+        self.logprobs = None if body.logprobs is None else [CompletionLogprobs(model) for _ in range(choices)]
+        self.choices = choices
+        self._open = choices
+        self._head = {
+            "id": f"cmpl-{secrets.token_hex(12)}", "object": "text_completion", "created": int(time.time()),
+            "model": model.id, "system_fingerprint": model.fingerprint,
+        }  # fmt: skip
+
+    def _take(self, choice: int, piece: Piece) -> dict[str, Any]:
+        if piece.finish_reason is not None:
+            self._open -= 1
+            self.generation.ended(choice, piece.finish_reason)
+        return {
+            "index": choice, "text": "".join(delta.text for delta in piece.deltas),
+            "logprobs": None if self.logprobs is None else self.logprobs[choice].push(piece.tokens),
+            "finish_reason": piece.finish_reason,
+        }  # fmt: skip
+
+    async def whole(self) -> dict[str, Any]:
+        """The body of an answer that is not streamed."""
+        made: list[dict[str, Any]] = [
+            {"index": i, "text": "", "logprobs": None, "finish_reason": None} for i in range(self.choices)
+        ]
+        rounds: list[dict[str, Any]] = []
+        async with aclosing(self.generation.batches()) as batches:
+            async for batch in batches:
+                for choice, piece in batch:
+                    part, whole = self._take(choice, piece), made[choice]
+                    whole["text"] += part["text"]
+                    whole["finish_reason"] = part["finish_reason"]
+                    if whole["logprobs"] is None:
+                        whole["logprobs"] = part["logprobs"]
+                    elif part["logprobs"] is not None:
+                        for name, values in part["logprobs"].items():
+                            whole["logprobs"][name].extend(values)
+                    if self.trace:
+                        rounds.append(trace(choice, piece))
+        body = {
+            **self._head, "choices": made, "usage": self.generation.usage(), "timings": self.generation.timings(),
+        }  # fmt: skip
+        if self.trace:
+            body["geminate"] = {"seed": self.generation.seed, "rounds": rounds}
+        return body
+
+    def events(self) -> AsyncGenerator[bytes, None]:
+        """Encoded chunks, as many at once as there are."""
+        head = b"data: " + json.dumps(self._head, separators=(",", ":"))[:-1].encode("ascii") + b","
+        tail = b',"usage":null}\n\n' if self.usage else b"}\n\n"
+
+        def last() -> dict[str, Any]:
+            generation = self.generation
+            return {**self._head, "choices": [], "usage": generation.usage(), "timings": generation.timings()}
+
+        return chunks(self.generation, partial(self._chunk, head, tail), last if self.usage else None)
+
+    def _chunk(self, head: bytes, tail: bytes, choice: int, piece: Piece) -> bytes:
+        entry = self._take(choice, piece)
+        if not (entry["text"] or piece.finish_reason or self.trace or self.logprobs):
+            return b""
+        more = {"choices": [entry], **self.generation.extras(choice, piece, last=self._open == 0)}
+        return head + json.dumps(more, separators=(",", ":"))[1:-1].encode("ascii") + tail

@@ -1,0 +1,132 @@
+"""What an answer must look like: response formats and tool choices as grammars."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from geminate.grammar.compiler import Grammar, GrammarSpec, JsonObject, JsonSchema, Lark, Regex, ToolCalls
+from geminate.server.http.errors import bad_request
+from geminate.server.http.logs import RequestContext
+from geminate.server.openai.conversation import parameters_of, template_tools
+from geminate.server.openai.generation import INLINE_CHARS, in_thread
+from geminate.server.openai.schemas_chat import JsonSchemaFormat
+from geminate.server.openai.schemas_common import FunctionSpec, GrammarFormat, JsonObjectFormat, RegexFormat, TextFormat
+from geminate.server.openai.schemas_responses import ResponseJsonSchema
+from geminate.server.state import Model, ServerState
+
+Format = TextFormat | JsonObjectFormat | JsonSchemaFormat | ResponseJsonSchema | RegexFormat | GrammarFormat
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tools:
+    """What may be called, and how: ``offered`` is empty when nothing may."""
+
+    offered: list[FunctionSpec]
+    required: bool
+    parallel: bool
+
+    @property
+    def declarations(self) -> list[dict[str, Any]] | None:
+        """For the chat template."""
+        return template_tools(self.offered)
+
+
+def choose_tools(functions: list[FunctionSpec], choice: str | None, named: str | None, parallel: bool | None) -> Tools:
+    """Tools after ``tool_choice``; with ``none`` the model is not told of them, with a name only of that one.
+
+    Raises:
+        ApiError: a choice without tools, or of one that is not there.
+    """
+    if not functions and (choice in ("auto", "required") or named is not None):
+        raise bad_request("tool_choice needs tools", "tool_choice")
+    if not functions and parallel is not None:
+        raise bad_request("parallel_tool_calls needs tools", "parallel_tool_calls")
+    if named is not None:
+        chosen = [f for f in functions if f.name == named]
+        if not chosen:
+            raise bad_request(f"tool_choice names {named[:100]!r}, which is not one of the tools", "tool_choice")
+        return Tools(offered=chosen, required=True, parallel=False)
+    offered = [] if choice == "none" else functions
+    return Tools(offered=offered, required=choice == "required", parallel=parallel is not False)
+
+
+def grammar_spec(form: Format | None, tools: Tools, field: str) -> GrammarSpec | None:
+    """The grammar an answer must keep to, or None.
+
+    Raises:
+        ApiError: a format beside tools that may be called.
+    """
+    if tools.offered:
+        if form is not None and not isinstance(form, TextFormat):
+            raise bad_request(f"{field} beside tools is not supported: leave one out, or say tool_choice 'none'", field)
+        return ToolCalls(
+            tools=[(f.name, parameters_of(f)) for f in tools.offered],
+            required=tools.required,
+            parallel=tools.parallel,
+            strict=[f.name for f in tools.offered if f.strict],
+        )
+    if isinstance(form, JsonObjectFormat):
+        return JsonObject()
+    if isinstance(form, JsonSchemaFormat):
+        return JsonSchema(form.json_schema.schema_)
+    if isinstance(form, ResponseJsonSchema):
+        return JsonSchema(form.schema_)
+    if isinstance(form, RegexFormat):
+        return Regex(form.regex)
+    if isinstance(form, GrammarFormat):
+        return Lark(form.grammar)
+    return None
+
+
+async def compile_grammar(model: Model, spec: GrammarSpec | None, *, thinking: bool, field: str) -> Grammar | None:
+    """The compiled grammar.
+
+    Raises:
+        ApiError: one that is wrong or not supported.
+    """
+    if spec is None:
+        return None
+    name = "tools" if isinstance(spec, ToolCalls) else field
+    return await in_thread(True, lambda: model.compiler.compile(spec, reasoning=thinking), param=name)
+
+
+async def prompt_and_grammar(
+    state: ServerState,
+    model: Model,
+    context: RequestContext,
+    messages: list[dict[str, Any]],
+    tools: Tools,
+    spec: GrammarSpec | None,
+    *,
+    thinking: bool | None,
+    messages_field: str,
+    format_field: str,
+) -> tuple[list[int], Grammar | None]:
+    """Token ids of a conversation, and the grammar its answer keeps to; prompts are logged where that is asked for.
+
+    Raises:
+        ApiError: what the template or the grammar's compiler refuses, with the field at fault.
+    """
+    heavy = sum(len(message["content"]) for message in messages) > INLINE_CHARS
+    prompt = await in_thread(
+        heavy,
+        lambda: model.llm.chat_ids(messages, tools=tools.declarations, enable_thinking=thinking),
+        param=messages_field,
+    )
+    grammar = await compile_grammar(model, spec, thinking=bool(thinking), field=format_field)
+    if state.settings.log_prompts:
+        context.fields["messages"] = messages
+    return prompt, grammar
+
+
+def thinking_wanted(effort: str | None, switch: bool | None, field: str) -> bool | None:
+    """Whether to think: by the effort, or the template's switch; None leaves it to the template.
+
+    Raises:
+        ApiError: the two disagree.
+    """
+    by_effort = None if effort is None else effort not in ("none", "minimal")
+    if by_effort is not None and switch is not None and by_effort != switch:
+        raise bad_request(f"{field} and chat_template_kwargs.enable_thinking disagree", field)
+    return switch if by_effort is None else by_effort

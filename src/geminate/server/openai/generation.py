@@ -1,0 +1,347 @@
+"""One HTTP request's way through the service: its jobs, their pieces as they come, and what it adds up to."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
+from contextlib import aclosing
+from dataclasses import replace
+from typing import Any, Literal, TypeVar, cast
+
+from starlette.types import Receive
+
+from geminate.engine.sequence import Stats
+from geminate.errors import GeminateError, GrammarError
+from geminate.grammar.compiler import Grammar
+from geminate.params import SamplingParams, parse_speculation
+from geminate.server.http.errors import bad_request, from_geminate
+from geminate.server.http.logs import RequestContext
+from geminate.server.http.parsing import ClientGone
+from geminate.server.jobs import Job, Piece, Ticket, merged
+from geminate.server.openai.schemas_common import Sampling
+from geminate.server.openai.tokens import trace
+from geminate.server.state import Model, ServerState
+from geminate.text.reply import Reply
+
+INLINE_CHARS = 20_000
+"""Texts up to this length are encoded in the event loop: a thread costs more than they do."""
+_T = TypeVar("_T")
+
+
+def sampling_params(
+    body: Sampling,
+    model: Model,
+    *,
+    max_tokens: int,
+    stop: str | Sequence[str] | None = None,
+    logprobs: int | None = None,
+) -> SamplingParams:
+    """A request's sampling fields as parameters.
+
+    Raises:
+        ApiError: 400.
+    """
+    bias = {int(token): amount for token, amount in (body.logit_bias or {}).items()}
+    for name, tokens in (("logit_bias", bias), ("stop_token_ids", body.stop_token_ids or ())):
+        for token in tokens:
+            if token >= model.vocab_size:
+                raise bad_request(f"{name}: token id {token} is outside the vocabulary of {model.vocab_size}", name)
+    try:
+        return SamplingParams(
+            max_tokens=max_tokens, temperature=body.temperature, top_k=body.top_k, top_p=body.top_p, min_p=body.min_p,
+            repetition_penalty=body.repetition_penalty, presence_penalty=body.presence_penalty or 0.0,
+            frequency_penalty=body.frequency_penalty or 0.0, logit_bias=bias, seed=body.seed,
+            ignore_eos=bool(body.ignore_eos), stop=stop or (), stop_token_ids=body.stop_token_ids or (),
+            logprobs=logprobs,
+        )  # fmt: skip
+    except GeminateError as error:
+        raise from_geminate(error, fields=type(body).model_fields) from error
+
+
+async def in_thread(heavy: bool, work: Callable[[], _T], *, param: str | None = None) -> _T:
+    """Run ``work`` aside if it is heavy, so that other requests' streams go on.
+
+    Raises:
+        ApiError: for what the package refuses; ``param`` is the field at fault.
+    """
+    try:
+        return await asyncio.to_thread(work) if heavy else work()
+    except GeminateError as error:
+        refused = from_geminate(error)
+        refused.param = param
+        raise refused from error
+
+
+class Generation:
+    """The answers to one request: prompts x n choices, numbered prompt by prompt.
+
+    Args:
+        make_reply: a fresh parser for each choice.
+        bounded: whether the request named max_tokens; else they shrink to what memory can hold.
+        timeout, speculation: from the settings and the request.
+
+    Raises:
+        ApiError: 400, 429 or 503; nothing is queued then.
+    """
+
+    def __init__(
+        self,
+        state: ServerState,
+        model: Model,
+        context: RequestContext,
+        *,
+        prompts: Sequence[list[int]],
+        params: SamplingParams,
+        n: int,
+        body: Sampling,
+        bounded: bool,
+        make_reply: Callable[[], Reply],
+        grammar: Grammar | None = None,
+    ) -> None:
+        self.state, self.model, self.context, self.n = state, model, context, n
+        self.prompt_tokens = sum(map(len, prompts))
+        self.stats: dict[int, Stats] = {}
+        self.generated = self.reasoning = 0
+        self._bounded, self._trace = bounded, bool(body.trace)
+        self._thinking: set[int] = set()
+        self._last: dict[int, float] = {}
+        self._prompts = [len(prompt) for prompt in prompts]
+        wanted = body.speculation if body.speculation is not None else state.settings.speculation
+        speculation = parse_speculation(wanted)
+        self.tickets: list[Ticket] = []
+        if body.user is not None:
+            context.fields["user"] = body.user
+        try:
+            for prompt in prompts:
+                self.tickets.append(self._submit(prompt, params, n, speculation, make_reply, grammar))
+        except GeminateError as error:
+            self.cancel()
+            raise from_geminate(error, fields=type(body).model_fields) from error
+        except BaseException:
+            self.cancel()
+            raise
+
+    def _submit(
+        self,
+        prompt: list[int],
+        params: SamplingParams,
+        n: int,
+        speculation: Literal["auto", "ngram"] | int,
+        make_reply: Callable[[], Reply],
+        grammar: Grammar | None,
+    ) -> Ticket:
+        limit = self.model.context
+        if len(prompt) >= limit:
+            raise bad_request(
+                f"the prompt has {len(prompt)} tokens and the context holds {limit}; "
+                "shorten the prompt to leave room for the answer",
+                code="context_length_exceeded",
+            )  # fmt: skip
+        room = limit - len(prompt)
+        if not self._bounded:
+            room = min(room, max(1, self.model.most_tokens(len(prompt), params.max_tokens)))
+        if params.max_tokens > room:
+            params = replace(params, max_tokens=room)
+        job = Job(
+            request_id=self.context.id, prompt_ids=prompt, params=params, speculation=speculation, n=n,
+            grammar=grammar, make_reply=make_reply, timeout_s=self.state.settings.request_seconds,
+        )  # fmt: skip
+        return self.model.service.submit(job)
+
+    def cancel(self) -> None:
+        """Give up; memory is free within a round."""
+        for ticket in self.tickets:
+            ticket.cancel()
+
+    @property
+    def seed(self) -> int:
+        """What seeded the noise of the first prompt's answers."""
+        return self.tickets[0].seed
+
+    async def batches(self) -> AsyncGenerator[list[tuple[int, Piece]], None]:
+        """(choice, piece) of all answers, as many at once as there are; rounds stay apart in a trace only.
+
+        Raises:
+            ApiError: what ends the request early.
+        """
+        outcome = "error"
+        try:
+            source = self._one(0) if len(self.tickets) == 1 else self._merged()
+            async with aclosing(source) as batches:
+                async for batch in batches:
+                    self._count(batch)
+                    yield batch if self._trace else merged(batch)
+            outcome = "done"
+        except GrammarError as error:  # one that compiles can still grow past what the matcher follows
+            raise bad_request(str(error), code="grammar_failed") from error
+        except GeminateError as error:
+            raise from_geminate(error) from error
+        except (GeneratorExit, asyncio.CancelledError):
+            outcome = "abort"
+            raise
+        finally:
+            self.cancel()
+            self._finish(outcome)
+
+    async def _one(self, index: int) -> AsyncGenerator[list[tuple[int, Piece]], None]:
+        first = index * self.n
+        source = cast(AsyncGenerator[list[Piece], None], self.tickets[index].batches())
+        async with aclosing(source) as batches:
+            async for pieces in batches:
+                yield [(first + piece.choice, piece) for piece in pieces]
+
+    async def _merged(self) -> AsyncGenerator[list[tuple[int, Piece]], None]:
+        queue: asyncio.Queue[list[tuple[int, Piece]] | BaseException | None] = asyncio.Queue()
+
+        async def pump(index: int) -> None:
+            try:
+                async with aclosing(self._one(index)) as batches:
+                    async for batch in batches:
+                        queue.put_nowait(batch)
+                queue.put_nowait(None)
+            except Exception as error:
+                queue.put_nowait(error)
+
+        tasks = [asyncio.create_task(pump(index)) for index in range(len(self.tickets))]
+        open_tickets = len(tasks)
+        try:
+            while open_tickets:
+                item = await queue.get()
+                if item is None:
+                    open_tickets -= 1
+                elif isinstance(item, BaseException):
+                    raise item
+                else:
+                    yield item
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _count(self, batch: list[tuple[int, Piece]]) -> None:
+        metrics, now = self.state.metrics, time.perf_counter()
+        opened, closed = self.model.thought_open, self.model.thought_close
+        counts: dict[int, int] = {}
+        metrics.rounds_of(piece for _, piece in batch)
+        for choice, piece in batch:
+            counts[choice] = counts.get(choice, 0) + len(piece.tokens)
+            for token in piece.tokens:
+                if token.id == opened:
+                    self._thinking.add(choice)
+                if choice in self._thinking:
+                    self.reasoning += 1
+                    if token.id == closed:
+                        self._thinking.discard(choice)
+            if piece.stats is not None:
+                self.stats[choice] = piece.stats
+        for choice, count in counts.items():
+            self.generated += count
+            last = self._last.get(choice)
+            if last is None:
+                metrics.first_token.observe(now - self.tickets[choice // self.n].arrived)
+                if choice % self.n == 0:
+                    metrics.prompt_tokens.inc(self._prompts[choice // self.n])
+            elif count:
+                for _ in range(count):
+                    metrics.between_tokens.observe((now - last) / count)
+            self._last[choice] = now
+
+    def _finish(self, outcome: str) -> None:
+        metrics = self.state.metrics
+        if outcome == "done":
+            metrics.whole.observe(time.perf_counter() - self.tickets[0].arrived)
+        else:
+            metrics.finished[outcome].inc()
+        self.context.fields.update(prompt_tokens=self.prompt_tokens, completion_tokens=self.generated)
+        if outcome == "abort":
+            self.context.fields["aborted"] = True
+
+    def ended(self, choice: int, reason: str) -> None:
+        """Count how an answer ended."""
+        self.state.metrics.finished[reason].inc()
+        reasons = self.context.fields.setdefault("finish_reasons", [])
+        reasons.append(reason)
+
+    @property
+    def cached(self) -> int:
+        """Prompt tokens that were not computed again."""
+        return sum(s.reused_tokens for choice, s in self.stats.items() if choice % self.n == 0)
+
+    def extras(self, choice: int, piece: Piece, *, last: bool) -> dict[str, Any]:
+        """A chunk's own fields beside OpenAI's: the round if a trace was asked for, the timings with the ``last``."""
+        more: dict[str, Any] = {}
+        if self._trace:
+            more["geminate"] = trace(choice, piece)
+        if last:
+            more["timings"] = self.timings()
+            if self._trace:
+                more["geminate"]["seed"] = self.seed
+        return more
+
+    def usage(self) -> dict[str, Any]:
+        """OpenAI's usage; completion tokens are those emitted, whatever was drafted."""
+        return {
+            "prompt_tokens": self.prompt_tokens, "completion_tokens": self.generated,
+            "total_tokens": self.prompt_tokens + self.generated,
+            "prompt_tokens_details": {"cached_tokens": self.cached},
+            "completion_tokens_details": {"reasoning_tokens": self.reasoning},
+        }  # fmt: skip
+
+    def timings(self) -> dict[str, Any]:
+        """Times and drafts of all answers together; times of several answers overlap, so the longest counts."""
+        stats = list(self.stats.values())
+        rounds, accepted = sum(s.rounds for s in stats), sum(s.accepted for s in stats)
+        decode = max((s.decode_s for s in stats), default=0.0)
+        later = sum(max(0, s.generated_tokens - 1) for s in stats)
+        lengths: dict[str, int] = {}
+        for s in stats:
+            for length, count in s.draft_lengths.items():
+                lengths[str(length)] = lengths.get(str(length), 0) + count
+        return {
+            "prompt_n": self.prompt_tokens, "cached_n": self.cached,
+            "prompt_ms": _ms(max((s.prefill_s for s in stats), default=0.0)),
+            "predicted_n": self.generated, "predicted_ms": _ms(decode),
+            "predicted_per_second": round(later / decode, 3) if decode > 0 else 0.0,
+            "draft_n": sum(s.drafted for s in stats), "draft_n_accepted": accepted,
+            "acceptance_length": round(1 + accepted / rounds, 4) if rounds else 0.0,
+            "accepted_per_position": _added([s.accepted_per_position for s in stats]),
+            "drafted_per_position": _added([s.drafted_per_position for s in stats]),
+            "draft_lengths": dict(sorted(lengths.items(), key=lambda item: int(item[0]))),
+        }  # fmt: skip
+
+
+def _ms(seconds: float) -> float:
+    return round(seconds * 1000, 3)
+
+
+def _added(lists: list[list[int]]) -> list[int]:
+    longest = max(map(len, lists), default=0)
+    return [sum(counts[i] for counts in lists if i < len(counts)) for i in range(longest)]
+
+
+async def until_gone(receive: Receive, work: Coroutine[Any, Any, _T], cancel: Callable[[], None]) -> _T:
+    """``work``'s result; if the client closes the connection first, the work is cancelled at once.
+
+    ``cancel`` is called in the end: work that never began has nothing of its own to clean up with.
+
+    Raises:
+        ClientGone: it did.
+    """
+
+    async def gone() -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+    working, watching = asyncio.create_task(work), asyncio.create_task(gone())
+    try:
+        await asyncio.wait((working, watching), return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientGone
+        return working.result()
+    finally:
+        for task in (working, watching):
+            if not task.done():
+                task.cancel()
+        await asyncio.gather(working, watching, return_exceptions=True)
+        cancel()

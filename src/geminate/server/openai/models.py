@@ -1,0 +1,69 @@
+"""``/v1/models``, ``/tokenize`` and ``/detokenize``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from geminate.server.http.errors import JsonResponse, bad_request
+from geminate.server.http.parsing import parse
+from geminate.server.openai.conversation import chat_messages, template_tools, tool_functions
+from geminate.server.openai.generation import INLINE_CHARS, in_thread
+from geminate.server.openai.schemas_chat import DetokenizeRequest, TokenizeRequest
+from geminate.server.state import ServerState
+
+
+async def list_models(state: ServerState, request: Request) -> Response:
+    """The one model."""
+    return JsonResponse({"object": "list", "data": [state.check_ready().card()]})
+
+
+async def get_model(state: ServerState, request: Request) -> Response:
+    """The model by its id or an alias."""
+    return JsonResponse(state.model(request.path_params["model"]).card())
+
+
+async def tokenize(state: ServerState, request: Request) -> Response:
+    """Token ids of a text or a conversation."""
+    body = await parse(request, TokenizeRequest, state.check_ready)
+    model = state.model(body.model)
+    if (body.prompt is None) == (body.messages is None):
+        raise bad_request("give either prompt or messages", "prompt")
+    if body.messages is None:
+        for name in ("tools", "chat_template_kwargs"):
+            if getattr(body, name) is not None:
+                raise bad_request(f"{name} goes with messages only", name)
+        text = body.prompt or ""
+        ids = await in_thread(
+            len(text) > INLINE_CHARS,
+            lambda: model.tokenizer.encode(text, add_bos=None if body.add_special_tokens is not False else False),
+            param="prompt",
+        )
+    else:
+        if body.add_special_tokens is not None:
+            raise bad_request("the chat template writes the special tokens of messages", "add_special_tokens")
+        messages, tools = chat_messages(body.messages), template_tools(tool_functions(body.tools))
+        thinking = body.chat_template_kwargs.enable_thinking if body.chat_template_kwargs else None
+        ids = await in_thread(
+            True, lambda: model.llm.chat_ids(messages, tools=tools, enable_thinking=thinking), param="messages"
+        )
+    made: dict[str, Any] = {"count": len(ids), "max_model_len": model.context, "tokens": ids}
+    if body.return_token_strs:
+        made["token_strs"] = [model.llm.token_text(token) for token in ids]
+    return JsonResponse(made)
+
+
+async def detokenize(state: ServerState, request: Request) -> Response:
+    """The text of token ids."""
+    body = await parse(request, DetokenizeRequest, state.check_ready)
+    model = state.model(body.model)
+    for token in body.tokens:
+        if token >= model.vocab_size:
+            raise bad_request(f"tokens: token id {token} is outside the vocabulary of {model.vocab_size}", "tokens")
+    skip = bool(body.skip_special_tokens)
+    text = await in_thread(
+        len(body.tokens) > INLINE_CHARS, lambda: model.tokenizer.decode(body.tokens, skip_special=skip), param="tokens"
+    )
+    return JsonResponse({"prompt": text})

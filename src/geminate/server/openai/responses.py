@@ -1,0 +1,118 @@
+"""``/v1/responses``: the request's side, and the answer that is not streamed. Nothing is stored."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from geminate.server.http.errors import ApiError, JsonResponse, bad_request
+from geminate.server.http.logs import context_of
+from geminate.server.http.parsing import parse
+from geminate.server.http.sse import EventStream
+from geminate.server.openai.conversation import response_messages, tool_functions
+from geminate.server.openai.formats import choose_tools, grammar_spec, prompt_and_grammar, thinking_wanted
+from geminate.server.openai.generation import Generation, sampling_params, until_gone
+from geminate.server.openai.response_events import ResponseEvents
+from geminate.server.openai.schemas_responses import NamedFunction, ResponseRequest
+from geminate.server.state import Model, ServerState
+from geminate.text.reply import ChatReply
+
+LOGPROBS = "message.output_text.logprobs"
+
+
+async def responses(state: ServerState, request: Request) -> Response:
+    """Answer items."""
+    body = await parse(request, ResponseRequest, state.check_ready)
+    model = state.model(body.model)
+    context = context_of(request.scope)
+    logprobs = LOGPROBS in (body.include or ())
+    if body.top_logprobs and not logprobs:
+        raise bad_request(f"top_logprobs needs include: [{LOGPROBS!r}]", "top_logprobs")
+    if body.stream_options is not None:
+        if not body.stream:
+            raise bad_request("stream_options needs stream: true", "stream_options")
+        if body.stream_options.include_usage is not None:
+            raise bad_request("the last event of a response always has the usage", "stream_options.include_usage")
+    thinking = thinking_wanted(body.reasoning.effort if body.reasoning else None, None, "reasoning.effort")
+    params = sampling_params(
+        body, model, max_tokens=body.max_output_tokens or state.settings.max_tokens,
+        logprobs=(body.top_logprobs or 0) if logprobs else None,
+    )  # fmt: skip
+    choice = body.tool_choice
+    named = choice.name if isinstance(choice, NamedFunction) else None
+    tools = choose_tools(
+        tool_functions(body.tools), choice if isinstance(choice, str) else None, named, body.parallel_tool_calls
+    )
+    spec = grammar_spec(body.text.format if body.text else None, tools, "text.format")
+    messages = response_messages(body.instructions, body.input)
+    if not messages:
+        raise bad_request("input says nothing", "input")
+    prompt, grammar = await prompt_and_grammar(
+        state, model, context, messages, tools, spec, thinking=thinking, messages_field="input",
+        format_field="text.format",
+    )  # fmt: skip
+    if body.safety_identifier is not None:
+        context.fields["safety_identifier"] = body.safety_identifier
+    generation = Generation(
+        state, model, context, prompts=[prompt], params=params, n=1, body=body, grammar=grammar,
+        bounded=body.max_output_tokens is not None,
+        make_reply=lambda: ChatReply(model.tokenizer, params.stop, tools=bool(tools.offered)),
+    )  # fmt: skip
+    made = ResponseEvents(model, generation, Frame(model, generation, body), logprobs=logprobs, traced=bool(body.trace))
+    if body.stream:
+        return EventStream(made.encoded(), context, generation.cancel, made.failed)
+    return JsonResponse(await until_gone(request.receive, made.whole(), generation.cancel))
+
+
+class Frame:
+    """The response object around the output: what the request said comes back in it."""
+
+    def __init__(self, model: Model, generation: Generation, body: ResponseRequest) -> None:
+        self.generation = generation
+        sampling = generation.tickets[0].sampling
+        effort = body.reasoning.effort if body.reasoning else None
+        plain: dict[str, Any] = body.model_dump(mode="json", by_alias=True, exclude_none=True)
+        text = plain.get("text", {})
+        self._fixed: dict[str, Any] = {
+            "id": f"resp_{secrets.token_hex(16)}", "object": "response", "created_at": int(time.time()),
+            "background": False, "instructions": body.instructions, "max_output_tokens": body.max_output_tokens,
+            "metadata": body.metadata or {}, "model": model.id,
+            "parallel_tool_calls": body.parallel_tool_calls is not False, "previous_response_id": None,
+            "reasoning": {"effort": effort, "summary": None}, "service_tier": "default", "store": False,
+            "temperature": sampling.temperature, "text": {"format": {"type": "text"}, **text},
+            "tool_choice": plain.get("tool_choice", "auto"),
+            "tools": [{"strict": False, **tool} for tool in plain.get("tools", [])],
+            "top_logprobs": body.top_logprobs or 0, "top_p": sampling.top_p, "truncation": "disabled",
+            "user": body.user,
+        }  # fmt: skip
+
+    def object(
+        self,
+        status: str,
+        output: list[dict[str, Any]],
+        *,
+        error: ApiError | None = None,
+    ) -> dict[str, Any]:
+        """The response with this output; with the usage once it has ended."""
+        made = {
+            **self._fixed, "status": status, "output": output,
+            "error": None if error is None else {"code": error.code or "server_error", "message": error.message},
+            "incomplete_details": {"reason": "max_output_tokens"} if status == "incomplete" else None,
+            "usage": None,
+        }  # fmt: skip
+        if status in ("completed", "incomplete"):
+            usage = self.generation.usage()
+            made["completed_at"] = int(time.time())
+            made["usage"] = {
+                "input_tokens": usage["prompt_tokens"],
+                "input_tokens_details": usage["prompt_tokens_details"],
+                "output_tokens": usage["completion_tokens"],
+                "output_tokens_details": usage["completion_tokens_details"],
+                "total_tokens": usage["total_tokens"],
+            }
+            made["timings"] = self.generation.timings()
+        return made

@@ -1,0 +1,95 @@
+"""How likely guesses are to be accepted: per position, per confidence of the drafter, per length of an n-gram match."""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Sequence as Seq
+
+from geminate.decoding.draft_rule import STOP_BINS, confidence_bin
+from geminate.params import MAX_DRAFT
+
+
+class Rates:
+    """Running shares that forget, each leaning on a prior while there is little evidence.
+
+    Args:
+        prior: n shares, believed at first.
+        weight: trials the prior counts for.
+        keep: how much of the past a trial keeps: 0.966 forgets half in 20.
+    """
+
+    def __init__(self, prior: Seq[float], *, weight: float, keep: float) -> None:
+        self.prior, self.weight, self.keep = prior, weight, keep
+        self._tried = [0.0] * len(prior)
+        self._passed = [0.0] * len(prior)
+
+    def values(self, lean: Seq[float] | None = None) -> list[float]:
+        """The estimates, n of them, leaning on ``lean`` instead of the own prior if given."""
+        prior, w = self.prior if lean is None else lean, self.weight
+        return [(p + w * q) / (t + w) for p, t, q in zip(self._passed, self._tried, prior, strict=True)]
+
+    def observe(self, at: int, passed: bool) -> None:
+        """Note a trial of share ``at``."""
+        self._tried[at] = self.keep * self._tried[at] + 1
+        self._passed[at] = self.keep * self._passed[at] + passed
+
+
+class PositionRates(Rates):
+    """Chance that guess i is accepted if those before were."""
+
+    FIRST = 0.7
+
+    def __init__(self, *, weight: float = 4.0, keep: float) -> None:
+        super().__init__([self.FIRST] * MAX_DRAFT, weight=weight, keep=keep)
+
+    def observe_round(self, drafted: int, accepted: int) -> None:
+        """Count the positions that were put to the test: the accepted ones and the first rejected."""
+        for i in range(min(drafted, accepted + 1, MAX_DRAFT)):
+            self.observe(i, i < accepted)
+
+
+class Calibration(Rates):
+    """Chance of acceptance by the drafter's confidence, in bins of equal width; at first it is believed."""
+
+    def __init__(self) -> None:
+        super().__init__([(b + 0.5) / STOP_BINS for b in range(STOP_BINS)], weight=4.0, keep=0.995)
+
+    def observe_round(self, confidence: tuple[float, ...], drafted: int, accepted: int) -> None:
+        """Count the guesses that were put to the test."""
+        for i in range(min(drafted, accepted + 1, len(confidence))):
+            self.observe(confidence_bin(confidence[i]), i < accepted)
+
+
+class MatchRates(Rates):
+    """Chance that a copied token is accepted, by how many tokens agree before it."""
+
+    LEAST = (3, 4, 5, 7, 10, 16, 32)  # agreement from which a class counts
+    PRIORS = (0.35, 0.5, 0.6, 0.7, 0.8, 0.88, 0.94)  # of ordinary text, soon replaced by the text's own
+
+    def __init__(self, *, weight: float = 4.0, keep: float) -> None:
+        super().__init__(self.PRIORS, weight=weight, keep=keep)
+
+    @classmethod
+    def kind(cls, length: int) -> int:
+        """Class of an agreement of ``length`` >= 3 tokens."""
+        return bisect.bisect_right(cls.LEAST, length) - 1
+
+    def observe_round(self, length: int, drafted: int, accepted: int) -> None:
+        """Count the copied tokens that were put to the test; the agreement grows with each."""
+        for i in range(min(drafted, accepted + 1)):
+            self.observe(self.kind(length + i), i < accepted)
+
+
+class Beliefs:
+    """What all sequences of an engine have in common: the drafter's habits."""
+
+    def __init__(self) -> None:
+        self.positions = PositionRates(keep=0.997)
+        self.calibration = Calibration()
+        self.matches = MatchRates(keep=0.99)
+        self.gain = 1.0  # plain rounds that a round of guesses saves, lately
+        self.rest = 0  # shared rounds that a new sequence waits before it thinks of guesses
+
+    def observe_gain(self, won: float) -> None:
+        """Note what a round of guesses saved."""
+        self.gain += 0.05 * (won - self.gain)

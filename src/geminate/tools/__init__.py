@@ -1,0 +1,1 @@
+"""Tools around the engine: exactness, benchmarks, evaluation, quantization, training."""

@@ -1,0 +1,97 @@
+"""Random weights of a real shape, made in memory: pass times do not depend on their values."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import numpy as np
+
+from geminate.arrays import F32, I32, U8, U16
+from geminate.formats.packed import PackedMatrix, RowTable, padded
+from geminate.plan.config import AssistantConfig, TargetConfig
+from geminate.weights.presets import Preset, tensor_format
+from geminate.weights.specs import TensorSpec, expected_tensors
+
+MATRIX_ROLES = ("matrix", "embedding", "keep", "experts")
+
+
+def _cells(spec: TensorSpec) -> int:
+    *stack, n, k = spec.shape
+    return int(np.prod(stack, dtype=np.int64)) * padded(n, 16) * padded(k, 32)
+
+
+def matrix_bytes(spec: TensorSpec, preset: Preset, config: TargetConfig | AssistantConfig) -> int:
+    """Packed bytes, scales included, of a tensor that passes stream; 0 for others."""
+    if spec.role not in MATRIX_ROLES:
+        return 0
+    cells = _cells(spec)
+    sizes = {"bf16": 2 * cells, "int8": cells * 17 // 16, "int4": cells * 9 // 16}
+    return sizes[tensor_format(spec, None, preset, config)]
+
+
+def streamed_bytes(config: TargetConfig | AssistantConfig, preset: Preset) -> int:
+    """Bytes of all matrices: what must fit into memory."""
+    return sum(matrix_bytes(spec, preset, config) for spec in expected_tensors(config))
+
+
+class RandomStore:
+    """Stands in for a `WeightStore`: random codes, small constant scales.
+
+    Args:
+        config: what the tensors are for.
+        preset: see `formats.tensor_format`.
+    """
+
+    def __init__(self, config: TargetConfig | AssistantConfig, preset: Preset) -> None:
+        self.format = preset
+        self.config = config
+        self.path = None
+        self.specs = {s.name: s for s in expected_tensors(config)}
+        self._made: dict[str, PackedMatrix] = {}
+        self._rng = np.random.default_rng(0)
+        self._noise = self._rng.integers(1, 256, 1 << 24, dtype=np.uint8)
+
+    def matrix(self, name: str) -> PackedMatrix:
+        """A random packed matrix, or a stack of them."""
+        if name not in self._made:
+            spec = self.specs[name]
+            fmt, cells = tensor_format(spec, None, self.format, self.config), _cells(spec)
+            size = {"bf16": 2 * cells, "int8": cells, "int4": cells // 2}[fmt]
+            # Rotated, so that no two experts or layers hold the same rows.
+            data: U8 | U16 = np.resize(np.roll(self._noise, int(self._rng.integers(1 << 24))), size)
+            scales = None
+            if fmt == "bf16":
+                data = (data.view(np.uint16) & np.uint16(0x807F)) | np.uint16(0x3C00)  # about 0.01, either sign
+            else:
+                # 2^-12; the embedding 2^-4, so that tokens stay different and are routed to different experts.
+                scale = 0x2C00 if spec.role == "embedding" else 0x0C00
+                scales = np.full(cells // 32, scale, dtype=np.uint16)
+            self._made[name] = PackedMatrix(
+                format=fmt, n=spec.shape[-2], k=spec.shape[-1], data=data, scales=scales,
+                stack=spec.shape[0] if len(spec.shape) == 3 else 1,
+            )  # fmt: skip
+        return self._made[name]
+
+    def embedding(self) -> PackedMatrix:
+        """The tied table."""
+        return self.matrix("embed_tokens")
+
+    def row_table(self, name: str) -> RowTable:
+        """Zeros, never touched beyond the rows that are read."""
+        rows, width = self.specs[name].shape
+        return RowTable(
+            format="int8", rows=rows, width=width, data=np.zeros((rows, padded(width, 32)), dtype=np.int8),
+            scales=np.zeros((rows, padded(width, 32) // 32), np.uint16),
+        )  # fmt: skip
+
+    def vector(self, name: str) -> F32:
+        """Ones."""
+        return np.ones(self.specs[name].shape, dtype=np.float32)
+
+    def scalar(self, name: str) -> float:
+        """One."""
+        return 1.0
+
+    def order(self, name: str) -> I32:
+        """A random order of the vocabulary."""
+        return cast(I32, self._rng.permutation(self.specs[name].shape[0]).astype(np.int32))

@@ -1,0 +1,230 @@
+"""Pass times T(M) of a real shape, beside what the machine could do at most in the same moments.
+
+The ceiling of a pass over M rows is max(bytes read / read bandwidth, M x multiply-accumulates / int8 peak).
+Bandwidth and peak are measured in every round, between the passes: the machine has modes.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any, cast
+
+import numpy as np
+
+from geminate import __version__, machine
+from geminate.arrays import I32
+from geminate.backends.cpu.program import NativeBackend, NativeProgram
+from geminate.decoding.draft_rule import DraftRule
+from geminate.errors import ParameterError
+from geminate.kv.cache import KVCache
+from geminate.plan.config import MoeConfig, TargetConfig
+from geminate.runtime.drafter import DrafterModel
+from geminate.runtime.target import TargetModel
+from geminate.speculation.costs import PROFILE_ROWS
+from geminate.tools.bench.ceilings import Ceilings
+from geminate.tools.bench.random_weights import RandomStore, matrix_bytes, streamed_bytes
+from geminate.tools.bench.shapes import block_of, load_shape
+from geminate.weights.presets import Preset
+from geminate.weights.specs import TensorSpec, expected_tensors
+from geminate.weights.store import WeightStore
+
+PREFILL = 512
+DRAFT = 4
+MAX_ROWS = 256 + 16
+RESERVE = 3 << 30  # memory left to everything else
+
+
+class StepBench:
+    """A pair with random weights, and one timing at a time.
+
+    Args:
+        shape: a name of `geminate.tools.bench.shapes.SHAPES` or a model directory.
+        weights: see `formats.tensor_format`; ``auto`` is int8 here.
+        threads: None is one for each physical core.
+        context: positions already in the cache.
+        layers: a shorter stack; None takes all, or as many whole blocks as fit into memory.
+
+    Raises:
+        GeminateError: unknown shape, bad layer count, no native kernels, or too little memory for one block.
+    """
+
+    def __init__(
+        self,
+        shape: str,
+        weights: Preset,
+        *,
+        threads: int | None = None,
+        context: int = 128,
+        layers: int | None = None,
+    ) -> None:
+        if layers is None:
+            layers = _layers_that_fit(shape, weights)
+        config, assistant, self.total_layers = load_shape(shape, layers)
+        most = config.max_position_embeddings - PROFILE_ROWS
+        if not 1 <= context <= most:
+            raise ParameterError(f"--context must be 1 to {most}, not {context}")
+        self.prefill_tokens = min(PREFILL, config.max_position_embeddings)
+        self.config, self.weights, self.context = config, weights, context
+        self.backend = NativeBackend(threads)
+        self.target = TargetModel(config, _store(RandomStore(config, weights)), self.backend, max_rows=MAX_ROWS)
+        self.drafter: DrafterModel | None = None
+        if assistant is not None:
+            self.drafter = DrafterModel(assistant, _store(RandomStore(assistant, weights)), self.target)
+        self.ceilings = Ceilings(self.backend)
+        self._cache = filled_cache(self.target, context)
+        self._hidden = np.ones(config.hidden_size, dtype=np.float32)
+        self._ids = np.random.default_rng(1).integers(0, config.vocab_size, 4096).astype(np.int32)
+
+    def step(self, rows: int) -> float:
+        """Seconds of a pass over ``rows`` new rows behind the context, logits for all of them."""
+        at = np.arange(rows, dtype=np.int32)
+        began = time.perf_counter()
+        hidden, _ = self._forward(self._ids[:rows], self._cache, at)
+        took = time.perf_counter() - began
+        self._hidden = hidden[-1]
+        return took
+
+    def draft_step(self) -> float:
+        """Seconds of one draft step, of `DRAFT` in a round; 0 where the shape has no drafter."""
+        if self.drafter is None:
+            return 0.0
+        began = time.perf_counter()
+        self.drafter.draft(int(self._ids[7]), self._hidden, self._cache, DRAFT, DraftRule())
+        return (time.perf_counter() - began) / DRAFT
+
+    def prefill(self, tokens: int | None = None) -> float:
+        """Seconds of processing a prompt from an empty cache, in chunks as the engine does, logits of the last row."""
+        cache = self.target.new_cache()
+        tokens = tokens or self.prefill_tokens
+        began = time.perf_counter()
+        for start in range(0, tokens, 256):
+            count = min(256, tokens - start)
+            last = start + count == tokens
+            self._forward(self._ids[start : start + count], cache, np.array([count - 1] * last, dtype=np.int32))
+            cache.advance(count)
+        return time.perf_counter() - began
+
+    @property
+    def experts_read(self) -> int:
+        """Experts that the last pass read, over all layers."""
+        return cast(NativeProgram, self.target.program).expert_reads
+
+    def _forward(self, ids: I32, cache: KVCache, heads: I32) -> tuple[np.ndarray, np.ndarray]:
+        at = np.arange(len(ids), dtype=np.int32)
+        cache.reserve(len(ids))
+        return self.target.forward(ids, at + np.int32(cache.length), np.zeros_like(at), [cache], heads)
+
+
+def _store(random: RandomStore) -> WeightStore:
+    return cast(WeightStore, random)
+
+
+def filled_cache(target: TargetModel, context: int) -> KVCache:
+    """A cache with ``context`` positions of noise, every page touched."""
+    cache = target.new_cache()
+    while cache.length < context:
+        rows = min(MAX_ROWS, context - cache.length)
+        cache.reserve(rows)
+        cache.advance(rows)
+    noise = np.random.default_rng(2).standard_normal(1 << 16).astype(np.float16)
+    for array in (*cache.keys, *cache.values):
+        array[:] = np.resize(noise, array.shape)
+    return cache
+
+
+def _layers_that_fit(shape: str, weights: Preset) -> int | None:
+    memory = machine.available_bytes()
+    config, assistant, total = load_shape(shape, None)
+    own = 0 if assistant is None else streamed_bytes(assistant, weights)
+    if memory is None or streamed_bytes(config, weights) + own + RESERVE <= memory:
+        return None
+    block = block_of(config)
+    for layers in range(total - total % block, 0, -block):
+        if layers < total and streamed_bytes(load_shape(shape, layers)[0], weights) + own + RESERVE <= memory:
+            return layers
+    raise ParameterError(f"not even one block of {shape} in {weights} fits into {memory / 1e9:.1f} GB of free memory")
+
+
+class Work:
+    """Bytes and multiply-accumulates of a pass."""
+
+    def __init__(self, config: TargetConfig, weights: Preset) -> None:
+        specs = expected_tensors(config)
+        self.weights, self.config = weights, config
+        self.moe: MoeConfig | None = config.moe
+        self._experts = [s for s in specs if s.role == "experts"]
+        self._head = next(s for s in specs if s.role == "embedding")
+        self._dense = [s for s in specs if s.role in ("matrix", "keep")]
+
+    def _expert_share(self, spec: TensorSpec) -> float:
+        return 0.0 if self.moe is None else 1 / self.moe.num_experts
+
+    def bytes(self, experts_read: int, layers: int) -> int:
+        """Weight bytes read, ``experts_read`` experts over ``layers`` layers among them."""
+        dense = sum(matrix_bytes(s, self.weights, self.config) for s in [*self._dense, self._head])
+        one = sum(matrix_bytes(s, self.weights, self.config) * self._expert_share(s) for s in self._experts) / layers
+        return dense + round(one * experts_read)
+
+    def macs(self, *, head: bool = True) -> int:
+        """Multiply-accumulates of a row."""
+        top_k = 0 if self.moe is None else self.moe.top_k
+        dense = sum(s.shape[-2] * s.shape[-1] for s in self._dense + [self._head] * head)
+        return dense + top_k * sum(s.shape[-2] * s.shape[-1] for s in self._experts)
+
+
+def run(
+    bench: StepBench, rows: list[int], repeats: int, on_round: Callable[[int, int], None] = lambda done, all: None
+) -> dict[str, Any]:
+    """Measure in ``repeats`` interleaved rounds; the JSON object of ``geminate bench step``."""
+    config, work = bench.config, Work(bench.config, bench.weights)
+    layers = len(config.layers)
+    steps: dict[int, list[float]] = {m: [] for m in rows}
+    fractions: dict[int, list[float]] = {m: [] for m in rows}
+    experts: dict[int, int] = {}
+    bandwidth, peak, draft, prefill, share = [], [], [], [], []
+    every = max(1, repeats // 3)  # a prefill takes as long as many passes
+    for m in rows:  # pages, tables, threads
+        bench.step(m)
+    bench.draft_step()
+    for index in range(repeats):
+        bandwidth.append(bench.ceilings.bandwidth())
+        peak.append(bench.ceilings.int8_peak())
+        for m in rows:
+            took = bench.step(m)
+            experts[m] = bench.experts_read
+            steps[m].append(took)
+            least = work.bytes(experts[m], layers) / bandwidth[-1]
+            if bench.weights != "bf16":  # its products are float32, whose peak is not measured
+                least = max(least, m * work.macs() / peak[-1])
+            fractions[m].append(least / took)
+        bench.step(1)
+        draft.append(bench.draft_step())
+        if index % every == every - 1:
+            prefill.append(bench.prefill())
+            share.append(bench.prefill_tokens * work.macs(head=False) / prefill[-1] / peak[-1])
+        on_round(index + 1, repeats)
+    median = statistics.median
+    plain = steps[rows[0]]
+    ratio = {m: median(t / one for t, one in zip(steps[m], plain, strict=True)) for m in rows}
+    result: dict[str, Any] = {
+        "benchmark": "step", "version": __version__, "machine": machine.describe(), "isa": bench.backend.isa,
+        "threads": bench.backend.threads, "weights": bench.weights, "layers": layers,
+        "of_layers": bench.total_layers, "context": bench.context, "repeats": repeats,
+        "bandwidth_gbps": round(median(bandwidth) / 1e9, 1), "int8_gmacs": round(median(peak) / 1e9, 1),
+        "weight_bytes": work.bytes(experts[rows[0]], layers), "macs_per_row": work.macs(),
+        "step_ms": {str(m): round(median(t) * 1e3, 2) for m, t in steps.items()},
+        "best_ms": {str(m): round(min(t) * 1e3, 2) for m, t in steps.items()},
+        "ratio": {str(m): round(r, 3) for m, r in ratio.items()}, "ratio_to_rows": rows[0],
+        "ceiling_fraction": {str(m): round(median(f), 3) for m, f in fractions.items()},
+        "draft_step_ms": round(median(draft) * 1e3, 4),
+        "draft_step_share": round(median(d / one for d, one in zip(draft, plain, strict=True)), 4),
+        "prefill_tokens": bench.prefill_tokens,
+        "prefill_tokens_per_s": round(bench.prefill_tokens / median(prefill), 1),
+        "prefill_peak_share": round(median(share), 3),
+    }  # fmt: skip
+    if config.moe is not None:
+        result["experts_per_layer"] = {str(m): round(n / layers, 1) for m, n in experts.items()}
+        result["weight_bytes_by_rows"] = {str(m): work.bytes(n, layers) for m, n in experts.items()}
+    return result

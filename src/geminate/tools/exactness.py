@@ -1,0 +1,250 @@
+"""The proof that speculation changes nothing: the same prompts under many settings, tokens and logits compared.
+
+A *run* is one prompt under one choice of every setting. By default the runs of a prompt are a covering array: every
+value occurs, and every pair of values of two settings (speculation, threads, chunk, company, greedy or sampled) occurs
+together; the two temperatures take turns in the sampled runs. Company is as a server has it:
+alone, or among others that come and go and from the kept prefix of an earlier run. That is found greedily, in a
+fixed order. The full choice is the cross product. Greedy and sampled runs differ among each other by intent; within
+one way of drawing every run must give the same token ids and the same hash over the logits of every emitted position.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal, cast
+
+import numpy as np
+
+from geminate.arrays import F32
+from geminate.engine.engine import Engine
+from geminate.kv.memory import KVMemory
+from geminate.llm import LLM
+from geminate.params import SamplingParams
+
+Company = Literal["alone", "others"]
+SPECULATION: tuple[int | str, ...] = (0, 1, 2, 3, 4, 5, 6, 7, 8, "ngram", "auto")
+TEMPERATURES = (0.0, 0.7, 1.2)
+CHUNKS = (256, 7)
+COMPANY: tuple[Company, ...] = ("alone", "others")
+OTHERS = 7  # sequences beside the one that is looked at
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """One choice of every setting."""
+
+    speculation: int | str
+    threads: int
+    prefill_chunk: int
+    company: Company
+    temperature: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """The first disagreement of two runs.
+
+    Attributes:
+        position: absolute position of the first token or logits that differ.
+        plain_top, other_top: the two largest logits there as (token, logit), by run.
+    """
+
+    prompt: int
+    position: int
+    plain: Setting
+    other: Setting
+    plain_token: int | None
+    other_token: int | None
+    plain_top: list[tuple[int, float]]
+    other_top: list[tuple[int, float]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What a verification found; ``identical`` only if every run agreed.
+
+    ``reused``: prompt tokens that came from kept prefixes.
+    """
+
+    identical: bool
+    prompts: int
+    tokens: int
+    runs: int
+    logits_hash: str
+    difference: Difference | None
+    reused: int = 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class _Run:
+    ids: tuple[int, ...]
+    hashes: tuple[bytes, ...]  # one per emitted position
+    tops: tuple[list[tuple[int, float]], ...]
+    reused: int
+
+
+def settings(threads: Sequence[int], *, drafter: bool, full: bool) -> list[Setting]:
+    """The runs of one prompt, plain decoding of every temperature first."""
+    speculation = SPECULATION if drafter else (0, "ngram")
+    plain = [(0, threads[-1], CHUNKS[0], COMPANY[0], t) for t in TEMPERATURES]
+    if full:
+        chosen = list(itertools.product(speculation, threads, CHUNKS, COMPANY, TEMPERATURES))
+    else:
+        sampled = itertools.cycle(TEMPERATURES[1:])
+        covering = _covering([speculation, tuple(threads), CHUNKS, COMPANY, ("greedy", "sampled")])
+        chosen = [(s, n, c, o, 0.0 if way == "greedy" else next(sampled)) for s, n, c, o, way in covering]
+    ordered = plain + [c for c in chosen if c not in plain]
+    return [Setting(speculation=s, threads=n, prefill_chunk=c, company=o, temperature=t) for s, n, c, o, t in ordered]
+
+
+def _covering(values: list[Sequence[Any]]) -> list[tuple[Any, ...]]:
+    """Greedy pairwise covering array: the run that covers most uncovered pairs joins, until none is left.
+
+    Returns the runs beside the plain ones (no speculation, last thread count, first chunk, alone, either drawing).
+    """
+    every = list(itertools.product(*values))
+    missing = {
+        (i, a, j, b) for i, j in itertools.combinations(range(len(values)), 2) for a in values[i] for b in values[j]
+    }
+
+    def pairs(run: tuple[Any, ...]) -> set[tuple[int, Any, int, Any]]:
+        return {(i, run[i], j, run[j]) for i, j in itertools.combinations(range(len(run)), 2)}
+
+    for way in values[4]:  # the plain runs take part anyway
+        missing -= pairs((0, values[1][-1], values[2][0], values[3][0], way))
+    chosen: list[tuple[Any, ...]] = []
+    while missing:
+        best = max(every, key=lambda run: len(pairs(run) & missing))
+        chosen.append(best)
+        missing -= pairs(best)
+    return chosen
+
+
+def _run(llm: LLM, prompt: list[int], setting: Setting, params: SamplingParams) -> _Run:
+    hashes: list[bytes] = []
+    tops: list[list[tuple[int, float]]] = []
+
+    def watch(position: int, logits: F32) -> None:
+        hashes.append(hashlib.blake2b(logits.tobytes(), digest_size=16).digest())
+        two = np.argpartition(logits, -2)[-2:]
+        tops.append(sorted(((int(t), float(logits[t])) for t in two), key=lambda top: -top[1]))
+
+    llm.engine.prefill_chunk = setting.prefill_chunk
+    mine = replace(params, temperature=setting.temperature, seed=7 if params.seed is None else params.seed)
+    if setting.company == "alone":
+        out = llm.generate([prompt], mine, speculation=setting.speculation, on_logits=watch)[0]
+        return _Run(tuple(out.token_ids), tuple(hashes), tuple(tops), 0)
+    ids, reused = _among_others(llm, prompt, setting, mine, watch)
+    return _Run(tuple(ids), tuple(hashes), tuple(tops), reused)
+
+
+def _among_others(
+    llm: LLM, prompt: list[int], setting: Setting, params: SamplingParams, watch: Callable[[int, F32], None]
+) -> tuple[list[int], int]:
+    """The answer's ids in an engine like a server's, whose other sequences come and go; and prompt tokens reused."""
+    target = llm.pair.target
+    memory = KVMemory(target.slots, max_rows=target.max_rows, limit=1 << 62)
+    llm.measure_costs()
+    engine = Engine(
+        target, llm.engine.drafter, prefill_chunk=setting.prefill_chunk, prefill_share=min(32, setting.prefill_chunk),
+        memory=memory, costs=llm.engine.costs,
+    )  # fmt: skip
+    speculation = cast(Literal["auto", "ngram"] | int, setting.speculation)
+    engine.add(prompt, llm.resolve(replace(params, max_tokens=1)), speculation=0)
+    engine.run()
+    # Every other one is like the prompt up to a token of its own, of another length, and ends at another time.
+    waiting = [
+        ([*prompt[: 1 + len(prompt) * i // OTHERS], i + 3], replace(params, max_tokens=1 + 9 * i, seed=i))
+        for i in range(OTHERS)
+    ]
+    for other, theirs in waiting[::2]:
+        engine.add(other, llm.resolve(theirs), speculation=speculation)
+    engine.step()
+    sequence = engine.add(prompt, llm.resolve(params), speculation=speculation, on_logits=watch)
+    for other, theirs in waiting[1::2]:
+        engine.step()
+        engine.add(other, llm.resolve(theirs), speculation=0)
+    engine.run()
+    return sequence.output_ids, sequence.stats.reused_tokens
+
+
+def _compare(prompt: int, start: int, plain: tuple[Setting, _Run], other: tuple[Setting, _Run]) -> Difference | None:
+    a, b = plain[1], other[1]
+    for i in range(max(len(a.ids), len(b.ids))):
+        tokens = [run.ids[i] if i < len(run.ids) else None for run in (a, b)]
+        if tokens[0] != tokens[1] or a.hashes[i] != b.hashes[i]:
+            return Difference(
+                prompt=prompt,
+                position=start + i,
+                plain=plain[0],
+                other=other[0],
+                plain_token=tokens[0],
+                other_token=tokens[1],
+                plain_top=a.tops[i] if i < len(a.tops) else [],
+                other_top=b.tops[i] if i < len(b.tops) else [],
+            )
+    return None
+
+
+def verify(
+    models: Callable[[int], LLM],
+    threads: Sequence[int],
+    prompts: Sequence[str | Sequence[int]],
+    params: SamplingParams,
+    *,
+    full: bool = False,
+    on_run: Callable[[int, int], None] | None = None,
+) -> Report:
+    """Run every prompt under every setting and compare.
+
+    Args:
+        models: the LLM for a thread count; called once per count.
+        threads: thread counts to try. params: max_tokens and the seed; temperature is set per run.
+        on_run: told (runs done, runs in all).
+
+    Returns:
+        a report at the first difference, or when all is done.
+    """
+    llms = {count: models(count) for count in dict.fromkeys(threads)}
+    some = next(iter(llms.values()))
+    counts = tuple(llms)
+    plan = settings(counts, drafter=some.pair.drafter is not None, full=full)
+    ids = [some.encode(p) for p in prompts]
+    done = tokens = reused = 0
+    digest = hashlib.blake2b(digest_size=16)
+    for number, prompt in enumerate(ids):
+        plain: dict[float, tuple[Setting, _Run]] = {}
+        for setting, run in _runs(llms, prompt, plan, params):
+            done += 1
+            tokens += len(run.ids)
+            reused += run.reused
+            if on_run is not None:
+                on_run(done, len(plan) * len(ids))
+            if setting.temperature not in plain:
+                plain[setting.temperature] = (setting, run)
+                digest.update(b"".join(run.hashes))
+                continue
+            difference = _compare(number, len(prompt), plain[setting.temperature], (setting, run))
+            if difference is not None:
+                return Report(
+                    identical=False, prompts=number + 1, tokens=tokens, runs=done,
+                    logits_hash="", difference=difference,
+                )  # fmt: skip
+    return Report(
+        identical=True, prompts=len(ids), tokens=tokens, runs=done,
+        logits_hash=digest.hexdigest(), difference=None, reused=reused,
+    )  # fmt: skip
+
+
+def _runs(
+    llms: dict[int, LLM], prompt: list[int], plan: list[Setting], params: SamplingParams
+) -> Iterator[tuple[Setting, _Run]]:
+    for setting in plan:
+        yield setting, _run(llms[setting.threads], prompt, setting, params)

@@ -1,0 +1,260 @@
+"""`geminate quantize`: a model's matrices as codes and scales of the kernels' grids, in a directory of their own.
+
+The result is served without naming a format, packs without a second rounding, and holds everything a model directory
+holds. It is written beside its place and renamed: it is whole, or not there.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from geminate.arrays import F32, I8, U16
+from geminate.backends.select import make_backend
+from geminate.checkpoint.coded_tensors import CODES, METHOD, SCALES, pack_nibbles
+from geminate.checkpoint.entries import Entry
+from geminate.checkpoint.source import read_weights
+from geminate.errors import ParameterError, QuantizationError
+from geminate.families.gemma4.config import load_target_config
+from geminate.families.raw_config import raw_config, raw_generation
+from geminate.formats.packed import GROUP, TILE_ROWS, WeightFormat, padded
+from geminate.loading.load import locate
+from geminate.plan.config import TargetConfig
+from geminate.text.template import ChatTemplate
+from geminate.text.tokenizer import Tokenizer
+from geminate.text.windows import windows
+from geminate.tools.quantize.importance import channel_importance
+from geminate.tools.quantize.writer import Planned, write_safetensors
+from geminate.weights.packing import Progress, passes_through
+from geminate.weights.presets import Preset, tensor_format
+from geminate.weights.scale_search import quantize_searched, recovered, trained_for_int4
+from geminate.weights.specs import TensorSpec, canonical, expected_tensors, match
+from geminate.weights.store import Message, open_weights
+
+BLOCK_BYTES = 4 << 20
+TARGETS: tuple[Preset, ...] = ("int8", "int4+", "int4")
+Stage = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantized:
+    """What was written: where, its bytes, and how many matrices came about in which way."""
+
+    directory: Path
+    nbytes: int
+    exact: int
+    trained: int
+    searched: int
+    weighted: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Plan:
+    spec: TensorSpec
+    entry: Entry
+    name: str  # in the new file
+    format: WeightFormat | None  # None: copied as it is
+
+
+def quantize_model(
+    model: str | Path | None,
+    out: Path,
+    preset: Preset,
+    *,
+    calibration: str | None = None,
+    calibration_tokens: int = 8192,
+    context: int = 512,
+    threads: int | None = None,
+    on_stage: Stage = lambda what, done, total: None,
+    on_message: Message | None = None,
+) -> Quantized:
+    """Write a quantized copy of a target.
+
+    Args:
+        model: as for `geminate.LLM`. out: a directory that does not exist yet.
+        preset: int8, int4 or int4+.
+        calibration: a text; errors then count by what enters each matrix on it. None weighs all channels alike.
+        on_stage: told (what, done, in all).
+
+    Raises:
+        GeminateError: with the cause and the way out; nothing is left behind.
+    """
+    if preset not in TARGETS:
+        raise ParameterError(f"a model can be quantized to {', '.join(TARGETS)}, not {preset!r}")
+    if out.exists():
+        raise QuantizationError(f"{out} exists; name a new directory, or remove it first")
+    source = locate(model, None).target
+    config = load_target_config(source)
+    entries = read_weights(source)
+    matched = match(entries, config, str(source))
+    say = on_message or (lambda text: None)
+    for reason, (count, size) in matched.skipped.items():
+        say(f"left out {count} tensors ({size / 1e6:.1f} MB): {reason}")
+    plans = [_planned(spec, matched.tensors[spec.name], preset, config) for spec in expected_tensors(config)]
+    importance: dict[str, F32] = {}
+    if calibration is not None:
+        importance = _importance(
+            source, config, calibration, calibration_tokens, context, threads, on_stage, on_message
+        )
+    new = out.with_name(f".{out.name}.new")
+    try:
+        shutil.rmtree(new, ignore_errors=True)
+        new.mkdir(parents=True)
+        counts = _write_weights(new / "model.safetensors", plans, importance, on_stage)
+        _write_rest(source, new, preset, calibrated=calibration is not None)
+        size = sum(path.stat().st_size for path in new.iterdir())
+        new.rename(out)
+    except OSError as error:
+        raise QuantizationError(f"cannot write {out}: {error.strerror or error}; free some space") from None
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+    return Quantized(directory=out, nbytes=size, **counts)
+
+
+def _planned(spec: TensorSpec, entry: Entry, preset: Preset, config: TargetConfig) -> _Plan:
+    name = f"model.{spec.name}" if canonical(entry.name) != spec.name else entry.name
+    chosen = spec.role in ("matrix", "embedding", "experts", "row_table")
+    if not chosen:
+        return _Plan(spec=spec, entry=entry, name=name, format=None)
+    fmt = tensor_format(spec, entry, preset, config)
+    if fmt == "int4" and spec.shape[-1] % 2:
+        raise QuantizationError(f"{entry.name} has {spec.shape[-1]} columns; int4 needs an even number")
+    return _Plan(spec=spec, entry=entry, name=name.removesuffix(".weight"), format=fmt)
+
+
+def _importance(
+    source: Path,
+    config: TargetConfig,
+    text: str,
+    most: int,
+    context: int,
+    threads: int | None,
+    on_stage: Stage,
+    on_message: Message | None,
+) -> dict[str, F32]:
+    tokenizer = Tokenizer.load(source)
+    if tokenizer is None:
+        raise ParameterError("this model has no tokenizer, so it cannot read a calibration text")
+    parts = windows(tokenizer.encode(text, add_bos=False), tokenizer.bos_id, context, most)
+    packing: Progress = lambda name, done, total: on_stage("packing in bf16", done, total)  # noqa: E731
+    store = open_weights(source, config, "bf16", progress=packing, on_message=on_message)
+    return channel_importance(
+        config, store, make_backend(threads), parts, lambda done, total: on_stage("calibration", done, total)
+    )
+
+
+def _shapes(plan: _Plan) -> dict[str, Planned]:
+    """The tensors that stand for one in the new file."""
+    spec, fmt = plan.spec, plan.format
+    if fmt is None:
+        if spec.role == "order":
+            return {plan.name: Planned(dtype="I64", shape=spec.shape)}
+        # bfloat16 and float16 stay what they are; a sum 1 + w needs all bits to come apart again.
+        dtype = plan.entry.dtype if plan.entry.dtype in ("BF16", "F16") and not plan.entry.whole_norm else "F32"
+        return {plan.name: Planned(dtype=dtype, shape=spec.shape)}
+    *front, k = spec.shape
+    codes = Planned(dtype="I8", shape=spec.shape)
+    if fmt == "int4":
+        codes = Planned(dtype="U8", shape=(*front, k // 2))
+    scales = Planned(dtype="F16", shape=(*front, padded(k, GROUP) // GROUP))
+    return {plan.name + CODES: codes, plan.name + SCALES: scales}
+
+
+def _write_weights(path: Path, plans: list[_Plan], importance: Mapping[str, F32], on_stage: Stage) -> dict[str, int]:
+    counts = {"exact": 0, "trained": 0, "searched": 0, "weighted": 0}
+    planned: dict[str, Planned] = {}
+    for plan in plans:
+        planned |= _shapes(plan)
+    total = sum(plan.entry.nbytes for plan in plans)
+    done = 0
+
+    def blocks() -> Iterator[tuple[str, Iterator[np.ndarray]]]:
+        nonlocal done
+        for plan in plans:
+            if plan.format is None:
+                yield plan.name, iter([_plain(plan, planned[plan.name])])
+            else:
+                scales: list[U16] = []
+                yield plan.name + CODES, _codes(plan, importance.get(plan.spec.name), scales, counts)
+                yield plan.name + SCALES, iter(scales)
+            done += plan.entry.nbytes
+            on_stage("quantizing", done, total)
+
+    write_safetensors(path, planned, blocks())
+    return counts
+
+
+def _plain(plan: _Plan, want: Planned) -> np.ndarray:
+    if want.dtype == "I64":
+        return plan.entry.map().astype(np.int64)
+    if want.dtype in ("BF16", "F16"):
+        return plan.entry.map()
+    values = plan.entry.rows(0, plan.spec.shape[0])
+    return values - np.float32(1) if plan.spec.unit_offset and plan.entry.whole_norm else values
+
+
+def _codes(plan: _Plan, importance: F32 | None, scales: list[U16], counts: dict[str, int]) -> Iterator[np.ndarray]:
+    """Codes of one tensor block by block; the scales are collected on the way."""
+    spec, entry, fmt = plan.spec, plan.entry, plan.format
+    assert fmt is not None
+    k = spec.shape[-1]
+    exact = passes_through(entry, fmt)
+    trained = not exact and fmt == "int4" and entry.dtype == "BF16" and trained_for_int4(entry)
+    way = "exact" if exact else "trained" if trained else "searched" if importance is None else "weighted"
+    counts[way] += 1
+    step = 1 if len(spec.shape) == 3 else max(TILE_ROWS, BLOCK_BYTES // (4 * k))
+    for start in range(0, spec.shape[0], step):
+        stop = min(start + step, spec.shape[0])
+        codes: I8
+        if exact:
+            codes, bits = entry.codes(start, stop)
+        else:
+            rows = entry.rows(start, stop)
+            flat = rows.reshape(-1, k)
+            codes, bits = recovered(flat) if trained else _searched(flat, fmt, importance)
+            codes, bits = codes.reshape(*rows.shape[:-1], -1), bits.reshape(*rows.shape[:-1], -1)
+        scales.append(bits)
+        yield pack_nibbles(codes[..., :k]) if fmt == "int4" else codes[..., :k]
+
+
+def _searched(rows: F32, fmt: WeightFormat, importance: F32 | None) -> tuple[I8, U16]:
+    groups = padded(rows.shape[1], GROUP) // GROUP
+    full = np.zeros((len(rows), groups * GROUP), dtype=np.float32)
+    full[:, : rows.shape[1]] = rows
+    weight: F32 | None = None
+    if importance is not None:
+        flat = np.ones(groups * GROUP, dtype=np.float32)
+        flat[: len(importance)] = importance
+        weight = flat.reshape(1, groups, GROUP)
+    codes, scales = quantize_searched(full.reshape(len(rows), groups, GROUP), fmt, weight)
+    return codes.reshape(len(rows), -1), scales.view(np.uint16)
+
+
+def _write_rest(source: Path, new: Path, preset: Preset, *, calibrated: bool) -> None:
+    config: dict[str, Any] = dict(raw_config(source))
+    config.pop("quantization_config", None)
+    config["quantization_config"] = {"quant_method": METHOD, "version": 1, "weights": preset, "calibrated": calibrated}
+    (new / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    generation = raw_generation(source)
+    if generation:
+        (new / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n", encoding="utf-8")
+    if source.is_dir():
+        for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"):
+            if (source / name).is_file():
+                shutil.copyfile(source / name, new / name)
+        return
+    tokenizer = Tokenizer.load(source)
+    if tokenizer is not None:
+        tokenizer.save(new)
+    templates = ChatTemplate.sources(source)
+    if templates:
+        listed = [{"name": name, "template": text} for name, text in templates.items()]
+        path = new / "tokenizer_config.json"
+        known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        path.write_text(json.dumps({**known, "chat_template": listed}, indent=2) + "\n", encoding="utf-8")

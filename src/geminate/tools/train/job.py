@@ -1,0 +1,276 @@
+"""`geminate train drafter` from end to end: data, answers, training, the gate, and the directory that comes out."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from geminate.errors import ParameterError, TrainingError
+from geminate.families.gemma4.config import load_assistant_config
+from geminate.families.raw_config import raw_config
+from geminate.formats.unpack import unpack_matrix
+from geminate.llm import LLM
+from geminate.params import ResolvedSampling, SamplingParams
+from geminate.runtime.drafter import RopePosition
+from geminate.tools.train.answers import answer_all
+from geminate.tools.train.card import model_card
+from geminate.tools.train.checkpoint import load_drafter, save_drafter, scratch_config
+from geminate.tools.train.clusters import cluster_tokens, principal_rows
+from geminate.tools.train.drafter import Drafter
+from geminate.tools.train.gate import Comparison, Served, compare, is_better, serve
+from geminate.tools.train.lessons import LessonStore
+from geminate.tools.train.loop import Loop, LoopSettings, Progress, State, Text
+from geminate.tools.train.prompts import Example, Examples, read_examples, split
+from geminate.tools.train.teacher import Teacher
+from geminate.weights.presets import Preset, check_preset
+
+GATE_DRAFT = 4
+Stage = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """Everything that decides a run; see `geminate train drafter --help`.
+
+    Attributes:
+        target, drafter: as for `geminate.LLM`; ``drafter`` is the old one, which the gate compares with.
+        init: ``drafter`` (the old one), ``scratch``, or a drafter's directory.
+        temperature: of the answers and of the gate; None is the model's own setting.
+        lessons_gb: disk for what the target said of the texts, kept until the training is done.
+    """
+
+    target: str | None
+    drafter: str | None
+    weights: Preset
+    data: Path
+    out: Path
+    init: str
+    as_is: bool
+    max_length: int
+    new_tokens: int
+    temperature: float | None
+    rope_position: RopePosition
+    hidden: int | None
+    layers: int | None
+    heads: int | None
+    intermediate: int | None
+    centroid_head: bool
+    lessons_gb: float
+    threads: int | None
+    device: str
+    loop: LoopSettings
+
+    def described(self) -> dict[str, Any]:
+        """For plan.json and the model card; what may change between a run and its resumption is left out."""
+        found = asdict(self)
+        for name in ("out", "threads", "device", "lessons_gb"):
+            del found[name]
+        return {k: str(v) if isinstance(v, Path) else v for k, v in found.items()}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came out: where, whether better, and the comparisons."""
+
+    directory: Path
+    better: bool
+    comparisons: list[Comparison]
+    state: State
+
+
+def check(job: Job) -> None:
+    """Refuse settings that cannot work, before anything is loaded.
+
+    Raises:
+        ParameterError: with the limits.
+    """
+    check_preset(job.weights)
+    loop, loss = job.loop, job.loop.loss
+
+    def within(name: str, value: float, low: float, high: float) -> None:
+        if not (math.isfinite(value) and low <= value <= high):
+            raise ParameterError(f"{name} must be {low:g} to {high:g}, not {value:g}")
+
+    within("--hours", loop.hours, 0.001, 10_000)
+    if loop.steps is not None:
+        within("--updates", loop.steps, 1, 10**9)
+    within("--learning-rate", loop.rate, 1e-9, 1.0)
+    within("--batch-tokens", loop.batch_tokens, 16, 1 << 22)
+    within("--accumulate", loop.accumulate, 1, 1 << 16)
+    within("--draft-steps", loss.steps, 1, 16)
+    within("--soft", loss.soft, 0.0, 1.0)
+    within("--own-tokens", loss.own_tokens, 0.0, 1.0)
+    within("--sampled", loss.sampled, 1, 1 << 20)
+    within("--evaluate-every", loop.evaluate_every, 1, 10**9)
+    within("--max-length", job.max_length, 8, 1 << 20)
+    within("--lessons-gb", job.lessons_gb, 0, 1e6)
+    within("--new-tokens", job.new_tokens, 1, 1 << 20)
+    for name in ("hidden", "layers", "heads", "intermediate"):
+        value = getattr(job, name)
+        if value is not None:
+            within(f"--{name}", value, 1, 1 << 16)
+            if job.init != "scratch":
+                raise ParameterError(f"--{name} is for a drafter made with --init scratch")
+    if job.max_length > loop.batch_tokens:
+        raise ParameterError(f"--max-length {job.max_length} is more than --batch-tokens {loop.batch_tokens}")
+    if not job.centroid_head and job.init != "scratch":
+        raise ParameterError("--no-centroids is for a drafter made with --init scratch; others stay as they are")
+    if job.device != "cpu" and not torch.cuda.is_available():
+        raise ParameterError(f"--device {job.device}: torch sees no such device; use cpu")
+
+
+def run(
+    job: Job, *, command: str, restart: bool = False, on_message: Callable[[str], None] = print,
+    on_stage: Stage | None = None, on_progress: Callable[[Progress], None] | None = None,
+) -> Outcome:  # fmt: skip
+    """Train, compare, write; goes on where an earlier run of the same command stopped.
+
+    Args:
+        command: for the model card. on_stage: told (what, done, in all) of the parts that are not training.
+
+    Raises:
+        GeminateError: with the cause and the way out. KeyboardInterrupt: the best so far and a checkpoint stay.
+    """
+    check(job)
+    stage = on_stage or (lambda what, done, total: None)
+    work = job.out.with_name(job.out.name + ".training")
+    _prepare(work, job, restart)
+    if job.threads is not None:
+        torch.set_num_threads(job.threads)
+    llm = LLM(job.target, drafter=job.drafter, weights=job.weights, threads=job.threads,
+              rope_position=job.rope_position, on_message=on_message)  # fmt: skip
+    examples = split(read_examples(job.data, llm, as_is=job.as_is, longest=job.max_length))
+    sampling = llm.resolve(SamplingParams(max_tokens=job.new_tokens, temperature=job.temperature, seed=job.loop.seed))
+    texts, held_out = _texts(job, llm, examples, sampling, work, stage)
+    if not texts or not held_out:
+        raise TrainingError("no text is left to learn from: the answers are too short; raise --new-tokens")
+    drafter, raw = _start(job, llm, stage, on_message, resuming=(work / "checkpoint.pt").exists())
+    drafter.to(job.device)
+    lessons = LessonStore(Teacher(llm.pair.target), work / "lessons", int(job.lessons_gb * 1e9))
+    loop = Loop(drafter, raw, lessons, texts, held_out, job.loop, work, on_progress)
+    if loop.resume():
+        on_message(f"going on from update {loop.state.step} of {loop.state.steps}")
+    state = loop.run()
+    lessons.clear()
+    comparisons = _gate(job, llm, loop.best, examples.held_out, sampling, stage)
+    better = is_better(comparisons)
+    best, _ = load_drafter(loop.best, llm.config, job.rope_position)
+    card = model_card(
+        target=job.target or "the embedded pair", data=str(job.data), command=command, settings=job.described(),
+        history=state.history, comparisons=comparisons, better=better,
+        examples={"training": len(texts), "held_out": len(held_out)},
+    )  # fmt: skip
+    directory = job.out if better else work / "not-better"
+    save_drafter(best, raw, directory, card)
+    return Outcome(directory, better, comparisons, state)
+
+
+def _prepare(work: Path, job: Job, restart: bool) -> None:
+    """Make the work directory, or make sure that it belongs to this command."""
+    plan = json.loads(json.dumps(job.described()))
+    try:
+        if restart:
+            shutil.rmtree(work, ignore_errors=True)
+        work.mkdir(parents=True, exist_ok=True)
+        kept = work / "plan.json"
+        # Work that came to nothing binds nobody.
+        if kept.exists() and any((work / name).exists() for name in ("answers.jsonl", "checkpoint.pt")):
+            try:
+                before = json.loads(kept.read_text(encoding="utf-8"))
+            except ValueError:
+                before = {}
+            if before != plan:
+                names = sorted(k for k in plan if before.get(k) != plan[k]) if isinstance(before, dict) else []
+                raise TrainingError(
+                    f"{work} holds a run with other settings ({', '.join(names) or 'unreadable'}); "
+                    "repeat that command to go on with it, use --restart to begin anew, or another --out"
+                )
+        else:
+            kept.write_text(json.dumps(plan, indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise TrainingError(f"cannot write to {work}: {error.strerror}") from None
+
+
+def _texts(
+    job: Job, llm: LLM, examples: Examples, sampling: ResolvedSampling, work: Path, stage: Stage
+) -> tuple[list[Text], list[Text]]:
+    both = [*examples.training, *examples.held_out]
+    if job.as_is:
+        answers = {e.key: e.answer or [] for e in both}
+    else:
+        answers = answer_all(
+            llm.engine, both, sampling, work / "answers.jsonl", longest=job.max_length,
+            on_progress=lambda done, total: stage("answers of the target", done, total),
+        )  # fmt: skip
+
+    def texts(part: list[Example]) -> list[Text]:
+        # A round needs a bonus token and a guess: shorter answers teach nothing.
+        return [Text([*e.prompt, *answers[e.key]], len(e.prompt)) for e in part if len(answers[e.key]) >= 3]
+
+    return texts(examples.training), texts(examples.held_out)
+
+
+def _start(
+    job: Job, llm: LLM, stage: Stage, on_message: Callable[[str], None], *, resuming: bool
+) -> tuple[Drafter, dict[str, Any]]:
+    """The drafter to begin with."""
+    located = llm.pair.located
+    if job.init == "drafter":
+        if located.drafter is None:
+            raise TrainingError("this target has no drafter to start from; use --init scratch or --init DIR")
+        return load_drafter(located.drafter, llm.config, job.rope_position)
+    if job.init != "scratch":
+        return load_drafter(Path(job.init), llm.config, job.rope_position)
+    raw = scratch_config(
+        llm.config, raw_config(located.target), hidden=job.hidden, layers=job.layers, heads=job.heads,
+        intermediate=job.intermediate, centroid_head=job.centroid_head,
+    )  # fmt: skip
+    config = load_assistant_config(raw)
+    torch.manual_seed(job.loop.seed)
+    drafter = Drafter(config, job.rope_position)
+    _initialise(drafter)
+    if resuming:
+        return drafter, raw  # the checkpoint brings table and clusters
+    own = sum(p.numel() for p in drafter.parameters())
+    on_message(f"a new drafter: {own / 1e6:.1f} M parameters, a table of {drafter.table.numel() / 1e6:.1f} M")
+    table = torch.from_numpy(unpack_matrix(llm.pair.target.store.embedding()))
+    drafter.table.copy_(principal_rows(table, config.text.hidden_size))
+    if drafter.centroids is not None:
+        cluster_tokens(drafter, on_round=lambda done, total: stage("clusters of the vocabulary", done, total))
+    return drafter, raw
+
+
+@torch.no_grad()
+def _initialise(drafter: Drafter) -> None:
+    """Normal weights of variance 1 / inputs, smaller where a block writes into the residual stream."""
+    for name, p in drafter.named_parameters():
+        if p.dim() == 2 and "centroids" not in name:
+            p.normal_(std=p.shape[1] ** -0.5 * (0.5 if name.endswith(("o_proj.weight", "down_proj.weight")) else 1.0))
+    for layer in drafter.model.layers:
+        layer.self_attn.q_norm.weight.fill_(layer.self_attn.dim**-0.5)  # type: ignore[union-attr, operator]
+
+
+def _gate(
+    job: Job, llm: LLM, best: Path, held_out: list[Example], sampling: ResolvedSampling, stage: Stage
+) -> list[Comparison]:
+    """Old and new drafter on the held-out prompts, as served."""
+    total, done = 2 * len(held_out), 0
+
+    def tick() -> None:
+        nonlocal done
+        done += 1
+        stage("the gate: held-out prompts", done, total)
+
+    def served(by: LLM) -> list[Served]:
+        return serve(by, held_out, sampling, k=GATE_DRAFT, longest=job.max_length, on_done=tick)
+
+    old = served(llm)
+    fresh = LLM(job.target, drafter=best, weights=job.weights, threads=job.threads, rope_position=job.rope_position)
+    return compare(old, served(fresh))

@@ -1,0 +1,141 @@
+"""What the served target says of a text, through our own kernels: hidden states, donors' keys and values, logits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from geminate.arrays import F32, I32
+from geminate.formats.unpack import unpack_rows
+from geminate.runtime.target import TargetModel
+from geminate.tools.train.drafter import KeyValues
+
+LIKELIEST = 32  # tokens of a target distribution that are kept; the rest is some per cent of it
+HEAD_BYTES = 64 << 20  # float32 logits of one pass
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """One text of T tokens as the served target sees it.
+
+    Attributes:
+        ids: int64 [T]. prompt: how many of them are the prompt.
+        embedded: float32 [T, backbone], scaled embeddings. hidden: float32 [T, backbone], after the last norm.
+        kv: keys and values of the donor layers by kind, float32 [kv_heads, T, head_dim].
+        top_ids: int64 [T, m], likeliest next tokens of every row, best first; top_logits: float32 [T, m].
+    """
+
+    ids: Tensor
+    prompt: int
+    embedded: Tensor
+    hidden: Tensor
+    kv: KeyValues
+    top_ids: Tensor
+    top_logits: Tensor
+
+
+class Teacher:
+    """Runs texts through a compiled target.
+
+    Args:
+        target: with its weights in the quantization that is served.
+    """
+
+    def __init__(self, target: TargetModel) -> None:
+        self.target = target
+        config = target.config
+        # As the drafter's plan: the last layer of each kind that computes keys and values.
+        self.donors = {la.kind: la.index for la in config.layers if not la.kv_shared}
+        most = HEAD_BYTES // (4 * config.vocab_size)
+        self.chunk = max(1, min(target.max_rows, most))
+
+    def embed(self, ids: I32) -> F32:
+        """Scaled target embeddings, float32 [len(ids), backbone]."""
+        unique, back = np.unique(ids, return_inverse=True)
+        rows = unpack_rows(self.target.store.embedding(), unique.astype(np.int32))
+        scaled: F32 = rows[back] * np.float32(self.target.config.embed_scale)
+        return scaled
+
+    def lesson(self, ids: list[int], prompt: int) -> Lesson:
+        """One text; see `Lesson`."""
+        array = np.array(ids, dtype=np.int32)
+        cache = self.target.new_cache()
+        slots = {kind: cache.keys[at].shape for kind, at in self.donors.items()}
+        kv = {
+            kind: (np.empty((s[0], len(ids), s[2]), np.float32), np.empty((s[0], len(ids), s[2]), np.float32))
+            for kind, s in slots.items()
+        }
+        hidden = np.empty((len(ids), self.target.config.hidden_size), dtype=np.float32)
+        m = min(LIKELIEST, self.target.config.vocab_size)
+        top_ids, top_logits = torch.empty(len(ids), m, dtype=torch.long), torch.empty(len(ids), m)
+        for start in range(0, len(ids), self.chunk):
+            part = array[start : start + self.chunk]
+            rows = np.arange(len(part), dtype=np.int32)
+            at = slice(start, start + len(part))
+            cache.reserve(len(part))
+            hidden[at], logits = self.target.forward(part, rows + np.int32(start), np.zeros_like(rows), [cache], rows)
+            cache.advance(len(part))
+            best = torch.from_numpy(logits).topk(m, dim=-1)
+            top_ids[at], top_logits[at] = best.indices, best.values
+            for kind, slot in self.donors.items():
+                # A sliding layer's ring forgets: its rows are taken while they are there.
+                ring = (rows + start) % cache.keys[slot].shape[1]
+                kv[kind][0][:, at] = cache.keys[slot][:, ring]
+                kv[kind][1][:, at] = cache.values[slot][:, ring]
+        return Lesson(
+            ids=torch.from_numpy(array.astype(np.int64)),
+            prompt=prompt,
+            embedded=torch.from_numpy(self.embed(array)),
+            hidden=torch.from_numpy(hidden),
+            kv={kind: (torch.from_numpy(k), torch.from_numpy(v)) for kind, (k, v) in kv.items()},
+            top_ids=top_ids,
+            top_logits=top_logits,
+        )
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Lessons side by side, zero-padded to the longest: as `Lesson`, with a leading axis; lengths int64 [B, 2]."""
+
+    ids: Tensor
+    lengths: Tensor  # prompt, whole
+    embedded: Tensor
+    hidden: Tensor
+    kv: KeyValues
+    top_ids: Tensor
+    top_logits: Tensor
+
+    @property
+    def rows(self) -> int:
+        """Tokens, padding left out."""
+        return int(self.lengths[:, 1].sum())
+
+
+def collate(lessons: list[Lesson], device: torch.device) -> Batch:
+    """A batch on a device."""
+    longest = max(len(lesson.ids) for lesson in lessons)
+
+    def stacked(parts: list[Tensor], axis: int) -> Tensor:
+        padded = []
+        for part in parts:
+            shape = list(part.shape)
+            shape[axis] = longest - shape[axis]
+            padded.append(torch.cat((part, part.new_zeros(shape)), dim=axis))
+        return torch.stack(padded).to(device)
+
+    kinds = lessons[0].kv.keys()
+    return Batch(
+        ids=stacked([le.ids for le in lessons], 0),
+        lengths=torch.tensor([[le.prompt, len(le.ids)] for le in lessons], device=device),
+        embedded=stacked([le.embedded for le in lessons], 0),
+        hidden=stacked([le.hidden for le in lessons], 0),
+        kv={
+            kind: (stacked([le.kv[kind][0] for le in lessons], 1), stacked([le.kv[kind][1] for le in lessons], 1))
+            for kind in kinds
+        },
+        top_ids=stacked([le.top_ids for le in lessons], 0),
+        top_logits=stacked([le.top_logits for le in lessons], 0),
+    )

@@ -1,0 +1,62 @@
+"""Which kernel format each tensor gets."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+from geminate.checkpoint.entries import Entry
+from geminate.errors import ParameterError
+from geminate.formats.packed import WeightFormat
+from geminate.plan.config import AssistantConfig, TargetConfig
+from geminate.weights.specs import TensorSpec
+
+Preset = Literal["auto", "bf16", "int8", "int4", "int4+"]
+PRESETS: tuple[Preset, ...] = get_args(Preset)
+CHOSEN_ROLES = ("matrix", "embedding", "experts")  # whose format the preset decides
+# More than Q4_0's 4.5 bits a weight: whoever quantized the file held a head worth them.
+FINE_HEADS = ("Q8_0", "Q8_1", "Q8_K", "Q6_K", "Q5_0", "Q5_1", "Q5_K")
+
+
+def check_preset(weights: str) -> Preset:
+    """A preset by its name.
+
+    Raises:
+        ParameterError: no such preset.
+    """
+    for preset in PRESETS:
+        if weights == preset:
+            return preset
+    raise ParameterError(f"weights must be one of {', '.join(PRESETS)}, not {weights!r}")
+
+
+def tensor_format(
+    spec: TensorSpec, entry: Entry | None, preset: Preset, config: TargetConfig | AssistantConfig
+) -> WeightFormat:
+    """The format of a matrix, a stack of them, or a row table.
+
+    Args:
+        entry: how it is stored; None for weights that come from no file.
+        preset: ``auto`` takes what is stored on a grid as it is stored, and anything else as int8; ``int4+`` is int4
+            but for the matrices of `keeps_int8`. A drafter's matrices never go below int8: its guesses would suffer,
+            and it is small.
+    """
+    if spec.role == "keep":
+        return "bf16"
+    if spec.role == "row_table":
+        return "bf16" if preset == "bf16" else "int8"
+    chosen: WeightFormat
+    if preset == "auto":
+        chosen = (None if entry is None else entry.grid) or "int8"
+    elif preset == "int4+":
+        chosen = "int8" if isinstance(config, AssistantConfig) or keeps_int8(spec, config) else "int4"
+    else:
+        chosen = preset
+    fine_head = spec.role == "embedding" and entry is not None and entry.dtype in FINE_HEADS
+    return "int8" if chosen == "int4" and (isinstance(config, AssistantConfig) or fine_head) else chosen
+
+
+def keeps_int8(spec: TensorSpec, config: TargetConfig) -> bool:
+    """Whether ``int4+`` keeps this matrix in int8; the measurements behind it are in docs/quantization.md."""
+    ends = (f"layers.{config.layers[0].index}.", f"layers.{config.layers[-1].index}.")
+    key_value = (".self_attn.k_proj", ".self_attn.v_proj")  # small, and every later position reads what they make
+    return spec.role == "embedding" or spec.name.startswith(ends) or spec.name.endswith(key_value)

@@ -1,0 +1,163 @@
+"""Bounded memory of keys and values: what is leased and kept never passes the bound; what is found is what was kept."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from geminate.kv.cache import KEY_TILE, KVCache, SlotSpec, block_bytes, cache_bytes
+from geminate.kv.memory import KVMemory, Lease
+
+SLOTS = (SlotSpec(kv_heads=2, head_dim=4, window=100), SlotSpec(kv_heads=1, head_dim=8, window=0))
+ROWS = 80
+
+
+def memory(limit: int = 10**9, **more: bool) -> KVMemory:
+    return KVMemory(SLOTS, max_rows=ROWS, limit=limit, **more)
+
+
+def compute(held: Lease, tokens: list[int], upto: int) -> None:
+    """Write rows that depend on the tokens, as passes would."""
+    cache = held.cache
+    while cache.length < upto:
+        rows = min(ROWS, upto - cache.length)
+        cache.reserve(rows)
+        for position in range(cache.length, cache.length + rows):
+            for k, v in zip(cache.keys, cache.values, strict=True):
+                k[:, position % k.shape[1]] = tokens[position] % 2000
+                v[:, position % v.shape[1]] = position % 2000
+        cache.advance(rows)
+
+
+def check_rows(cache: KVCache, tokens: list[int]) -> None:
+    """All rows that a next pass may look at are those of the tokens."""
+    for k, v, spec in zip(cache.keys, cache.values, cache.slots, strict=True):
+        first = max(0, cache.length - spec.window + 1) if spec.window else 0
+        for position in range(first, cache.length):
+            assert (k[:, position % k.shape[1]] == tokens[position] % 2000).all(), (position, spec.window)
+            assert (v[:, position % v.shape[1]] == position % 2000).all(), (position, spec.window)
+
+
+def finish(store: KVMemory, tokens: list[int], prompt: int) -> Lease:
+    held = store.lease(tokens[:prompt], len(tokens))
+    assert held is not None
+    for upto in range(held.cache.length, len(tokens) + 1, 50):
+        compute(held, tokens, upto)
+        store.capture(held, tokens)
+    compute(held, tokens, len(tokens))
+    store.capture(held, tokens)
+    return held
+
+
+def test_sizes_are_what_is_allocated() -> None:
+    for context in (1, 63, 64, 65, 179, 180, 4096):
+        cache = KVCache(SLOTS, max_context=context, max_rows=ROWS, whole=True)
+        assert cache.nbytes == cache_bytes(SLOTS, max_context=context, max_rows=ROWS)
+        held = cache.nbytes
+        while cache.length < context:
+            rows = min(ROWS, context - cache.length)
+            cache.reserve(rows)
+            cache.advance(rows)
+        assert cache.nbytes == held, "a whole cache does not grow"
+
+
+def test_a_prompt_starts_from_the_longest_known_prefix() -> None:
+    store = memory()
+    tokens = list(range(500))
+    store.release(finish(store, tokens, 300))
+    assert store.kept == 7 * block_bytes(SLOTS) and store.used == 0
+    branch = tokens[:200] + [9] * 100
+    held = store.lease(branch, 400)
+    assert held is not None and held.cache.length == 192
+    check_rows(held.cache, branch)
+    assert (store.queries, store.hits) == (600, 192)
+    with pytest.raises(ValueError, match="keeps"):
+        held.cache.truncate(100)  # a ring that was filled from blocks has nothing older than its window
+
+
+@pytest.mark.parametrize("length", [KEY_TILE, KEY_TILE + 1, 2 * KEY_TILE, 2 * KEY_TILE + 1])
+def test_the_last_token_is_always_computed(length: int) -> None:
+    store = memory()
+    tokens = list(range(300))
+    store.release(finish(store, tokens, 200))
+    held = store.lease(tokens[:length], 300)
+    assert held is not None and held.cache.length == (length - 1) // KEY_TILE * KEY_TILE
+
+
+def test_nothing_is_kept_when_asked_so() -> None:
+    store = memory(keep_prefixes=False)
+    tokens = list(range(300))
+    store.release(finish(store, tokens, 200))
+    held = store.lease(tokens, 400)
+    assert held is not None and held.cache.length == 0 and store.kept == 0
+
+
+def test_rows_that_were_overwritten_are_not_kept() -> None:
+    store = memory()
+    tokens = list(range(600))
+    held = store.lease(tokens, 600)
+    assert held is not None
+    compute(held, tokens, 500)  # far past the ring without a capture
+    store.capture(held, tokens)
+    assert store.kept == 0
+    compute(held, tokens, 600)
+    store.capture(held, tokens)
+    assert store.kept == 0, "no block hangs in the air"
+
+
+def test_the_oldest_tips_go_first_and_pinned_paths_stay() -> None:
+    one = cache_bytes(SLOTS, max_context=320, max_rows=ROWS)
+    block = block_bytes(SLOTS)
+    store = memory(one + 6 * block)
+    a, b = [1] * 320, [2] * 320
+    store.release(finish(store, a, 200))
+    assert store.kept == 5 * block
+    held = finish(store, b, 200)
+    assert store.kept == 6 * block and store.used + store.kept <= store.limit
+    assert store.lease(a, 320) is None, "b runs, and there is no second place"
+    store.release(held)
+    again = store.lease(b, 320)
+    assert again is not None and again.cache.length == 256, "b's path was used last"
+    check_rows(again.cache, b)
+    store.release(again)
+    lost = store.lease(a, 320)
+    assert lost is not None and lost.cache.length < 256
+
+
+def test_a_long_prefix_never_blocks_its_own_request() -> None:
+    need = cache_bytes(SLOTS, max_context=320, max_rows=ROWS)
+    store = memory(need + 5 * block_bytes(SLOTS))
+    tokens = list(range(320))
+    store.release(finish(store, tokens, 320))
+    store.limit = need + 2 * block_bytes(SLOTS)  # the path and the cache do not fit side by side
+    held = store.lease(tokens, 320)
+    assert held is not None and held.cache.length == 0
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(1, 300), st.booleans()), max_size=40), st.integers(3, 12))
+def test_the_bound_holds_and_rows_are_right(moves: list[tuple[int, int, bool]], places: int) -> None:
+    """Random branches, lengths and endings: never over the bound, never a wrong row, nothing leaks."""
+    store = memory(places * block_bytes(SLOTS) + cache_bytes(SLOTS, max_context=320, max_rows=ROWS))
+    running: list[tuple[Lease, list[int]]] = []
+    for branch, cut, ends in moves:
+        tokens = [7] * cut + [branch] * (320 - cut)
+        held = store.lease(tokens[:-5], 320)
+        if held is not None:
+            check_rows(held.cache, tokens)
+            running.append((held, tokens))
+        for other, text in running:
+            compute(other, text, min(len(text), other.cache.length + 60))
+            store.capture(other, text)
+            check_rows(other.cache, text)
+        assert store.used + store.kept <= store.limit
+        if ends and running:
+            store.release(running.pop(0)[0])
+    for held, _ in running:
+        store.release(held)
+        store.release(held)  # twice is once
+    assert store.used == 0
+    blocks = store.kept // block_bytes(SLOTS)
+    assert blocks == len(store._order)
+    assert store._make_room(store.limit), "everything can be forgotten when nothing runs"
+    assert store.kept == 0 and not store._order

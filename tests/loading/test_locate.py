@@ -1,0 +1,86 @@
+"""From names to directories, and a drafter beside its target."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from geminate.errors import ModelNotFoundError
+from geminate.loading import locate
+from geminate.loading.locate import embedded_pair, locate_drafter, locate_model
+
+
+def model(path: Path, model_type: str) -> Path:
+    path.mkdir(parents=True)
+    (path / "config.json").write_text(json.dumps({"model_type": model_type}))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("/nowhere/at/all", "no such directory: /nowhere/at/all"),
+        ("./google/gemma", "no such directory"),
+        ("a/b/c", "no such directory"),
+        ("", "an empty model name"),
+        ("Once upon a time. " * 400, "cannot look for a model at 'Once upon"),
+        ("~no-such-user-here/model", "cannot look for a model at"),
+    ],
+)
+def test_names_that_lead_nowhere(name: str, says: str) -> None:
+    with pytest.raises(ModelNotFoundError, match=says) as error:
+        locate_model(name)
+    assert len(str(error.value)) < 250 and "\n" not in str(error.value)
+
+
+def test_a_file_is_no_model(tmp_path: Path) -> None:
+    (tmp_path / "x").write_text("")
+    with pytest.raises(ModelNotFoundError, match="is a file"):
+        locate_model(tmp_path / "x")
+
+
+@pytest.mark.parametrize("place", ["m-assistant", "m/drafter", "m/assistant", "drafter", "assistant"])
+def test_auto_finds_a_drafter_beside_or_inside(place: str, tmp_path: Path) -> None:
+    target = model(tmp_path / "m", "gemma4")
+    assert locate_drafter(str(target), target, "auto") is None
+    found = model(tmp_path / place, "gemma4_assistant")
+    assert locate_drafter(str(target), target, "auto") == found
+    assert locate_drafter(str(target), target, None) is None
+
+
+def test_auto_passes_over_what_is_no_drafter(tmp_path: Path) -> None:
+    target = model(tmp_path / "m", "gemma4")
+    model(tmp_path / "m-assistant", "gemma4")
+    (tmp_path / "drafter").mkdir()
+    (tmp_path / "drafter" / "config.json").write_text("{")
+    assert locate_drafter(str(target), target, "auto") is None
+
+
+def test_a_named_drafter_must_be_there(tmp_path: Path) -> None:
+    target = model(tmp_path / "m", "gemma4")
+    named = model(tmp_path / "elsewhere", "gemma4_assistant")
+    assert locate_drafter(str(target), target, named) == named
+    with pytest.raises(ModelNotFoundError, match="no such directory"):
+        locate_drafter(str(target), target, tmp_path / "none")
+
+
+def test_hub_ids_ask_for_the_assistant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def hub(name: str) -> Path:
+        asked.append(name)
+        raise ModelNotFoundError("offline")
+
+    monkeypatch.setattr(locate, "_from_hub", hub)
+    target = model(tmp_path / "snapshot", "gemma4")
+    assert locate_drafter("google/gemma-4-E2B-it", target, "auto") is None, "not found is no drafter"
+    assert asked == ["google/gemma-4-E2B-it-assistant"]
+    with pytest.raises(ModelNotFoundError, match="offline"):
+        locate_drafter("google/gemma-4-E2B-it", target, "google/other-assistant")
+
+
+def test_embedded_pair() -> None:
+    target, own = embedded_pair()
+    assert locate_drafter("", target, "auto") == own.resolve()

@@ -1,0 +1,163 @@
+"""Guesses under a grammar: the drafter's own where everything is allowed, and never what is not."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from geminate import LLM
+from geminate.decoding.draft_rule import STOP_BINS, DraftRule, DraftStop
+from geminate.errors import GrammarError
+from geminate.speculation.acceptance import Beliefs
+from geminate.speculation.costs import CostModel
+from geminate.speculation.draft import Draft, DraftContext
+from geminate.speculation.policy import ALONE, AutoPolicy, NgramPolicy
+from geminate.speculation.sources.grammar import allowed_prefix, constrained_draft, forced_draft
+from geminate.speculation.sources.mtp import MtpDrafter
+
+
+class Rails:
+    """A constraint by position: sets of allowed tokens, None for all; what comes after them is all as well."""
+
+    def __init__(self, *sets: set[int] | None, vocab: int = 8192, forced: tuple[int, ...] = ()) -> None:
+        self.sets, self.vocab, self.ahead = sets, vocab, forced
+        self.taken: list[int] = []
+        self.fails_at: int | None = None
+
+    def allowed(self) -> np.ndarray:
+        at = len(self.taken)
+        if at == self.fails_at:
+            raise GrammarError("too complex")
+        chosen = self.sets[at] if at < len(self.sets) else None
+        mask = np.full(self.vocab, chosen is None)
+        mask[list(chosen or ())] = True
+        return mask
+
+    def advance(self, token: int) -> None:
+        assert self.allowed()[token]
+        self.taken.append(token)
+
+    def rollback(self, count: int) -> None:
+        assert 0 <= count <= len(self.taken)
+        del self.taken[len(self.taken) - count :]
+
+    def forced(self) -> tuple[int, ...]:
+        return self.ahead
+
+
+@pytest.fixture(scope="module")
+def llm() -> LLM:
+    return LLM(threads=1)
+
+
+@pytest.fixture(scope="module")
+def context(llm: LLM) -> DraftContext:
+    target = llm.pair.target
+    ids = llm.encode("Once upon a time there was a little girl who")
+    cache = target.new_cache()
+    cache.reserve(len(ids))
+    positions = np.arange(len(ids) - 1, dtype=np.int32)
+    hidden, _ = target.forward(
+        np.array(ids[:-1], dtype=np.int32), positions, np.zeros_like(positions), [cache], np.array([], dtype=np.int32)
+    )
+    cache.advance(len(ids) - 1)
+    return DraftContext(token_ids=ids, hidden=hidden[-1], cache=cache, rule=DraftRule())
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.7, 1.5])
+@pytest.mark.parametrize("need", [None, 0.3, 0.9])
+def test_all_allowed_is_the_drafter_itself(
+    llm: LLM, context: DraftContext, temperature: float, need: float | None
+) -> None:
+    model = llm.pair.drafter
+    assert model is not None
+    stop = None
+    if need is not None:
+        calibration = (np.arange(STOP_BINS, dtype=np.float32) + 0.5) / STOP_BINS
+        stop = DraftStop(
+            calibration=calibration, ahead=np.full(9, 0.8, np.float32), need=np.linspace(0, need, 9, dtype=np.float32)
+        )
+    lengths = set()
+    for seed in range(12):
+        rule = DraftRule(temperature=temperature, top_k=20 * (seed % 2), top_p=0.9, seed=seed, choice=seed % 3)
+        free = replace(context, rule=rule, stop=stop)
+        wanted = MtpDrafter(model).draft(free, 8)
+        rails = Rails()
+        got = MtpDrafter(model).draft(replace(free, constraint=rails), 8)
+        assert got.token_ids == wanted.token_ids and got.steps == wanted.steps
+        np.testing.assert_allclose(got.confidence, wanted.confidence, rtol=1e-4)
+        assert rails.taken == []
+        lengths.add(len(got.token_ids))
+    assert lengths == {8} if need is None else min(lengths) < 8
+
+
+def test_only_what_is_allowed(llm: LLM, context: DraftContext) -> None:
+    model = llm.pair.drafter
+    assert model is not None
+    few = set(range(0, 8192, 3))
+    rails = Rails(few, {77}, None, few)
+    draft = constrained_draft(model, replace(context, constraint=rails), 6)
+    assert draft.source == "mtp" and len(draft.token_ids) == 6 == draft.steps
+    assert draft.token_ids[0] in few and draft.token_ids[1] == 77 and draft.token_ids[3] in few
+    assert draft.confidence[1] == 1.0 and rails.taken == []
+
+
+def test_no_candidate_ends_the_draft(llm: LLM, context: DraftContext) -> None:
+    model = llm.pair.drafter
+    assert model is not None
+    rails = Rails(None, {3, 4})  # neither in the few clusters that the drafter's head looks at
+    draft = constrained_draft(model, replace(context, constraint=rails), 6)
+    assert len(draft.token_ids) == 1 and draft.steps == 2 and rails.taken == []
+
+
+def test_a_constraint_that_fails_ends_the_guess_only(llm: LLM, context: DraftContext) -> None:
+    model = llm.pair.drafter
+    assert model is not None
+    rails = Rails()
+    rails.fails_at = 2
+    assert len(constrained_draft(model, replace(context, constraint=rails), 6).token_ids) == 2
+    assert allowed_prefix(rails, [5, 6, 7]) == (5, 6) and rails.taken == []
+
+
+def test_forced_tokens_cost_no_steps(llm: LLM, context: DraftContext) -> None:
+    model = llm.pair.drafter
+    assert model is not None
+    forced = replace(context, constraint=Rails(forced=(9, 8, 7)))
+    assert MtpDrafter(model).draft(forced, 2) == Draft(token_ids=(9, 8), source="forced")
+    assert forced_draft(context, 4) == Draft() == forced_draft(forced, 0)
+
+
+def test_copies_are_cut(context: DraftContext) -> None:
+    again = replace(context, token_ids=[*range(10, 20), 10, 11, 12], constraint=Rails(None, {14}, {14}))
+    assert NgramPolicy().draft(again, 8, ALONE) == Draft(token_ids=(13, 14), source="ngram")
+    none = replace(again, constraint=Rails({5}))
+    assert NgramPolicy().draft(none, 8, ALONE).token_ids == ()
+    assert allowed_prefix(None, [1, 2]) == (1, 2)
+
+
+class Steady(CostModel):
+    """A pass costs the same for any number of rows."""
+
+    knows_plain = True  # type: ignore[assignment]
+
+    def round_times(self, rows: int = 0, **company: int) -> list[float]:
+        return [1.0] * 17
+
+
+def test_auto_takes_forced_tokens_and_learns_nothing_from_them(llm: LLM, context: DraftContext) -> None:
+    model = llm.pair.drafter
+    assert model is not None
+    policy = AutoPolicy(MtpDrafter(model), Steady(), Beliefs())
+    before = policy._own.values(), policy.beliefs.positions.values(), policy.beliefs.calibration.values()
+    forced = replace(context, constraint=Rails(forced=(9, 8, 7)))
+    for _ in range(5):
+        draft = policy.draft(forced, 8, ALONE)
+        assert draft == Draft(token_ids=(9, 8, 7), source="forced")
+        policy.observe(draft, 1, None)
+    assert (policy._own.values(), policy.beliefs.positions.values(), policy.beliefs.calibration.values()) == before
+    assert policy._reach == 1
+    policy = AutoPolicy(MtpDrafter(model), Steady(), Beliefs())
+    longer = replace(forced, token_ids=[*range(10, 20), 10, 11, 12], constraint=Rails(forced=(13,)))
+    assert policy.draft(longer, 8, ALONE).source == "ngram"

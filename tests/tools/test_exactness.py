@@ -1,0 +1,70 @@
+"""Which runs ``geminate verify`` makes, and that it notices a difference."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from geminate import LLM, SamplingParams
+from geminate.engine.engine import Engine
+from geminate.kv.cache import KVCache
+from geminate.tools.exactness import CHUNKS, COMPANY, SPECULATION, TEMPERATURES, settings, verify
+
+
+def test_default_runs_cover_all_pairs_in_at_most_24() -> None:
+    runs = settings((1, 2), drafter=True, full=False)
+    assert len(runs) <= 24 and len(set(runs)) == len(runs)
+    assert {r.temperature for r in runs} == set(TEMPERATURES)
+    values = [SPECULATION, (1, 2), CHUNKS, COMPANY, (True, False)]
+    rows = [(r.speculation, r.threads, r.prefill_chunk, r.company, r.temperature == 0) for r in runs]
+    for i, j in itertools.combinations(range(5), 2):
+        seen = {(row[i], row[j]) for row in rows}
+        assert seen == set(itertools.product(values[i], values[j]))
+    assert len(settings((1, 2), drafter=True, full=True)) == 11 * 2 * 2 * 2 * 3
+    assert {r.speculation for r in settings((1, 2), drafter=False, full=False)} == {0, "ngram"}
+
+
+def test_a_difference_is_found_and_named(models: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mutation control: drafts verified against each other's rows."""
+    prompt = [list(range(3, 40))]
+    params = SamplingParams(max_tokens=24, seed=1, ignore_eos=True)
+
+    def make(threads: int) -> LLM:
+        return LLM(models["E4B"], threads=threads)
+
+    assert verify(make, (1, 2), prompt, params).identical
+    real = Engine._commit
+
+    def wrong(self, rows, hidden, logits):  # type: ignore[no-untyped-def]
+        return real(self, rows, hidden, logits if len(logits) < 3 else np.roll(logits, 1, axis=0))
+
+    monkeypatch.setattr(Engine, "_commit", wrong)
+    report = verify(make, (1, 2), prompt, params)
+    assert not report.identical and report.difference is not None
+    assert report.difference.plain.speculation == 0 and report.difference.other.speculation != 0
+    assert report.difference.position >= 37 and len(report.difference.plain_top) == 2
+
+
+def test_a_wrong_kept_prefix_is_found(models: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mutation control: kept values that are off in their newest row; nothing else would show it."""
+    prompt = [np.random.default_rng(0).integers(3, 200, 150).tolist()]
+    params = SamplingParams(max_tokens=24, seed=1, ignore_eos=True)
+
+    def make(threads: int) -> LLM:
+        return LLM(models["E4B"], threads=threads)
+
+    report = verify(make, (1, 2), prompt, params)
+    assert report.identical and report.reused >= 128
+    real = KVCache.restore
+
+    def damaged(self, blocks):  # type: ignore[no-untyped-def]
+        real(self, blocks)
+        for values in self.values:
+            values[:, (self.length - 1) % values.shape[1]] += np.float16(0.5)
+
+    monkeypatch.setattr(KVCache, "restore", damaged)
+    report = verify(make, (1, 2), prompt, params)
+    assert report.difference is not None and report.difference.other.company == "others"

@@ -1,0 +1,75 @@
+"""The packed cache: what goes wrong while writing, what is left behind, what is never copied."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from geminate.checkpoint.safetensors_reader import read_checkpoint
+from geminate.families.gemma4.config import load_target_config
+from geminate.formats.unpack import table_rows
+from geminate.weights.packed_cache import ABANDONED, cache_directory, new_file
+from geminate.weights.store import open_weights
+from support.fabricate import make_target
+
+
+def test_place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "x"))
+    monkeypatch.setenv("GEMINATE_CACHE", str(tmp_path / "g"))
+    assert cache_directory(tmp_path) == tmp_path
+    assert cache_directory() == tmp_path / "g"
+    monkeypatch.delenv("GEMINATE_CACHE")
+    assert cache_directory() == tmp_path / "x" / "geminate"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert cache_directory() == Path.home() / ".cache" / "geminate"
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+def test_failure_after_the_last_byte(
+    call: str, models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some filesystems report a full disk only when the file is synced, or refuse to rename it."""
+
+    def failing(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, call, failing)
+    said: list[str] = []
+    config = load_target_config(models["31B"])
+    store = open_weights(models["31B"], config, "int8", cache_dir=tmp_path, on_message=said.append)
+    assert store.path is None and not list(tmp_path.iterdir())
+    assert store.embedding().n == config.vocab_size
+    assert sum("running without the cache" in line for line in said) == 1
+
+
+def test_files_of_killed_runs_are_removed(tmp_path: Path) -> None:
+    old, young = tmp_path / ".packing-old", tmp_path / ".packing-young"
+    for path in (old, young):
+        path.write_bytes(b"x")
+    then = old.stat().st_mtime - ABANDONED - 60
+    os.utime(old, (then, then))
+    new_file(tmp_path).close()
+    assert not old.exists() and young.exists(), "the young one may be another process at work"
+
+
+def test_per_layer_table_is_read_in_place_in_bf16(tmp_path: Path) -> None:
+    directory = make_target("E4B", tmp_path / "m", dtype=torch.bfloat16)
+    config = load_target_config(directory)
+    entry = read_checkpoint(directory)["model.embed_tokens_per_layer.weight"]
+    rows = np.array([511, 0, 7], np.int32)
+    want = np.stack([entry.rows(r, r + 1)[0] for r in rows])
+    cache = tmp_path / "c"
+    stores = [open_weights(directory, config, "bf16", cache_dir=cache) for _ in range(2)]
+    stores.append(open_weights(directory, config, "bf16", use_cache=False))
+    assert [store.from_cache for store in stores] == [False, True, False]
+    for store in stores:
+        table = store.row_table("embed_tokens_per_layer")
+        assert table.format == "bf16" and np.array_equal(table_rows(table, rows), want)
+        assert store.bytes_by_kind()["row_table"] == entry.nbytes
+        assert not table.data.flags.owndata, "mapped, not read into memory"
+    (file,) = cache.iterdir()
+    assert entry.map().tobytes() not in file.read_bytes(), "the table is not in the cache file"
