@@ -10,6 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM, Gemma4AssistantForCausalLM, Gemma4UnifiedAssistantForCausalLM
 
 from geminate import LLM, SamplingParams
+from geminate.plan.batch import Rows
 from support.fabricate import SIZES, VOCAB
 
 
@@ -31,10 +32,7 @@ def test_forward(
     assert drafter is not None
     ids = np.random.default_rng(5).integers(3, VOCAB, 20).astype(np.int32)
     cache = target.new_cache()
-    rows = np.arange(20, dtype=np.int32)
-    cache.reserve(20)
-    hidden, _ = target.forward(ids, rows, np.zeros_like(rows), [cache], rows[:0])
-    cache.advance(20)
+    hidden, _ = target.extend([Rows(cache=cache, ids=ids)])
     theirs = assistant(models[size].with_name(f"{size}-assistant"), size)
     embedding = torch.tensor(llm.config.embed_scale) * _embedding_row(models[size], 77)
     donors = {layer.kind: layer.index for layer in target.config.layers if not layer.kv_shared}

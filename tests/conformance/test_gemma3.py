@@ -12,6 +12,7 @@ from transformers import Gemma3ForCausalLM, Gemma3ForConditionalGeneration, Gemm
 
 from geminate import LLM, SamplingParams
 from geminate.families.gemma4.config import load_target_config
+from geminate.plan.batch import Rows
 from support.agreement import BOUND, greedy_ids_agree, states_and_logits_agree
 from support.fabricate import VOCAB
 from support.fabricate_gemma3 import SIZES, make_drafter, make_target, published
@@ -103,11 +104,8 @@ def test_drafter_forward(size: str, rope_position: str, pairs: dict[str, Path]) 
     llm = LLM(pairs[size], weights="bf16", rope_position=rope_position)  # type: ignore[arg-type]
     drafter, target = llm.pair.drafter, llm.pair.target
     assert drafter is not None
-    rows = np.arange(20, dtype=np.int32)
     cache = target.new_cache()
-    cache.reserve(20)
-    hidden, _ = target.forward(prompt(20), rows, np.zeros_like(rows), [cache], rows[:0])
-    cache.advance(20)
+    hidden, _ = target.extend([Rows(cache=cache, ids=prompt(20))])
     theirs = Gemma4AssistantForCausalLM.from_pretrained(
         pairs[size].with_name(f"{size}-assistant"), dtype=torch.float32, attn_implementation="eager"
     ).eval()

@@ -19,6 +19,7 @@ from geminate.checkpoint.gguf_tensors import gguf_entries
 from geminate.families.gemma4.config import load_assistant_config, load_target_config
 from geminate.formats.unpack import table_rows, unpack_matrix
 from geminate.params import SamplingParams
+from geminate.plan.batch import Rows
 from geminate.runtime.target import TargetModel
 from geminate.weights.store import open_weights
 from support import fabricate, fabricate_gemma3
@@ -81,11 +82,7 @@ def test_same_logits(pairs: dict[str, tuple[Path, Path]], size: str, weights: st
     config = load_target_config(directory, embed_scale_dtype="bfloat16")
     for source in (directory, file):
         target = TargetModel(config, open_weights(source, config, weights), make_backend(1), max_rows=32)
-        cache = target.new_cache()
-        cache.reserve(len(PROMPT))
-        rows = np.arange(len(PROMPT), dtype=np.int32)
-        _, logits = target.forward(np.array(PROMPT, np.int32), rows, np.zeros_like(rows), [cache], rows)
-        seen.append(logits)
+        seen.append(target.extend([Rows(cache=target.new_cache(), ids=PROMPT, wanted=len(PROMPT))])[1])
     assert np.array_equal(seen[0], seen[1])
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from geminate import LLM
 from geminate.decoding.draft_rule import STOP_BINS, DraftRule, DraftStop, confidence_bin
+from geminate.plan.batch import Rows
 
 
 def rule(ahead: float, need: list[float], calibration: np.ndarray | None = None) -> DraftStop:
@@ -24,10 +25,7 @@ def drafts(llm: LLM, stop: DraftStop | None, k: int = 6) -> tuple[list[int], lis
     assert llm.pair.drafter is not None
     ids = [2, 9, 300, 41, 7, 12]
     cache = llm.pair.target.new_cache()
-    at = np.arange(len(ids), dtype=np.int32)
-    cache.reserve(len(ids))
-    hidden, _ = llm.pair.target.forward(np.array(ids, np.int32), at, np.zeros_like(at), [cache], at)
-    cache.advance(len(ids))
+    hidden, _ = llm.pair.target.extend([Rows(cache=cache, ids=ids)])
     made, sure = llm.pair.drafter.draft(5, hidden[-1], cache, k, DraftRule(), stop)
     return made.tolist(), sure.tolist()
 

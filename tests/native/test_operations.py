@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,10 +12,12 @@ from geminate.backends.cpu.program import NativeBackend, _native, supported_isas
 from geminate.backends.reference.program import ReferenceBackend, choose_guess
 from geminate.decoding import noise as rng
 from geminate.decoding.draft_rule import DraftRule
+from geminate.errors import BackendError
 from geminate.formats.packed import RowTable
 from geminate.formats.quantize import f32_to_bf16, pack_matrix, pack_rows_int8
 from geminate.kv.cache import KVCache, SlotSpec
 from geminate.plan import nodes as p
+from geminate.plan.batch import Batch, Rows
 
 WIDTH, VOCAB, MOST = 77, 96, 33
 ISAS = supported_isas()
@@ -132,9 +135,8 @@ def outputs(program, sizes: list[int], cache: KVCache) -> np.ndarray:
     rows, at, turn = [], 0, 0
     while at < len(IDS):
         m = min(sizes[turn % len(sizes)], len(IDS) - at)
-        index = np.arange(m, dtype=np.int32)
         cache.reserve(m)
-        rows.append(program.run(IDS[at : at + m], index + np.int32(at), np.zeros_like(index), [cache], index)[1])
+        rows.append(program.run(Batch.of([Rows(cache=cache, ids=IDS[at : at + m], wanted=m)]))[1])
         cache.advance(m)
         at, turn = at + m, turn + 1
     return np.concatenate(rows)
@@ -181,15 +183,12 @@ def test_sequences_in_one_pass_do_not_meet() -> None:
     program = NativeBackend(2).compile(made, max_rows=MOST)
     alone = outputs(program, [10], cache_of(made))
     caches = [cache_of(made) for _ in range(3)]
-    zero = np.zeros(10, dtype=np.int32)
     for i, cache in enumerate(caches):  # the third starts from other tokens
         cache.reserve(11)
         start = IDS[:10] if i < 2 else IDS[40:50]
-        program.run(start, np.arange(10, dtype=np.int32), zero, [cache], zero[:0])
+        program.run(Batch.of([Rows(cache=cache, ids=start)]))
         cache.advance(10)
-    ids = np.array([IDS[10]] * 3, dtype=np.int32)
-    rows = np.arange(3, dtype=np.int32)
-    _, out = program.run(ids, np.full(3, 10, np.int32), rows, caches, rows)
+    _, out = program.run(Batch.of([Rows(cache=cache, ids=[int(IDS[10])], wanted=1) for cache in caches]))
     assert np.array_equal(out[0], alone[10]) and np.array_equal(out[1], alone[10])
     assert not np.array_equal(out[2], alone[10])
 
@@ -253,16 +252,18 @@ def test_guesses(rule: DraftRule) -> None:
 def test_arguments_are_checked() -> None:
     made = CASES["add"]()
     program = NativeBackend(1).compile(made, max_rows=4)
-    zero = np.zeros(1, dtype=np.int32)
     cache = new_cache(0)
     cache.reserve(1)
-    for bad in (np.array([VOCAB], np.int32), np.array([-1], np.int32)):
+    for bad in (VOCAB, -1):
         with pytest.raises(ValueError, match="vocabulary"):
-            program.run(bad, zero, zero, [cache], zero)
+            program.run(Batch.of([Rows(cache=cache, ids=[bad], wanted=1)]))
     with pytest.raises(ValueError, match="number of rows"):
-        program.run(np.zeros(5, np.int32), np.zeros(5, np.int32), np.zeros(5, np.int32), [cache], zero)
+        program.run(Batch.of([Rows(cache=cache, ids=[0] * 5)]))
+    good = Batch.of([Rows(cache=cache, ids=[0], wanted=1)])
     with pytest.raises(ValueError, match="sequence"):
-        program.run(zero, zero, zero + 1, [cache], zero)
+        program.run(replace(good, sequences=good.sequences + np.int32(1)))
+    with pytest.raises(BackendError, match="embeddings"):
+        program.run(replace(good, embeddings={0: np.zeros(4, np.float32)}))
 
 
 def test_two_python_threads_share_a_program() -> None:

@@ -10,6 +10,7 @@ import pytest
 from geminate import LLM
 from geminate.decoding.draft_rule import STOP_BINS, DraftRule, DraftStop
 from geminate.errors import GrammarError
+from geminate.plan.batch import Rows
 from geminate.speculation.acceptance import Beliefs
 from geminate.speculation.costs import CostModel
 from geminate.speculation.draft import Draft, DraftContext
@@ -57,12 +58,7 @@ def context(llm: LLM) -> DraftContext:
     target = llm.pair.target
     ids = llm.encode("Once upon a time there was a little girl who")
     cache = target.new_cache()
-    cache.reserve(len(ids))
-    positions = np.arange(len(ids) - 1, dtype=np.int32)
-    hidden, _ = target.forward(
-        np.array(ids[:-1], dtype=np.int32), positions, np.zeros_like(positions), [cache], np.array([], dtype=np.int32)
-    )
-    cache.advance(len(ids) - 1)
+    hidden, _ = target.extend([Rows(cache=cache, ids=ids[:-1])])
     return DraftContext(token_ids=ids, hidden=hidden[-1], cache=cache, rule=DraftRule())
 
 

@@ -7,28 +7,17 @@ from typing import Protocol
 from geminate.arrays import F32, I32
 from geminate.decoding.draft_rule import DraftRule, DraftStop
 from geminate.kv.cache import KVCache
+from geminate.plan.batch import Batch
 from geminate.plan.nodes import Plan
 
 
 class Program(Protocol):
     """A compiled plan."""
 
-    def run(
-        self,
-        ids: I32,
-        positions: I32,
-        sequences: I32,
-        caches: list[KVCache],
-        head_rows: I32,
-        *,
-        taps: dict[str, F32] | None = None,
-    ) -> tuple[F32, F32]:
-        """One pass over M rows.
+    def run(self, batch: Batch, *, taps: dict[str, F32] | None = None) -> tuple[F32, F32]:
+        """One pass over the M rows of a batch, whose caches have room for them (`reserve`).
 
         Args:
-            ids, positions: int32 [M]. sequences: int32 [M], index into ``caches``. Rows of a
-                sequence are consecutive positions in order, and the cache has room (`reserve`).
-            head_rows: int32 [H], increasing row indices whose logits are wanted; may be empty.
             taps: filled with a copy [rows, width] for every Tap node when given.
 
         Returns:

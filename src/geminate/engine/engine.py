@@ -16,8 +16,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
-
 from geminate.arrays import F32
 from geminate.decoding.constraint import Constraint
 from geminate.decoding.sampling import distribution, draw, token_logprobs
@@ -26,6 +24,7 @@ from geminate.errors import ContextLengthError, ParameterError
 from geminate.kv.cache import KVCache
 from geminate.kv.memory import KVMemory
 from geminate.params import MAX_DRAFT, ResolvedSampling
+from geminate.plan.batch import Rows
 from geminate.runtime.target import TargetModel
 from geminate.speculation.acceptance import Beliefs
 from geminate.speculation.costs import CostModel
@@ -346,30 +345,16 @@ class Engine:
         return sequence.policy.draft(context, limit, company)
 
     def _forward(self, batch: list[_Rows]) -> tuple[F32, F32]:
-        ids: list[int] = []
-        positions: list[int] = []
-        sequences: list[int] = []
-        wanted: list[int] = []
-        for index, rows in enumerate(batch):
-            cache = rows.sequence.cache
-            count = len(rows.ids)
-            cache.reserve(count)
-            if rows.wants_logits:
-                first = len(ids) + len(rows.pending) - 1
-                wanted.extend(range(first, len(ids) + count))
-            ids.extend(rows.ids)
-            positions.extend(range(cache.length, cache.length + count))
-            sequences.extend([index] * count)
-        out = self.target.forward(
-            np.array(ids, dtype=np.int32),
-            np.array(positions, dtype=np.int32),
-            np.array(sequences, dtype=np.int32),
-            [rows.sequence.cache for rows in batch],
-            np.array(wanted, dtype=np.int32),
+        return self.target.extend(
+            [
+                Rows(
+                    cache=rows.sequence.cache,
+                    ids=rows.ids,
+                    wanted=len(rows.draft.token_ids) + 1 if rows.wants_logits else 0,
+                )
+                for rows in batch
+            ]
         )
-        for rows in batch:
-            rows.sequence.cache.advance(len(rows.ids))
-        return out
 
     def _verify(self, drafts: tuple[int, ...], draw_row: Callable[[int], int]) -> Verdict:
         return verify(drafts, draw_row)

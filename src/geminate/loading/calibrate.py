@@ -15,6 +15,7 @@ import numpy as np
 from geminate import machine
 from geminate.decoding.draft_rule import DraftRule
 from geminate.loading.load import Pair
+from geminate.plan.batch import Batch, Rows
 from geminate.speculation.costs import PROFILE_ROWS, CostProfile
 from geminate.weights.store import Message
 
@@ -56,10 +57,9 @@ def measure(pair: Pair, budget: float = BUDGET) -> CostProfile:
     ids = (np.arange(CONTEXT, dtype=np.int64) * 7919 % vocab).astype(np.int32)
 
     def run(rows: int, logits: bool = True) -> float:
-        at = np.arange(rows, dtype=np.int32)
-        cache.reserve(rows)
+        batch = Batch.of([Rows(cache=cache, ids=ids[:rows], wanted=rows if logits else 0)])
         began = time.perf_counter()
-        target.forward(ids[:rows], at + np.int32(cache.length), np.zeros_like(at), [cache], at if logits else at[:0])
+        target.forward(batch)
         return time.perf_counter() - began
 
     def guess(steps: int) -> float:

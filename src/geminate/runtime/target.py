@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 import numpy as np
 
 from geminate.arrays import F32, I32
 from geminate.backends.base import Backend
 from geminate.kv.cache import KVCache, SlotSpec
+from geminate.plan.batch import Batch, Rows
 from geminate.plan.builder import PlanBuilder, add_layer
 from geminate.plan.config import TargetConfig
 from geminate.plan.nodes import (
@@ -96,32 +99,40 @@ class TargetModel:
         limit = self.config.max_position_embeddings
         return KVCache(self.slots, max_context=min(max_context or limit, limit), max_rows=self.max_rows)
 
-    def forward(
-        self,
-        ids: I32,
-        positions: I32,
-        sequences: I32,
-        caches: list[KVCache],
-        head_rows: I32,
-        taps: dict[str, F32] | None = None,
-    ) -> tuple[F32, F32]:
-        """One pass; see `geminate.backends.base.Program.run`. Writes KV rows; the caller advances the caches."""
-        return self.program.run(ids, positions, sequences, caches, head_rows, taps=taps)
+    def forward(self, batch: Batch, taps: dict[str, F32] | None = None) -> tuple[F32, F32]:
+        """One pass; see `geminate.backends.base.Program.run`. Makes room in the caches and writes KV rows.
+
+        The caches' lengths stay: `extend` advances them, and a caller that repeats a pass does not want that.
+        """
+        for cache, count in zip(batch.caches, batch.counts, strict=True):
+            cache.reserve(count)
+        return self.program.run(batch, taps=taps)
+
+    def extend(self, parts: Sequence[Rows], taps: dict[str, F32] | None = None) -> tuple[F32, F32]:
+        """One pass over new rows of one or more sequences, which their caches then hold.
+
+        Returns:
+            hidden float32 [rows of all parts, hidden], post-norm, and logits float32 [wanted rows, vocab].
+        """
+        out = self.forward(Batch.of(parts), taps)
+        for part in parts:
+            part.cache.advance(len(part.ids))
+        return out
+
+    def chunks(self, ids: I32, chunk: int, cache: KVCache | None = None) -> Iterator[Rows]:
+        """Consecutive `Rows` of a text, ``chunk`` at a time, all logits wanted; by default from an empty cache."""
+        cache = cache or self.new_cache()
+        for start in range(0, len(ids), chunk):
+            part = ids[start : start + chunk]
+            yield Rows(cache=cache, ids=part, wanted=len(part))
 
     def logits(self, ids: I32, chunk: int, taps: dict[str, list[F32]] | None = None) -> F32:
         """Teacher-forced logits float32 [len(ids), vocab] through the decoding kernels, in chunks."""
-        cache = self.new_cache()
-        out = np.empty((len(ids), self.config.vocab_size), dtype=np.float32)
-        for start in range(0, len(ids), chunk):
-            part = ids[start : start + chunk]
-            rows = np.arange(len(part), dtype=np.int32)
-            cache.reserve(len(part))
+        out: list[F32] = []
+        for rows in self.chunks(ids, chunk):
             tapped: dict[str, F32] | None = None if taps is None else {}
-            _, out[start : start + len(part)] = self.forward(
-                part, rows + np.int32(start), np.zeros_like(rows), [cache], rows, tapped
-            )
-            cache.advance(len(part))
+            out.append(self.extend([rows], tapped)[1])
             for name, value in (tapped or {}).items():
                 assert taps is not None
                 taps.setdefault(name, []).append(value)
-        return out
+        return np.concatenate(out)

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from geminate import LLM
+from geminate.plan.batch import Rows
 from geminate.runtime.drafter import RopePosition
 from geminate.tools.train.checkpoint import load_drafter
 from geminate.tools.train.drafter import Drafter
@@ -40,10 +41,7 @@ def test_as_served(size: str, rope_position: RopePosition, at: int, models: dict
     ids = np.random.default_rng(3).integers(3, target.config.vocab_size, 70).tolist()
     states = unrolled(drafter, collate([Teacher(target).lesson(ids, 10)], torch.device("cpu")))
     cache = target.new_cache()
-    rows = np.arange(at + 1, dtype=np.int32)
-    cache.reserve(at + 1)
-    hidden, _ = target.forward(np.array(ids[: at + 1], np.int32), rows, np.zeros_like(rows), [cache], rows[:0])
-    cache.advance(at + 1)
+    hidden, _ = target.extend([Rows(cache=cache, ids=ids[: at + 1])])
     state = hidden[-1]
     for j in range(STEPS):
         candidates, logits, state = served.step(ids[at + 1 + j], state, cache)

@@ -14,6 +14,7 @@ from geminate.errors import BackendError
 from geminate.formats.packed import TILE_ROWS, PackedMatrix, RowTable, padded
 from geminate.kv.cache import KVCache
 from geminate.plan import nodes as p
+from geminate.plan.batch import Batch
 
 _native: Any
 try:
@@ -177,28 +178,28 @@ class NativeProgram:
             table.ensure(positions)
         return [t.cos for t in self.plan.ropes], [t.sin for t in self.plan.ropes]
 
-    def run(
-        self,
-        ids: I32,
-        positions: I32,
-        sequences: I32,
-        caches: list[KVCache],
-        head_rows: I32,
-        *,
-        taps: dict[str, F32] | None = None,
-    ) -> tuple[F32, F32]:
-        """See `geminate.backends.base.Program.run`."""
+    def run(self, batch: Batch, *, taps: dict[str, F32] | None = None) -> tuple[F32, F32]:
+        """See `geminate.backends.base.Program.run`.
+
+        Raises:
+            BackendError: rows that bring their own embeddings, which the kernels do not take yet.
+        """
+        if batch.embeddings is not None:
+            raise BackendError("the native kernels take token ids only; given embeddings need GEMINATE_ISA=reference")
+        ids, caches = batch.ids, batch.caches
         widths = self.plan.widths
         hidden = np.empty((len(ids), widths[self.plan.hidden]), dtype=np.float32)
-        logits = np.empty((len(head_rows), widths[self.plan.logits]), dtype=np.float32)
-        cosines, sines = self._ropes(int(positions.max()) + 1)
+        logits = np.empty((len(batch.wanted), widths[self.plan.logits]), dtype=np.float32)
+        cosines, sines = self._ropes(int(batch.positions.max()) + 1)
         tapped: list[F32] = []
         if taps is not None:
             buffers = [n.x for n in self.plan.nodes if isinstance(n, p.Tap)]
             tapped = [np.empty((len(ids), widths[b]), dtype=np.float32) for b in buffers]
             taps.update(zip(self._tap_names, tapped, strict=True))
         tables = caches[0].table[None] if len(caches) == 1 else np.stack([c.table for c in caches])
-        self._program.run(ids, positions, sequences, head_rows, tables, cosines, sines, hidden, logits, tapped)
+        self._program.run(
+            ids, batch.positions, batch.sequences, batch.wanted, tables, cosines, sines, hidden, logits, tapped
+        )
         return hidden, logits
 
     def _draft(

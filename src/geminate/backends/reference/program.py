@@ -17,6 +17,7 @@ from geminate.formats.packed import GROUP, PackedMatrix
 from geminate.formats.unpack import table_rows, unpack_matrix, unpack_rows
 from geminate.kv.cache import KVCache
 from geminate.plan import nodes as p
+from geminate.plan.batch import Batch
 
 Row: TypeAlias = dict[str, F32]
 DRAFT_TOP_K = 64  # candidates a noisy guess considers when the rule sets no top_k
@@ -80,22 +81,14 @@ class ReferenceProgram:
         out: F32 = self._weights(w, which) @ np.ascontiguousarray(seen)
         return out
 
-    def run(
-        self,
-        ids: I32,
-        positions: I32,
-        sequences: I32,
-        caches: list[KVCache],
-        head_rows: I32,
-        *,
-        taps: dict[str, F32] | None = None,
-    ) -> tuple[F32, F32]:
+    def run(self, batch: Batch, *, taps: dict[str, F32] | None = None) -> tuple[F32, F32]:
         """See `geminate.backends.base.Program.run`."""
-        rows: list[Row] = [{} for _ in ids]
-        active = list(range(len(ids)))
+        rows: list[Row] = [{} for _ in batch.ids]
+        active = list(range(len(rows)))
+        given = batch.embeddings or {}
         for node in self.plan.nodes:
             if isinstance(node, p.GatherRows):
-                active = [int(r) for r in head_rows]
+                active = [int(r) for r in batch.wanted]
                 for r in active:
                     rows[r][node.out] = rows[r][node.x].copy()
                 continue
@@ -104,13 +97,16 @@ class ReferenceProgram:
                     taps[node.name] = np.stack([rows[r][node.x] for r in active])
                 continue
             for r in active:
-                position = int(positions[r])
-                cache = caches[int(sequences[r])]
-                self._apply(node, rows[r], int(ids[r]), position, position, cache)
+                if isinstance(node, p.Embed) and r in given:
+                    rows[r][node.out] = given[r].astype(np.float32)
+                    continue
+                position = int(batch.positions[r])
+                cache = batch.caches[int(batch.sequences[r])]
+                self._apply(node, rows[r], int(batch.ids[r]), position, position, cache)
         hidden = np.stack([row[self.plan.hidden] for row in rows])
         width = self.plan.widths[self.plan.logits]
-        logits = np.empty((len(head_rows), width), dtype=np.float32)
-        for i, r in enumerate(head_rows):
+        logits = np.empty((len(batch.wanted), width), dtype=np.float32)
+        for i, r in enumerate(batch.wanted):
             logits[i] = rows[int(r)][self.plan.logits]
         return hidden, logits
 

@@ -14,11 +14,11 @@ from typing import Any, cast
 import numpy as np
 
 from geminate import __version__, machine
-from geminate.arrays import I32
 from geminate.backends.cpu.program import NativeBackend, NativeProgram
 from geminate.decoding.draft_rule import DraftRule
 from geminate.errors import ParameterError
 from geminate.kv.cache import KVCache
+from geminate.plan.batch import Batch, Rows
 from geminate.plan.config import MoeConfig, TargetConfig
 from geminate.runtime.drafter import DrafterModel
 from geminate.runtime.target import TargetModel
@@ -79,9 +79,9 @@ class StepBench:
 
     def step(self, rows: int) -> float:
         """Seconds of a pass over ``rows`` new rows behind the context, logits for all of them."""
-        at = np.arange(rows, dtype=np.int32)
+        batch = Batch.of([Rows(cache=self._cache, ids=self._ids[:rows], wanted=rows)])
         began = time.perf_counter()
-        hidden, _ = self._forward(self._ids[:rows], self._cache, at)
+        hidden, _ = self.target.forward(batch)
         took = time.perf_counter() - began
         self._hidden = hidden[-1]
         return took
@@ -102,19 +102,13 @@ class StepBench:
         for start in range(0, tokens, 256):
             count = min(256, tokens - start)
             last = start + count == tokens
-            self._forward(self._ids[start : start + count], cache, np.array([count - 1] * last, dtype=np.int32))
-            cache.advance(count)
+            self.target.extend([Rows(cache=cache, ids=self._ids[start : start + count], wanted=int(last))])
         return time.perf_counter() - began
 
     @property
     def experts_read(self) -> int:
         """Experts that the last pass read, over all layers."""
         return cast(NativeProgram, self.target.program).expert_reads
-
-    def _forward(self, ids: I32, cache: KVCache, heads: I32) -> tuple[np.ndarray, np.ndarray]:
-        at = np.arange(len(ids), dtype=np.int32)
-        cache.reserve(len(ids))
-        return self.target.forward(ids, at + np.int32(cache.length), np.zeros_like(at), [cache], heads)
 
 
 def _store(random: RandomStore) -> WeightStore:

@@ -17,6 +17,7 @@ import numpy as np
 
 from geminate.arrays import F32, F64, I32
 from geminate.kv.cache import KVCache
+from geminate.plan.batch import Rows
 from geminate.runtime.target import TargetModel
 
 CHUNK = 32  # rows of a pass; one float64 probability for each row and token of the vocabulary is kept
@@ -148,11 +149,7 @@ def _threads(count: int) -> Iterator[ThreadPoolExecutor]:
 
 
 def _logits(model: TargetModel, ids: I32, cache: KVCache) -> F32:
-    at = np.arange(len(ids), dtype=np.int32)
-    cache.reserve(len(ids))
-    _, logits = model.forward(ids, at + np.int32(cache.length), np.zeros_like(at), [cache], at)
-    cache.advance(len(ids))
-    return logits
+    return model.extend([Rows(cache=cache, ids=ids, wanted=len(ids))])[1]
 
 
 def _score(sums: _Sums, total: int) -> Score:

@@ -14,6 +14,7 @@ import numpy as np
 from geminate.arrays import F32, I32
 from geminate.backends.base import Backend
 from geminate.kv.cache import KVCache
+from geminate.plan.batch import Batch, Rows
 from geminate.plan.config import TargetConfig
 from geminate.plan.nodes import Experts, Linear, Node, Tap
 from geminate.runtime.target import slot_specs, target_plan
@@ -55,10 +56,9 @@ def channel_importance(
         cache = KVCache(slot_specs(config), max_context=len(part), max_rows=ROWS)
         for start in range(0, len(part), ROWS):
             ids = part[start : start + ROWS]
-            rows = np.arange(len(ids), dtype=np.int32)
             cache.reserve(len(ids))
             taps: dict[str, F32] = {}
-            program.run(ids, rows + np.int32(start), np.zeros_like(rows), [cache], rows, taps=taps)
+            program.run(Batch.of([Rows(cache=cache, ids=ids, wanted=len(ids))]), taps=taps)
             cache.advance(len(ids))
             for name, values in taps.items():
                 square = (values.astype(np.float64) ** 2).sum(axis=0)

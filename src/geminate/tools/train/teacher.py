@@ -71,13 +71,11 @@ class Teacher:
         hidden = np.empty((len(ids), self.target.config.hidden_size), dtype=np.float32)
         m = min(LIKELIEST, self.target.config.vocab_size)
         top_ids, top_logits = torch.empty(len(ids), m, dtype=torch.long), torch.empty(len(ids), m)
-        for start in range(0, len(ids), self.chunk):
-            part = array[start : start + self.chunk]
-            rows = np.arange(len(part), dtype=np.int32)
-            at = slice(start, start + len(part))
-            cache.reserve(len(part))
-            hidden[at], logits = self.target.forward(part, rows + np.int32(start), np.zeros_like(rows), [cache], rows)
-            cache.advance(len(part))
+        for part in self.target.chunks(array, self.chunk, cache):
+            start = cache.length
+            rows = np.arange(len(part.ids), dtype=np.int32)
+            at = slice(start, start + len(part.ids))
+            hidden[at], logits = self.target.extend([part])
             best = torch.from_numpy(logits).topk(m, dim=-1)
             top_ids[at], top_logits[at] = best.indices, best.values
             for kind, slot in self.donors.items():

@@ -1,0 +1,78 @@
+"""What one forward pass works on: rows of one or more sequences, as one value."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from geminate.arrays import F32, I32
+from geminate.kv.cache import KVCache
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Rows:
+    """The rows one sequence puts into a pass: consecutive positions from the end of its cache.
+
+    Attributes:
+        cache: keys and values of the positions before.
+        ids: int32 [n] or a list of token ids, n >= 1.
+        wanted: how many of the last rows need logits, 0 to n.
+        embeddings: float32 [n, hidden], given instead of the scaled embeddings of ``ids`` (images, sound); None: looked
+            up. ``ids`` still stand for the rows wherever else ids are read (per-layer embeddings).
+    """
+
+    cache: KVCache
+    ids: Sequence[int] | I32
+    wanted: int = 0
+    embeddings: F32 | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Batch:
+    """All rows of a pass; `Batch.of` makes it.
+
+    Attributes:
+        ids, positions: int32 [M], M the rows of all sequences together.
+        sequences: int32 [M], index into ``caches`` of each row, ascending.
+        caches: one per sequence. counts: rows of each sequence.
+        wanted: int32 [H], increasing indices of the rows whose logits are wanted; may be empty.
+        embeddings: row index -> float32 [hidden], for rows that bring their own; None: no row does.
+    """
+
+    ids: I32
+    positions: I32
+    sequences: I32
+    caches: Sequence[KVCache]
+    counts: Sequence[int]
+    wanted: I32
+    embeddings: dict[int, F32] | None = None
+
+    @classmethod
+    def of(cls, parts: Sequence[Rows]) -> Batch:
+        """The batch of these parts, in order; reads the caches' lengths and changes nothing."""
+        ids: list[int] = []
+        positions: list[int] = []
+        sequences: list[int] = []
+        wanted: list[int] = []
+        counts: list[int] = []
+        given: dict[int, F32] = {}
+        for index, part in enumerate(parts):
+            count, start, first = len(part.ids), part.cache.length, len(ids)
+            ids.extend(part.ids)
+            positions.extend(range(start, start + count))
+            sequences.extend([index] * count)
+            wanted.extend(range(first + count - part.wanted, first + count))
+            counts.append(count)
+            if part.embeddings is not None:
+                given.update(zip(range(first, first + count), part.embeddings, strict=True))
+        return cls(
+            ids=np.array(ids, dtype=np.int32),
+            positions=np.array(positions, dtype=np.int32),
+            sequences=np.array(sequences, dtype=np.int32),
+            caches=[part.cache for part in parts],
+            counts=counts,
+            wanted=np.array(wanted, dtype=np.int32),
+            embeddings=given or None,
+        )
