@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from geminate.engine.sequence import Stats
+from geminate.engine.stats import Stats
 from geminate.errors import GeminateError
-from geminate.llm import LLM, ChatSession
+from geminate.llm import LLM
 from geminate.output import Delta, Output
 from geminate.params import SamplingParams
+from geminate.session import ChatSession
 
 __version__ = "0.1.0"
 __all__ = [

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -10,18 +12,24 @@ from typing import Any, Literal, cast
 import numpy as np
 
 from geminate.arrays import F32
+from geminate.engine.client import LocalClient
 from geminate.engine.engine import Engine
-from geminate.engine.sequence import Sequence as EngineSequence
-from geminate.errors import ParameterError, TokenizerError
-from geminate.grammar.compiler import Grammar, GrammarCompiler
-from geminate.kv.cache import KVCache
+from geminate.engine.messages import EngineEvent, EngineRequest
+from geminate.engine.sequence import StopCheck
+from geminate.engine.service import EngineService
+from geminate.errors import GeminateError, ParameterError, TokenizerError
+from geminate.grammar.compiler import GrammarCompiler
+from geminate.grammar.state import Grammar
+from geminate.kv.memory import KVMemory
 from geminate.loading.calibrate import cost_profile
 from geminate.loading.load import load_pair
-from geminate.output import Delta, Output, TextSide
+from geminate.output import Completion, Delta, Output
 from geminate.params import ResolvedSampling, SamplingParams, parse_speculation
 from geminate.runtime.drafter import RopePosition
+from geminate.session import ChatSession
 from geminate.speculation.costs import CostModel
 from geminate.speculation.sources.mtp import MtpDrafter
+from geminate.text.reply import make_reply
 from geminate.text.template import ChatTemplate
 from geminate.text.tokenizer import Tokenizer
 from geminate.weights.packing import Progress
@@ -30,7 +38,18 @@ from geminate.weights.store import Message
 
 Prompt = str | Sequence[int]
 SpeculationArg = Literal["auto", "off", "ngram"] | int | str
-MAX_TOGETHER = 8  # sequences that share passes in `LLM.generate`
+MAX_RUNNING = 8  # completions of one LLM that share passes; more of them wait
+
+
+def stop_check(request: EngineRequest, tokenizer: Tokenizer) -> StopCheck:
+    """A function that takes a completion's tokens in order and says when one of its stop strings is complete."""
+    reply = make_reply(request.reply, tokenizer, request.sampling.stop)
+
+    def check(token: int) -> bool:
+        reply.push(token)
+        return reply.stopped
+
+    return check
 
 
 class LLM:
@@ -84,11 +103,19 @@ class LLM:
         self.config = pair.target.config
         self.tokenizer = Tokenizer.load(pair.located.target)
         self.template = ChatTemplate.load(pair.located.target)
-        mtp = MtpDrafter(pair.drafter) if pair.drafter is not None else None
-        self.engine = Engine(pair.target, mtp, prefill_chunk=prefill_chunk)
-        self._on_message = on_message
-        self._costs_known = False
+        tokenizer, config = self.tokenizer, self.config
         self._grammars: GrammarCompiler | None = None
+        if tokenizer is not None:
+            self._grammars = GrammarCompiler(tokenizer, vocab_size=config.vocab_size, eos_ids=config.eos_token_ids)
+        self._prefill_chunk = prefill_chunk
+        self._drafter = MtpDrafter(pair.drafter) if pair.drafter is not None else None
+        self.engine = self.new_engine(max_running=MAX_RUNNING)
+        self.service = EngineService(self.engine)
+        self.client = LocalClient(self.service)
+        self._numbers = itertools.count()
+        self._on_message = on_message
+        self._loading = threading.Lock()
+        self._costs_known = self._closed = False
 
     def encode(self, prompt: Prompt) -> list[int]:
         """Token ids of a prompt: text is encoded after the bos token, ids are taken as they are.
@@ -136,10 +163,8 @@ class LLM:
         Raises:
             TokenizerError: the model has no tokenizer.
         """
-        if self._grammars is None:
-            self._grammars = GrammarCompiler(
-                self._need_tokenizer(), vocab_size=self.config.vocab_size, eos_ids=self.config.eos_token_ids
-            )
+        self._need_tokenizer()
+        assert self._grammars is not None
         return self._grammars
 
     def resolve(self, params: SamplingParams | None) -> ResolvedSampling:
@@ -148,34 +173,63 @@ class LLM:
 
     def measure_costs(self) -> None:
         """Make sure that ``auto`` knows what passes cost here; the first use on a machine takes a second or two."""
-        if not self._costs_known:
-            self._costs_known = True
-            self.engine.costs = CostModel(cost_profile(self.pair, self._on_message))
+        with self._loading:
+            if not self._costs_known:
+                self.engine.timing.costs = CostModel(cost_profile(self.pair, self._on_message))
+                self._costs_known = True
 
-    def _start(
+    def new_engine(
+        self,
+        *,
+        prefill_chunk: int | None = None,
+        prefill_share: int | None = None,
+        max_running: int | None = None,
+        memory: KVMemory | None = None,
+        costs: CostModel | None = None,
+    ) -> Engine:
+        """Another engine over the same weights; see `Engine`. None for the chunk is the LLM's own."""
+        tokenizer, grammars = self.tokenizer, self._grammars
+        return Engine(
+            self.pair.target,
+            self._drafter,
+            prefill_chunk=prefill_chunk or self._prefill_chunk,
+            prefill_share=prefill_share,
+            max_running=max_running,
+            memory=memory,
+            costs=costs,
+            constraints=None if grammars is None else grammars.start,
+            stop_checks=None if tokenizer is None else lambda request: stop_check(request, tokenizer),
+        )
+
+    def request(
         self,
         ids: list[int],
-        sampling: ResolvedSampling,
-        speculation: SpeculationArg,
+        params: SamplingParams | None = None,
         *,
-        cache: KVCache | None = None,
-        on_logits: Callable[[int, F32], None] | None = None,
+        speculation: SpeculationArg = "auto",
         grammar: Grammar | None = None,
-    ) -> tuple[EngineSequence, TextSide]:
+        conversation: str | None = None,
+        want_logits: bool = False,
+    ) -> EngineRequest:
+        """The arguments of `generate` and `stream` as what the engine takes, with an id of its own.
+
+        Raises:
+            ParameterError: bad parameters. GeminateError: the LLM is closed.
+        """
+        if self._closed:
+            raise GeminateError("this LLM is closed; make a new one")
         wanted = parse_speculation(speculation)
         if wanted == "auto":
             self.measure_costs()
-        side = TextSide(self.tokenizer, sampling.stop)
-        sequence = self.engine.add(
-            ids,
-            sampling,
+        return EngineRequest(
+            request_id=f"llm-{next(self._numbers)}",
+            prompt_ids=ids,
+            sampling=self.resolve(params),
             speculation=wanted,
-            cache=cache,
-            on_token=side.on_token,
-            on_logits=on_logits,
-            constraint=None if grammar is None else grammar.start(),
+            grammar=None if grammar is None else grammar.source,
+            conversation=conversation,
+            want_logits=want_logits,
         )
-        return sequence, side
 
     def generate(
         self,
@@ -191,7 +245,7 @@ class LLM:
         Args:
             prompts: text, token ids, or a list of either.
             speculation: ``auto``, ``off``, ``ngram`` or a draft length 0..16; changes the speed, not the output.
-            on_logits: told (position, raw logits float32 [vocab]) of every emitted token of a single prompt.
+            on_logits: called with (position, raw logits float32 [vocab]) of every emitted token of a single prompt.
             grammar: what every answer is kept to, from ``llm.grammars.compile``.
 
         Raises:
@@ -200,26 +254,41 @@ class LLM:
         several = _as_list(prompts)
         if on_logits is not None and len(several) != 1:
             raise ParameterError("on_logits needs exactly one prompt")
-        ids = [self.encode(prompt) for prompt in several]
-        waiting = [(i, self.resolve(params)) for i in range(len(ids))]
-        running: dict[int, tuple[EngineSequence, TextSide]] = {}
-        done: dict[int, Output] = {}
+        requests = [
+            self.request(
+                self.encode(prompt),
+                params,
+                speculation=speculation,
+                grammar=grammar,
+                want_logits=on_logits is not None,
+            )
+            for prompt in several
+        ]
+        completions = {request.request_id: Completion(request, self.tokenizer) for request in requests}
+        done: dict[str, Output] = {}
+        for request, event in self._run(requests):
+            if on_logits is not None and event.logits is not None:
+                for row, logits in enumerate(event.logits):
+                    on_logits(event.position + row, logits)
+            output = completions[request].push(event).output
+            if output is not None:
+                done[request] = output
+        return [done[request.request_id] for request in requests]
+
+    def _run(self, requests: list[EngineRequest]) -> Iterator[tuple[str, EngineEvent]]:
+        """(request id, event) of all requests; leaving the iteration cancels what still runs."""
+        for request in requests:
+            self.engine.check(request)  # all are refused before one is begun
+        ids: list[str] = []
         try:
-            while waiting or running:
-                while waiting and len(running) < MAX_TOGETHER:
-                    i, sampling = waiting.pop(0)
-                    running[i] = self._start(ids[i], sampling, speculation, on_logits=on_logits, grammar=grammar)
-                self.engine.step()
-                for i, (sequence, side) in list(running.items()):
-                    if sequence.finish_reason is not None:
-                        _raise_own(sequence)
-                        side.finish(sequence)
-                        done[i] = side.output(sequence)
-                        del running[i]
+            for request in requests:
+                ids.append(request.request_id)
+                self.client.submit(request)
+            for event in self.client.events(*ids):
+                yield event.request_id, event
         finally:
-            for sequence, _ in running.values():
-                self.engine.abort(sequence)
-        return [done[i] for i in range(len(ids))]
+            for request_id in ids:
+                self.client.cancel(request_id)
 
     def stream(
         self,
@@ -227,33 +296,43 @@ class LLM:
         params: SamplingParams | None = None,
         *,
         speculation: SpeculationArg = "auto",
-        cache: KVCache | None = None,
+        conversation: str | None = None,
         grammar: Grammar | None = None,
     ) -> Iterator[Delta]:
         """Complete one prompt piece by piece; closing the iterator ends the generation.
 
+        Any number of streams may be open at once, in one thread or several.
+
         Args:
-            cache: of an earlier call over a strict prefix of the prompt; see `ChatSession`.
+            conversation: a name under which the KV cache is kept at the end; a later prompt with the same name starts
+                from what it shares with it. `forget` frees it. See `ChatSession`.
             grammar: what the answer is kept to, from ``llm.grammars.compile``.
 
         Yields:
-            one `Delta` per round; the last carries the `Output`.
+            at most one `Delta` per round; the last carries the `Output`.
         """
-        sequence, side = self._start(
-            self.encode(prompt), self.resolve(params), speculation, cache=cache, grammar=grammar
+        request = self.request(
+            self.encode(prompt), params, speculation=speculation, grammar=grammar, conversation=conversation
         )
-        try:
-            while sequence.finish_reason is None:
-                tokens = [t for e in self.engine.step() if e.sequence is sequence for t in e.token_ids]
-                _raise_own(sequence)
-                if sequence.finish_reason is not None:
-                    side.finish(sequence)
-                    output = side.output(sequence)
-                    yield Delta(text=side.take(), token_ids=tokens, output=output)
-                elif tokens:
-                    yield Delta(text=side.take(), token_ids=tokens)
-        finally:
-            self.engine.abort(sequence)
+        completion = Completion(request, self.tokenizer)
+        for _, event in self._run([request]):
+            yield completion.push(event)
+
+    def forget(self, conversation: str) -> None:
+        """Free the KV cache that `stream` keeps under a name; unknown names are fine."""
+        self.service.forget(conversation)
+
+    def close(self) -> None:
+        """End what runs, with an error for whoever waits for it; the LLM cannot be used afterwards."""
+        if not self._closed:
+            self._closed = True
+            self.service.stop()
+
+    def __enter__(self) -> LLM:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
 
     def chat(
         self,
@@ -283,12 +362,7 @@ class LLM:
         vocab = self.config.vocab_size
         if array.ndim != 1 or not len(array) or array.min() < 0 or array.max() >= vocab:
             raise ParameterError(f"ids must be a non-empty list of token ids below {vocab}")
-        return self.pair.target.logits(array.astype(np.int32), self.engine.prefill_chunk)
-
-
-def _raise_own(sequence: EngineSequence) -> None:
-    if sequence.error is not None:
-        raise sequence.error
+        return self.pair.target.logits(array.astype(np.int32), self.engine.scheduler.prefill_chunk)
 
 
 def _as_list(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
@@ -298,62 +372,3 @@ def _as_list(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
     if items and all(isinstance(item, (int, np.integer)) for item in items):
         return [[int(cast(int, item)) for item in items]]
     return items  # type: ignore[return-value]
-
-
-class ChatSession:
-    """A conversation. What the next prompt shares with the cached tokens is not computed again.
-
-    Attributes:
-        messages: role/content mappings so far.
-    """
-
-    def __init__(self, llm: LLM, *, system: str | None, enable_thinking: bool | None) -> None:
-        self.llm = llm
-        self.enable_thinking = enable_thinking
-        self.messages: list[dict[str, Any]] = []
-        if system:
-            self.messages.append({"role": "system", "content": system})
-        self._cache: KVCache | None = None
-        self._cached_ids: list[int] = []
-
-    def reset(self) -> None:
-        """Forget all turns but the system message."""
-        self.messages = [m for m in self.messages if m["role"] == "system"]
-        self._cache, self._cached_ids = None, []
-
-    def _reusable(self, ids: list[int]) -> KVCache | None:
-        if self._cache is None:
-            return None
-        common = 0
-        # An answer stopped in mid-pass may leave more rows in the cache than tokens we know.
-        limit = min(len(ids) - 1, self._cache.length, len(self._cached_ids))
-        while common < limit and ids[common] == self._cached_ids[common]:
-            common += 1
-        try:
-            self._cache.truncate(common)
-        except ValueError:  # a sliding layer has lost rows that this branch needs
-            return None
-        return self._cache
-
-    def stream(
-        self,
-        text: str,
-        params: SamplingParams | None = None,
-        *,
-        speculation: SpeculationArg = "auto",
-    ) -> Iterator[Delta]:
-        """Say something; the answer, as far as it was generated, joins the conversation."""
-        messages = [*self.messages, {"role": "user", "content": text}]
-        ids = self.llm.chat_ids(messages, enable_thinking=self.enable_thinking)
-        cache = self._reusable(ids) or self.llm.pair.target.new_cache()
-        self._cache, self._cached_ids = None, []
-        answer: list[str] = []
-        emitted: list[int] = []
-        try:
-            for delta in self.llm.stream(ids, params, speculation=speculation, cache=cache):
-                answer.append(delta.text)
-                emitted.extend(delta.token_ids)
-                yield delta
-        finally:
-            self.messages = [*messages, {"role": "assistant", "content": "".join(answer)}]
-            self._cache, self._cached_ids = cache, [*ids, *emitted]

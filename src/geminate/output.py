@@ -1,4 +1,4 @@
-"""What `LLM` gives back: whole generations, pieces of streamed ones, and the text side of a sequence."""
+"""What `LLM` gives back: whole completions, pieces of streamed ones, and how events become them."""
 
 from __future__ import annotations
 
@@ -6,22 +6,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from geminate.decoding.sampling import TokenLogprobs
-from geminate.engine.sequence import FinishReason, Stats
-from geminate.engine.sequence import Sequence as EngineSequence
+from geminate.engine.messages import EngineEvent, EngineRequest, FinishReason
+from geminate.engine.stats import Stats
 from geminate.errors import ParameterError
-from geminate.text.reply import PlainReply, ReplyDelta
+from geminate.text.reply import PlainReply
 from geminate.text.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
 class Output:
-    """A finished generation.
+    """A finished completion.
 
     Attributes:
-        token_ids: emitted tokens, an end-of-sequence token included. text: without special tokens and
-            without the stop string.
+        prompt_token_ids: the prompt.
+        token_ids: emitted tokens, an end-of-sequence token included.
+        text: without special tokens and without the stop string.
         finish_reason: ``stop``, ``length`` or ``abort``.
-        seed: what seeded the noise; pass it again for the same text.
+        seed: the noise's seed; pass it again for the same text.
+        stats: what the completion took.
         logprobs: per emitted token, if asked for.
     """
 
@@ -36,55 +38,66 @@ class Output:
 
 @dataclass(frozen=True, kw_only=True)
 class Delta:
-    """A piece of a streamed generation: certain text, the tokens behind it, and at the end the whole."""
+    """A piece of a streamed completion.
+
+    Attributes:
+        text: text that is certain now. token_ids: the tokens behind it.
+        output: the whole completion, with the last piece only.
+    """
 
     text: str
     token_ids: list[int]
     output: Output | None = None
 
 
-class TextSide:
-    """Detokenizer and stop strings of one sequence; told every token in order."""
+class Completion:
+    """Collects the events of one completion.
 
-    def __init__(self, tokenizer: Tokenizer | None, stops: Sequence[str]) -> None:
+    Args:
+        request: what was asked. tokenizer: the model's; without one there is no text.
+
+    Raises:
+        ParameterError: stop strings without a tokenizer.
+    """
+
+    def __init__(self, request: EngineRequest, tokenizer: Tokenizer | None) -> None:
+        stops: Sequence[str] = request.sampling.stop
         if stops and tokenizer is None:
             raise ParameterError("stop strings need a tokenizer, and this model has none; use stop_token_ids")
+        self._request = request
         self._reply = PlainReply(tokenizer, stops) if tokenizer is not None else None
-        self._fresh: list[str] = []
-        self.text = ""
+        self._token_ids: list[int] = []
+        self._texts: list[str] = []
+        self._logprobs: list[TokenLogprobs] = []
 
-    def on_token(self, token: int) -> bool:
-        """Take a token; True when a stop string is complete."""
+    def push(self, event: EngineEvent) -> Delta:
+        """What is new with an event."""
+        self._token_ids.extend(event.token_ids)
+        self._logprobs.extend(event.logprobs)
+        text = self._text(event)
+        self._texts.append(text)
+        return Delta(text=text, token_ids=list(event.token_ids), output=self._output(event))
+
+    def _text(self, event: EngineEvent) -> str:
         if self._reply is None:
-            return False
-        self._add(self._reply.push(token))
-        return self._reply.stopped
+            return ""
+        tokens = event.token_ids if event.stop_token is None else event.token_ids[:-1]
+        deltas = [delta for token in tokens for delta in self._reply.push(token)]
+        if event.finish_reason is not None and not self._reply.stopped:
+            deltas += self._reply.flush()
+        return "".join([delta.text for delta in deltas])
 
-    def _add(self, deltas: list[ReplyDelta]) -> None:
-        text = "".join([delta.text for delta in deltas])
-        self._fresh.append(text)
-        self.text += text
-
-    def finish(self, sequence: EngineSequence) -> None:
-        """Let go of what was held back; held bytes can complete a stop string only now."""
-        if self._reply is not None and not self._reply.stopped:
-            self._add(self._reply.flush())
-            if self._reply.stopped:
-                sequence.finish_reason = "stop"
-
-    def take(self) -> str:
-        """Text that became certain since the last call."""
-        fresh, self._fresh = "".join(self._fresh), []
-        return fresh
-
-    def output(self, sequence: EngineSequence) -> Output:
-        """The generation that ``sequence``, which has ended, was."""
+    def _output(self, event: EngineEvent) -> Output | None:
+        if event.finish_reason is None or event.stats is None:
+            return None
+        # Bytes that the detokenizer held back can complete a stop string only at the end.
+        stopped = self._reply is not None and self._reply.stopped
         return Output(
-            prompt_token_ids=sequence.token_ids[: sequence.prompt_length],
-            token_ids=sequence.output_ids,
-            text=self.text,
-            finish_reason=sequence.finish_reason or "abort",
-            seed=sequence.sampling.seed,
-            stats=sequence.stats,
-            logprobs=sequence.logprobs,
+            prompt_token_ids=list(self._request.prompt_ids),
+            token_ids=self._token_ids,
+            text="".join(self._texts),
+            finish_reason="stop" if stopped else event.finish_reason,
+            seed=self._request.sampling.seed,
+            stats=event.stats,
+            logprobs=self._logprobs,
         )

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,42 +11,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from geminate import LLM, SamplingParams
-from geminate.engine.engine import Engine
-from geminate.engine.sequence import Sequence
-from geminate.errors import ContextLengthError, GeminateError
+from geminate.engine.messages import EngineRequest
+from geminate.engine.sequence import Sequence, StopCheck
+from geminate.errors import ContextLengthError, EngineFailedError, GeminateError
 from geminate.kv.cache import KVCache
 from geminate.kv.memory import KVMemory
+from support.engines import bounded, cold
 from support.fabricate import SIZES, VOCAB
 
 SLOW = settings(
     max_examples=10, deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )  # fmt: skip
-
-
-@dataclass
-class Watched:
-    """What a sequence said, with a digest of the logits it was drawn from."""
-
-    digest: hashlib._Hash = field(default_factory=hashlib.blake2b)
-
-    def __call__(self, position: int, logits: np.ndarray) -> None:
-        self.digest.update(position.to_bytes(4, "little") + logits.tobytes())
-
-
-def bounded(llm: LLM, *, limit: int = 1 << 28, keep: bool = True, **more: int) -> Engine:
-    target = llm.pair.target
-    memory = KVMemory(target.slots, max_rows=target.max_rows, limit=limit, keep_prefixes=keep)
-    return Engine(
-        target, llm.engine.drafter, prefill_chunk=llm.engine.prefill_chunk, memory=memory, costs=llm.engine.costs,
-        **more,
-    )  # fmt: skip
-
-
-def cold(llm: LLM, prompt: list[int], params: SamplingParams) -> tuple[list[int], str]:
-    watch = Watched()
-    out = llm.generate([prompt], params, speculation="off", on_logits=watch)[0]
-    return out.token_ids, watch.digest.hexdigest()
 
 
 def params(seed: int, tokens: int = 24) -> SamplingParams:
@@ -75,12 +50,11 @@ def test_kept_prefixes_change_nothing(llm: LLM, seed: int, turns: int, share: in
         keep = int(rng.integers(1, len(base) + 1))
         prompt = base[:keep] + rng.integers(3, VOCAB, int(rng.integers(0, 40))).tolist()
         sampling = params(seed + turn)
-        watch = Watched()
-        sequence = engine.add(prompt, llm.resolve(sampling), speculation=speculation, on_logits=watch)  # type: ignore[arg-type]
+        sequence = engine.add(prompt, sampling, speculation)
         engine.run()
-        assert (sequence.output_ids, watch.digest.hexdigest()) == cold(llm, prompt, sampling)
+        assert (sequence.output_ids, engine.digest(sequence)) == cold(llm, prompt, sampling)
         texts.append(sequence.token_ids)
-    assert engine.memory is not None and engine.memory.used == 0
+    assert engine.engine.memory is not None and engine.engine.memory.used == 0
 
 
 def test_prefixes_are_found(llm: LLM) -> None:
@@ -88,7 +62,7 @@ def test_prefixes_are_found(llm: LLM) -> None:
     engine = bounded(llm)
     prompt = np.random.default_rng(5).integers(3, VOCAB, 300).tolist()
     for expected in (0, 256):
-        sequence = engine.add(prompt, llm.resolve(params(1)))
+        sequence = engine.add(prompt, params(1))
         engine.run()
         assert sequence.stats.reused_tokens == expected
 
@@ -97,7 +71,7 @@ def test_wrong_rows_are_noticed(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> No
     """Mutation control: one kept sliding-layer row that is off by a bit changes the logits."""
     engine = bounded(llm)
     prompt = np.random.default_rng(6).integers(3, VOCAB, 300).tolist()
-    engine.add(prompt, llm.resolve(params(2)))
+    engine.add(prompt, params(2))
     engine.run()
     real = KVCache.restore
 
@@ -106,10 +80,9 @@ def test_wrong_rows_are_noticed(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> No
         self.values[0][:, (self.length - 1) % self.values[0].shape[1]] += np.float16(0.5)
 
     monkeypatch.setattr(KVCache, "restore", damaged)
-    watch = Watched()
-    engine.add(prompt, llm.resolve(params(2)), on_logits=watch)
+    sequence = engine.add(prompt, params(2))
     engine.run()
-    assert watch.digest.hexdigest() != cold(llm, prompt, params(2))[1]
+    assert engine.digest(sequence) != cold(llm, prompt, params(2))[1]
 
 
 @SLOW
@@ -123,48 +96,48 @@ def test_company_waiting_and_leaving_change_nothing(
     """Requests of all kinds join between passes, wait for places and memory, some are aborted."""
     rng = np.random.default_rng(seed)
     need = KVMemory(llm.pair.target.slots, max_rows=llm.pair.target.max_rows, limit=0).need(200)
-    engine = bounded(llm, limit=int(limit * need), max_running=places, prefill_share=share)
-    assert engine.memory is not None
+    watched = bounded(llm, limit=int(limit * need), max_running=places, prefill_share=share)
+    engine, memory = watched.engine, watched.engine.memory
+    assert memory is not None
     shared = rng.integers(3, VOCAB, 80).tolist()
-    added: list[tuple[Sequence, list[int], SamplingParams, Watched]] = []
+    added: list[tuple[Sequence, list[int], SamplingParams]] = []
     aborted: set[Sequence] = set()
     order: list[Sequence] = []
     while len(added) < count or engine.running or engine.waiting:
         if len(added) < count and rng.random() < 0.4:
             prompt = (shared if rng.random() < 0.5 else []) + rng.integers(3, VOCAB, int(rng.integers(1, 90))).tolist()
-            sampling, watch = params(seed + len(added), int(rng.integers(1, 25))), Watched()
+            sampling = params(seed + len(added), int(rng.integers(1, 25)))
             mode = (0, 2, "auto", "ngram")[int(rng.integers(4))]
-            sequence = engine.add(prompt, llm.resolve(sampling), speculation=mode, on_logits=watch)  # type: ignore[arg-type]
-            added.append((sequence, prompt, sampling, watch))
+            added.append((watched.add(prompt, sampling, mode), prompt, sampling))
         elif added and rng.random() < 0.03:
             victim = added[int(rng.integers(len(added)))][0]
             if victim.finish_reason is None:
                 engine.abort(victim)
                 aborted.add(victim)
-        engine.step()
+        watched.step()
         order += [s for s in engine.running if s not in order]
         assert len(engine.running) <= places
-        assert engine.memory.used + engine.memory.kept <= engine.memory.limit
+        assert memory.used + memory.kept <= memory.limit
     begun = [s for s, *_ in added if s in order]
     assert order == begun, "those that wait begin in the order they came"
-    for sequence, prompt, sampling, watch in added:
+    for sequence, prompt, sampling in added:
         if sequence not in aborted:
-            assert (sequence.output_ids, watch.digest.hexdigest()) == cold(llm, prompt, sampling)
-    assert engine.memory.used == 0
+            assert (sequence.output_ids, watched.digest(sequence)) == cold(llm, prompt, sampling)
+    assert memory.used == 0
 
 
 def test_a_long_prompt_does_not_stall_answers(llm: LLM) -> None:
     """While a prompt comes in, every pass gives every answer a token, and a short prompt passes the long one."""
     engine = bounded(llm, prefill_share=16)
     rng = np.random.default_rng(3)
-    answering = engine.add(rng.integers(3, VOCAB, 5).tolist(), llm.resolve(params(0, 200)), speculation=0)
+    answering = engine.add(rng.integers(3, VOCAB, 5).tolist(), params(0, 200), 0)
     while not answering.output_ids:
         engine.step()
-    long = engine.add(rng.integers(3, VOCAB, 400).tolist(), llm.resolve(params(3)), speculation=0)
-    short = engine.add(rng.integers(3, VOCAB, 12).tolist(), llm.resolve(params(6)), speculation=0)
+    long = engine.add(rng.integers(3, VOCAB, 400).tolist(), params(3), 0)
+    short = engine.add(rng.integers(3, VOCAB, 12).tolist(), params(6), 0)
     passes = 0
     while not long.output_ids:
-        assert [e for e in engine.step() if e.sequence is answering]
+        assert [e for e in engine.step() if e.request_id == answering.request.request_id]
         passes += 1
         if passes == 4:
             assert short.output_ids and not long.output_ids
@@ -172,27 +145,32 @@ def test_a_long_prompt_does_not_stall_answers(llm: LLM) -> None:
 
 
 def test_one_that_fails_leaves_the_others_alone(llm: LLM) -> None:
-    engine = bounded(llm)
+    def broken(request: EngineRequest) -> StopCheck:
+        def check(token: int) -> bool:
+            raise RuntimeError("a check of its own")
+
+        return check
+
+    watched = bounded(llm)
+    engine = watched.engine
+    engine._stop_checks = broken
     prompt = list(range(10, 40))
-
-    def broken(_: int) -> bool:
-        raise RuntimeError("a callback of its own")
-
-    bad = engine.add(prompt, llm.resolve(params(1)), on_token=broken)
-    unlucky = engine.add(prompt, llm.resolve(SamplingParams(logit_bias=dict.fromkeys(range(VOCAB), -np.inf))))
-    good = engine.add(prompt, llm.resolve(params(1)))
-    while engine.running:
-        engine.step()
-    assert isinstance(bad.error, RuntimeError) and isinstance(unlucky.error, GeminateError)
-    assert good.error is None and good.output_ids == cold(llm, prompt, params(1))[0]
+    bad = watched.add(prompt, replace(params(1), stop=["x"]))
+    unlucky = watched.add(prompt, SamplingParams(logit_bias=dict.fromkeys(range(VOCAB), -np.inf)))
+    good = watched.add(prompt, params(1))
+    watched.run()
+    errors = watched.errors
+    assert isinstance(errors[bad.request.request_id], EngineFailedError)
+    assert isinstance(errors[unlucky.request.request_id], GeminateError)
+    assert good.request.request_id not in errors and good.output_ids == cold(llm, prompt, params(1))[0]
     assert engine.memory is not None and engine.memory.used == 0
 
 
 def test_what_never_fits_is_refused(llm: LLM) -> None:
     engine = bounded(llm, limit=1 << 12)
     with pytest.raises(ContextLengthError, match="more memory"):
-        engine.add([5] * 100, llm.resolve(params(0)))
-    assert not engine.waiting and not engine.running
+        engine.add([5] * 100, params(0))
+    assert not engine.engine.waiting and not engine.engine.running
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -201,8 +179,7 @@ def test_every_size_reuses(size: str, models: dict[str, Path]) -> None:
     engine = bounded(llm)
     prompt = np.random.default_rng(8).integers(3, VOCAB, 200).tolist()
     for reused in (0, 192):
-        watch = Watched()
-        sequence = engine.add(prompt, llm.resolve(params(4)), on_logits=watch)
+        sequence = engine.add(prompt, params(4))
         engine.run()
         assert sequence.stats.reused_tokens == reused
-        assert (sequence.output_ids, watch.digest.hexdigest()) == cold(llm, prompt, params(4))
+        assert (sequence.output_ids, engine.digest(sequence)) == cold(llm, prompt, params(4))

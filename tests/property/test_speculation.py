@@ -85,11 +85,11 @@ def test_prefill_chunks(llm: LLM, seed: int, chunk: int, k: int) -> None:
     prompt = np.random.default_rng(seed).integers(3, VOCAB, 75).tolist()
     params = SamplingParams(max_tokens=20, temperature=1.0, seed=seed, ignore_eos=True)
     plain = watched(llm, prompt, params, 0)
-    llm.engine.prefill_chunk = chunk
+    llm.engine.scheduler.prefill_chunk = chunk
     try:
         assert watched(llm, prompt, params, k) == plain
     finally:
-        llm.engine.prefill_chunk = 48
+        llm.engine.scheduler.prefill_chunk = 48
 
 
 def test_company_changes_nothing(llm: LLM) -> None:
@@ -137,15 +137,16 @@ def test_turns_reuse_the_cache_and_change_nothing(models: dict[str, Path]) -> No
     llm = LLM(models["E2B"], threads=1)
     rng = np.random.default_rng(4)
     prompt = rng.integers(3, VOCAB, 20).tolist()
-    cache = llm.pair.target.new_cache()
     params = SamplingParams(max_tokens=30, temperature=0.9, seed=3, ignore_eos=True)
+    prompt_is_new = True
     for _ in range(5):
-        *_, last = llm.stream(prompt, params, speculation=4, cache=cache)
+        *_, last = llm.stream(prompt, params, speculation=4, conversation="talk")
         assert last.output is not None
         fresh = llm.generate([prompt], params, speculation="off")[0]
         assert last.output.token_ids == fresh.token_ids
+        assert last.output.stats.reused_tokens >= len(prompt) - 7 - 1 or prompt_is_new
+        prompt_is_new = False
         keep = len(prompt) + int(rng.integers(5, 25))
-        cache.truncate(keep)
         prompt = (prompt + fresh.token_ids)[:keep] + rng.integers(3, VOCAB, 7).tolist()
 
 

@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import geminate.engine.engine
 from geminate import LLM, SamplingParams
+from geminate.engine import commit
 from geminate.engine.engine import Engine
+from geminate.engine.messages import EngineEvent
 from geminate.errors import GeminateError
 from geminate.grammar.compiler import Grammar, JsonSchema, ToolCalls
 from geminate.grammar.state import GrammarState
@@ -112,16 +113,16 @@ def test_guesses_are_made_and_accepted(llm: LLM) -> None:
     }
     grammar = llm.grammars.compile(JsonSchema(schema))
     sources: dict[str, int] = {}
-    real = Engine._commit
+    real = Engine.step
 
-    def watched(self: Engine, rows: Any, *args: Any, **kwargs: Any) -> Any:
-        out = real(self, rows, *args, **kwargs)
-        kind = rows.draft.source
-        sources[kind] = sources.get(kind, 0) + out[0]
-        return out
+    def watched(self: Engine) -> list[EngineEvent]:
+        events = real(self)
+        for event in events:
+            sources[event.source] = sources.get(event.source, 0) + event.accepted
+        return events
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Engine, "_commit", watched)
+        patch.setattr(Engine, "step", watched)
         prompt = 'Once upon a time there was a girl. "story": Once upon a time there was a girl. '
         answers(llm, grammar, prompt, 0.0, (4, "ngram", "auto"))
     assert sources["mtp"] > 0 and sources["ngram"] > 0 and sources["forced"] > 0
@@ -184,21 +185,23 @@ def test_without_rollback_it_is_caught(broken: Callable[[], bool]) -> None:
 def test_a_mask_at_the_first_row_only_is_caught(broken: Callable[[], bool]) -> None:
     """Mutation control."""
     at = [0]
-    real_verify, real_law = Engine._verify, geminate.engine.engine.distribution
+    real_draws, real_law = commit._draws, commit.distribution
 
-    def verify(self: Engine, drafts: Any, draw_row: Callable[[int], int]) -> Any:
+    def draws(*args: Any) -> Callable[[int], int]:
+        draw_row = real_draws(*args)
+
         def drawn(row: int) -> int:
             at[0] = row
             return draw_row(row)
 
-        return real_verify(self, drafts, drawn)
+        return drawn
 
     def law(logits: Any, sampling: Any, counts: Any, allowed: Any = None) -> Any:
         return real_law(logits, sampling, counts, allowed if at[0] == 0 else None)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Engine, "_verify", verify)
-        patch.setattr(geminate.engine.engine, "distribution", law)
+        patch.setattr(commit, "_draws", draws)
+        patch.setattr(commit, "distribution", law)
         assert broken()
 
 

@@ -38,8 +38,8 @@ def test_a_difference_is_found_and_named(models: dict[str, Path], monkeypatch: p
     assert verify(make, (1, 2), prompt, params).identical
     real = Engine._commit
 
-    def wrong(self, rows, hidden, logits):  # type: ignore[no-untyped-def]
-        return real(self, rows, hidden, logits if len(logits) < 3 else np.roll(logits, 1, axis=0))
+    def wrong(self, turn, hidden, logits):  # type: ignore[no-untyped-def]
+        return real(self, turn, hidden, logits if len(logits) < 3 else np.roll(logits, 1, axis=0))
 
     monkeypatch.setattr(Engine, "_commit", wrong)
     report = verify(make, (1, 2), prompt, params)

@@ -18,6 +18,7 @@ from geminate.params import MAX_DRAFT
 from geminate.tools.bench import decode as decode_bench
 from geminate.tools.bench import step as step_bench
 from geminate.tools.bench.shapes import SHAPES
+from geminate.tools.bench.synthetic import Coin
 from geminate.weights.presets import check_preset
 
 app = typer.Typer(
@@ -173,13 +174,12 @@ def decode(
             llm.measure_costs()
             engine = llm.engine
             chosen = decode_bench.read_prompts(prompts or decode_bench.BENCH80, llm, limit)
-        if rates is not None:
-            engine = decode_bench.synthetic(engine, rates)
+        coin = None if rates is None else Coin(rates)
         with progress("runs") as bar:
             task = bar.add_task("runs", total=None)
             result = decode_bench.run(
                 engine, chosen, modes, max_tokens=max_tokens, repeats=repeats, temperature=temperature,
-                on_run=lambda done, total: bar.update(task, completed=done, total=total),
+                coin=coin, on_run=lambda done, total: bar.update(task, completed=done, total=total),
             )  # fmt: skip
         name = shape or model or "embedded pair"
         result = {"model": name, "synthetic_acceptance": rates} | result

@@ -17,6 +17,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from geminate.decoding.constraint import Constraint
 from geminate.errors import GeminateError, ParameterError
 from geminate.grammar.json_schema import has_finite_value, schema_text
 from geminate.grammar.state import Grammar as Grammar
@@ -127,13 +128,24 @@ class GrammarCompiler:
             GeminateError: `llguidance` is not installed.
         """
         _need_library()
-        source = self._source(spec, reasoning)
+        return self._compiled(self._source(spec, reasoning), _SAID[type(spec)])
+
+    def start(self, source: str) -> Constraint:
+        """The fresh state of a grammar by its source text (`Grammar.source`), for one completion.
+
+        Raises:
+            ParameterError: not a grammar of this compiler's.
+        """
+        _need_library()
+        return self._compiled(source, "the grammar").start()
+
+    def _compiled(self, source: str, said: str) -> Grammar:
         with self._lock:
             found = self._known.get(source)
             if found is not None:
                 self._known.move_to_end(source)
                 return found
-        grammar = self._grammar(source, _SAID[type(spec)])
+        grammar = self._grammar(source, said)
         with self._lock:
             self._known[source] = grammar
             while len(self._known) > _KEPT:
@@ -199,7 +211,7 @@ class GrammarCompiler:
         def build() -> LLMatcher:
             return LLMatcher(tokenizer, source, log_level=0, limits=limits)
 
-        grammar = Grammar(lambda: _with_deep_stack(build), self._logits, self._eos_ids)
+        grammar = Grammar(lambda: _with_deep_stack(build), source, self._logits, self._eos_ids)
         probe = grammar.matcher()
         if not probe.is_error():
             # What allows nothing, or forces text without end, shows with the first masks.

@@ -18,9 +18,14 @@ _MAX_FORCED = 64
 
 
 class Grammar:
-    """A compiled grammar; made by `GrammarCompiler`."""
+    """A compiled grammar; made by `GrammarCompiler`.
 
-    def __init__(self, build: Callable[[], LLMatcher], vocab_size: int, eos_ids: Sequence[int]) -> None:
+    Attributes:
+        source: its text, from which `GrammarCompiler.start` makes the same grammar again.
+    """
+
+    def __init__(self, build: Callable[[], LLMatcher], source: str, vocab_size: int, eos_ids: Sequence[int]) -> None:
+        self.source = source
         self._build = build
         self._matcher = build()
         self.vocab_size = vocab_size

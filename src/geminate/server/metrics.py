@@ -8,9 +8,9 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, disable_cre
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from geminate.engine.service import ServiceSnapshot
 from geminate.params import MAX_DRAFT
-from geminate.server.jobs import Piece
-from geminate.server.service import ServiceSnapshot
+from geminate.server.openai.pieces import Piece
 
 disable_created_metrics()  # type: ignore[no-untyped-call]
 PREFIX = "geminate:"

@@ -14,13 +14,14 @@ from typing import Any, cast
 
 import uvicorn
 
+from geminate.engine.service import EngineService
 from geminate.errors import BackendError, GeminateError
+from geminate.kv.memory import KVMemory
 from geminate.llm import LLM
 from geminate.server.http.app import make_app
 from geminate.server.http.auth import Keys, load_keys
 from geminate.server.http.limits import timed_protocol
 from geminate.server.http.logs import configure, log
-from geminate.server.service import Service
 from geminate.server.settings import Settings
 from geminate.server.state import ServerState
 
@@ -76,7 +77,7 @@ class _Run:
     def __init__(self, settings: Settings, keys: list[str], load: Callable[[], LLM], listener: socket.socket) -> None:
         self.settings, self.load, self.listener = settings, load, listener
         self.state = ServerState(settings)
-        self.service: Service | None = None
+        self.service: EngineService | None = None
         config = uvicorn.Config(
             make_app(self.state, Keys(keys)), http=timed_protocol(settings), ws="none", lifespan="off",
             log_config=None, access_log=False, server_header=False, proxy_headers=False, workers=1,
@@ -123,7 +124,7 @@ class _Run:
         with contextlib.suppress(RuntimeError):  # the loop is closed: a signal came first
             loop.call_soon_threadsafe(what, *args)
 
-    def _loaded(self, llm: LLM, service: Service, seconds: float) -> None:
+    def _loaded(self, llm: LLM, service: EngineService, seconds: float) -> None:
         if self.state.status == "draining":
             return
         try:
@@ -164,9 +165,21 @@ class _Run:
         self.server.should_exit = True
 
 
-def make_service(llm: LLM, settings: Settings) -> Service:
+USUAL_CONTEXT = 4096
+"""Positions of a sequence for which the default KV budget has room, `max_running` times."""
+
+
+def make_service(llm: LLM, settings: Settings) -> EngineService:
     """The service the settings describe; not started."""
-    return Service(
-        llm, max_running=settings.max_running, max_waiting=settings.max_waiting, kv_bytes=settings.kv_bytes,
-        prefix_cache=settings.prefix_cache, prefill_share=settings.prefill_share,
-    )  # fmt: skip
+    target = llm.pair.target
+    memory = KVMemory(target.slots, max_rows=target.max_rows, limit=0, keep_prefixes=settings.prefix_cache)
+    context = min(USUAL_CONTEXT, llm.config.max_position_embeddings)
+    memory.limit = settings.max_running * memory.need(context) if settings.kv_bytes is None else settings.kv_bytes
+    llm.measure_costs()
+    engine = llm.new_engine(
+        prefill_share=settings.prefill_share,
+        max_running=settings.max_running,
+        memory=memory,
+        costs=llm.engine.timing.costs,
+    )
+    return EngineService(engine, max_waiting=settings.max_waiting)

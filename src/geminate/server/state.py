@@ -10,13 +10,12 @@ from typing import Any, Literal
 
 from geminate import __version__
 from geminate.checkpoint.source import weight_files
+from geminate.engine.service import EngineService
 from geminate.errors import GeminateError, TokenizerError
-from geminate.grammar.compiler import GrammarCompiler
 from geminate.llm import LLM
 from geminate.params import MAX_DRAFT
 from geminate.server.http.errors import DRAIN_RETRY_AFTER_S, ApiError, bad_request, unavailable
 from geminate.server.metrics import Metrics
-from geminate.server.service import Service
 from geminate.server.settings import Settings
 from geminate.text.tokenizer import Tokenizer
 
@@ -35,7 +34,7 @@ class Model:
         TokenizerError: a model without a tokenizer.
     """
 
-    def __init__(self, llm: LLM, service: Service, settings: Settings) -> None:
+    def __init__(self, llm: LLM, service: EngineService, settings: Settings) -> None:
         if llm.tokenizer is None:
             raise TokenizerError("this model has no tokenizer.json, and a server needs one")
         self.llm, self.service = llm, service
@@ -45,7 +44,7 @@ class Model:
         self.id = settings.model_id or default_id(settings.model)
         self.names = frozenset((self.id, *settings.alias))
         self.context = min(config.max_position_embeddings, settings.max_context or config.max_position_embeddings)
-        self.compiler = GrammarCompiler(llm.tokenizer, vocab_size=self.vocab_size, eos_ids=config.eos_token_ids)
+        self.compiler = llm.grammars
         self.fingerprint = _fingerprint(llm)
         self.created = int(time.time())
         self.thought_open = llm.tokenizer.token_id("<|channel>")
@@ -53,7 +52,8 @@ class Model:
 
     def most_tokens(self, prompt: int, wanted: int) -> int:
         """The longest answer up to ``wanted`` tokens for which there can be memory."""
-        memory = self.service.memory
+        memory = self.service.engine.memory
+        assert memory is not None  # `make_service` bounds it
 
         def fits(tokens: int) -> bool:
             return memory.need(prompt + tokens) <= memory.limit
@@ -110,7 +110,7 @@ class ServerState:
         self.failure: GeminateError | None = None
         self._model: Model | None = None
 
-    def attach(self, llm: LLM, service: Service) -> None:
+    def attach(self, llm: LLM, service: EngineService) -> None:
         """The model is there and its service started: answer from now on."""
         model = Model(llm, service, self.settings)
         self.metrics.attach(model.id, service.snapshot)

@@ -181,3 +181,12 @@ class ChatReply:
             deltas = self._content.add(self._call.rest)
         self._call = None
         return deltas
+
+
+def make_reply(kind: Literal["text", "chat", "tools"], tokenizer: Tokenizer, stops: Sequence[str]) -> Reply:
+    """A fresh parser: of plain text, of a chat's reply, or of one whose tool calls are taken apart.
+
+    Raises:
+        ParameterError: an empty stop string.
+    """
+    return PlainReply(tokenizer, stops) if kind == "text" else ChatReply(tokenizer, stops, tools=kind == "tools")

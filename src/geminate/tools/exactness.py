@@ -12,14 +12,15 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
+from collections.abc import Sequence as Seq
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
 
-from geminate.arrays import F32
-from geminate.engine.engine import Engine
+from geminate.engine.messages import EngineEvent, EngineRequest
+from geminate.engine.sequence import Sequence
 from geminate.kv.memory import KVMemory
 from geminate.llm import LLM
 from geminate.params import SamplingParams
@@ -90,7 +91,7 @@ class _Run:
     reused: int
 
 
-def settings(threads: Sequence[int], *, drafter: bool, full: bool) -> list[Setting]:
+def settings(threads: Seq[int], *, drafter: bool, full: bool) -> list[Setting]:
     """The runs of one prompt, plain decoding of every temperature first."""
     speculation = SPECULATION if drafter else (0, "ngram")
     plain = [(0, threads[-1], CHUNKS[0], COMPANY[0], t) for t in TEMPERATURES]
@@ -104,7 +105,7 @@ def settings(threads: Sequence[int], *, drafter: bool, full: bool) -> list[Setti
     return [Setting(speculation=s, threads=n, prefill_chunk=c, company=o, temperature=t) for s, n, c, o, t in ordered]
 
 
-def _covering(values: list[Sequence[Any]]) -> list[tuple[Any, ...]]:
+def _covering(values: list[Seq[Any]]) -> list[tuple[Any, ...]]:
     """Greedy pairwise covering array: the run that covers most uncovered pairs joins, until none is left.
 
     Returns the runs beside the plain ones (no speculation, last thread count, first chunk, alone, either drawing).
@@ -128,36 +129,41 @@ def _covering(values: list[Sequence[Any]]) -> list[tuple[Any, ...]]:
 
 
 def _run(llm: LLM, prompt: list[int], setting: Setting, params: SamplingParams) -> _Run:
+    mine = replace(params, temperature=setting.temperature, seed=7 if params.seed is None else params.seed)
+    request = llm.request(prompt, mine, speculation=setting.speculation, want_logits=True)
+    if setting.company == "alone":
+        engine = llm.new_engine(prefill_chunk=setting.prefill_chunk, costs=llm.engine.timing.costs)
+        sequence = engine.add(request)
+        events = engine.run()
+    else:
+        sequence, events = _among_others(llm, request, setting, mine)
     hashes: list[bytes] = []
     tops: list[list[tuple[int, float]]] = []
-
-    def watch(position: int, logits: F32) -> None:
-        hashes.append(hashlib.blake2b(logits.tobytes(), digest_size=16).digest())
-        two = np.argpartition(logits, -2)[-2:]
-        tops.append(sorted(((int(t), float(logits[t])) for t in two), key=lambda top: -top[1]))
-
-    llm.engine.prefill_chunk = setting.prefill_chunk
-    mine = replace(params, temperature=setting.temperature, seed=7 if params.seed is None else params.seed)
-    if setting.company == "alone":
-        out = llm.generate([prompt], mine, speculation=setting.speculation, on_logits=watch)[0]
-        return _Run(tuple(out.token_ids), tuple(hashes), tuple(tops), 0)
-    ids, reused = _among_others(llm, prompt, setting, mine, watch)
-    return _Run(tuple(ids), tuple(hashes), tuple(tops), reused)
+    for event in events:
+        if event.request_id != request.request_id or event.logits is None:
+            continue
+        for logits in event.logits:
+            hashes.append(hashlib.blake2b(logits.tobytes(), digest_size=16).digest())
+            two = np.argpartition(logits, -2)[-2:]
+            tops.append(sorted(((int(t), float(logits[t])) for t in two), key=lambda top: -top[1]))
+    return _Run(tuple(sequence.output_ids), tuple(hashes), tuple(tops), sequence.stats.reused_tokens)
 
 
 def _among_others(
-    llm: LLM, prompt: list[int], setting: Setting, params: SamplingParams, watch: Callable[[int, F32], None]
-) -> tuple[list[int], int]:
-    """The answer's ids in an engine like a server's, whose other sequences come and go; and prompt tokens reused."""
-    target = llm.pair.target
+    llm: LLM, request: EngineRequest, setting: Setting, params: SamplingParams
+) -> tuple[Sequence, list[EngineEvent]]:
+    """The sequence and all events in an engine like a server's, whose other sequences come and go."""
+    target, chunk = llm.pair.target, setting.prefill_chunk
     memory = KVMemory(target.slots, max_rows=target.max_rows, limit=1 << 62)
-    llm.measure_costs()
-    engine = Engine(
-        target, llm.engine.drafter, prefill_chunk=setting.prefill_chunk, prefill_share=min(32, setting.prefill_chunk),
-        memory=memory, costs=llm.engine.costs,
-    )  # fmt: skip
-    speculation = cast(Literal["auto", "ngram"] | int, setting.speculation)
-    engine.add(prompt, llm.resolve(replace(params, max_tokens=1)), speculation=0)
+    engine = llm.new_engine(
+        prefill_chunk=chunk, prefill_share=min(32, chunk), memory=memory, costs=llm.engine.timing.costs
+    )
+    prompt = list(request.prompt_ids)
+
+    def add(ids: list[int], sampling: SamplingParams, speculation: int | str) -> None:
+        engine.add(llm.request(ids, sampling, speculation=speculation))
+
+    add(prompt, replace(params, max_tokens=1), 0)
     engine.run()
     # Every other one is like the prompt up to a token of its own, of another length, and ends at another time.
     waiting = [
@@ -165,14 +171,13 @@ def _among_others(
         for i in range(OTHERS)
     ]
     for other, theirs in waiting[::2]:
-        engine.add(other, llm.resolve(theirs), speculation=speculation)
-    engine.step()
-    sequence = engine.add(prompt, llm.resolve(params), speculation=speculation, on_logits=watch)
+        add(other, theirs, setting.speculation)
+    events = engine.step()
+    sequence = engine.add(request)
     for other, theirs in waiting[1::2]:
-        engine.step()
-        engine.add(other, llm.resolve(theirs), speculation=0)
-    engine.run()
-    return sequence.output_ids, sequence.stats.reused_tokens
+        events += engine.step()
+        add(other, theirs, 0)
+    return sequence, events + engine.run()
 
 
 def _compare(prompt: int, start: int, plain: tuple[Setting, _Run], other: tuple[Setting, _Run]) -> Difference | None:
@@ -195,8 +200,8 @@ def _compare(prompt: int, start: int, plain: tuple[Setting, _Run], other: tuple[
 
 def verify(
     models: Callable[[int], LLM],
-    threads: Sequence[int],
-    prompts: Sequence[str | Sequence[int]],
+    threads: Seq[int],
+    prompts: Seq[str | Seq[int]],
     params: SamplingParams,
     *,
     full: bool = False,

@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
+from geminate.engine.service import EngineService
 from geminate.errors import GeminateError
 from geminate.llm import LLM
 from geminate.server.http.auth import AuthMiddleware, Keys
@@ -25,7 +26,6 @@ from geminate.server.openai.completions import completions
 from geminate.server.openai.models import detokenize, get_model, list_models, tokenize
 from geminate.server.openai.responses import responses
 from geminate.server.page.routes import page_router
-from geminate.server.service import Service
 from geminate.server.settings import Settings
 from geminate.server.state import ServerState
 
@@ -42,7 +42,7 @@ _ROUTES: list[tuple[str, str, Handler, str]] = [
 
 
 def create_app(
-    llm: LLM | None, service: Service | None, settings: Settings, *, keys: list[str] | None = None
+    llm: LLM | None, service: EngineService | None, settings: Settings, *, keys: list[str] | None = None
 ) -> ASGIApp:
     """The application around a service that was started; see `make_app` for one whose model comes later."""
     state = ServerState(settings)

@@ -13,8 +13,8 @@ from starlette.types import Receive, Scope, Send
 from geminate.server.http.errors import ApiError, internal
 from geminate.server.http.logs import RequestContext, log
 from geminate.server.http.parsing import ClientGone
-from geminate.server.jobs import Piece
 from geminate.server.openai.generation import Generation, until_gone
+from geminate.server.openai.pieces import Piece
 
 DONE = b"data: [DONE]\n\n"
 _HEADERS = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from geminate.server.jobs import Piece
+from geminate.server.openai.pieces import Piece
 
 
 class Answer:

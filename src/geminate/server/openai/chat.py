@@ -17,15 +17,14 @@ from geminate.server.http.errors import JsonResponse, bad_request
 from geminate.server.http.logs import context_of
 from geminate.server.http.parsing import parse
 from geminate.server.http.sse import EventStream, chunks
-from geminate.server.jobs import Piece
 from geminate.server.openai.answer import Answer
 from geminate.server.openai.conversation import chat_messages, tool_functions
 from geminate.server.openai.formats import choose_tools, grammar_spec, prompt_and_grammar, thinking_wanted
 from geminate.server.openai.generation import Generation, sampling_params, until_gone
+from geminate.server.openai.pieces import Piece
 from geminate.server.openai.schemas_chat import ChatRequest, NamedChoice
 from geminate.server.openai.tokens import chat_logprobs, trace
 from geminate.server.state import Model, ServerState
-from geminate.text.reply import ChatReply
 
 
 async def chat(state: ServerState, request: Request) -> Response:
@@ -60,7 +59,7 @@ async def chat(state: ServerState, request: Request) -> Response:
     generation = Generation(
         state, model, context, prompts=[prompt], params=params, n=n, body=body, grammar=grammar,
         bounded=_most_tokens(body) is not None,
-        make_reply=lambda: ChatReply(model.tokenizer, params.stop, tools=bool(tools.offered)),
+        reply="tools" if tools.offered else "chat",
     )  # fmt: skip
     made = ChatAnswer(model, generation, body)
     if body.stream:

@@ -17,12 +17,11 @@ from geminate.server.http.errors import JsonResponse, bad_request
 from geminate.server.http.logs import context_of
 from geminate.server.http.parsing import parse
 from geminate.server.http.sse import EventStream, chunks
-from geminate.server.jobs import Piece
 from geminate.server.openai.generation import INLINE_CHARS, Generation, in_thread, sampling_params, until_gone
+from geminate.server.openai.pieces import Piece
 from geminate.server.openai.schemas_chat import CompletionRequest
 from geminate.server.openai.tokens import CompletionLogprobs, trace
 from geminate.server.state import Model, ServerState
-from geminate.text.reply import PlainReply
 
 DEFAULT_MAX_TOKENS = 16
 
@@ -46,7 +45,7 @@ async def completions(state: ServerState, request: Request) -> Response:
         context.fields["prompts"] = prompts
     generation = Generation(
         state, model, context, prompts=ids, params=params, n=n, body=body, bounded=True,
-        make_reply=lambda: PlainReply(model.tokenizer, params.stop),
+        reply="text",
     )  # fmt: skip
     made = CompletionAnswer(model, generation, body, n * len(prompts))
     if body.stream:

@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextlib import aclosing
 from dataclasses import replace
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from starlette.types import Receive
 
-from geminate.engine.sequence import Stats
+from geminate.engine.client import AsyncEvents
+from geminate.engine.messages import EngineEvent, EngineRequest, Speculation
+from geminate.engine.messages import Reply as ReplyKind
+from geminate.engine.stats import Stats
 from geminate.errors import GeminateError, GrammarError
 from geminate.grammar.compiler import Grammar
 from geminate.params import SamplingParams, parse_speculation
 from geminate.server.http.errors import bad_request, from_geminate
 from geminate.server.http.logs import RequestContext
 from geminate.server.http.parsing import ClientGone
-from geminate.server.jobs import Job, Piece, Ticket, merged
+from geminate.server.openai.pieces import Piece, PieceReader, merged
 from geminate.server.openai.schemas_common import Sampling
 from geminate.server.openai.tokens import trace
 from geminate.server.state import Model, ServerState
-from geminate.text.reply import Reply
 
+_NUMBERS = itertools.count()
 INLINE_CHARS = 20_000
 """Texts up to this length are encoded in the event loop: a thread costs more than they do."""
 _T = TypeVar("_T")
@@ -77,7 +81,7 @@ class Generation:
     """The answers to one request: prompts x n choices, numbered prompt by prompt.
 
     Args:
-        make_reply: a fresh parser for each choice.
+        reply: how each choice is read; see `EngineRequest`.
         bounded: whether the request named max_tokens; else they shrink to what memory can hold.
         timeout, speculation: from the settings and the request.
 
@@ -96,7 +100,7 @@ class Generation:
         n: int,
         body: Sampling,
         bounded: bool,
-        make_reply: Callable[[], Reply],
+        reply: ReplyKind,
         grammar: Grammar | None = None,
     ) -> None:
         self.state, self.model, self.context, self.n = state, model, context, n
@@ -109,12 +113,13 @@ class Generation:
         self._prompts = [len(prompt) for prompt in prompts]
         wanted = body.speculation if body.speculation is not None else state.settings.speculation
         speculation = parse_speculation(wanted)
-        self.tickets: list[Ticket] = []
+        self.streams: list[AsyncEvents] = []
+        self._readers: dict[int, PieceReader] = {}
         if body.user is not None:
             context.fields["user"] = body.user
         try:
             for prompt in prompts:
-                self.tickets.append(self._submit(prompt, params, n, speculation, make_reply, grammar))
+                self.streams.append(self._submit(prompt, params, n, speculation, reply, grammar))
         except GeminateError as error:
             self.cancel()
             raise from_geminate(error, fields=type(body).model_fields) from error
@@ -127,10 +132,10 @@ class Generation:
         prompt: list[int],
         params: SamplingParams,
         n: int,
-        speculation: Literal["auto", "ngram"] | int,
-        make_reply: Callable[[], Reply],
+        speculation: Speculation,
+        reply: ReplyKind,
         grammar: Grammar | None,
-    ) -> Ticket:
+    ) -> AsyncEvents:
         limit = self.model.context
         if len(prompt) >= limit:
             raise bad_request(
@@ -143,21 +148,30 @@ class Generation:
             room = min(room, max(1, self.model.most_tokens(len(prompt), params.max_tokens)))
         if params.max_tokens > room:
             params = replace(params, max_tokens=room)
-        job = Job(
-            request_id=self.context.id, prompt_ids=prompt, params=params, speculation=speculation, n=n,
-            grammar=grammar, make_reply=make_reply, timeout_s=self.state.settings.request_seconds,
-        )  # fmt: skip
-        return self.model.service.submit(job)
+        request = EngineRequest(
+            request_id=f"{self.context.id}-{next(_NUMBERS)}",  # clients may name two requests alike
+            prompt_ids=prompt,
+            sampling=self.model.llm.resolve(params),
+            speculation=speculation,
+            n=n,
+            grammar=None if grammar is None else grammar.source,
+            reply=reply,
+            timeout_s=self.state.settings.request_seconds,
+        )
+        first = len(self.streams) * n
+        for choice in range(n):
+            self._readers[first + choice] = PieceReader(self.model.llm, self.model.tokenizer, request)
+        return AsyncEvents(self.model.service, request)
 
     def cancel(self) -> None:
         """Give up; memory is free within a round."""
-        for ticket in self.tickets:
-            ticket.cancel()
+        for stream in self.streams:
+            stream.cancel()
 
     @property
     def seed(self) -> int:
         """What seeded the noise of the first prompt's answers."""
-        return self.tickets[0].seed
+        return self.streams[0].request.sampling.seed
 
     async def batches(self) -> AsyncGenerator[list[tuple[int, Piece]], None]:
         """(choice, piece) of all answers, as many at once as there are; rounds stay apart in a trace only.
@@ -167,7 +181,7 @@ class Generation:
         """
         outcome = "error"
         try:
-            source = self._one(0) if len(self.tickets) == 1 else self._merged()
+            source = self._one(0) if len(self.streams) == 1 else self._merged()
             async with aclosing(source) as batches:
                 async for batch in batches:
                     self._count(batch)
@@ -186,10 +200,10 @@ class Generation:
 
     async def _one(self, index: int) -> AsyncGenerator[list[tuple[int, Piece]], None]:
         first = index * self.n
-        source = cast(AsyncGenerator[list[Piece], None], self.tickets[index].batches())
+        source = cast(AsyncGenerator[list[EngineEvent], None], self.streams[index].batches())
         async with aclosing(source) as batches:
-            async for pieces in batches:
-                yield [(first + piece.choice, piece) for piece in pieces]
+            async for events in batches:
+                yield [(first + e.choice, self._readers[first + e.choice].read(e)) for e in events]
 
     async def _merged(self) -> AsyncGenerator[list[tuple[int, Piece]], None]:
         queue: asyncio.Queue[list[tuple[int, Piece]] | BaseException | None] = asyncio.Queue()
@@ -203,13 +217,13 @@ class Generation:
             except Exception as error:
                 queue.put_nowait(error)
 
-        tasks = [asyncio.create_task(pump(index)) for index in range(len(self.tickets))]
-        open_tickets = len(tasks)
+        tasks = [asyncio.create_task(pump(index)) for index in range(len(self.streams))]
+        open_streams = len(tasks)
         try:
-            while open_tickets:
+            while open_streams:
                 item = await queue.get()
                 if item is None:
-                    open_tickets -= 1
+                    open_streams -= 1
                 elif isinstance(item, BaseException):
                     raise item
                 else:
@@ -239,7 +253,7 @@ class Generation:
             self.generated += count
             last = self._last.get(choice)
             if last is None:
-                metrics.first_token.observe(now - self.tickets[choice // self.n].arrived)
+                metrics.first_token.observe(now - self.streams[choice // self.n].arrived)
                 if choice % self.n == 0:
                     metrics.prompt_tokens.inc(self._prompts[choice // self.n])
             elif count:
@@ -250,7 +264,7 @@ class Generation:
     def _finish(self, outcome: str) -> None:
         metrics = self.state.metrics
         if outcome == "done":
-            metrics.whole.observe(time.perf_counter() - self.tickets[0].arrived)
+            metrics.whole.observe(time.perf_counter() - self.streams[0].arrived)
         else:
             metrics.finished[outcome].inc()
         self.context.fields.update(prompt_tokens=self.prompt_tokens, completion_tokens=self.generated)

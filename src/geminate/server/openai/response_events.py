@@ -9,8 +9,8 @@ from typing import Any, Protocol
 
 from geminate.server.http.errors import ApiError
 from geminate.server.http.sse import named_event
-from geminate.server.jobs import Piece
 from geminate.server.openai.generation import Generation
+from geminate.server.openai.pieces import Piece
 from geminate.server.openai.tokens import chat_logprobs, trace
 from geminate.server.state import Model
 from geminate.text.reply import ReplyDelta

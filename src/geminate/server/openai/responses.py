@@ -19,7 +19,6 @@ from geminate.server.openai.generation import Generation, sampling_params, until
 from geminate.server.openai.response_events import ResponseEvents
 from geminate.server.openai.schemas_responses import NamedFunction, ResponseRequest
 from geminate.server.state import Model, ServerState
-from geminate.text.reply import ChatReply
 
 LOGPROBS = "message.output_text.logprobs"
 
@@ -60,7 +59,7 @@ async def responses(state: ServerState, request: Request) -> Response:
     generation = Generation(
         state, model, context, prompts=[prompt], params=params, n=1, body=body, grammar=grammar,
         bounded=body.max_output_tokens is not None,
-        make_reply=lambda: ChatReply(model.tokenizer, params.stop, tools=bool(tools.offered)),
+        reply="tools" if tools.offered else "chat",
     )  # fmt: skip
     made = ResponseEvents(model, generation, Frame(model, generation, body), logprobs=logprobs, traced=bool(body.trace))
     if body.stream:
@@ -73,7 +72,7 @@ class Frame:
 
     def __init__(self, model: Model, generation: Generation, body: ResponseRequest) -> None:
         self.generation = generation
-        sampling = generation.tickets[0].sampling
+        sampling = generation.streams[0].request.sampling
         effort = body.reasoning.effort if body.reasoning else None
         plain: dict[str, Any] = body.model_dump(mode="json", by_alias=True, exclude_none=True)
         text = plain.get("text", {})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from geminate.server.jobs import Piece, TokenPiece
+from geminate.server.openai.pieces import Piece, TokenPiece
 from geminate.server.state import Model
 from geminate.text.detokenizer import Detokenizer
 

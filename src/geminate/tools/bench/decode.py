@@ -9,13 +9,14 @@ from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
 
 from geminate import __version__, machine
 from geminate.engine.engine import Engine
-from geminate.engine.sequence import Stats
+from geminate.engine.messages import EngineRequest
+from geminate.engine.stats import Stats
 from geminate.errors import GeminateError, ParameterError
 from geminate.llm import LLM
 from geminate.loading.calibrate import measure
@@ -24,7 +25,7 @@ from geminate.params import ResolvedSampling, SamplingParams
 from geminate.speculation.costs import CostModel
 from geminate.speculation.sources.mtp import MtpDrafter
 from geminate.tools.bench.step import StepBench
-from geminate.tools.bench.synthetic import SyntheticEngine
+from geminate.tools.bench.synthetic import Coin, synthetic_engine
 
 Mode = Literal["auto", "ngram"] | int
 BENCH80 = Path(__file__).parents[2] / "assets" / "prompts" / "bench80.jsonl"
@@ -95,14 +96,9 @@ def engine_of_shape(bench: StepBench) -> Engine:
     return Engine(bench.target, MtpDrafter(bench.drafter), costs=CostModel(measure(pair)))
 
 
-def synthetic(engine: Engine, survival: list[float]) -> SyntheticEngine:
-    """``engine`` with a coin in place of verification."""
-    return SyntheticEngine(engine, survival)
-
-
 def _decode(engine: Engine, ids: list[int], sampling: ResolvedSampling, mode: Mode) -> tuple[list[int], Stats, _Tally]:
     tally = _Tally()
-    sequence = engine.add(ids, sampling, speculation=mode)
+    sequence = engine.add(EngineRequest(request_id="bench", prompt_ids=ids, sampling=sampling, speculation=mode))
     while sequence.finish_reason is None:
         began = time.perf_counter()
         rounds = sequence.stats.rounds
@@ -122,15 +118,20 @@ def run(
     max_tokens: int,
     repeats: int,
     temperature: float = 0.0,
+    coin: Coin | None = None,
     on_run: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
     """Measure; the JSON object of ``geminate bench decode``. ``modes`` holds 0 (plain), lengths and ``auto``.
 
+    Args:
+        coin: verifies in place of the comparison (synthetic acceptance).
+
     Raises:
         OutputsDifferError: two modes emitted different tokens (never for synthetic acceptance, where they must).
     """
-    coin = isinstance(engine, SyntheticEngine)
-    params = SamplingParams(max_tokens=max_tokens, temperature=temperature, seed=7, ignore_eos=coin)
+    if coin is not None:
+        engine = synthetic_engine(engine, coin)
+    params = SamplingParams(max_tokens=max_tokens, temperature=temperature, seed=7, ignore_eos=coin is not None)
     sampling = params.resolved()
     seconds: dict[tuple[int, str, Mode], float] = defaultdict(float)
     tokens: dict[tuple[int, str, Mode], int] = defaultdict(int)
@@ -139,8 +140,8 @@ def run(
     done = 0
     for mode in modes:
         _decode(engine, prompts[0].token_ids, sampling, mode)  # pages, threads, tables
-    if coin:
-        cast(SyntheticEngine, engine).coin = np.random.default_rng(0)
+    if coin is not None:
+        coin.reset()
     for repeat in range(repeats):
         for prompt in prompts:
             first: list[int] | None = None

@@ -7,13 +7,11 @@ The text means nothing, and exactness does not apply: accepted guesses are emitt
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
 
 import numpy as np
 
 from geminate.engine.engine import Engine
 from geminate.errors import ParameterError
-from geminate.speculation.policy import AutoPolicy, Policy
 from geminate.speculation.verify import Verdict
 
 
@@ -30,24 +28,39 @@ def conditional_rates(survival: list[float]) -> list[float]:
     return [s / before if before else 0.0 for before, s in zip([1.0, *survival], survival, strict=False)]
 
 
-class SyntheticEngine(Engine):
-    """The engine with a coin in place of the comparison; positions past the given rates are never accepted."""
+class Coin:
+    """A verifier that tosses a seeded coin in place of the comparison.
 
-    def __init__(self, engine: Engine, survival: list[float]) -> None:
-        super().__init__(engine.target, engine.drafter, prefill_chunk=engine.prefill_chunk, costs=engine.costs)
+    Args:
+        survival: chance that the first i draft tokens are all accepted; positions past them never are.
+    """
+
+    def __init__(self, survival: list[float]) -> None:
         self.rates = conditional_rates(survival)
-        self.coin = np.random.default_rng(0)
+        self.reset()
 
-    def _policy(self, speculation: Literal["auto", "ngram"] | int) -> Policy:
-        if speculation == "auto":  # text without meaning has nothing to copy
-            return AutoPolicy(self.drafter, self.costs, self.beliefs, ngram=False)
-        return super()._policy(speculation)
+    def reset(self) -> None:
+        """Start the series of tosses again."""
+        self._generator = np.random.default_rng(0)
 
-    def _verify(self, drafts: tuple[int, ...], draw_row: Callable[[int], int]) -> Verdict:
+    def __call__(self, draft: tuple[int, ...], draw_row: Callable[[int], int]) -> Verdict:
+        """See `geminate.speculation.verify.verify`."""
         accepted, token = 0, draw_row(0)  # as many draws as the real verification
-        for rate in self.rates[: len(drafts)]:
-            if self.coin.random() >= rate:
+        for rate in self.rates[: len(draft)]:
+            if self._generator.random() >= rate:
                 break
             accepted += 1
             token = draw_row(accepted)
-        return Verdict(tokens=(*drafts[:accepted], token), accepted=accepted)
+        return Verdict(tokens=(*draft[:accepted], token), accepted=accepted)
+
+
+def synthetic_engine(engine: Engine, coin: Coin) -> Engine:
+    """An engine like ``engine`` that verifies with a coin."""
+    return Engine(
+        engine.target,
+        engine.drafter,
+        prefill_chunk=engine.scheduler.prefill_chunk,
+        costs=engine.timing.costs,
+        verifier=coin,
+        copies=False,  # text without meaning has nothing to copy
+    )

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from geminate.engine.engine import Engine
+from geminate.engine.messages import EngineRequest
 from geminate.errors import TrainingError
 from geminate.params import ResolvedSampling
 from geminate.tools.train.prompts import Example
@@ -45,7 +46,10 @@ def answer_all(
         running = []
         for e in group:
             room = e.sampling(sampling, longest)
-            running.append((e, engine.add(e.prompt, room, speculation=0, choice=e.choice)))
+            request = EngineRequest(
+                request_id=e.key, prompt_ids=e.prompt, sampling=room, speculation=0, choice=e.choice
+            )
+            running.append((e, engine.add(request)))
         try:
             engine.run()
         except BaseException:

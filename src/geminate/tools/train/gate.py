@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from geminate.engine.messages import EngineRequest
 from geminate.llm import LLM
 from geminate.params import ResolvedSampling
 from geminate.tools.train.prompts import Example
@@ -62,7 +63,14 @@ def serve(
     found = []
     for example in examples:
         room = example.sampling(sampling, longest)
-        sequence = llm.engine.add(example.prompt, room, speculation=speculation, choice=example.choice)
+        request = EngineRequest(
+            request_id=example.key,
+            prompt_ids=example.prompt,
+            sampling=room,
+            speculation=speculation,
+            choice=example.choice,
+        )
+        sequence = llm.engine.add(request)
         llm.engine.run()
         found.append(Served(example.category, sequence.stats.rounds, sequence.stats.generated_tokens))
         on_done()

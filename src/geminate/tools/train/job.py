@@ -206,7 +206,7 @@ def _texts(
         answers = {e.key: e.answer or [] for e in both}
     else:
         answers = answer_all(
-            llm.engine, both, sampling, work / "answers.jsonl", longest=job.max_length,
+            llm.new_engine(), both, sampling, work / "answers.jsonl", longest=job.max_length,
             on_progress=lambda done, total: stage("answers of the target", done, total),
         )  # fmt: skip
 

@@ -1,0 +1,171 @@
+"""How a request reaches an engine and its events come back; in this process now, elsewhere later."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Iterator
+from typing import Protocol
+
+from geminate.engine.messages import EngineEvent, EngineRequest
+from geminate.engine.service import EngineService
+
+LEAST_GAP = 0.005  # seconds between two batches of events of one stream
+
+
+class EngineClient(Protocol):
+    """What a user of an engine needs, wherever the engine runs; only plain data crosses."""
+
+    def submit(self, request: EngineRequest) -> str:
+        """Hand a request in; its id.
+
+        Raises:
+            ServiceError, ContextLengthError, ParameterError: it is not taken.
+        """
+        ...
+
+    def events(self, *request_ids: str) -> Iterator[EngineEvent]:
+        """Events of open requests as they come, until all of them have ended; leaving the iteration cancels the rest.
+
+        Raises:
+            GeminateError: what ended one of the requests.
+        """
+        ...
+
+    def cancel(self, request_id: str) -> None:
+        """Give a request up; after its end this does nothing."""
+        ...
+
+
+class LocalClient:
+    """An `EngineClient` of a service in this process; any number of threads may share it."""
+
+    def __init__(self, service: EngineService) -> None:
+        self.service = service
+        self._boxes: dict[str, _Box] = {}
+
+    def submit(self, request: EngineRequest) -> str:
+        """See `EngineClient`."""
+        box = _Box(request.n)
+        self.service.submit(request, box.events.extend)
+        self._boxes[request.request_id] = box
+        return request.request_id
+
+    def events(self, *request_ids: str) -> Iterator[EngineEvent]:
+        """See `EngineClient`."""
+        boxes = [self._boxes[request_id] for request_id in request_ids]
+
+        def ready() -> bool:
+            return any(box.events for box in boxes)
+
+        try:
+            while any(box.unfinished for box in boxes):
+                self.service.wait(ready)
+                for box in boxes:
+                    while box.events:
+                        yield box.next()
+        finally:
+            for request_id in request_ids:
+                self.cancel(request_id)
+
+    def cancel(self, request_id: str) -> None:
+        """See `EngineClient`."""
+        box = self._boxes.pop(request_id, None)
+        if box is not None and box.unfinished:
+            self.service.cancel(request_id)
+
+
+class _Box:
+    """Events of one request on their way to the thread that waits for them."""
+
+    def __init__(self, completions: int) -> None:
+        self.events: deque[EngineEvent] = deque()
+        self.unfinished = completions
+
+    def next(self) -> EngineEvent:
+        """Take an event; raises what ended the request."""
+        event = self.events.popleft()
+        if event.error is not None:
+            self.unfinished = 0
+            raise event.error
+        self.unfinished -= event.finish_reason is not None
+        return event
+
+
+class AsyncEvents:
+    """The events of one request in an event loop: iterate over `batches`; `cancel` gives up.
+
+    Args:
+        service: started, so that it steps in a thread of its own.
+
+    Raises:
+        ServiceError, ContextLengthError, ParameterError: the request is not taken.
+    """
+
+    def __init__(self, service: EngineService, request: EngineRequest) -> None:
+        self.request = request
+        self.arrived = time.perf_counter()
+        self._service = service
+        self._loop = asyncio.get_running_loop()
+        self._lock = threading.Lock()
+        self._events: deque[EngineEvent] = deque()
+        self._ready = asyncio.Event()
+        self._unfinished = request.n
+        self._woken = False
+        self.closed = False
+        service.submit(request, self._put)
+
+    def _put(self, events: list[EngineEvent]) -> None:
+        """Called in the thread that steps."""
+        with self._lock:
+            self._events.extend(events)
+            wake = not self._woken and not self.closed
+            self._woken = True
+        if wake:
+            try:
+                self._loop.call_soon_threadsafe(self._ready.set)
+            except RuntimeError:  # the loop is gone, and nobody listens any more
+                self.closed = True
+
+    def cancel(self) -> None:
+        """Give up, in the event loop: memory is free within a round, the iteration ends. Again, it does nothing."""
+        if not self.closed:
+            self.closed = True
+            self._ready.set()
+            self._service.cancel(self.request.request_id)
+
+    async def batches(self) -> AsyncIterator[list[EngineEvent]]:
+        """Events as they come, as many at once as there are.
+
+        Raises:
+            RequestTimeoutError: the request's time is over.
+            GeminateError: what else ended it.
+        """
+        last = -math.inf
+        try:
+            while self._unfinished and not self.closed:
+                await self._ready.wait()
+                # A small model makes thousands of events a second; handing each over costs more than making it.
+                early = last + LEAST_GAP - time.perf_counter()
+                if early > 0:
+                    await asyncio.sleep(early)
+                last = time.perf_counter()
+                with self._lock:
+                    events = list(self._events)
+                    self._events.clear()
+                    self._ready.clear()
+                    self._woken = False
+                failed = next((i for i, event in enumerate(events) if event.error is not None), None)
+                fine = events[:failed]
+                self._unfinished -= sum(event.finish_reason is not None for event in fine)
+                if fine:
+                    yield fine
+                if failed is not None:
+                    error = events[failed].error
+                    assert error is not None
+                    raise error
+        finally:
+            self.cancel()

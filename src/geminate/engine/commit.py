@@ -1,0 +1,86 @@
+"""The end of a round: the target's draws decide what is emitted, and the cache is rolled back to that."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from geminate.arrays import F32
+from geminate.decoding.sampling import distribution, draw, token_logprobs
+from geminate.engine.messages import EngineEvent
+from geminate.engine.scheduler import Turn
+from geminate.engine.sequence import Sequence
+from geminate.speculation.verify import Verdict
+
+Verifier = Callable[[tuple[int, ...], Callable[[int], int]], Verdict]
+
+
+def commit(turn: Turn, hidden: F32, logits: F32, verify: Verifier) -> EngineEvent | None:
+    """Verify a turn's draft, emit, and roll the cache back to what stays.
+
+    Args:
+        hidden: float32 [rows of the turn, width]. logits: float32 [k + 1, vocab], or none for a part of a prompt.
+        verify: how drafts and draws are compared; `geminate.speculation.verify.verify`.
+
+    Returns:
+        what was emitted; None for a part of a prompt.
+    """
+    sequence = turn.sequence
+    if not turn.wants_logits:
+        sequence.hidden = hidden[-1].copy()
+        return None
+    drafted = turn.draft.token_ids
+    start = len(sequence.token_ids)
+    verdict = verify(drafted, _draws(sequence, drafted, logits, start))
+    emitted = _emit(sequence, verdict.tokens)
+    count = len(emitted)
+    sequence.cache.truncate(start + count - 1)
+    # The row that predicted the last token is the drafter's next input.
+    sequence.hidden = hidden[len(turn.pending) + count - 2].copy()
+    turn.accepted = verdict.accepted
+    accepted = min(verdict.accepted, count)
+    stats, source = sequence.stats, turn.draft.source
+    stats.count_round(len(drafted), accepted, copied=source == "ngram")
+    stats.generated_tokens += count
+    wanted = sequence.sampling.logprobs
+    return EngineEvent(
+        request_id=sequence.request.request_id,
+        choice=sequence.choice,
+        position=start,
+        token_ids=tuple(emitted),
+        drafted=len(drafted),
+        accepted=accepted,
+        source=source,
+        logprobs=() if wanted is None else tuple(token_logprobs(logits[i], t, wanted) for i, t in enumerate(emitted)),
+        logits=logits[:count] if sequence.request.want_logits else None,
+        finish_reason=sequence.finish_reason,
+        stop_token=sequence.stop_token,
+        stats=None if sequence.finish_reason is None else stats,
+    )
+
+
+def _draws(sequence: Sequence, drafted: tuple[int, ...], logits: F32, start: int) -> Callable[[int], int]:
+    """The target's draw at row i, after i accepted draft tokens; called in order."""
+    sampling, constraint = sequence.sampling, sequence.constraint
+
+    def draw_row(row: int) -> int:
+        counts = sequence.counts.extended(drafted[:row])
+        allowed = None if constraint is None else constraint.allowed()
+        token = draw(distribution(logits[row], sampling, counts, allowed), sampling.seed, sequence.choice, start + row)
+        if constraint is not None:
+            constraint.advance(token)  # rows are drawn in order, and only after drafts that were right
+        return token
+
+    return draw_row
+
+
+def _emit(sequence: Sequence, tokens: tuple[int, ...]) -> list[int]:
+    """Append tokens up to the one that ends the completion."""
+    emitted: list[int] = []
+    for token in tokens:
+        sequence.token_ids.append(token)
+        sequence.counts.append(token)
+        emitted.append(token)
+        sequence.finish_reason = sequence.end_after(token)
+        if sequence.finish_reason is not None:
+            break
+    return emitted

@@ -1,0 +1,289 @@
+"""One engine for many clients: threads, event loops, a server.
+
+Requests and cancellations reach the engine between steps; events are handed to the sink of their request. A service
+that was started has a thread that steps; one that was not is stepped by whoever waits for events, one at a time, so a
+single caller pays for no switch of threads.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from geminate.engine.engine import Engine
+from geminate.engine.messages import EngineEvent, EngineRequest
+from geminate.engine.sequence import Sequence
+from geminate.errors import DrainingError, EngineFailedError, ParameterError, QueueFullError, RequestTimeoutError
+
+log = logging.getLogger(__name__)
+Sink = Callable[[list[EngineEvent]], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServiceSnapshot:
+    """The state at a moment; KV figures are 0 where KV memory is unbounded."""
+
+    running: int
+    waiting: int
+    kv_bytes_used: int = 0
+    kv_bytes_kept: int = 0
+    kv_bytes_limit: int = 0
+    prefix_queries: int = 0
+    prefix_hits: int = 0
+
+
+@dataclass(eq=False, slots=True)
+class _Open:
+    """A request from `submit` until its last event, or until nobody wants it.
+
+    Attributes:
+        unfinished: completions whose last event is still to come. begun: whether all completions were started.
+    """
+
+    request: EngineRequest
+    sink: Sink
+    unfinished: int
+    deadline: float = math.inf
+    begun: bool = False
+    sequences: dict[int, Sequence] = field(default_factory=dict)
+
+
+class EngineService:
+    """Runs an `Engine` for any number of clients; every method may be called from any thread.
+
+    Args:
+        engine: nobody else may use it while the service has open requests.
+        max_waiting: requests that may be open beyond the engine's ``max_running``; one more is refused. None: any.
+    """
+
+    def __init__(self, engine: Engine, *, max_waiting: int | None = None) -> None:
+        self.engine = engine
+        self.max_waiting = max_waiting
+        # Not reentrant on purpose: a garbage-collected stream cancels itself wherever the collector happens to run.
+        self._changed = threading.Condition(threading.Lock())
+        self._open: dict[str, _Open] = {}
+        self._new: deque[_Open] = deque()
+        self._gone: deque[str] = deque()
+        self._driver: int | None = None  # ident of the thread that steps the engine now
+        self._thread: threading.Thread | None = None
+        self._draining = self._stopping = False
+        self._failed: BaseException | None = None
+
+    def submit(self, request: EngineRequest, sink: Sink) -> None:
+        """Take a request; its events go to ``sink``, which is called in the thread that steps and must not block.
+
+        Raises:
+            QueueFullError: too many wait. DrainingError: no new requests. EngineFailedError: the engine is broken.
+            ContextLengthError, ParameterError: the request can never run, or its id is taken.
+        """
+        if self._failed is not None:
+            raise EngineFailedError("the engine has failed; restart the server (its log has the cause)")
+        if self._draining or self._stopping:
+            raise DrainingError("the server is shutting down and takes no new requests")
+        self.engine.check(request)
+        seconds = request.timeout_s
+        made = _Open(request, sink, request.n, math.inf if seconds is None else time.perf_counter() + seconds)
+        with self._changed:
+            here = len(self._open)
+            if self.max_waiting is not None and here >= self.engine.max_running + self.max_waiting:
+                raise QueueFullError(
+                    f"{here} requests are here: {self.engine.max_running} may run and {self.max_waiting} wait; "
+                    "try again later"
+                )
+            if request.request_id in self._open:
+                raise ParameterError(f"a request with the id {request.request_id!r} is open already")
+            self._open[request.request_id] = made
+            self._new.append(made)
+            self._changed.notify_all()
+
+    def cancel(self, request_id: str) -> None:
+        """Give a request up: no more events, its memory is free before the next step. Unknown ids are fine.
+
+        Called by the garbage collector too, so it takes no lock that this thread may hold.
+        """
+        self._gone.append(request_id)
+        if self._changed.acquire(blocking=False):
+            try:
+                if self._driver is None and self._thread is None:
+                    self._drop_cancelled()
+                self._changed.notify_all()
+            finally:
+                self._changed.release()
+
+    def forget(self, conversation: str) -> None:
+        """Free a conversation's cache."""
+        self.engine.conversations.forget(conversation)
+
+    def wait(self, ready: Callable[[], bool]) -> None:
+        """Block until ``ready()``, stepping the engine if nobody else does. ``ready`` is called with the lock held.
+
+        Raises:
+            BaseException: what a step made here raises; all requests have failed then, and later ones are fine.
+        """
+        me = threading.get_ident()
+        while True:
+            try:
+                with self._changed:
+                    while self._thread is not None or self._driver is not None or self._stopping:
+                        if ready():
+                            return
+                        self._changed.wait()
+                    if ready():
+                        return
+                    self._driver = me
+                self._round()
+            finally:
+                if self._driver == me:
+                    with self._changed:
+                        self._driver = None
+                        self._changed.notify_all()
+
+    def start(self) -> None:
+        """Give the service a thread of its own that steps."""
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop at once; what is still open fails with `DrainingError`."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify_all()
+            while self._driver is not None:
+                self._changed.wait()
+        if self._thread is not None:
+            self._thread.join()
+        else:
+            self._fail_all(DrainingError("the model was closed before the answer was complete"))
+            self._notify()
+
+    def drain(self) -> None:
+        """Refuse new requests; the open ones go on to their end."""
+        self._draining = True
+
+    @property
+    def idle(self) -> bool:
+        """Whether no request is open."""
+        return not self._open
+
+    def snapshot(self) -> ServiceSnapshot:
+        """The state now; approximate while a step runs."""
+        running, waiting = len(self.engine.running), len(self._new) + len(self.engine.waiting)
+        memory = self.engine.memory
+        if memory is None:
+            return ServiceSnapshot(running=running, waiting=waiting)
+        return ServiceSnapshot(
+            running=running,
+            waiting=waiting,
+            kv_bytes_used=memory.used,
+            kv_bytes_kept=memory.kept,
+            kv_bytes_limit=memory.limit,
+            prefix_queries=memory.queries,
+            prefix_hits=memory.hits,
+        )
+
+    def _run(self) -> None:
+        try:
+            while self._wait_for_work():
+                self._round()
+                self._notify()
+            self._fail_all(DrainingError("the server was stopped before the answer was complete"))
+        except BaseException as error:
+            self._failed = error
+            log.critical("the engine failed", exc_info=error)
+        finally:
+            self._notify()
+
+    def _notify(self) -> None:
+        with self._changed:
+            self._changed.notify_all()
+
+    def _wait_for_work(self) -> bool:
+        """Block while there is nothing to do; False when the service is stopping."""
+        engine = self.engine
+        with self._changed:
+            while not (self._stopping or self._new or self._gone or engine.running or engine.waiting):
+                self._changed.wait()
+            return not self._stopping
+
+    def _round(self) -> None:
+        """Take in requests and cancellations, step once, hand out the events."""
+        try:
+            self._drop_cancelled()
+            while self._new:
+                opened = self._new.popleft()
+                if opened.request.request_id in self._open:
+                    self._begin(opened, opened.request.choice)
+            self._drop_late()
+            self._hand_out(self.engine.step())
+        except BaseException as error:
+            # Whatever interrupted a step, Ctrl-C included, left sequences between two states: none of them goes on.
+            self._fail_all(EngineFailedError(f"the engine failed: {type(error).__name__}: {error}"))
+            raise
+
+    def _begin(self, opened: _Open, choice: int) -> None:
+        try:
+            opened.sequences[choice] = self.engine.add(opened.request, choice=choice)
+        except Exception as error:
+            self._fail(opened, error)
+
+    def _drop_cancelled(self) -> None:
+        while self._gone:
+            self._close(self._gone.popleft())
+
+    def _drop_late(self) -> None:
+        now = time.perf_counter()
+        for opened in [o for o in self._open.values() if o.deadline < now]:
+            seconds = opened.request.timeout_s
+            self._fail(opened, RequestTimeoutError(f"the request took longer than the {seconds:g} s it may take"))
+
+    def _close(self, request_id: str) -> None:
+        """Take a request out, whatever of it still runs."""
+        opened = self._open.pop(request_id, None)
+        if opened is not None:
+            for sequence in opened.sequences.values():
+                self.engine.abort(sequence)
+
+    def _fail(self, opened: _Open, error: Exception) -> None:
+        self._close(opened.request.request_id)
+        opened.sink([EngineEvent(request_id=opened.request.request_id, finish_reason="abort", error=error)])
+
+    def _fail_all(self, error: Exception) -> None:
+        self._new.clear()
+        for opened in list(self._open.values()):
+            self._fail(opened, error)
+        for sequence in [*self.engine.running, *self.engine.waiting]:  # an interrupt came before they were noted
+            self.engine.abort(sequence)
+
+    def _hand_out(self, events: list[EngineEvent]) -> None:
+        by_request: dict[str, list[EngineEvent]] = {}
+        for event in events:
+            by_request.setdefault(event.request_id, []).append(event)
+        for request_id, several in by_request.items():
+            opened = self._open.get(request_id)
+            if opened is None:
+                continue
+            failed = next((event for event in several if event.error is not None), None)
+            if failed is not None and failed.error is not None:
+                self._fail(opened, failed.error)
+                continue
+            self._advance(opened, several)
+            opened.sink(several)
+
+    def _advance(self, opened: _Open, events: list[EngineEvent]) -> None:
+        """Start a request's further completions behind its first one's prompt; take out what has ended."""
+        request = opened.request
+        if not opened.begun:
+            opened.begun = True
+            for choice in range(request.choice + 1, request.choice + request.n):
+                self._begin(opened, choice)
+        for event in events:
+            if event.finish_reason is not None:
+                opened.sequences.pop(event.choice, None)
+                opened.unfinished -= 1
+        if opened.unfinished == 0:
+            self._open.pop(request.request_id, None)

@@ -1,0 +1,69 @@
+"""Statistics of one completion."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass
+class Stats:
+    """What a generation did. Times in seconds.
+
+    Attributes:
+        prompt_tokens: tokens of the prompt; reused_tokens: how many of them were taken from a cache.
+        rounds: verification passes, including the first one, which ends the prefill.
+        drafted, accepted: draft tokens made, draft tokens emitted.
+        accepted_per_position: how often draft token i (from 0) was emitted; drafted_per_position: how often tried.
+        draft_lengths: draft length -> number of rounds with it.
+        copied, copied_accepted: the part of drafted and accepted that came from prompt-lookup (n-gram) drafts.
+        prefill_s: until the first token's pass is done; decode_s: from there to the end.
+    """
+
+    prompt_tokens: int = 0
+    reused_tokens: int = 0
+    generated_tokens: int = 0
+    rounds: int = 0
+    drafted: int = 0
+    accepted: int = 0
+    accepted_per_position: list[int] = field(default_factory=list)
+    drafted_per_position: list[int] = field(default_factory=list)
+    draft_lengths: dict[int, int] = field(default_factory=dict)
+    copied: int = 0
+    copied_accepted: int = 0
+    prefill_s: float = 0.0
+    decode_s: float = 0.0
+    _decoding: bool = field(default=False, repr=False)
+
+    @property
+    def acceptance_length(self) -> float:
+        """Mean tokens per round, 1 + accepted / rounds."""
+        return 1.0 + self.accepted / self.rounds if self.rounds else 0.0
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Decoding speed: tokens after the first over the time they took."""
+        return (self.generated_tokens - 1) / self.decode_s if self.decode_s > 0 else 0.0
+
+    def count_time(self, seconds: float) -> None:
+        """Add a step's time: to the prefill up to and including the first round, then to decoding."""
+        if not self._decoding:
+            self.prefill_s += seconds
+            self._decoding = self.rounds == 1
+        else:
+            self.decode_s += seconds
+
+    def count_round(self, drafted: int, accepted: int, *, copied: bool = False) -> None:
+        """Add one verification pass; ``copied``: its draft was an n-gram draft."""
+        self.rounds += 1
+        if copied:
+            self.copied += drafted
+            self.copied_accepted += accepted
+        self.drafted += drafted
+        self.accepted += accepted
+        self.draft_lengths[drafted] = self.draft_lengths.get(drafted, 0) + 1
+        while len(self.accepted_per_position) < drafted:
+            self.accepted_per_position.append(0)
+            self.drafted_per_position.append(0)
+        for i in range(drafted):
+            self.drafted_per_position[i] += 1
+            self.accepted_per_position[i] += i < accepted

@@ -1,0 +1,59 @@
+"""Where a step's time goes, and what the cost model learns from it."""
+
+from __future__ import annotations
+
+import time
+
+from geminate.engine.messages import EngineEvent
+from geminate.engine.scheduler import Turn
+from geminate.speculation.costs import CostModel
+
+
+class Timing:
+    """A stopwatch over the parts of a step: drafting, the forward pass, the rest.
+
+    Attributes:
+        costs: what passes and draft steps cost here; refreshed from every step that shows it.
+    """
+
+    def __init__(self, costs: CostModel) -> None:
+        self.costs = costs
+        self._began = self._drafted = self._passed = 0.0
+        self._drafting = False  # whether the last single round drafted
+
+    def begin(self) -> None:
+        """A step begins."""
+        self._began = time.perf_counter()
+
+    def drafted(self) -> None:
+        """Drafting is over."""
+        self._drafted = time.perf_counter()
+
+    def passed(self) -> None:
+        """The forward pass is over."""
+        self._passed = time.perf_counter()
+
+    def elapsed(self) -> float:
+        """Seconds since the step began."""
+        return time.perf_counter() - self._began
+
+    def observe(self, turns: list[Turn], events: list[EngineEvent]) -> None:
+        """A step is over: teach the cost model, and add the step's time to every sequence's statistics."""
+        took = self.elapsed()
+        if all(turn.is_round for turn in turns):
+            self.costs.observe_pass(sum(turn.count for turn in turns), self._passed - self._drafted)
+        if is_single_round(turns) and events:
+            steps = turns[0].draft.steps
+            # The first draft after a pause finds its weights far from the core: no measure for a series of them.
+            if steps and self._drafting:
+                self.costs.observe_draft(steps, self._drafted - self._began)
+            self._drafting = steps > 0
+            aside = self._passed - (self._began if steps else self._drafted)
+            self.costs.observe_overhead(took - aside, len(events[0].token_ids))
+        for turn in turns:
+            turn.sequence.stats.count_time(took)
+
+
+def is_single_round(turns: list[Turn]) -> bool:
+    """Whether a step is the round of one sequence alone: only then its time belongs to one draft length."""
+    return len(turns) == 1 and turns[0].is_round

@@ -1,0 +1,101 @@
+"""Engine events as the API shows them: text deltas and tokens with where they came from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from geminate.decoding.sampling import TokenLogprobs
+from geminate.engine.messages import EngineEvent, EngineRequest
+from geminate.engine.stats import Stats
+from geminate.llm import LLM
+from geminate.text.reply import ReplyDelta, make_reply
+from geminate.text.tokenizer import Tokenizer
+
+Origin = Literal["target", "drafter", "copied", "forced"]
+_ORIGINS: dict[str, Origin] = {"mtp": "drafter", "ngram": "copied", "forced": "forced"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TokenPiece:
+    """One emitted token: where it came from, and its own text, specials included (empty within a run of bytes)."""
+
+    id: int
+    origin: Origin
+    text: str
+    logprobs: TokenLogprobs | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Piece:
+    """What one choice said in one round; the last one has a finish_reason and the statistics."""
+
+    choice: int
+    deltas: list[ReplyDelta]
+    tokens: list[TokenPiece]
+    drafted: int
+    accepted: int
+    finish_reason: Literal["stop", "length"] | None = None
+    stats: Stats | None = None
+
+
+class PieceReader:
+    """Makes the pieces of one choice from its events."""
+
+    def __init__(self, llm: LLM, tokenizer: Tokenizer, request: EngineRequest) -> None:
+        self._token_text = llm.token_text
+        self._reply = make_reply(request.reply, tokenizer, request.sampling.stop)
+
+    def read(self, event: EngineEvent) -> Piece:
+        """The piece of an event."""
+        tokens, text, source = event.token_ids, self._token_text, _ORIGINS[event.source]
+        made = [
+            TokenPiece(
+                id=token,
+                origin=source if i < event.accepted else "target",
+                text=text(token),
+                logprobs=event.logprobs[i] if event.logprobs else None,
+            )
+            for i, token in enumerate(tokens)
+        ]
+        spoken = tokens if event.stop_token is None else tokens[:-1]
+        deltas = [delta for token in spoken for delta in self._reply.push(token)]
+        finish = event.finish_reason
+        assert finish != "abort"
+        if finish is not None and not self._reply.stopped:
+            deltas.extend(self._reply.flush())
+            if self._reply.stopped:
+                finish = "stop"  # bytes held back can complete a stop string only now
+        return Piece(
+            choice=event.choice,
+            deltas=deltas,
+            tokens=made,
+            drafted=event.drafted,
+            accepted=event.accepted,
+            finish_reason=finish,
+            stats=event.stats,
+        )
+
+
+def merged(pieces: list[tuple[int, Piece]]) -> list[tuple[int, Piece]]:
+    """One piece for each choice: what it said in all of ``pieces``, its (number, piece) in order."""
+    if len(pieces) == 1:
+        return pieces
+    by_choice: dict[int, list[Piece]] = {}
+    for number, piece in pieces:
+        by_choice.setdefault(number, []).append(piece)
+    return [
+        (
+            number,
+            Piece(
+                choice=several[-1].choice,
+                deltas=[delta for piece in several for delta in piece.deltas],
+                tokens=[token for piece in several for token in piece.tokens],
+                drafted=sum(piece.drafted for piece in several),
+                accepted=sum(piece.accepted for piece in several),
+                finish_reason=several[-1].finish_reason,
+                stats=several[-1].stats,
+            ),
+        )
+        for number, several in by_choice.items()
+    ]
