@@ -20,7 +20,7 @@ from geminate.engine.service import EngineService
 from geminate.errors import GeminateError, ParameterError, TokenizerError
 from geminate.grammar.compiler import GrammarCompiler
 from geminate.grammar.state import Grammar
-from geminate.kv.memory import KVMemory
+from geminate.kv.budget import KVBudget
 from geminate.loading.calibrate import cost_profile
 from geminate.loading.load import load_pair
 from geminate.output import Completion, Delta, Output
@@ -184,7 +184,7 @@ class LLM:
         prefill_chunk: int | None = None,
         prefill_share: int | None = None,
         max_running: int | None = None,
-        memory: KVMemory | None = None,
+        memory: KVBudget | None = None,
         costs: CostModel | None = None,
     ) -> Engine:
         """Another engine over the same weights; see `Engine`. None for the chunk is the LLM's own."""

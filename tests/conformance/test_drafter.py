@@ -37,8 +37,7 @@ def test_forward(
     embedding = torch.tensor(llm.config.embed_scale) * _embedding_row(models[size], 77)
     donors = {layer.kind: layer.index for layer in target.config.layers if not layer.kv_shared}
     shared = {
-        kind: tuple(torch.tensor(store[slot][None, :, :20].astype(np.float32)) for store in (cache.keys, cache.values))
-        for kind, slot in donors.items()
+        kind: tuple(torch.tensor(rows[None]) for rows in cache.rows(slot, 0, 20)) for kind, slot in donors.items()
     }
     position = 20 if rope_position == "P" else 19
     state = torch.tensor(hidden[-1])

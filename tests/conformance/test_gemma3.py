@@ -110,10 +110,7 @@ def test_drafter_forward(size: str, rope_position: str, pairs: dict[str, Path]) 
         pairs[size].with_name(f"{size}-assistant"), dtype=torch.float32, attn_implementation="eager"
     ).eval()
     slots = {layer.kind: layer.index for layer in target.config.layers}  # the last of each kind
-    shared = {
-        kind: tuple(torch.tensor(store[slot][None, :, :20].astype(np.float32)) for store in (cache.keys, cache.values))
-        for kind, slot in slots.items()
-    }
+    shared = {kind: tuple(torch.tensor(rows[None]) for rows in cache.rows(slot, 0, 20)) for kind, slot in slots.items()}
     table, state, token = embedding(pairs[size]) * llm.config.embed_scale, torch.tensor(hidden[-1]), 77
     for step in range(3):
         with torch.no_grad():

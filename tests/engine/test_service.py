@@ -17,7 +17,7 @@ from geminate.engine.client import AsyncEvents
 from geminate.engine.messages import EngineEvent, EngineRequest
 from geminate.engine.service import EngineService
 from geminate.errors import ContextLengthError, DrainingError, EngineFailedError, QueueFullError, RequestTimeoutError
-from geminate.kv.memory import KVMemory
+from geminate.kv.budget import KVBudget
 from geminate.server.openai.pieces import PieceReader
 from geminate.server.run import make_service
 from geminate.server.settings import Settings
@@ -40,7 +40,7 @@ def make(llm: LLM, **more: Any) -> EngineService:
     return make_service(llm, Settings(**more))
 
 
-def memory(service: EngineService) -> KVMemory:
+def memory(service: EngineService) -> KVBudget:
     assert service.engine.memory is not None
     return service.engine.memory
 

@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 
 from geminate.backends.cpu.program import NativeBackend, _native, supported_isas
+from geminate.backends.kv_rings import KVRings
 from geminate.backends.reference.program import ReferenceBackend, choose_guess
 from geminate.decoding import noise as rng
 from geminate.decoding.draft_rule import DraftRule
 from geminate.errors import BackendError
 from geminate.formats.packed import RowTable
 from geminate.formats.quantize import f32_to_bf16, pack_matrix, pack_rows_int8
-from geminate.kv.cache import KVCache, SlotSpec
+from geminate.kv.store import SlotSpec
 from geminate.plan import nodes as p
 from geminate.plan.batch import Batch, Rows
 
@@ -126,11 +127,11 @@ CASES = cases()
 IDS = np.random.default_rng(1).integers(0, VOCAB, 90).astype(np.int32)
 
 
-def new_cache(window: int) -> KVCache:
-    return KVCache((SlotSpec(kv_heads=2, head_dim=20, window=window),), max_context=4096, max_rows=MOST)
+def new_cache(window: int) -> KVRings:
+    return KVRings((SlotSpec(kv_heads=2, head_dim=20, window=window),), max_context=4096, max_rows=MOST)
 
 
-def outputs(program, sizes: list[int], cache: KVCache) -> np.ndarray:
+def outputs(program, sizes: list[int], cache: KVRings) -> np.ndarray:
     """All of IDS in passes of the given sizes, over and over."""
     rows, at, turn = [], 0, 0
     while at < len(IDS):
@@ -142,11 +143,11 @@ def outputs(program, sizes: list[int], cache: KVCache) -> np.ndarray:
     return np.concatenate(rows)
 
 
-def cache_of(made: p.Plan) -> KVCache:
+def cache_of(made: p.Plan) -> KVRings:
     nodes = [n for n in made.nodes if isinstance(n, p.Attention)]
     kv = nodes[0].kv_heads if nodes else 2
     window = nodes[0].window if nodes else 0
-    return KVCache((SlotSpec(kv_heads=kv, head_dim=20, window=window),), max_context=4096, max_rows=MOST)
+    return KVRings((SlotSpec(kv_heads=kv, head_dim=20, window=window),), max_context=4096, max_rows=MOST)
 
 
 @pytest.mark.parametrize("isa", ISAS)

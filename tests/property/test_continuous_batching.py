@@ -11,11 +11,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from geminate import LLM, SamplingParams
+from geminate.backends.kv_rings import KVRings
 from geminate.engine.messages import EngineRequest
 from geminate.engine.sequence import Sequence, StopCheck
 from geminate.errors import ContextLengthError, EngineFailedError, GeminateError
-from geminate.kv.cache import KVCache
-from geminate.kv.memory import KVMemory
+from geminate.kv.budget import KVBudget
 from support.engines import bounded, cold
 from support.fabricate import SIZES, VOCAB
 
@@ -73,13 +73,13 @@ def test_wrong_rows_are_noticed(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> No
     prompt = np.random.default_rng(6).integers(3, VOCAB, 300).tolist()
     engine.add(prompt, params(2))
     engine.run()
-    real = KVCache.restore
+    real = KVRings.restore
 
-    def damaged(self: KVCache, blocks: list) -> None:  # type: ignore[type-arg]
+    def damaged(self: KVRings, blocks: list) -> None:  # type: ignore[type-arg]
         real(self, blocks)
         self.values[0][:, (self.length - 1) % self.values[0].shape[1]] += np.float16(0.5)
 
-    monkeypatch.setattr(KVCache, "restore", damaged)
+    monkeypatch.setattr(KVRings, "restore", damaged)
     sequence = engine.add(prompt, params(2))
     engine.run()
     assert engine.digest(sequence) != cold(llm, prompt, params(2))[1]
@@ -95,7 +95,7 @@ def test_company_waiting_and_leaving_change_nothing(
 ) -> None:
     """Requests of all kinds join between passes, wait for places and memory, some are aborted."""
     rng = np.random.default_rng(seed)
-    need = KVMemory(llm.pair.target.slots, max_rows=llm.pair.target.max_rows, limit=0).need(200)
+    need = KVBudget(llm.pair.target.kv, limit=0).need(200)
     watched = bounded(llm, limit=int(limit * need), max_running=places, prefill_share=share)
     engine, memory = watched.engine, watched.engine.memory
     assert memory is not None

@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from geminate.backends.kv_rings import KVRings
 from geminate.decoding.draft_rule import DraftRule
-from geminate.kv.cache import KVCache
 from geminate.speculation.acceptance import Beliefs
 from geminate.speculation.costs import PROFILE_ROWS, CostModel, CostProfile
 from geminate.speculation.draft import Draft, DraftContext
 from geminate.speculation.policy import ALONE, AutoPolicy, best_length
 
-NO_CACHE = KVCache((), max_context=64, max_rows=17)
+NO_CACHE = KVRings((), max_context=64, max_rows=17)
 
 
 class Guesser:

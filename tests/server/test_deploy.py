@@ -13,8 +13,8 @@ import pytest
 
 pytest.importorskip("prometheus_client", reason="the server's packages are not installed")
 
-from geminate.server.metrics import Metrics
 from geminate.engine.service import ServiceSnapshot
+from geminate.server.metrics import Metrics
 from geminate.server.settings import load_settings, rows
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -11,7 +11,7 @@ from geminate import LLM, SamplingParams
 from geminate.engine.engine import Engine
 from geminate.engine.messages import EngineEvent
 from geminate.engine.sequence import Sequence
-from geminate.kv.memory import KVMemory
+from geminate.kv.budget import KVBudget
 
 
 class WatchedEngine:
@@ -60,7 +60,7 @@ def cold(llm: LLM, prompt: list[int], params: SamplingParams) -> tuple[list[int]
 def bounded(llm: LLM, *, limit: int = 1 << 28, keep: bool = True, **more: int) -> WatchedEngine:
     """A watched engine with bounded KV memory."""
     target = llm.pair.target
-    memory = KVMemory(target.slots, max_rows=target.max_rows, limit=limit, keep_prefixes=keep)
+    memory = KVBudget(target.kv, limit=limit, keep_prefixes=keep)
     return WatchedEngine(llm, llm.new_engine(memory=memory, costs=llm.engine.timing.costs, **more))  # type: ignore[arg-type]
 
 

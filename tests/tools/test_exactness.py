@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from geminate import LLM, SamplingParams
+from geminate.backends.kv_rings import KVRings
 from geminate.engine.engine import Engine
-from geminate.kv.cache import KVCache
 from geminate.tools.exactness import CHUNKS, COMPANY, SPECULATION, TEMPERATURES, settings, verify
 
 
@@ -58,13 +58,13 @@ def test_a_wrong_kept_prefix_is_found(models: dict[str, Path], monkeypatch: pyte
 
     report = verify(make, (1, 2), prompt, params)
     assert report.identical and report.reused >= 128
-    real = KVCache.restore
+    real = KVRings.restore
 
     def damaged(self, blocks):  # type: ignore[no-untyped-def]
         real(self, blocks)
         for values in self.values:
             values[:, (self.length - 1) % values.shape[1]] += np.float16(0.5)
 
-    monkeypatch.setattr(KVCache, "restore", damaged)
+    monkeypatch.setattr(KVRings, "restore", damaged)
     report = verify(make, (1, 2), prompt, params)
     assert report.difference is not None and report.difference.other.company == "others"

@@ -6,7 +6,7 @@ from typing import Protocol
 
 from geminate.arrays import F32, I32
 from geminate.decoding.draft_rule import DraftRule, DraftStop
-from geminate.kv.cache import KVCache
+from geminate.kv.store import KVDtype, KVFactory, KVStore, SlotSpec
 from geminate.plan.batch import Batch
 from geminate.plan.nodes import Plan
 
@@ -31,7 +31,7 @@ class Program(Protocol):
         hidden: F32,
         position: int,
         rope_position: int,
-        cache: KVCache,
+        cache: KVStore,
         k: int,
         rule: DraftRule,
         stop: DraftStop | None = None,
@@ -48,7 +48,7 @@ class Program(Protocol):
         ...
 
     def draft_step(
-        self, token: int, hidden: F32, position: int, rope_position: int, cache: KVCache
+        self, token: int, hidden: F32, position: int, rope_position: int, cache: KVStore
     ) -> tuple[I32, F32, F32]:
         """One drafter step, everything returned: candidate ids [C], logits [C], next hidden [backbone]."""
         ...
@@ -60,6 +60,14 @@ class Backend(Protocol):
     name: str
     isa: str
     threads: int
+
+    def new_kv(self, slots: tuple[SlotSpec, ...], *, max_rows: int, dtype: KVDtype = "float16") -> KVFactory:
+        """What makes the KV stores of a model whose passes write up to ``max_rows`` rows.
+
+        Raises:
+            BackendError: a dtype that this backend does not have.
+        """
+        ...
 
     def compile(self, plan: Plan, *, max_rows: int) -> Program:
         """A program that runs up to ``max_rows`` rows a pass."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from geminate.kv.cache import KVCache
+from geminate.engine.messages import EngineRequest
+from geminate.kv.prefix_tree import ContentSpan, shared_length
+from geminate.kv.store import KVStore
 
 
 class Conversations:
@@ -14,33 +16,31 @@ class Conversations:
         new_cache: makes an empty cache.
     """
 
-    def __init__(self, new_cache: Callable[[], KVCache]) -> None:
+    def __init__(self, new_cache: Callable[[], KVStore]) -> None:
         self._new_cache = new_cache
-        self._kept: dict[str, tuple[KVCache, list[int]]] = {}
+        self._kept: dict[str, tuple[KVStore, list[int], Sequence[ContentSpan]]] = {}
 
-    def take(self, name: str | None, tokens: list[int]) -> KVCache:
+    def take(self, request: EngineRequest, tokens: list[int]) -> KVStore:
         """A cache that holds a strict prefix of ``tokens``: the conversation's, rolled back, or an empty one.
 
         While a turn runs its conversation has no cache here, so a second turn beside it starts from an empty one.
         """
+        name = request.conversation
         if name is None or name not in self._kept:
             return self._new_cache()
-        cache, known = self._kept.pop(name)
+        cache, known, contents = self._kept.pop(name)
         # The last known token is never in the cache; a turn that was interrupted in the middle of a pass leaves the row
         # of a rejected draft token in its place.
-        limit = min(len(tokens) - 1, cache.length, len(known) - 1)
-        common = 0
-        while common < limit and tokens[common] == known[common]:
-            common += 1
+        shared = shared_length(tokens[:-1], request.contents, known[:-1], contents)
         try:
-            cache.truncate(common)
+            cache.truncate(min(shared, cache.length))
         except ValueError:  # a sliding layer has lost rows that this branch needs
             return self._new_cache()
         return cache
 
-    def keep(self, name: str, cache: KVCache, tokens: list[int]) -> None:
+    def keep(self, name: str, cache: KVStore, tokens: list[int], contents: Sequence[ContentSpan]) -> None:
         """A turn has ended: ``cache`` holds positions of ``tokens``."""
-        self._kept[name] = (cache, tokens)
+        self._kept[name] = (cache, tokens, contents)
 
     def forget(self, name: str) -> None:
         """Free a conversation's cache; unknown names are fine."""

@@ -23,7 +23,7 @@ from geminate.engine.scheduler import Scheduler, Turn
 from geminate.engine.sequence import Sequence, StopCheck
 from geminate.engine.timing import Timing, is_single_round
 from geminate.errors import ContextLengthError, EngineFailedError, GeminateError, ParameterError
-from geminate.kv.memory import KVMemory
+from geminate.kv.budget import KVBudget
 from geminate.runtime.target import TargetModel
 from geminate.speculation.acceptance import Beliefs
 from geminate.speculation.costs import CostModel
@@ -63,7 +63,7 @@ class Engine:
         prefill_chunk: int = 256,
         prefill_share: int | None = None,
         max_running: int | None = None,
-        memory: KVMemory | None = None,
+        memory: KVBudget | None = None,
         costs: CostModel | None = None,
         constraints: Callable[[str], Constraint] | None = None,
         stop_checks: Callable[[EngineRequest], StopCheck] | None = None,
@@ -184,9 +184,9 @@ class Engine:
         while self.waiting and len(self.running) < self.max_running:
             sequence = self.waiting[0]
             if self.memory is None:
-                sequence.begin(self.conversations.take(sequence.request.conversation, sequence.token_ids))
+                sequence.begin(self.conversations.take(sequence.request, sequence.token_ids))
             else:
-                lease = self.memory.lease(sequence.token_ids, sequence.max_context)
+                lease = self.memory.lease(sequence.token_ids, sequence.max_context, sequence.request.contents)
                 if lease is None:
                     return
                 sequence.begin(lease.cache, lease)
@@ -208,7 +208,7 @@ class Engine:
             self.memory.release(sequence.lease)
             sequence.lease = None
         elif name is not None:
-            self.conversations.keep(name, sequence.cache, sequence.token_ids)
+            self.conversations.keep(name, sequence.cache, sequence.token_ids, sequence.request.contents)
         del sequence.cache
 
     def step(self) -> list[EngineEvent]:

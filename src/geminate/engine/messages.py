@@ -9,6 +9,7 @@ from typing import Literal
 from geminate.arrays import F32
 from geminate.decoding.sampling import TokenLogprobs
 from geminate.engine.stats import Stats
+from geminate.kv.prefix_tree import ContentSpan
 from geminate.params import ResolvedSampling
 
 FinishReason = Literal["stop", "length", "abort"]
@@ -29,6 +30,8 @@ class EngineRequest:
         choice: index of the (first) completion; separates the noise of several completions under one seed.
         n: completions of the same prompt, with indices ``choice`` .. ``choice + n - 1``.
         grammar: `geminate.grammar.state.Grammar.source` that every completion keeps to; None: free text.
+        contents: what stands at positions whose token ids are only placeholders; prefixes are shared only where it is
+            the same.
         emitted_ids: tokens that an earlier run of the same request has emitted; the completion goes on behind them
             and is, from there, the one that the earlier run would have given.
         conversation: name under which the KV cache is kept when the request ends; a later request with the same name
@@ -45,6 +48,7 @@ class EngineRequest:
     choice: int = 0
     n: int = 1
     grammar: str | None = None
+    contents: tuple[ContentSpan, ...] = ()
     emitted_ids: tuple[int, ...] = ()
     conversation: str | None = None
     reply: Reply = "text"

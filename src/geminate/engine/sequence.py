@@ -9,8 +9,8 @@ from geminate.decoding.constraint import Constraint
 from geminate.decoding.sampling import TokenCounts, draft_rule
 from geminate.engine.messages import EngineRequest, FinishReason
 from geminate.engine.stats import Stats
-from geminate.kv.cache import KVCache
-from geminate.kv.memory import Lease
+from geminate.kv.budget import Lease
+from geminate.kv.store import KVStore
 from geminate.speculation.policy import Policy
 
 StopCheck = Callable[[int], bool]
@@ -31,7 +31,7 @@ class Sequence:
         lease: where the cache came from, if its memory is bounded.
     """
 
-    cache: KVCache
+    cache: KVStore
 
     def __init__(
         self,
@@ -69,7 +69,7 @@ class Sequence:
             if stop_check is not None:
                 stop_check(token)
 
-    def begin(self, cache: KVCache, lease: Lease | None = None) -> None:
+    def begin(self, cache: KVStore, lease: Lease | None = None) -> None:
         """Take a cache, which may hold a strict prefix of the tokens."""
         self.cache, self.lease, self.begun = cache, lease, True
         self.stats.reused_tokens = cache.length

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from geminate.arrays import F32, I32
-from geminate.kv.cache import KVCache
+from geminate.kv.store import KVStore
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -23,7 +23,7 @@ class Rows:
             up. ``ids`` still stand for the rows wherever else ids are read (per-layer embeddings).
     """
 
-    cache: KVCache
+    cache: KVStore
     ids: Sequence[int] | I32
     wanted: int = 0
     embeddings: F32 | None = None
@@ -44,7 +44,7 @@ class Batch:
     ids: I32
     positions: I32
     sequences: I32
-    caches: Sequence[KVCache]
+    caches: Sequence[KVStore]
     counts: Sequence[int]
     wanted: I32
     embeddings: dict[int, F32] | None = None

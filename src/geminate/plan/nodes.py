@@ -11,6 +11,7 @@ logits are wanted; operations after it see only those.
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -35,20 +36,31 @@ class RopeTable:
         self.inv_freq = np.ascontiguousarray(inv_freq, dtype=np.float32)
         self.dim = dim
         self.pairs = len(inv_freq)
-        self.cos: F32 = np.empty((0, self.pairs), dtype=np.float32)
-        self.sin: F32 = np.empty((0, self.pairs), dtype=np.float32)
+        none: F32 = np.empty((0, self.pairs), dtype=np.float32)
+        self._rows = none, none
+        self._growing = threading.Lock()
 
-    def ensure(self, positions: int) -> None:
-        """Make rows 0..positions-1 available. Whole blocks only, so a row's bits never depend on the call."""
-        have = len(self.cos)
+    def rows(self, positions: int) -> tuple[F32, F32]:
+        """Cosines and sines of rows 0..positions-1 and perhaps more, each float32 [rows, pairs]; from any thread.
+
+        Whole blocks are computed, so a row's bits never depend on the call.
+        """
+        if positions > len(self._rows[0]):
+            with self._growing:
+                self._grow(positions)
+        return self._rows
+
+    def _grow(self, positions: int) -> None:
+        cos, sin = self._rows
+        have = len(cos)
         if positions <= have:
             return
         want = max(-(-positions // self.BLOCK) * self.BLOCK, 2 * have)
-        rows = np.arange(have, want, dtype=np.float32)
+        at = np.arange(have, want, dtype=np.float32)
         # The product is float32 as in transformers; the functions are then taken in float64 and rounded once.
-        angle = (rows[:, None] * self.inv_freq[None, :]).astype(np.float64)
-        self.cos = np.concatenate([self.cos, np.cos(angle).astype(np.float32)])
-        self.sin = np.concatenate([self.sin, np.sin(angle).astype(np.float32)])
+        angle = (at[:, None] * self.inv_freq[None, :]).astype(np.float64)
+        more = np.cos(angle).astype(np.float32), np.sin(angle).astype(np.float32)
+        self._rows = np.concatenate([cos, more[0]]), np.concatenate([sin, more[1]])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ import numpy as np
 
 from geminate.arrays import F32, I32
 from geminate.decoding.draft_rule import DraftRule, DraftStop
-from geminate.kv.cache import KVCache
+from geminate.kv.store import KVStore
 from geminate.plan.builder import PlanBuilder, add_layer
 from geminate.plan.config import AssistantConfig
 from geminate.plan.nodes import CentroidHead, Concat, Embed, Linear, Plan
@@ -95,7 +95,7 @@ class DrafterModel:
         return position if self.rope_position == "P" else max(position - 1, 0)
 
     def draft(
-        self, token: int, hidden: F32, cache: KVCache, k: int, rule: DraftRule, stop: DraftStop | None = None
+        self, token: int, hidden: F32, cache: KVStore, k: int, rule: DraftRule, stop: DraftStop | None = None
     ) -> tuple[I32, F32]:
         """Guess up to k tokens after ``token``, which stands unprocessed at position ``cache.length``.
 
@@ -117,7 +117,7 @@ class DrafterModel:
             stop,
         )
 
-    def step(self, token: int, hidden: F32, cache: KVCache) -> tuple[I32, F32, F32]:
+    def step(self, token: int, hidden: F32, cache: KVStore) -> tuple[I32, F32, F32]:
         """One step in full: candidate ids, their logits, next hidden state (for tests and training)."""
         position = cache.length
         return self.program.draft_step(token, hidden, position, self._rope(position), cache)

@@ -8,7 +8,7 @@ import numpy as np
 
 from geminate.arrays import F32, I32
 from geminate.backends.base import Backend
-from geminate.kv.cache import KVCache, SlotSpec
+from geminate.kv.store import KVStore, SlotSpec
 from geminate.plan.batch import Batch, Rows
 from geminate.plan.builder import PlanBuilder, add_layer
 from geminate.plan.config import TargetConfig
@@ -91,13 +91,14 @@ class TargetModel:
         self.backend = backend
         self.max_rows = max_rows
         self.slots = slot_specs(config)
+        self.kv = backend.new_kv(self.slots, max_rows=max_rows)
         self.plan = target_plan(config, store)
         self.program = backend.compile(self.plan, max_rows=max_rows)
 
-    def new_cache(self, max_context: int | None = None) -> KVCache:
+    def new_cache(self, max_context: int | None = None) -> KVStore:
         """An empty cache for one sequence."""
         limit = self.config.max_position_embeddings
-        return KVCache(self.slots, max_context=min(max_context or limit, limit), max_rows=self.max_rows)
+        return self.kv.new(min(max_context or limit, limit))
 
     def forward(self, batch: Batch, taps: dict[str, F32] | None = None) -> tuple[F32, F32]:
         """One pass; see `geminate.backends.base.Program.run`. Makes room in the caches and writes KV rows.
@@ -119,7 +120,7 @@ class TargetModel:
             part.cache.advance(len(part.ids))
         return out
 
-    def chunks(self, ids: I32, chunk: int, cache: KVCache | None = None) -> Iterator[Rows]:
+    def chunks(self, ids: I32, chunk: int, cache: KVStore | None = None) -> Iterator[Rows]:
         """Consecutive `Rows` of a text, ``chunk`` at a time, all logits wanted; by default from an empty cache."""
         cache = cache or self.new_cache()
         for start in range(0, len(ids), chunk):

@@ -16,7 +16,7 @@ import uvicorn
 
 from geminate.engine.service import EngineService
 from geminate.errors import BackendError, GeminateError
-from geminate.kv.memory import KVMemory
+from geminate.kv.budget import KVBudget
 from geminate.llm import LLM
 from geminate.server.http.app import make_app
 from geminate.server.http.auth import Keys, load_keys
@@ -172,7 +172,7 @@ USUAL_CONTEXT = 4096
 def make_service(llm: LLM, settings: Settings) -> EngineService:
     """The service the settings describe; not started."""
     target = llm.pair.target
-    memory = KVMemory(target.slots, max_rows=target.max_rows, limit=0, keep_prefixes=settings.prefix_cache)
+    memory = KVBudget(target.kv, limit=0, keep_prefixes=settings.prefix_cache)
     context = min(USUAL_CONTEXT, llm.config.max_position_embeddings)
     memory.limit = settings.max_running * memory.need(context) if settings.kv_bytes is None else settings.kv_bytes
     llm.measure_costs()

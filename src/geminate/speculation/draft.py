@@ -8,7 +8,7 @@ from typing import Literal, Protocol
 from geminate.arrays import F32
 from geminate.decoding.constraint import Constraint
 from geminate.decoding.draft_rule import DraftRule, DraftStop
-from geminate.kv.cache import KVCache
+from geminate.kv.store import KVStore
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +26,7 @@ class DraftContext:
 
     token_ids: list[int]
     hidden: F32
-    cache: KVCache
+    cache: KVStore
     rule: DraftRule
     stop: DraftStop | None = None
     constraint: Constraint | None = None

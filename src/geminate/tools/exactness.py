@@ -21,7 +21,7 @@ import numpy as np
 
 from geminate.engine.messages import EngineEvent, EngineRequest
 from geminate.engine.sequence import Sequence
-from geminate.kv.memory import KVMemory
+from geminate.kv.budget import KVBudget
 from geminate.llm import LLM
 from geminate.params import SamplingParams
 
@@ -154,7 +154,7 @@ def _among_others(
 ) -> tuple[Sequence, list[EngineEvent]]:
     """The sequence and all events in an engine like a server's, whose other sequences come and go."""
     target, chunk = llm.pair.target, setting.prefill_chunk
-    memory = KVMemory(target.slots, max_rows=target.max_rows, limit=1 << 62)
+    memory = KVBudget(target.kv, limit=1 << 62)
     engine = llm.new_engine(
         prefill_chunk=chunk, prefill_share=min(32, chunk), memory=memory, costs=llm.engine.timing.costs
     )

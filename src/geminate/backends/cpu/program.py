@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from geminate.arrays import F32, I32, U16
+from geminate.backends.kv_rings import RingFactory, table
 from geminate.decoding.draft_rule import DraftRule, DraftStop
 from geminate.errors import BackendError
 from geminate.formats.packed import TILE_ROWS, PackedMatrix, RowTable, padded
-from geminate.kv.cache import KVCache
+from geminate.kv.store import KVDtype, KVFactory, KVStore, SlotSpec
 from geminate.plan import nodes as p
 from geminate.plan.batch import Batch
 
@@ -71,6 +72,10 @@ class NativeBackend:
         self.isa = wanted
         self.threads = threads if threads is not None else physical_cores()
         self._pool = _native.Pool(self.threads)
+
+    def new_kv(self, slots: tuple[SlotSpec, ...], *, max_rows: int, dtype: KVDtype = "float16") -> KVFactory:
+        """See `geminate.backends.base.Backend.new_kv`."""
+        return RingFactory(slots, max_rows=max_rows, dtype=dtype)
 
     def compile(self, plan: p.Plan, *, max_rows: int) -> NativeProgram:
         """A native program for ``plan``."""
@@ -174,9 +179,8 @@ class NativeProgram:
         return next(n.kv_heads for n in self.plan.nodes if isinstance(n, p.Attention) and n.slot == slot)
 
     def _ropes(self, positions: int) -> tuple[list[F32], list[F32]]:
-        for table in self.plan.ropes:
-            table.ensure(positions)
-        return [t.cos for t in self.plan.ropes], [t.sin for t in self.plan.ropes]
+        tables = [rope.rows(positions) for rope in self.plan.ropes]
+        return [cos for cos, _ in tables], [sin for _, sin in tables]
 
     def run(self, batch: Batch, *, taps: dict[str, F32] | None = None) -> tuple[F32, F32]:
         """See `geminate.backends.base.Program.run`.
@@ -196,7 +200,7 @@ class NativeProgram:
             buffers = [n.x for n in self.plan.nodes if isinstance(n, p.Tap)]
             tapped = [np.empty((len(ids), widths[b]), dtype=np.float32) for b in buffers]
             taps.update(zip(self._tap_names, tapped, strict=True))
-        tables = caches[0].table[None] if len(caches) == 1 else np.stack([c.table for c in caches])
+        tables = table(caches[0])[None] if len(caches) == 1 else np.stack([table(cache) for cache in caches])
         self._program.run(
             ids, batch.positions, batch.sequences, batch.wanted, tables, cosines, sines, hidden, logits, tapped
         )
@@ -208,7 +212,7 @@ class NativeProgram:
         hidden: F32,
         position: int,
         rope_position: int,
-        cache: KVCache,
+        cache: KVStore,
         k: int,
         rule: DraftRule,
         stop: DraftStop | None = None,
@@ -222,7 +226,7 @@ class NativeProgram:
         cosines, sines = self._ropes(rope_position + 1)
         calibration, ahead, need = (None,) * 3 if stop is None else (stop.calibration, stop.ahead, stop.need)
         made = self._program.draft(
-            token, hidden, position, rope_position, cache.table[None], cosines, sines, k, rule.temperature,
+            token, hidden, position, rope_position, table(cache)[None], cosines, sines, k, rule.temperature,
             rule.top_k, rule.top_p, rule.min_p, rule.seed, rule.choice, calibration, ahead, need,
             ids, probabilities, logits, following, candidates,
         )  # fmt: skip
@@ -234,7 +238,7 @@ class NativeProgram:
         hidden: F32,
         position: int,
         rope_position: int,
-        cache: KVCache,
+        cache: KVStore,
         k: int,
         rule: DraftRule,
         stop: DraftStop | None = None,
@@ -248,7 +252,7 @@ class NativeProgram:
         return int(self._program.expert_reads())
 
     def draft_step(
-        self, token: int, hidden: F32, position: int, rope_position: int, cache: KVCache
+        self, token: int, hidden: F32, position: int, rope_position: int, cache: KVStore
     ) -> tuple[I32, F32, F32]:
         """See `geminate.backends.base.Program.draft_step`."""
         _, _, logits, following, candidates = self._draft(token, hidden, position, rope_position, cache, 1, DraftRule())

@@ -11,11 +11,12 @@ from typing import TypeAlias
 import numpy as np
 
 from geminate.arrays import F32, I32, I64
+from geminate.backends.kv_rings import RingFactory, rings
 from geminate.decoding.draft_rule import DraftRule, DraftStop, confidence_bin
 from geminate.decoding.noise import gumbel
 from geminate.formats.packed import GROUP, PackedMatrix
 from geminate.formats.unpack import table_rows, unpack_matrix, unpack_rows
-from geminate.kv.cache import KVCache
+from geminate.kv.store import KVDtype, KVFactory, KVStore, SlotSpec
 from geminate.plan import nodes as p
 from geminate.plan.batch import Batch
 
@@ -56,6 +57,10 @@ class ReferenceBackend:
 
     def __init__(self, threads: int | None = None) -> None:
         self.threads = threads or 1
+
+    def new_kv(self, slots: tuple[SlotSpec, ...], *, max_rows: int, dtype: KVDtype = "float16") -> KVFactory:
+        """See `geminate.backends.base.Backend.new_kv`."""
+        return RingFactory(slots, max_rows=max_rows, dtype=dtype)
 
     def compile(self, plan: p.Plan, *, max_rows: int) -> ReferenceProgram:
         """A program for ``plan``; ``max_rows`` bounds a pass as in the native backend."""
@@ -111,7 +116,7 @@ class ReferenceProgram:
         return hidden, logits
 
     def draft_step(
-        self, token: int, hidden: F32, position: int, rope_position: int, cache: KVCache
+        self, token: int, hidden: F32, position: int, rope_position: int, cache: KVStore
     ) -> tuple[I32, F32, F32]:
         """See `geminate.backends.base.Program.draft_step`."""
         row: Row = {"hidden_in": np.asarray(hidden, dtype=np.float32)}
@@ -133,7 +138,7 @@ class ReferenceProgram:
         hidden: F32,
         position: int,
         rope_position: int,
-        cache: KVCache,
+        cache: KVStore,
         k: int,
         rule: DraftRule,
         stop: DraftStop | None = None,
@@ -154,7 +159,7 @@ class ReferenceProgram:
                     return guesses[: j + 1], confidence[: j + 1]
         return guesses, confidence
 
-    def _apply(self, node: p.Node, row: Row, token: int, position: int, rope_position: int, cache: KVCache) -> None:
+    def _apply(self, node: p.Node, row: Row, token: int, position: int, rope_position: int, cache: KVStore) -> None:
         match node:
             case p.Embed():
                 wide = unpack_rows(node.table, np.array([token], dtype=np.int32))[0]
@@ -182,7 +187,7 @@ class ReferenceProgram:
             case p.Rope():
                 row[node.x] = self._rotated(row[node.x], node, rope_position)
             case p.KvStore():
-                keys, values = cache.keys[node.slot], cache.values[node.slot]
+                keys, values = rings(cache, node.slot)
                 at = position % keys.shape[1]
                 keys[:, at] = row[node.k].reshape(keys.shape[0], -1)
                 values[:, at] = row[node.v].reshape(values.shape[0], -1)
@@ -203,8 +208,8 @@ class ReferenceProgram:
 
     def _rotated(self, x: F32, node: p.Rope, rope_position: int) -> F32:
         table = self.plan.ropes[node.rope]
-        table.ensure(rope_position + 1)
-        cos, sin = table.cos[rope_position], table.sin[rope_position]
+        cosines, sines = table.rows(rope_position + 1)
+        cos, sin = cosines[rope_position], sines[rope_position]
         heads = x.reshape(node.groups, -1).copy()
         half = heads.shape[1] // 2
         low, high = heads[:, : table.pairs].copy(), heads[:, half : half + table.pairs].copy()
@@ -225,12 +230,10 @@ class ReferenceProgram:
         return out
 
 
-def _attention(q: F32, node: p.Attention, position: int, cache: KVCache) -> F32:
+def _attention(q: F32, node: p.Attention, position: int, cache: KVStore) -> F32:
     last = position if node.include_self else position - 1
     first = max(0, position - node.window + 1) if node.window else 0
-    at = np.arange(first, last + 1) % cache.keys[node.slot].shape[1]
-    keys = cache.keys[node.slot][:, at].astype(np.float32)
-    values = cache.values[node.slot][:, at].astype(np.float32)
+    keys, values = cache.rows(node.slot, first, last + 1)
     per_kv = node.heads // node.kv_heads
     heads = q.reshape(node.kv_heads, per_kv, node.head_dim)
     weights = softmax(np.einsum("ghd,gkd->ghk", heads, keys))

@@ -15,9 +15,10 @@ import numpy as np
 
 from geminate import __version__, machine
 from geminate.backends.cpu.program import NativeBackend, NativeProgram
+from geminate.backends.kv_rings import rings
 from geminate.decoding.draft_rule import DraftRule
 from geminate.errors import ParameterError
-from geminate.kv.cache import KVCache
+from geminate.kv.store import KVStore
 from geminate.plan.batch import Batch, Rows
 from geminate.plan.config import MoeConfig, TargetConfig
 from geminate.runtime.drafter import DrafterModel
@@ -115,7 +116,7 @@ def _store(random: RandomStore) -> WeightStore:
     return cast(WeightStore, random)
 
 
-def filled_cache(target: TargetModel, context: int) -> KVCache:
+def filled_cache(target: TargetModel, context: int) -> KVStore:
     """A cache with ``context`` positions of noise, every page touched."""
     cache = target.new_cache()
     while cache.length < context:
@@ -123,7 +124,7 @@ def filled_cache(target: TargetModel, context: int) -> KVCache:
         cache.reserve(rows)
         cache.advance(rows)
     noise = np.random.default_rng(2).standard_normal(1 << 16).astype(np.float16)
-    for array in (*cache.keys, *cache.values):
+    for array in (array for slot in range(len(target.slots)) for array in rings(cache, slot)):
         array[:] = np.resize(noise, array.shape)
     return cache
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from geminate.arrays import F32, F64, I32
-from geminate.kv.cache import KVCache
+from geminate.kv.store import KVStore
 from geminate.plan.batch import Rows
 from geminate.runtime.target import TargetModel
 
@@ -148,7 +148,7 @@ def _threads(count: int) -> Iterator[ThreadPoolExecutor]:
             pool.shutdown(cancel_futures=True)  # Ctrl-C must not wait for rows nobody will read
 
 
-def _logits(model: TargetModel, ids: I32, cache: KVCache) -> F32:
+def _logits(model: TargetModel, ids: I32, cache: KVStore) -> F32:
     return model.extend([Rows(cache=cache, ids=ids, wanted=len(ids))])[1]
 
 

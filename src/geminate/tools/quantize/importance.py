@@ -13,7 +13,6 @@ import numpy as np
 
 from geminate.arrays import F32, I32
 from geminate.backends.base import Backend
-from geminate.kv.cache import KVCache
 from geminate.plan.batch import Batch, Rows
 from geminate.plan.config import TargetConfig
 from geminate.plan.nodes import Experts, Linear, Node, Tap
@@ -53,7 +52,7 @@ def channel_importance(
     sums: dict[str, np.ndarray] = {}
     done, total = 0, sum(len(part) for part in windows)
     for part in windows:
-        cache = KVCache(slot_specs(config), max_context=len(part), max_rows=ROWS)
+        cache = backend.new_kv(slot_specs(config), max_rows=ROWS).new(len(part))
         for start in range(0, len(part), ROWS):
             ids = part[start : start + ROWS]
             cache.reserve(len(ids))

@@ -63,26 +63,20 @@ class Teacher:
         """One text; see `Lesson`."""
         array = np.array(ids, dtype=np.int32)
         cache = self.target.new_cache()
-        slots = {kind: cache.keys[at].shape for kind, at in self.donors.items()}
-        kv = {
-            kind: (np.empty((s[0], len(ids), s[2]), np.float32), np.empty((s[0], len(ids), s[2]), np.float32))
-            for kind, s in slots.items()
-        }
+        slots = {kind: self.target.slots[at] for kind, at in self.donors.items()}
+        shapes = {kind: (spec.kv_heads, len(ids), spec.head_dim) for kind, spec in slots.items()}
+        kv = {kind: (np.empty(s, np.float32), np.empty(s, np.float32)) for kind, s in shapes.items()}
         hidden = np.empty((len(ids), self.target.config.hidden_size), dtype=np.float32)
         m = min(LIKELIEST, self.target.config.vocab_size)
         top_ids, top_logits = torch.empty(len(ids), m, dtype=torch.long), torch.empty(len(ids), m)
         for part in self.target.chunks(array, self.chunk, cache):
-            start = cache.length
-            rows = np.arange(len(part.ids), dtype=np.int32)
-            at = slice(start, start + len(part.ids))
+            at = slice(cache.length, cache.length + len(part.ids))
             hidden[at], logits = self.target.extend([part])
             best = torch.from_numpy(logits).topk(m, dim=-1)
             top_ids[at], top_logits[at] = best.indices, best.values
             for kind, slot in self.donors.items():
                 # A sliding layer's ring forgets: its rows are taken while they are there.
-                ring = (rows + start) % cache.keys[slot].shape[1]
-                kv[kind][0][:, at] = cache.keys[slot][:, ring]
-                kv[kind][1][:, at] = cache.values[slot][:, ring]
+                kv[kind][0][:, at], kv[kind][1][:, at] = cache.rows(slot, at.start, at.stop)
         return Lesson(
             ids=torch.from_numpy(array.astype(np.int64)),
             prompt=prompt,

@@ -1,4 +1,4 @@
-"""The KV cache of one sequence: full layers that grow, sliding layers in rings with slack.
+"""Keys and values of one sequence in arrays: full layers that grow, sliding layers in rings with slack.
 
 A row of position p stands at index p mod rows in every slot. A ring holds the window and as many more
 rows as one pass may write, so rolling back rejected rows never needs a row that was overwritten.
@@ -6,27 +6,19 @@ rows as one pass may write, so rolling back rejected rows never needs a row that
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
 
-from geminate.arrays import F16, U64
-from geminate.errors import ContextLengthError
+from geminate.arrays import F16, F32, U64
+from geminate.errors import BackendError, ContextLengthError
+from geminate.kv.store import BLOCK, KVDtype, KVStore, SlotSpec
 
-KEY_TILE = 64  # rows pad to this, so a tile of absolute positions is contiguous in a ring too
-
-
-@dataclass(frozen=True, kw_only=True)
-class SlotSpec:
-    """One KV-producing layer: heads, head dimension, and window (0 for full attention)."""
-
-    kv_heads: int
-    head_dim: int
-    window: int
+# Rows pad to BLOCK, the kernels' tile of keys, so a tile of absolute positions is contiguous in a ring too.
 
 
-class KVCache:
-    """Keys and values, float16, of one sequence.
+class KVRings:
+    """A `KVStore` in float16, read by the native kernels and by NumPy alike.
 
     Args:
         slots: one spec per KV-producing layer.
@@ -113,31 +105,39 @@ class KVCache:
             if spec.window
         )
 
-    def copy_out(self, start: int, stop: int) -> list[tuple[F16, F16]]:
-        """Copies of keys and values of positions ``start`` .. ``stop`` - 1, within one tile, slot by slot.
+    def export(self, block: int) -> bytes:
+        """See `KVStore`: float16 keys and values [kv_heads, BLOCK, head_dim], slot by slot."""
+        parts: list[bytes] = []
+        for keys, values in zip(self.keys, self.values, strict=True):
+            row = block * BLOCK % keys.shape[1]
+            parts += keys[:, row : row + BLOCK].tobytes(), values[:, row : row + BLOCK].tobytes()
+        return b"".join(parts)
 
-        Each float16 [kv_heads, stop - start, head_dim].
-        """
-        rows = [(start % k.shape[1], start % k.shape[1] + stop - start) for k in self.keys]
-        return [
-            (k[:, a:b].copy(), v[:, a:b].copy())
-            for k, v, (a, b) in zip(self.keys, self.values, rows, strict=True)
-        ]  # fmt: skip
-
-    def restore(self, blocks: list[list[tuple[F16, F16]]]) -> None:
-        """Fill an empty cache with consecutive blocks of `KEY_TILE` positions from 0 on, as `copy_out` gave them."""
+    def restore(self, blocks: Sequence[bytes]) -> None:
+        """See `KVStore`."""
         if self.length:
             raise ValueError(f"only an empty cache can be filled, this one holds {self.length} positions")
-        length = len(blocks) * KEY_TILE
+        if wrong := next((len(data) for data in blocks if len(data) != block_bytes(self.slots)), None):
+            raise ValueError(f"a block has {wrong} bytes where this model's have {block_bytes(self.slots)}")
+        length = len(blocks) * BLOCK
         windows = [spec.window for spec in self.slots if spec.window]
         self._low = max((max(0, length - window + 1) for window in windows), default=0)
-        for i, spec in enumerate(self.slots):
-            keys, values = self.keys[i], self.values[i]
-            first = max(0, length - spec.window + 1) // KEY_TILE if spec.window else 0
+        offset = 0
+        for spec, keys, values in zip(self.slots, self.keys, self.values, strict=True):
+            first = max(0, length - spec.window + 1) // BLOCK if spec.window else 0
+            count = spec.kv_heads * BLOCK * spec.head_dim
             for at in range(first, len(blocks)):
-                row = at * KEY_TILE % keys.shape[1]
-                keys[:, row : row + KEY_TILE], values[:, row : row + KEY_TILE] = blocks[at][i]
+                row = at * BLOCK % keys.shape[1]
+                both = np.frombuffer(blocks[at], dtype=np.float16, count=2 * count, offset=offset)
+                pair = both.reshape(2, spec.kv_heads, BLOCK, spec.head_dim)
+                keys[:, row : row + BLOCK], values[:, row : row + BLOCK] = pair
+            offset += 4 * count
         self.length = self._high = length
+
+    def rows(self, slot: int, start: int, stop: int) -> tuple[F32, F32]:
+        """See `KVStore`."""
+        at = np.arange(start, stop) % self.keys[slot].shape[1]
+        return self.keys[slot][:, at].astype(np.float32), self.values[slot][:, at].astype(np.float32)
 
     @property
     def nbytes(self) -> int:
@@ -145,18 +145,35 @@ class KVCache:
         return sum(k.nbytes + v.nbytes for k, v in zip(self.keys, self.values, strict=True))
 
 
-def cache_bytes(slots: tuple[SlotSpec, ...], *, max_context: int, max_rows: int) -> int:
-    """Bytes of a `KVCache` made ``whole``."""
-    total = 0
-    for spec in slots:
-        rows = _rows(spec, _tiles(max_context), max_context=max_context, max_rows=max_rows)
-        total += 2 * 2 * spec.kv_heads * spec.head_dim * rows
-    return total
+class RingFactory:
+    """A `KVFactory` of `KVRings`.
+
+    Raises:
+        BackendError: a dtype that does not exist here.
+    """
+
+    def __init__(self, slots: tuple[SlotSpec, ...], *, max_rows: int, dtype: KVDtype = "float16") -> None:
+        if dtype != "float16":
+            raise BackendError(f"a KV cache in {dtype} is not supported; float16 is")
+        self.slots, self.max_rows = slots, max_rows
+        self.block_bytes = block_bytes(slots)
+
+    def new(self, max_context: int, *, whole: bool = False) -> KVRings:
+        """See `KVFactory`."""
+        return KVRings(self.slots, max_context=max_context, max_rows=self.max_rows, whole=whole)
+
+    def nbytes(self, max_context: int) -> int:
+        """See `KVFactory`."""
+        total = 0
+        for spec in self.slots:
+            rows = _rows(spec, _tiles(max_context), max_context=max_context, max_rows=self.max_rows)
+            total += 2 * 2 * spec.kv_heads * spec.head_dim * rows
+        return total
 
 
 def block_bytes(slots: tuple[SlotSpec, ...]) -> int:
-    """Bytes of one block of `KEY_TILE` positions over all slots."""
-    return sum(2 * 2 * spec.kv_heads * spec.head_dim * KEY_TILE for spec in slots)
+    """Bytes of one block of `BLOCK` positions over all slots."""
+    return sum(2 * 2 * spec.kv_heads * spec.head_dim * BLOCK for spec in slots)
 
 
 def _rows(spec: SlotSpec, full_rows: int, *, max_context: int, max_rows: int) -> int:
@@ -167,10 +184,27 @@ def _rows(spec: SlotSpec, full_rows: int, *, max_context: int, max_rows: int) ->
 
 
 def _tiles(rows: int) -> int:
-    return -(-rows // KEY_TILE) * KEY_TILE
+    return -(-rows // BLOCK) * BLOCK
 
 
 def _grown(old: F16, rows: int) -> F16:
     new = np.zeros((old.shape[0], rows, old.shape[2]), dtype=np.float16)
     new[:, : old.shape[1]] = old
     return new
+
+
+def rings(store: KVStore, slot: int) -> tuple[F16, F16]:
+    """The arrays of a slot, float16 [kv_heads, rows, head_dim]; position p is row p mod rows."""
+    own = _own(store)
+    return own.keys[slot], own.values[slot]
+
+
+def table(store: KVStore) -> U64:
+    """Addresses for the native kernels; see `KVRings.table`."""
+    return _own(store).table
+
+
+def _own(store: KVStore) -> KVRings:
+    if not isinstance(store, KVRings):
+        raise BackendError(f"a KV store of another backend ({type(store).__name__}); make it with this one's new_kv")
+    return store

@@ -6,20 +6,32 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from geminate.kv.cache import KEY_TILE, KVCache, SlotSpec, block_bytes, cache_bytes
-from geminate.kv.memory import KVMemory, Lease
+from geminate.backends.kv_rings import KVRings, RingFactory, block_bytes
+from geminate.engine.conversations import Conversations
+from geminate.engine.messages import EngineRequest
+from geminate.errors import BackendError
+from geminate.kv.budget import KVBudget, Lease
+from geminate.kv.prefix_tree import ContentSpan
+from geminate.kv.store import BLOCK as KEY_TILE
+from geminate.kv.store import KVStore, SlotSpec
+from geminate.params import SamplingParams
 
 SLOTS = (SlotSpec(kv_heads=2, head_dim=4, window=100), SlotSpec(kv_heads=1, head_dim=8, window=0))
 ROWS = 80
 
 
-def memory(limit: int = 10**9, **more: bool) -> KVMemory:
-    return KVMemory(SLOTS, max_rows=ROWS, limit=limit, **more)
+def memory(limit: int = 10**9, **more: bool) -> KVBudget:
+    return KVBudget(RingFactory(SLOTS, max_rows=ROWS), limit=limit, **more)
+
+
+def cache_bytes(context: int) -> int:
+    return RingFactory(SLOTS, max_rows=ROWS).nbytes(context)
 
 
 def compute(held: Lease, tokens: list[int], upto: int) -> None:
     """Write rows that depend on the tokens, as passes would."""
     cache = held.cache
+    assert isinstance(cache, KVRings)
     while cache.length < upto:
         rows = min(ROWS, upto - cache.length)
         cache.reserve(rows)
@@ -30,8 +42,9 @@ def compute(held: Lease, tokens: list[int], upto: int) -> None:
         cache.advance(rows)
 
 
-def check_rows(cache: KVCache, tokens: list[int]) -> None:
+def check_rows(cache: KVStore, tokens: list[int]) -> None:
     """All rows that a next pass may look at are those of the tokens."""
+    assert isinstance(cache, KVRings)
     for k, v, spec in zip(cache.keys, cache.values, cache.slots, strict=True):
         first = max(0, cache.length - spec.window + 1) if spec.window else 0
         for position in range(first, cache.length):
@@ -39,8 +52,8 @@ def check_rows(cache: KVCache, tokens: list[int]) -> None:
             assert (v[:, position % v.shape[1]] == position % 2000).all(), (position, spec.window)
 
 
-def finish(store: KVMemory, tokens: list[int], prompt: int) -> Lease:
-    held = store.lease(tokens[:prompt], len(tokens))
+def finish(store: KVBudget, tokens: list[int], prompt: int, contents: tuple[ContentSpan, ...] = ()) -> Lease:
+    held = store.lease(tokens[:prompt], len(tokens), contents)
     assert held is not None
     for upto in range(held.cache.length, len(tokens) + 1, 50):
         compute(held, tokens, upto)
@@ -52,8 +65,8 @@ def finish(store: KVMemory, tokens: list[int], prompt: int) -> Lease:
 
 def test_sizes_are_what_is_allocated() -> None:
     for context in (1, 63, 64, 65, 179, 180, 4096):
-        cache = KVCache(SLOTS, max_context=context, max_rows=ROWS, whole=True)
-        assert cache.nbytes == cache_bytes(SLOTS, max_context=context, max_rows=ROWS)
+        cache = KVRings(SLOTS, max_context=context, max_rows=ROWS, whole=True)
+        assert cache.nbytes == cache_bytes(context)
         held = cache.nbytes
         while cache.length < context:
             rows = min(ROWS, context - cache.length)
@@ -107,7 +120,7 @@ def test_rows_that_were_overwritten_are_not_kept() -> None:
 
 
 def test_the_oldest_tips_go_first_and_pinned_paths_stay() -> None:
-    one = cache_bytes(SLOTS, max_context=320, max_rows=ROWS)
+    one = cache_bytes(320)
     block = block_bytes(SLOTS)
     store = memory(one + 6 * block)
     a, b = [1] * 320, [2] * 320
@@ -126,7 +139,7 @@ def test_the_oldest_tips_go_first_and_pinned_paths_stay() -> None:
 
 
 def test_a_long_prefix_never_blocks_its_own_request() -> None:
-    need = cache_bytes(SLOTS, max_context=320, max_rows=ROWS)
+    need = cache_bytes(320)
     store = memory(need + 5 * block_bytes(SLOTS))
     tokens = list(range(320))
     store.release(finish(store, tokens, 320))
@@ -138,7 +151,7 @@ def test_a_long_prefix_never_blocks_its_own_request() -> None:
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(1, 300), st.booleans()), max_size=40), st.integers(3, 12))
 def test_the_bound_holds_and_rows_are_right(moves: list[tuple[int, int, bool]], places: int) -> None:
     """Random branches, lengths and endings: never over the bound, never a wrong row, nothing leaks."""
-    store = memory(places * block_bytes(SLOTS) + cache_bytes(SLOTS, max_context=320, max_rows=ROWS))
+    store = memory(places * block_bytes(SLOTS) + cache_bytes(320))
     running: list[tuple[Lease, list[int]]] = []
     for branch, cut, ends in moves:
         tokens = [7] * cut + [branch] * (320 - cut)
@@ -158,6 +171,53 @@ def test_the_bound_holds_and_rows_are_right(moves: list[tuple[int, int, bool]], 
         store.release(held)  # twice is once
     assert store.used == 0
     blocks = store.kept // block_bytes(SLOTS)
-    assert blocks == len(store._order)
+    assert blocks == len(store._tree._order)
     assert store._make_room(store.limit), "everything can be forgotten when nothing runs"
-    assert store.kept == 0 and not store._order
+    assert store.kept == 0 and not store._tree._order
+
+
+def image(start: int, stop: int, digest: bytes) -> tuple[ContentSpan, ...]:
+    return (ContentSpan(start=start, stop=stop, digest=digest),)
+
+
+@pytest.mark.parametrize("span", [(10, 40), (100, 140), (0, 64), (60, 70)])
+def test_equal_placeholders_with_other_content_share_nothing_from_there(span: tuple[int, int]) -> None:
+    """Two images behind the same ids: blocks before the first are shared, none from its block on."""
+    store = memory()
+    tokens = list(range(300))
+    store.release(finish(store, tokens, 200, image(*span, b"a cat")))
+    before = span[0] // KEY_TILE * KEY_TILE
+    for contents, expected in (
+        (image(*span, b"a cat"), 256),
+        (image(*span, b"a dog"), before),
+        ((), before),
+        (image(span[0], span[1] + 1, b"a cat"), before),
+        (image(*span, b"a cat") + image(280, 290, b"late"), 256),
+    ):
+        held = store.lease(tokens, 400, contents)
+        assert held is not None and held.cache.length == expected, contents
+        store.release(held)
+
+
+def test_conversations_compare_content_too() -> None:
+    factory = RingFactory(SLOTS, max_rows=ROWS)
+    tokens = list(range(50))
+    for digest, expected in ((b"a cat", 49), (b"a dog", 20)):
+        kept = Conversations(lambda: factory.new(400))
+        cache = factory.new(400)
+        cache.reserve(50)
+        cache.advance(50)
+        kept.keep("talk", cache, [*tokens, 7], image(20, 30, b"a cat"))
+        request = EngineRequest(
+            request_id="r", prompt_ids=tokens, sampling=SamplingParams().resolved(), conversation="talk",
+            contents=image(20, 30, digest),
+        )  # fmt: skip
+        assert kept.take(request, tokens).length == expected
+
+
+def test_a_block_of_another_model_is_refused() -> None:
+    cache = RingFactory(SLOTS, max_rows=ROWS).new(400)
+    with pytest.raises(ValueError, match="a block has 5 bytes"):
+        cache.restore([b"12345"])
+    with pytest.raises(BackendError, match="float16 is"):
+        RingFactory(SLOTS, max_rows=ROWS, dtype="int8")  # type: ignore[arg-type]

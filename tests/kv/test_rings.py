@@ -7,13 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from geminate.backends.kv_rings import KVRings
 from geminate.errors import ContextLengthError
-from geminate.kv.cache import KVCache, SlotSpec
+from geminate.kv.store import SlotSpec
 
 SLOTS = (SlotSpec(kv_heads=2, head_dim=4, window=10), SlotSpec(kv_heads=1, head_dim=8, window=0))
 
 
-def put(cache: KVCache, rows: int) -> None:
+def put(cache: KVRings, rows: int) -> None:
     """Write each position's number into its rows, as a pass would."""
     cache.reserve(rows)
     for position in range(cache.length, cache.length + rows):
@@ -23,7 +24,7 @@ def put(cache: KVCache, rows: int) -> None:
     cache.advance(rows)
 
 
-def check(cache: KVCache) -> None:
+def check(cache: KVRings) -> None:
     """Every position a next row may look at is where it belongs, with its own content."""
     for k, spec in zip(cache.keys, cache.slots, strict=True):
         first = max(0, cache.length - spec.window + 1) if spec.window else 0
@@ -34,7 +35,7 @@ def check(cache: KVCache) -> None:
 
 @given(st.lists(st.tuples(st.integers(1, 90), st.floats(0, 1)), min_size=1, max_size=40), st.integers(0, 1 << 30))
 def test_no_needed_row_is_ever_lost(moves: list[tuple[int, float]], seed: int) -> None:
-    cache = KVCache(SLOTS, max_context=4000, max_rows=90)
+    cache = KVRings(SLOTS, max_context=4000, max_rows=90)
     for rows, kept in moves:
         if cache.length + rows > 4000:
             break
@@ -46,7 +47,7 @@ def test_no_needed_row_is_ever_lost(moves: list[tuple[int, float]], seed: int) -
 
 
 def test_growth_keeps_content_and_updates_the_table() -> None:
-    cache = KVCache(SLOTS, max_context=5000, max_rows=64)
+    cache = KVRings(SLOTS, max_context=5000, max_rows=64)
     for _ in range(60):
         put(cache, 64)
     check(cache)
@@ -56,7 +57,7 @@ def test_growth_keeps_content_and_updates_the_table() -> None:
 
 
 def test_rolling_back_behind_the_ring_is_refused() -> None:
-    cache = KVCache(SLOTS, max_context=5000, max_rows=64)
+    cache = KVRings(SLOTS, max_context=5000, max_rows=64)
     for _ in range(10):
         put(cache, 64)
     with pytest.raises(ValueError, match="the ring"):
@@ -68,7 +69,7 @@ def test_rolling_back_behind_the_ring_is_refused() -> None:
 
 
 def test_limits() -> None:
-    cache = KVCache(SLOTS, max_context=100, max_rows=64)
+    cache = KVRings(SLOTS, max_context=100, max_rows=64)
     with pytest.raises(ValueError, match="made for 64"):
         cache.reserve(65)
     put(cache, 64)

@@ -1,0 +1,94 @@
+"""Keys and values of one sequence as the engine sees them; how they lie in memory is the backend's business."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from geminate.arrays import F32
+
+BLOCK = 64
+"""Positions of a block, the unit that leaves a store and comes back."""
+KVDtype = Literal["float16"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlotSpec:
+    """One KV-producing layer: heads, head dimension, and window (0 for full attention)."""
+
+    kv_heads: int
+    head_dim: int
+    window: int
+
+
+class KVStore(Protocol):
+    """Keys and values of one sequence, positions 0 .. length - 1."""
+
+    length: int
+    max_context: int
+
+    def reserve(self, rows: int) -> None:
+        """Make room for ``rows`` more positions after ``length``.
+
+        Raises:
+            ContextLengthError: they would pass ``max_context``.
+            ValueError: more rows than one pass may write.
+        """
+        ...
+
+    def advance(self, rows: int) -> None:
+        """Count ``rows`` positions that a pass has just written."""
+        ...
+
+    def truncate(self, length: int) -> None:
+        """Forget positions >= ``length``: the rollback of rejected drafts.
+
+        Raises:
+            ValueError: ``length`` is longer than the store, or so short that rows it needs are lost.
+        """
+        ...
+
+    def holds(self, start: int) -> bool:
+        """Whether every slot still has the rows of positions ``start`` .. ``length`` - 1."""
+        ...
+
+    def export(self, block: int) -> bytes:
+        """Copy of positions ``block * BLOCK`` .. ``(block + 1) * BLOCK - 1`` of every slot, for `restore`."""
+        ...
+
+    def restore(self, blocks: Sequence[bytes]) -> None:
+        """Fill an empty store with consecutive blocks from position 0 on, as `export` of a store alike gave them.
+
+        Raises:
+            ValueError: the store is not empty, or a block has another size.
+        """
+        ...
+
+    def rows(self, slot: int, start: int, stop: int) -> tuple[F32, F32]:
+        """Keys and values of positions ``start`` .. ``stop`` - 1 of a slot, each float32 [kv_heads, n, head_dim]."""
+        ...
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held now."""
+        ...
+
+
+class KVFactory(Protocol):
+    """Makes the stores of one model; a backend gives it for slots and a dtype.
+
+    Attributes:
+        block_bytes: bytes of an exported block.
+    """
+
+    @property
+    def block_bytes(self) -> int: ...
+
+    def new(self, max_context: int, *, whole: bool = False) -> KVStore:
+        """An empty store; ``whole``: takes its memory at once (untouched pages cost nothing) instead of growing."""
+        ...
+
+    def nbytes(self, max_context: int) -> int:
+        """Bytes of a store made ``whole``."""
+        ...
