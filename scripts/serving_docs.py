@@ -1,4 +1,4 @@
-"""Write the tables of docs/serving.md from the settings and schemas; ``--check`` only says whether they are current."""
+"""Write the tables of docs/serving-reference.md from the settings and schemas; ``--check`` only verifies them."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ from geminate.server.openai import schemas_responses as resp
 from geminate.server.openai.schemas_common import Unsupported
 from geminate.server.settings import rows
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "serving.md"
-GROUPS = {
-    "model": "Model", "engine": "Engine", "network": "Network and keys", "limits": "Limits", "log": "Log",
-}  # fmt: skip
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "serving-reference.md"
+GROUPS = {"model": "Model", "engine": "Engine", "network": "Network and keys", "limits": "Limits", "log": "Log"}
 
 
 def cell(text: str) -> str:
-    """Safe inside a table."""
+    """Escape text for a table cell."""
     return text.replace("|", "\\|")
 
 
 def settings_tables() -> Iterator[str]:
-    """Flags, variables and keys by group."""
+    """Flags, environment variables and TOML keys by group."""
     for group, title in GROUPS.items():
         yield f"**{title}**\n"
-        yield "| Flag | Variable, TOML key | Values | Default | |\n|---|---|---|---|---|"
+        yield "| Flag | Variable, TOML key | Values | Default | Description |\n|---|---|---|---|---|"
         for row in rows():
             if row.group == group:
-                kind = "size" if row.size else {"int": "integer", "float": "number", "str": "text", "bool": "switch"}[
-                    row.kind.__name__
-                ]  # fmt: skip
+                kind = (
+                    "size"
+                    if row.size
+                    else {"int": "integer", "float": "number", "str": "text", "bool": "switch"}[row.kind.__name__]
+                )
                 values = f"{kind}{' list' if row.several else ''}" + (f" {row.legal}" if row.legal else "")
                 yield (
                     f"| `{row.flag}` | `{row.env}`, `{row.name}` | {cell(values)} | {cell(row.default)} | "
@@ -49,7 +49,7 @@ def settings_tables() -> Iterator[str]:
 
 
 def type_name(hint: Any) -> str:
-    """A type as a reader needs it."""
+    """A type in words."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin is typing.Annotated:
         return type_name(args[0])
@@ -69,7 +69,7 @@ def type_name(hint: Any) -> str:
 
 
 def limits(field: FieldInfo) -> str:
-    """Bounds of a number."""
+    """The bounds of a number."""
     found = {name: getattr(m, name) for m in field.metadata for name in ("ge", "gt", "le", "lt") if hasattr(m, name)}
     signs = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
     big = {2**31 - 1: "2³¹-1", 2**63 - 1: "2⁶³-1"}
@@ -77,11 +77,11 @@ def limits(field: FieldInfo) -> str:
 
 
 def model_table(model: type[BaseModel], skip: type[BaseModel] | None = None) -> Iterator[str]:
-    """Fields of a model; what is only there to be refused comes in one line."""
+    """The fields of a model; fields that only accept null are listed on one line."""
     hints = typing.get_type_hints(model, include_extras=True)
     refused = [name for name in model.model_fields if hints[name] is Unsupported]
     inherited = set(skip.model_fields) if skip else set()
-    yield "| Field | Type | |\n|---|---|---|"
+    yield "| Field | Type | Description |\n|---|---|---|"
     for name, field in model.model_fields.items():
         if name in refused or name in inherited:
             continue
@@ -89,19 +89,19 @@ def model_table(model: type[BaseModel], skip: type[BaseModel] | None = None) -> 
         about = " ".join(part for part in (type_name(hints[name]), limits(field)) if part)
         yield f"| `{field.alias or name}`{mark} | {cell(about)} | {cell(field.description or '')} |"
     if refused:
-        yield f"\nKnown and refused unless null: {', '.join(f'`{name}`' for name in refused)}."
+        yield f"\nRejected unless null: {', '.join(f'`{name}`' for name in refused)}."
     yield ""
 
 
 def section(model: type[BaseModel], skip: type[BaseModel] | None = None) -> Iterator[str]:
-    """A model with its title and docstring."""
+    """A model with its title, docstring and fields."""
     yield f"#### {model.__name__}\n"
     yield f"{' '.join((model.__doc__ or '').split()).replace('``', '`')}\n"
     yield from model_table(model, skip)
 
 
 def parts(models: list[type[BaseModel]]) -> Iterator[str]:
-    """Sections of several models."""
+    """The sections of several models."""
     for model in models:
         yield from section(model)
 
@@ -124,7 +124,7 @@ TABLES: dict[str, Iterator[str]] = {
         resp.ResponseJsonSchema, resp.ReasoningOptions,
     ]),
     "tokenize": parts([chat.TokenizeRequest, chat.DetokenizeRequest]),
-    "answers": parts([
+    "response-bodies": parts([
         out.ChatCompletion, out.ChatChoice, out.ChatMessage, out.OutToolCall, out.OutFunction, out.ChatLogprobs,
         out.TokenLogprob, out.TopLogprob, out.Completion, out.CompletionChoice, out.CompletionLogprobsOut,
         out.ResponseObject, out.ResponseUsage, out.Usage, out.CachedTokens, out.ReasoningTokens, out.Timings, out.Trace,
@@ -138,26 +138,26 @@ def written(text: str) -> str:
     """The page with its tables replaced.
 
     Raises:
-        ValueError: a table without its place.
+        ValueError: the page has no markers for a table.
     """
     for name, lines in TABLES.items():
         begin, end = f"<!-- table: {name} -->\n", f"<!-- end: {name} -->"
         head, found, rest = text.partition(begin)
         _, closed, tail = rest.partition(end)
         if not found or not closed:
-            raise ValueError(f"docs/serving.md has no place for the table {name!r}")
+            raise ValueError(f"{PAGE.name} has no markers for the table {name!r}")
         body = "\n".join(lines).strip("\n")
         text = f"{head}{begin}\n{body}\n\n{end}{tail}"
     return text
 
 
 def main() -> int:
-    """Exit code 1 with ``--check`` if the page is not current."""
+    """Write the page, or with ``--check`` return exit code 1 if it is out of date."""
     before = PAGE.read_text(encoding="utf-8")
     after = written(before)
     if "--check" in sys.argv[1:]:
         if before != after:
-            print("docs/serving.md is not current: run scripts/serving_docs.py", file=sys.stderr)
+            print("docs/serving-reference.md is out of date: run scripts/serving_docs.py", file=sys.stderr)
             return 1
         return 0
     PAGE.write_text(after, encoding="utf-8")

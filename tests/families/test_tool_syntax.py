@@ -126,7 +126,7 @@ HARD: list[tuple[Any, str]] = [
     ({"enum": []}, "no value fits"),
     ({"enum": 5}, "must be a list"),
     ({"type": "str"}, "unknown type 'str'"),
-    (False, "what is false"),
+    (False, "something that is false"),
     ({"type": "string", "minLength": -1}, "from 0"),
     ({"type": "string", "minLength": 3, "maxLength": 2}, "maxLength is less"),
     ({"type": "integer", "minimum": 3, "maximum": 2}, "Unsatisfiable"),

@@ -123,9 +123,11 @@ def test_other_content_types(client: httpx.Client, kind: str | None) -> None:
 
 def test_models_paths_and_methods(client: httpx.Client) -> None:
     assert error(client.post(CHAT, json=chat_body() | {"model": "gpt-4"}), 404)["code"] == "model_not_found"
-    assert error(client.get("/v1/nothing"), 404)["code"] == "not_found"
+    unknown = error(client.get("/v1/nothing"), 404)
+    assert unknown["code"] == "not_found"
+    assert "/v1/nothing" in unknown["message"] and "/v1/chat/completions" in unknown["message"]
     wrong = client.get(CHAT)
-    error(wrong, 405)
+    assert error(wrong, 405)["message"] == f"{CHAT} does not support GET; use POST"
     assert wrong.headers["allow"] == "POST"
     missing = {k: v for k, v in chat_body().items() if k != "model"}
     assert error(client.post(CHAT, json=missing))["param"] == "model"
@@ -145,9 +147,17 @@ def test_context(client: httpx.Client) -> None:
 
 @pytest.mark.parametrize(
     ("prompt", "param"),
-    [([], "prompt"), ([[]], "prompt[0]"), ([8192], None), ([-1], "prompt[0]"), ([1, "a"], "prompt[1]"), (3, "prompt"),
-     ([["a"]], "prompt[0][0]"), (["a"] * 17, "prompt")],
-)  # fmt: skip
+    [
+        ([], "prompt"),
+        ([[]], "prompt[0]"),
+        ([8192], None),
+        ([-1], "prompt[0]"),
+        ([1, "a"], "prompt[1]"),
+        (3, "prompt"),
+        ([["a"]], "prompt[0][0]"),
+        (["a"] * 17, "prompt"),
+    ],
+)
 def test_prompts(client: httpx.Client, prompt: object, param: str | None) -> None:
     found = error(client.post(COMPLETIONS, json={"model": MODEL, "prompt": prompt, "max_tokens": 1}))
     assert found["param"] == param

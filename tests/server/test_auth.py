@@ -41,11 +41,16 @@ def app() -> Any:
 @pytest.mark.parametrize(("method", "path"), ROUTES)
 def test_every_route_needs_a_key(app: Any, method: str, path: str) -> None:
     for headers in (
-        {}, {"authorization": "Bearer"}, {"authorization": "Bearer wrong"}, {"authorization": "Basic first-key"},
-        {"authorization": "first-key"}, {"authorization": "Bearer first-key2"}, {"x-api-key": "first-key"},
+        {},
+        {"authorization": "Bearer"},
+        {"authorization": "Bearer wrong"},
+        {"authorization": "Basic first-key"},
+        {"authorization": "first-key"},
+        {"authorization": "Bearer first-key2"},
+        {"x-api-key": "first-key"},
         [("authorization", "Bearer wrong"), ("authorization", "Bearer first-key")],
         {"authorization": b"Bearer \xff\xfe"},
-    ):  # fmt: skip
+    ):
         answer = request(app, method, path, headers)
         assert answer.status_code == 401 and answer.headers["www-authenticate"] == "Bearer", headers
         assert answer.json()["error"]["code"] == "invalid_api_key"
@@ -85,8 +90,11 @@ def test_sources_of_keys(tmp_path: Path) -> None:
     file.write_text("# people\nalpha\n\n  beta   # the second\n")
     file.chmod(0o600)
     assert load_keys(Settings(api_key_file=str(file)), {"GEMINATE_API_KEYS": "gamma, delta"}) == [
-        "gamma", "delta", "alpha", "beta",
-    ]  # fmt: skip
+        "gamma",
+        "delta",
+        "alpha",
+        "beta",
+    ]
     assert load_keys(Settings(), {}) == []
 
 
@@ -121,6 +129,7 @@ def test_a_page_whose_name_points_here_is_refused() -> None:
     for host in ("evil.example", "evil.example:8000", "127.0.0.1.evil.example"):
         answer = request(app, "GET", "/v1/models", {"host": host})
         assert answer.status_code == 403 and answer.json()["error"]["code"] == "host_not_allowed"
+        assert f"--allowed-host {host.removesuffix(':8000')};" in answer.json()["error"]["message"]
     for host in ("localhost:8000", "127.0.0.1", "[::1]:8000", "proxy.example", "Proxy.Example:443"):
         assert request(app, "GET", "/v1/models", {"host": host}).status_code == 503
     with_key = create_app(None, None, Settings(), keys=["k"])

@@ -153,9 +153,13 @@ def test_responses(client: openai.OpenAI) -> None:
         assert managed.get_final_response().output_text == client.responses.create(**short).output_text
     tool: Any = {"type": "function", **TOOLS[0]["function"]}
     called = client.responses.create(
-        model=MODEL, input="Weather?", tools=[tool], tool_choice="required", parallel_tool_calls=False,
+        model=MODEL,
+        input="Weather?",
+        tools=[tool],
+        tool_choice="required",
+        parallel_tool_calls=False,
         max_output_tokens=100,
-    )  # fmt: skip
+    )
     [item] = called.output
     assert item.type == "function_call"
     answer = client.responses.create(
@@ -176,9 +180,13 @@ def test_litellm(keyed: Served) -> None:
     import litellm
 
     options: dict[str, Any] = {
-        "model": f"openai/{MODEL}", "api_base": f"{keyed.url}/v1", "api_key": "sk-test", "messages": HELLO, "seed": 1,
+        "model": f"openai/{MODEL}",
+        "api_base": f"{keyed.url}/v1",
+        "api_key": "sk-test",
+        "messages": HELLO,
+        "seed": 1,
         "max_tokens": 30,
-    }  # fmt: skip
+    }
     text = litellm.completion(**options).choices[0].message.content
     assert text
     chunks = litellm.completion(**options, stream=True, stream_options={"include_usage": True})
@@ -194,9 +202,14 @@ def test_langchain(keyed: Served) -> None:
     from langchain_openai import ChatOpenAI, OpenAI
 
     chat = ChatOpenAI(
-        model=MODEL, base_url=f"{keyed.url}/v1", api_key="sk-test", seed=1, max_tokens=100, max_retries=0,  # type: ignore
+        model=MODEL,
+        base_url=f"{keyed.url}/v1",
+        api_key="sk-test",
+        seed=1,
+        max_tokens=100,
+        max_retries=0,  # type: ignore
         temperature=0.5,
-    )  # fmt: skip
+    )
     text = chat.invoke("Tell me a story.").content
     assert text and "".join(str(c.content) for c in chat.stream("Tell me a story.")) == text
     assert isinstance(chat.with_structured_output(Pet, method="json_schema").invoke("A pet"), Pet)
@@ -209,9 +222,13 @@ def test_langchain(keyed: Served) -> None:
     answer = chat.invoke([question, called, ToolMessage("sunny", tool_call_id=call["id"])])
     assert answer.usage_metadata and answer.usage_metadata["output_tokens"] > 0
     through_responses = ChatOpenAI(
-        model=MODEL, base_url=f"{keyed.url}/v1", api_key="sk-test", max_tokens=100, max_retries=0,  # type: ignore
+        model=MODEL,
+        base_url=f"{keyed.url}/v1",
+        api_key="sk-test",
+        max_tokens=100,
+        max_retries=0,  # type: ignore
         use_responses_api=True,
-    )  # fmt: skip
+    )
     first = through_responses.invoke("Hi")
     assert first.text and through_responses.invoke([HumanMessage("Hi"), first, HumanMessage("And?")]).text
     assert "".join(c.text for c in through_responses.stream("Hi"))

@@ -12,18 +12,28 @@ from support.serving import MODEL, Served, chat_body
 COUNT = 1000
 GOOD: dict[str, dict[str, Any]] = {
     "/v1/chat/completions": chat_body(
-        max_tokens=2, temperature=1.0, stop=["x"], logit_bias={"5": 1.0}, n=1, stream=False, tools=[
-            {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}],
-        tool_choice="auto", chat_template_kwargs={"enable_thinking": True}, logprobs=True, top_logprobs=1,
+        max_tokens=2,
+        temperature=1.0,
+        stop=["x"],
+        logit_bias={"5": 1.0},
+        n=1,
+        stream=False,
+        tools=[{"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}],
+        tool_choice="auto",
+        chat_template_kwargs={"enable_thinking": True},
+        logprobs=True,
+        top_logprobs=1,
     ),
     "/v1/completions": {"model": MODEL, "prompt": "Once", "max_tokens": 2, "stop": "q", "logprobs": 1, "seed": 3},
     "/v1/responses": {
-        "model": MODEL, "input": [{"role": "user", "content": [{"type": "input_text", "text": "a"}]}],
-        "max_output_tokens": 2, "text": {"format": {"type": "json_schema", "name": "a", "schema": {"type": "object"}}},
+        "model": MODEL,
+        "input": [{"role": "user", "content": [{"type": "input_text", "text": "a"}]}],
+        "max_output_tokens": 2,
+        "text": {"format": {"type": "json_schema", "name": "a", "schema": {"type": "object"}}},
     },
     "/tokenize": {"messages": [{"role": "user", "content": "x"}]},
     "/detokenize": {"tokens": [1, 2, 3]},
-}  # fmt: skip
+}
 ODD: list[Any] = [
     None, True, False, 0, -1, 1, 2**31, 2**63, 10**400, -0.0, 0.5, 1e308, "", "a", "\ud800", "\x00", "🙂" * 50,
     "<|turn>", "<|tool_call>call:f{", [], {}, [[]], [None], {"": None}, {"type": "object"},

@@ -130,7 +130,7 @@ def test_a_client_that_does_not_read_is_dropped(strict: Served) -> None:
             + body
         )
         assert strict.wait_log("request", request_id="deaf")["status"] == 499
-    assert strict.wait_log("a client did not read its answer; connection closed")
+    assert strict.wait_log("client did not read its response; connection closed")
     strict.quiet()
 
 

@@ -22,15 +22,23 @@ def test_names_and_types(served: Served) -> None:
         text = client.get("/metrics").text
     types = dict(line.split()[2:4] for line in text.splitlines() if line.startswith("# TYPE"))
     for name, kind in {
-        "time_to_first_token_seconds": "histogram", "inter_token_latency_seconds": "histogram",
-        "e2e_request_latency_seconds": "histogram", "num_requests_running": "gauge", "num_requests_waiting": "gauge",
-        "kv_cache_usage_perc": "gauge", "prompt_tokens_total": "counter", "generation_tokens_total": "counter",
-        "prefix_cache_queries_total": "counter", "prefix_cache_hits_total": "counter",
-        "spec_decode_num_drafts_total": "counter", "spec_decode_num_draft_tokens_total": "counter",
+        "time_to_first_token_seconds": "histogram",
+        "inter_token_latency_seconds": "histogram",
+        "e2e_request_latency_seconds": "histogram",
+        "num_requests_running": "gauge",
+        "num_requests_waiting": "gauge",
+        "kv_cache_usage_perc": "gauge",
+        "prompt_tokens_total": "counter",
+        "generation_tokens_total": "counter",
+        "prefix_cache_queries_total": "counter",
+        "prefix_cache_hits_total": "counter",
+        "spec_decode_num_drafts_total": "counter",
+        "spec_decode_num_draft_tokens_total": "counter",
         "spec_decode_num_accepted_tokens_total": "counter",
-        "spec_decode_num_accepted_tokens_per_pos_total": "counter", "spec_decode_rounds_total": "counter",
+        "spec_decode_num_accepted_tokens_per_pos_total": "counter",
+        "spec_decode_rounds_total": "counter",
         "request_success_total": "counter",
-    }.items():  # fmt: skip
+    }.items():
         assert types.get("geminate:" + name) == kind, name
     assert f'geminate:prompt_tokens_total{{model_name="{MODEL}"}}' in text
 

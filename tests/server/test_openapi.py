@@ -22,17 +22,28 @@ from schemathesis.specs.openapi.checks import (
 from support.serving import MODEL, Served
 
 CHECKS = [
-    not_a_server_error, status_code_conformance, content_type_conformance, response_headers_conformance,
-    response_schema_conformance, negative_data_rejection,
-]  # fmt: skip
+    not_a_server_error,
+    status_code_conformance,
+    content_type_conformance,
+    response_headers_conformance,
+    response_schema_conformance,
+    negative_data_rejection,
+]
 EXAMPLES = 60
 
 
 OPERATIONS = {
-    "/v1/chat/completions": "POST", "/v1/completions": "POST", "/v1/responses": "POST", "/tokenize": "POST",
-    "/detokenize": "POST", "/v1/models": "GET", "/v1/models/{model}": "GET", "/health/live": "GET",
-    "/health/ready": "GET", "/metrics": "GET",
-}  # fmt: skip
+    "/v1/chat/completions": "POST",
+    "/v1/completions": "POST",
+    "/v1/responses": "POST",
+    "/tokenize": "POST",
+    "/detokenize": "POST",
+    "/v1/models": "GET",
+    "/v1/models/{model}": "GET",
+    "/health/live": "GET",
+    "/health/ready": "GET",
+    "/metrics": "GET",
+}
 
 
 @pytest.fixture(scope="module")
@@ -82,9 +93,17 @@ def test_document_is_true(api: schemathesis.BaseSchema, path: str, mode: Generat
 def test_document(served: Served, client: httpx.Client) -> None:
     document = client.get("/openapi.json").json()
     assert set(document["paths"]) == {
-        "/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/models", "/v1/models/{model}", "/tokenize",
-        "/detokenize", "/health/live", "/health/ready", "/metrics",
-    }  # fmt: skip
+        "/v1/chat/completions",
+        "/v1/completions",
+        "/v1/responses",
+        "/v1/models",
+        "/v1/models/{model}",
+        "/tokenize",
+        "/detokenize",
+        "/health/live",
+        "/health/ready",
+        "/metrics",
+    }
     for methods in document["paths"].values():
         for operation in methods.values():
             assert "422" not in operation["responses"]

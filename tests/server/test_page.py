@@ -40,7 +40,9 @@ def send(browser: Browser, text: str) -> None:
 def race(browser: Browser) -> str:
     browser.find("#tab-race").click()
     browser.find("#race-start").click()
-    browser.until(lambda: browser.text("#verdict").startswith(("identical", "Not", "Stopped")), "came to a verdict")
+    browser.until(
+        lambda: browser.text("#verdict").startswith(("Same", "Output", "Not", "Stopped")), "came to a verdict"
+    )
     return browser.text("#verdict")
 
 
@@ -64,7 +66,7 @@ def test_chat_streams_and_marks_every_token(browser: Browser, served: Served) ->
     assert browser.text("#fig-tokens") == str(len(traced))
     assert browser.text("#fig-length") == f"{said['timings']['acceptance_length']:.2f}"
     assert len(browser.all("#chart-positions .accepted")) == len(said["timings"]["drafted_per_position"])
-    assert "1:" in browser.text("#cap-positions") and "guesses a round" in browser.text("#cap-lengths")
+    assert "1:" in browser.text("#cap-positions") and "drafted per round" in browser.text("#cap-lengths")
     assert words in browser.text("#announce"), "the finished answer is not read aloud"
     assert browser.log() == []
 
@@ -84,7 +86,7 @@ def test_race_ends_identical(browser: Browser, served: Served, order: str) -> No
     browser.find("#tab-race").click()
     browser.find(f"input[value={order}]").click()
     verdict = race(browser)
-    assert verdict.startswith("identical: yes"), verdict
+    assert verdict.startswith("Same output, token for token"), verdict
     assert ("times as fast" in verdict) == (order == "sequence") and ("shared the machine" in verdict) == (
         order != "sequence"
     )
@@ -103,9 +105,12 @@ def test_settings_reach_the_server(browser: Browser, served: Served) -> None:
     return requestBody(readSettings(), [{ role: 'user', content: 'x' }], 'm');
     """
     assert browser.module(script) == {
-        "model": "m", "messages": [{"role": "user", "content": "x"}], "temperature": 0.7,
-        "max_completion_tokens": 256, "speculation": "auto",
-    }  # fmt: skip
+        "model": "m",
+        "messages": [{"role": "user", "content": "x"}],
+        "temperature": 0.7,
+        "max_completion_tokens": 256,
+        "speculation": "auto",
+    }
     setting(browser, speculation="fixed", draft_length=3, seed=0, thinking=True, system=" Be brief. ", temperature=0)
     setting(browser, max_tokens=8)
     made = browser.module(script)
@@ -113,7 +118,7 @@ def test_settings_reach_the_server(browser: Browser, served: Served) -> None:
     assert made["chat_template_kwargs"] == {"enable_thinking": True}
     assert made["messages"][0] == {"role": "system", "content": "Be brief."}
     send(browser, PROMPT)  # the server takes this body, every field of it
-    assert "Most tokens reached" in browser.text(".message.assistant .note")
+    assert "Token limit reached" in browser.text(".message.assistant .note")
     setting(browser, max_tokens="")
     browser.find("#prompt").send_keys("again")
     browser.press(ENTER)
@@ -161,7 +166,7 @@ def test_keyboard_alone(browser: Browser, served: Served) -> None:
     browser.press(tab)
     assert browser.focus() == "race-prompt"
     browser.press(ENTER)
-    browser.until(lambda: browser.text("#verdict").startswith("identical: yes"), "raced")
+    browser.until(lambda: browser.text("#verdict").startswith("Same output, token for token"), "raced")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -178,7 +183,7 @@ def test_names_structure_and_contrast(browser: Browser, served: Served, scheme: 
         assert faint_edges(browser) == []
         assert nameless(browser) == []
         assert structure(browser) == []
-        assert race(browser).startswith("identical: yes")
+        assert race(browser).startswith("Same output, token for token")
 
 
 def test_theme_button_overrules_the_system_and_stays(browser: Browser, served: Served) -> None:
@@ -200,7 +205,7 @@ def test_fits_the_width(browser: Browser, served: Served, width: int) -> None:
     open_page(browser, served, width=width, height=740)
     setting(browser, max_tokens=32)
     send(browser, PROMPT + " " + "x" * 200)
-    assert race(browser).startswith("identical: yes")
+    assert race(browser).startswith("Same output, token for token")
     for name in ("race", "chat"):
         browser.find(f"#tab-{name}").click()
         assert browser.js("return document.documentElement.scrollWidth <= innerWidth")
@@ -244,14 +249,14 @@ def test_asks_for_a_key_and_keeps_it_in_memory(browser: Browser, packed_cache: o
         served.ready()
         browser.open(served.url)
         browser.until(lambda: browser.find("#key-form").is_displayed(), "asked for a key")
-        assert browser.text("#health-text") == "asks for a key"
+        assert browser.text("#health-text") == "API key required"
         browser.find("#prompt").send_keys("Hello")
         browser.press(ENTER)
         browser.until(lambda: "API key" in browser.text("#chat-error"), "said what is missing")
         assert browser.find("#prompt").get_attribute("value") == "Hello", "the message is lost"
         browser.find("#key").send_keys("wrong")
         browser.press(ENTER)
-        browser.until(lambda: "does not accept" in browser.text("#key-why"), "refused a wrong key")
+        browser.until(lambda: "rejected" in browser.text("#key-why"), "refused a wrong key")
         browser.find("#key").clear()
         browser.find("#key").send_keys(KEY)
         browser.press(ENTER)

@@ -136,9 +136,9 @@ def test_counts_of_a_trace(page: Browser) -> None:
     ("a", "b", "says"),
     [
         ([1, 2], [1, 2], None),
-        ([1, 2], [1, 3], 'First difference at token 2: 2 "w2" with speculation off, 3 "w3" with it.'),
-        ([1, 2], [1], 'First difference at token 2: 2 "w2" with speculation off, its end with it.'),
-        ([], [], "Neither answer brought a token to compare."),
+        ([1, 2], [1, 3], 'First difference at token 2: 2 "w2" with speculation off, 3 "w3" with speculation on.'),
+        ([1, 2], [1], 'First difference at token 2: 2 "w2" with speculation off, the end with speculation on.'),
+        ([], [], "Neither run generated a token, so there is nothing to compare."),
     ],
 )
 def test_comparison(page: Browser, a: list[int], b: list[int], says: str | None) -> None:
@@ -156,4 +156,4 @@ def test_comparison_looks_at_the_end_as_well(page: Browser) -> None:
     const result = (finish) => ({ ids: [1], pieces: ['w'], finish });
     return firstDifference(result('stop'), result('length'));
     """
-    assert page.module(script) == "The same 1 token, but one ended by stop, the other by length."
+    assert page.module(script) == "The same 1 token, but finish reasons stop (off) and length (on)."

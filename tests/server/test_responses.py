@@ -15,9 +15,12 @@ TOOL = {
     "type": "function",
     "name": "add",
     "parameters": {
-        "type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"], "additionalProperties": False,
+        "type": "object",
+        "properties": {"a": {"type": "integer"}},
+        "required": ["a"],
+        "additionalProperties": False,
     },
-}  # fmt: skip
+}
 THOUGHTFUL = {"type": "grammar", "grammar": 'start: <[100]> "thought\\nhm" <[101]> "yes"'}
 
 
@@ -71,9 +74,15 @@ def test_events_of_a_message(client: httpx.Client) -> None:
     kinds = [e["type"].removeprefix("response.") for e in made]
     middle = [k for k in kinds if k != "output_text.delta"]
     assert middle == [
-        "created", "in_progress", "output_item.added", "content_part.added", "output_text.done", "content_part.done",
-        "output_item.done", "completed",
-    ]  # fmt: skip
+        "created",
+        "in_progress",
+        "output_item.added",
+        "content_part.added",
+        "output_text.done",
+        "content_part.done",
+        "output_item.done",
+        "completed",
+    ]
     text = "".join(e["delta"] for e in made if e["type"] == "response.output_text.delta")
     final = made[-1]["response"]
     assert text == final["output"][0]["content"][0]["text"] == made[kinds.index("output_text.done")]["text"]
@@ -123,20 +132,28 @@ def test_items_become_the_conversation(client: httpx.Client) -> None:
     messages = [
         {"role": "system", "content": "Be brief."},
         {"role": "user", "content": "Add 3"},
-        {"role": "assistant", "tool_calls": [
-            {"id": "x", "type": "function", "function": {"name": "add", "arguments": call["arguments"]}}]},
+        {
+            "role": "assistant",
+            "tool_calls": [
+                {"id": "x", "type": "function", "function": {"name": "add", "arguments": call["arguments"]}}
+            ],
+        },
         {"role": "tool", "tool_call_id": "x", "content": "4"},
         {"role": "assistant", "content": "Four."},
         {"role": "user", "content": "Thanks"},
-    ]  # fmt: skip
+    ]
     tools = [{"type": "function", "function": {"name": "add", "parameters": TOOL["parameters"]}}]
     count = client.post("/tokenize", json={"messages": messages, "tools": tools}).json()["count"]
     assert body["usage"]["input_tokens"] == count
 
 
 def test_formats_and_logprobs(client: httpx.Client) -> None:
-    schema = {"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"],
-              "additionalProperties": False}  # fmt: skip
+    schema = {
+        "type": "object",
+        "properties": {"ok": {"type": "boolean"}},
+        "required": ["ok"],
+        "additionalProperties": False,
+    }
     form = {"format": {"type": "json_schema", "name": "verdict", "schema": schema, "strict": True}}
     body = ask(client, text=form, max_output_tokens=30, include=["message.output_text.logprobs"], top_logprobs=1)
     [part] = body["output"][0]["content"]
@@ -153,9 +170,17 @@ def test_trace_and_echoes(client: httpx.Client) -> None:
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("store", True), ("previous_response_id", "resp_1"), ("background", True), ("conversation", "c"), ("prompt", {}),
-     ("truncation", "auto"), ("max_tool_calls", 3), ("include", ["file_search_call.results"])],
-)  # fmt: skip
+    [
+        ("store", True),
+        ("previous_response_id", "resp_1"),
+        ("background", True),
+        ("conversation", "c"),
+        ("prompt", {}),
+        ("truncation", "auto"),
+        ("max_tool_calls", 3),
+        ("include", ["file_search_call.results"]),
+    ],
+)
 def test_what_is_not_there_is_refused_by_name(client: httpx.Client, field: str, value: object) -> None:
     response = client.post(PATH, json={"model": MODEL, "input": "Hi", field: value})
     assert response.status_code == 400

@@ -32,10 +32,16 @@ def test_order_of_sources(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "text", "value"),
-    [("kv_bytes", "512 MiB", 512 << 20), ("kv_bytes", "1000", 1000), ("prefix_cache", "off", False),
-     ("threads", "2", 2),
-     ("request_seconds", "1.5", 1.5), ("alias", "a, b", ("a", "b")), ("max_body_bytes", "64k", 65536)],
-)  # fmt: skip
+    [
+        ("kv_bytes", "512 MiB", 512 << 20),
+        ("kv_bytes", "1000", 1000),
+        ("prefix_cache", "off", False),
+        ("threads", "2", 2),
+        ("request_seconds", "1.5", 1.5),
+        ("alias", "a, b", ("a", "b")),
+        ("max_body_bytes", "64k", 65536),
+    ],
+)
 def test_texts(name: str, text: str, value: object) -> None:
     assert getattr(load_settings(env={f"GEMINATE_SERVE_{name.upper()}": text}), name) == value
 
@@ -56,10 +62,15 @@ def test_bad_values_name_their_source(tmp_path: Path, name: str, value: str) -> 
 def test_bad_files(tmp_path: Path) -> None:
     file = tmp_path / "serve.toml"
     for text, says in (
-        ("prot = 1", "no setting 'prot'; did you mean 'port'"), ('port = "x"', "port must be an integer"),
-        ("port = true", "port must be an integer"), ("port = 1.5", "integer"), ("alias = 3", "a list"),
-        ("host = 3", "a text"), ("[server]\nport = 1", "no setting 'server'"), ("port = ", "not valid TOML"),
-    ):  # fmt: skip
+        ("prot = 1", "no setting 'prot'; did you mean 'port'"),
+        ('port = "x"', "port must be an integer"),
+        ("port = true", "port must be an integer"),
+        ("port = 1.5", "integer"),
+        ("alias = 3", "a list"),
+        ("host = 3", "a string"),
+        ("[server]\nport = 1", "no setting 'server'"),
+        ("port = ", "not valid TOML"),
+    ):
         file.write_text(text)
         with pytest.raises(ParameterError, match=says) as caught:
             load_settings(env={}, config=file)

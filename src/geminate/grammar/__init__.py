@@ -1,1 +1,1 @@
-"""Constrained decoding."""
+"""Constrained decoding with grammars."""

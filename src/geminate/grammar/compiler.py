@@ -1,10 +1,10 @@
-"""Grammars that a reply is kept to: JSON, JSON schemas, regular expressions, Lark grammars, tool calls.
+"""Grammars that constrain a completion: JSON, JSON schemas, regular expressions, Lark grammars, tool calls.
 
-The `llguidance` package compiles them and says after every token which tokens may follow; here is what binds it
-to a model's tokenizer. The states that replies run through are in `geminate.grammar.state`.
+The `llguidance` package compiles them and computes after every token which tokens may follow; this module connects
+it to a model's tokenizer. The per-completion state is in `geminate.grammar.state`.
 
-JSON is written in one line with ``", "`` and ``": "`` between items: a model that may add white space where it
-likes may never come to an end.
+JSON is generated on one line with ``", "`` and ``": "`` as separators: a model that is free to add white space may
+never finish.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from geminate.text.tokenizer import Tokenizer
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
-_MAX_TEXT = 131_072  # characters of a grammar
-_MAX_RULES = 1_000  # definitions of a Lark grammar; compilation takes quadratic time in a chain of them
-_STACK = 256 << 20  # bytes; a chain of rules is compiled recursively, and 8 MiB hold about 1,500
-_KEPT = 32  # compiled grammars
+_MAX_TEXT = 131_072  # characters per grammar
+_MAX_RULES = 1_000  # rules per Lark grammar; compile time is quadratic in a chain of rules
+_STACK = 256 << 20  # bytes; chains of rules are compiled recursively, and 8 MiB suffice for about 1,500
+_CACHED = 32  # compiled grammars
 _RULE = re.compile(r"^[ \t]*[?!]?[A-Za-z_][^:\n\"/]*:", re.MULTILINE)
-# Messages without the parser's state; fewer states than usual, at 1 to 2 kB each.
+# Error messages without the parser's state; fewer lexer states than the default, at 1 to 2 kB each.
 _LIMITS: dict[str, Any] = {"verbose_errors": False, "max_lexer_states": 50_000}
 _JSON_OPTIONS = {
     "whitespace_flexible": False,
@@ -52,34 +52,35 @@ class JsonObject:
 
 @dataclass(frozen=True)
 class JsonSchema:
-    """JSON that fits a schema (Draft 2020-12, as far as `llguidance` goes); properties come in the schema's order."""
+    """JSON that satisfies a schema (Draft 2020-12, as far as `llguidance` goes); properties keep their order."""
 
     schema: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Regex:
-    """Text that a regular expression matches as a whole (Rust's syntax: no look-around, no back-references)."""
+    """Text that fully matches a regular expression (Rust syntax: no look-around, no back-references)."""
 
     pattern: str
 
 
 @dataclass(frozen=True)
 class Lark:
-    """A context-free grammar in llguidance's dialect of Lark, with the rule ``start``."""
+    """A context-free grammar in llguidance's dialect of Lark; its start rule is ``start``."""
 
     grammar: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class ToolCalls:
-    """Calls of tools in Gemma 4's syntax.
+    """Tool calls in Gemma 4's syntax.
 
     Attributes:
-        tools: (name, JSON schema of its arguments, None for no arguments).
-        required: nothing but calls, at least one; otherwise free text, and calls after it if the model likes.
-        parallel: whether several calls may follow each other.
-        strict: refuse what the syntax cannot keep to in a schema instead of ignoring it: all tools, or those named.
+        tools: pairs of a name and the JSON schema of the arguments, or None for no arguments.
+        required: at least one call and no other text; otherwise free text, optionally followed by calls.
+        parallel: allow several consecutive calls.
+        strict: reject schemas that the syntax cannot fully enforce, instead of ignoring the unsupported keywords; for
+            all tools, or for those named.
     """
 
     tools: Sequence[tuple[str, Mapping[str, Any] | None]]
@@ -89,7 +90,7 @@ class ToolCalls:
 
 
 GrammarSpec = JsonObject | JsonSchema | Regex | Lark | ToolCalls
-_SAID = {
+_LABELS = {
     JsonObject: "the grammar",
     JsonSchema: "the JSON schema",
     Regex: "the regular expression",
@@ -99,12 +100,12 @@ _SAID = {
 
 
 class GrammarCompiler:
-    """Compiles grammars for one model; any thread may call it.
+    """Compiles grammars for one model; thread-safe.
 
     Args:
-        tokenizer: the model's.
-        vocab_size: of the model's logits, possibly padded beyond the tokenizer's.
-        eos_ids: tokens that end a generation: allowed wherever the grammar may end.
+        tokenizer: the model's tokenizer.
+        vocab_size: number of logits, which may be padded beyond the tokenizer's vocabulary.
+        eos_ids: end-of-sequence tokens, allowed wherever the grammar may end.
     """
 
     def __init__(self, tokenizer: Tokenizer, *, vocab_size: int, eos_ids: Sequence[int]) -> None:
@@ -117,45 +118,45 @@ class GrammarCompiler:
         self._lock = threading.Lock()
 
     def compile(self, spec: GrammarSpec, *, reasoning: bool = False) -> Grammar:
-        """Compile a grammar, or find it among the last ones compiled.
+        """Compile a grammar, or return it from the cache of recently compiled ones.
 
         Args:
-            reasoning: a thought, ``<|channel>thought\\n ... <channel|>``, may come before the constrained part.
+            reasoning: allow reasoning, ``<|channel>thought\\n ... <channel|>``, before the constrained part.
 
         Raises:
-            ParameterError: a grammar that is malformed, too large, allows nothing or holds what cannot be kept to;
-                or a model without the tokens it needs.
+            ParameterError: a grammar that is malformed, too large, allows no output or contains something that cannot
+                be enforced; or a model without the tokens it needs.
             GeminateError: `llguidance` is not installed.
         """
         _need_library()
-        return self._compiled(self._source(spec, reasoning), _SAID[type(spec)])
+        return self._compiled(self._source(spec, reasoning), _LABELS[type(spec)])
 
     def start(self, source: str) -> Constraint:
-        """The fresh state of a grammar by its source text (`Grammar.source`), for one completion.
+        """A fresh state, for one completion, of the grammar with this source text (`Grammar.source`).
 
         Raises:
-            ParameterError: not a grammar of this compiler's.
+            ParameterError: not a grammar from this compiler.
         """
         _need_library()
         return self._compiled(source, "the grammar").start()
 
-    def _compiled(self, source: str, said: str) -> Grammar:
+    def _compiled(self, source: str, label: str) -> Grammar:
         with self._lock:
             found = self._known.get(source)
             if found is not None:
                 self._known.move_to_end(source)
                 return found
-        grammar = self._grammar(source, said)
+        grammar = self._grammar(source, label)
         with self._lock:
             self._known[source] = grammar
-            while len(self._known) > _KEPT:
+            while len(self._known) > _CACHED:
                 self._known.popitem(last=False)
         return grammar
 
     def _source(self, spec: GrammarSpec, reasoning: bool) -> str:
-        """The grammar as llguidance takes it: JSON of one or two grammars."""
+        """The grammar in llguidance's input format: a JSON object with one or two grammars."""
         if not self._eos_ids:
-            raise ParameterError("this model names no token that ends a reply, so no grammar could end")
+            raise ParameterError("this model has no token that ends a sequence, so a grammar could never finish")
         match spec:
             case JsonObject():
                 body = _json_grammar({"type": "object"})
@@ -178,20 +179,20 @@ class GrammarCompiler:
                 body = {"lark_grammar": lark}
         grammars = [body]
         if reasoning:
-            grammars = [{"lark_grammar": self._thought()}, {"name": "body", **body}]
+            grammars = [{"lark_grammar": self._reasoning()}, {"name": "body", **body}]
         text = json.dumps({"grammars": grammars}, ensure_ascii=False)
         if len(text) > _MAX_TEXT:
             raise ParameterError(
-                f"{_SAID[type(spec)]} has {len(text):,} characters, and {_MAX_TEXT:,} are the limit; make it smaller"
+                f"{_LABELS[type(spec)]} has {len(text):,} characters, and the limit is {_MAX_TEXT:,}; make it smaller"
             )
         return text
 
-    def _thought(self) -> str:
+    def _reasoning(self) -> str:
         opened, closed = (self._tokenizer.token_id(text) for text in ("<|channel>", "<channel|>"))
         if opened is None or closed is None:
-            raise ParameterError("this model has no <|channel> token, so it cannot reason before it answers")
+            raise ParameterError("this model has no <|channel> token, so it cannot reason before the constrained part")
         inside = token_range([*self._eos_ids, opened, closed], but=True)
-        return f'start: thought? @body\nthought: <[{opened}]> "thought\\n" {inside}* <[{closed}]>\n'
+        return f'start: reasoning? @body\nreasoning: <[{opened}]> "thought\\n" {inside}* <[{closed}]>\n'
 
     def _library(self) -> tuple[LLTokenizer, LLParserLimits]:
         with self._lock:
@@ -204,7 +205,7 @@ class GrammarCompiler:
                 self._made = tokenizer, LLParserLimits(**_LIMITS)
             return self._made
 
-    def _grammar(self, source: str, said: str) -> Grammar:
+    def _grammar(self, source: str, label: str) -> Grammar:
         tokenizer, limits = self._library()
         from llguidance import LLMatcher
 
@@ -214,14 +215,14 @@ class GrammarCompiler:
         grammar = Grammar(lambda: _with_deep_stack(build), source, self._logits, self._eos_ids)
         probe = grammar.matcher()
         if not probe.is_error():
-            # What allows nothing, or forces text without end, shows with the first masks.
+            # A grammar that allows nothing, or forces endless text, fails when the first masks are computed.
             probe.compute_bitmask()
             forced = probe.compute_ff_tokens()
             if forced and not probe.is_error():
                 probe.consume_token(forced[0])
                 probe.compute_bitmask()
         if probe.is_error():
-            raise ParameterError(f"{said} cannot be used: {message(probe.get_error())}")
+            raise ParameterError(f"{label} cannot be used: {message(probe.get_error())}")
         return grammar
 
 
@@ -229,18 +230,18 @@ def _need_library() -> None:
     try:
         import llguidance  # noqa: F401
     except ImportError as error:
-        raise GeminateError("grammars need the package llguidance: pip install 'geminate[server]'") from error
+        raise GeminateError("grammars require the package llguidance: pip install 'geminate[server]'") from error
 
 
 def _with_deep_stack(build: Callable[[], LLMatcher]) -> LLMatcher:
-    """Run ``build`` in a thread with a stack that the deepest grammar of `_MAX_TEXT` characters fits into."""
+    """Run ``build`` in a thread whose stack is large enough for the deepest grammar of `_MAX_TEXT` characters."""
     made: list[LLMatcher] = []
     failed: list[BaseException] = []
 
     def run() -> None:
         try:
             made.append(build())
-        except BaseException as error:  # a panic in the library is no Exception
+        except BaseException as error:  # a panic in the library is not an Exception
             failed.append(error)
 
     with _stack_lock:
@@ -250,7 +251,7 @@ def _with_deep_stack(build: Callable[[], LLMatcher]) -> LLMatcher:
             thread.start()
         except RuntimeError as error:
             raise GeminateError(
-                f"no memory for the {_STACK >> 20} MiB stack that grammars are compiled with"
+                f"not enough memory for the {_STACK >> 20} MiB stack needed to compile grammars"
             ) from error
         finally:
             threading.stack_size(before)
@@ -266,9 +267,11 @@ _stack_lock = threading.Lock()
 def _json_grammar(schema: Mapping[str, Any]) -> dict[str, Any]:
     plain = json.loads(schema_text(schema))
     if "x-guidance" in plain:
-        raise ParameterError("the JSON schema holds x-guidance: spacing and strictness are fixed here; remove it")
+        raise ParameterError("the JSON schema contains x-guidance; remove it, because spacing and strictness are fixed")
     if not has_finite_value(plain):
-        raise ParameterError("no finite JSON fits the JSON schema: it requires itself, or what is false")
+        raise ParameterError(
+            "no finite JSON value satisfies the schema: it requires itself, or something that is false"
+        )
     return {"json_schema": {**plain, "x-guidance": _JSON_OPTIONS}}
 
 
@@ -283,16 +286,16 @@ def _regex_literal(pattern: str) -> str:
 
 def _lark(grammar: str) -> str:
     if not isinstance(grammar, str) or not grammar.strip():
-        raise ParameterError("a Lark grammar must be a text with the rule 'start'")
+        raise ParameterError("a Lark grammar must be a string with the rule 'start'")
     _encodable(grammar, "Lark grammar")
     rules = len(_RULE.findall(grammar))
     if rules > _MAX_RULES:
-        raise ParameterError(f"the Lark grammar has {rules:,} rules, and {_MAX_RULES:,} are the limit")
+        raise ParameterError(f"the Lark grammar has {rules:,} rules, and the limit is {_MAX_RULES:,}")
     return grammar
 
 
-def _encodable(text: str, said: str) -> None:
+def _encodable(text: str, label: str) -> None:
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
-        raise ParameterError(f"the {said} holds a lone surrogate: it is not valid Unicode") from error
+        raise ParameterError(f"the {label} contains an unpaired surrogate, so it is not valid Unicode") from error

@@ -1,4 +1,4 @@
-"""What JSON Schema needs beside a grammar: references inside one document, and whether any finite value fits it."""
+"""JSON Schema helpers: resolving references, and checking whether any finite value satisfies a schema."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def schema_text(schema: object) -> str:
     """The schema as JSON text.
 
     Raises:
-        ParameterError: not a JSON object, values that JSON does not have, or nested beyond reason.
+        ParameterError: not a JSON object, values that JSON cannot express, or nested too deeply.
     """
     if not isinstance(schema, Mapping):
         raise ParameterError(f"a JSON schema must be an object, not a {type(schema).__name__}")
@@ -21,20 +21,20 @@ def schema_text(schema: object) -> str:
         text = json.dumps(schema, allow_nan=False, ensure_ascii=False)
         text.encode("utf-8")
     except (TypeError, ValueError) as error:
-        raise ParameterError(f"the JSON schema is no JSON: {error}") from error
+        raise ParameterError(f"the JSON schema is not JSON: {error}") from error
     except RecursionError as error:
         raise ParameterError("the JSON schema is nested too deeply; use $defs and $ref") from error
     return text
 
 
 def resolve(root: object, reference: object) -> Any:
-    """The schema that a ``$ref`` within the same document points to (RFC 6901 pointer after ``#``).
+    """The subschema that a ``$ref`` within the document points to (an RFC 6901 pointer after ``#``).
 
     Raises:
-        ParameterError: a reference to elsewhere, or to nothing.
+        ParameterError: a reference to another document, or to nothing.
     """
     if not isinstance(reference, str) or not (reference == "#" or reference.startswith("#/")):
-        raise ParameterError(f"$ref {reference!r}: only references within the schema ('#/...') are followed")
+        raise ParameterError(f"$ref {reference!r}: only references within the schema ('#/...') are supported")
     at: Any = root
     for step in reference.split("/")[1:]:
         step = step.replace("~1", "/").replace("~0", "~")
@@ -48,24 +48,24 @@ def resolve(root: object, reference: object) -> Any:
 
 
 class _Finite:
-    """Least fixed point: a schema has a finite value if what it requires has, without requiring itself."""
+    """Least fixed point: a schema has a finite value if everything it requires has one without requiring the schema."""
 
     def __init__(self, root: object) -> None:
         self._root = root
-        self._targets: dict[str, Any] = {}  # references met, and what they point to
-        self._finite: set[str] = set()  # those known to have a finite value
+        self._targets: dict[str, Any] = {}  # references seen so far and their targets
+        self._finite: set[str] = set()  # references known to have a finite value
 
     def __call__(self) -> bool:
-        answer = self._has(self._root)
+        found = self._has(self._root)
         grown = True
-        while grown and not answer:
+        while grown and not found:
             before = len(self._finite), len(self._targets)
             for reference, target in list(self._targets.items()):
                 if reference not in self._finite and self._has(target):
                     self._finite.add(reference)
             grown = before != (len(self._finite), len(self._targets))
-            answer = self._has(self._root)
-        return answer
+            found = self._has(self._root)
+        return found
 
     def _has(self, schema: object) -> bool:
         if not isinstance(schema, Mapping):
@@ -88,7 +88,7 @@ class _Finite:
             try:
                 self._targets[reference] = resolve(self._root, reference)
             except ParameterError:
-                self._finite.add(reference)  # whoever compiles the schema says what is wrong with it
+                self._finite.add(reference)  # reported when the schema is compiled
                 self._targets[reference] = True
         return reference in self._finite
 
@@ -110,12 +110,12 @@ def _list(value: object) -> list[Any]:
 
 
 def has_finite_value(schema: Mapping[str, Any]) -> bool:
-    """False for a schema that requires itself for ever, such as an object whose required property is ``{"$ref": "#"}``.
+    """False for a schema that requires itself endlessly, such as an object with a required property ``{"$ref": "#"}``.
 
-    An answer of True may be wrong for schemas that contradict themselves in other ways.
+    True does not prove that a value exists: the schema may be contradictory in other ways.
 
     Raises:
-        ParameterError: nested beyond reason.
+        ParameterError: nested too deeply.
     """
     try:
         return _Finite(schema)()

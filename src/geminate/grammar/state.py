@@ -1,4 +1,4 @@
-"""The state of a grammar in one reply, safe to advance and roll back with drafts."""
+"""The state of a grammar in one completion; it can be advanced along a draft and rolled back."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ _MAX_FORCED = 64
 
 
 class Grammar:
-    """A compiled grammar; made by `GrammarCompiler`.
+    """A compiled grammar, created by `GrammarCompiler`.
 
     Attributes:
-        source: its text, from which `GrammarCompiler.start` makes the same grammar again.
+        source: the grammar as text, from which `GrammarCompiler.start` can recreate it.
+        ends: bool [vocab_size], the end-of-sequence tokens.
     """
 
     def __init__(self, build: Callable[[], LLMatcher], source: str, vocab_size: int, eos_ids: Sequence[int]) -> None:
@@ -34,49 +35,49 @@ class Grammar:
         self.ends.flags.writeable = False
 
     def start(self) -> Constraint:
-        """A fresh state, for one reply."""
+        """A fresh state, for one completion."""
         return GrammarState(self)
 
     def matcher(self, *, fresh: bool = False) -> LLMatcher:
-        """At the beginning. All of them fill one automaton, whose size is limited, until a fresh one is asked for."""
+        """A matcher at the start. All matchers share one automaton of limited size; ``fresh`` builds a new one."""
         if fresh:
             self._matcher = self._build()
         return self._matcher.deep_copy()
 
 
 class GrammarState:
-    """`Constraint` over a matcher.
+    """A `Constraint` backed by an llguidance matcher.
 
-    A matcher that met an error never leaves it. It may be the fault of other replies (a full automaton) or of a
-    guess (a limit), so the state is built again before anything is said to be wrong.
+    A matcher never recovers from an error. The cause may be other completions (a full automaton) or a draft token (a
+    limit), so the state is rebuilt with a fresh matcher before an error is reported.
     """
 
     def __init__(self, grammar: Grammar) -> None:
         self._grammar = grammar
         self._matcher = grammar.matcher()
-        self._tokens: list[int] = []  # what the matcher was told
-        self._over = 0  # end tokens taken since the text was complete; the matcher is not told
+        self._tokens: list[int] = []  # tokens consumed by the matcher
+        self._over = 0  # end tokens after the text was complete; not passed to the matcher
         self._mask: NDArray[np.bool_] | None = None
         self._forces = True
 
     def allowed(self) -> NDArray[np.bool_]:
-        """See `Constraint`.
+        """See `Constraint`; bool [vocab_size].
 
         Raises:
-            GrammarError: the grammar has become too complex to follow, or leads nowhere.
+            GrammarError: the grammar has become too complex to follow, or allows no token here.
         """
         if self._over:
             return self._grammar.ends
         if self._mask is None:
             bits = self._matcher.compute_bitmask()
-            if self._matcher.is_error():  # the bits say 'end' then
-                self._again()
+            if self._matcher.is_error():  # the mask allows only the end then
+                self._rebuild()
                 bits = self._matcher.compute_bitmask()
                 self._check()
             raw = np.frombuffer(bits, dtype=np.uint8)
             mask = np.unpackbits(raw, count=self._grammar.vocab_size, bitorder="little").view(np.bool_)
             if not mask.any():
-                raise GrammarError("the grammar allows no token here; no reply can fit it")
+                raise GrammarError("the grammar allows no token here, so the completion cannot continue")
             self._mask = mask
         return self._mask
 
@@ -88,7 +89,7 @@ class GrammarState:
         """See `Constraint`.
 
         Raises:
-            GrammarError: a token that is not allowed; the state stays.
+            GrammarError: a token that is not allowed; the state is unchanged.
         """
         if self._over or (self._grammar.ends[token] and self._matcher.is_accepting()):
             if not self._grammar.ends[token]:
@@ -97,7 +98,7 @@ class GrammarState:
             return
         taken = self._matcher.try_consume_tokens([token])
         if self._matcher.is_error():
-            self._again()
+            self._rebuild()
             taken = self._matcher.try_consume_tokens([token])
             self._check()
         if taken != 1:
@@ -116,29 +117,29 @@ class GrammarState:
             del self._tokens[len(self._tokens) - count :]
             self._mask = None
         if self._matcher.is_error() or (count and not self._matcher.rollback(count)):
-            self._again()
+            self._rebuild()
 
-    def _again(self) -> None:
-        """Build the state of `_tokens`; if that fails the matcher is in error."""
+    def _rebuild(self) -> None:
+        """Recreate the state after `_tokens` with a fresh matcher, which is in error if that fails."""
         self._mask = None
         self._matcher = self._grammar.matcher(fresh=True)
         self._matcher.consume_tokens(self._tokens)
 
     def forced(self) -> tuple[int, ...]:
-        """See `Constraint`: the only bytes that can follow, as the tokenizer would split them."""
+        """See `Constraint`: the only possible continuation, tokenized as the tokenizer would."""
         if self._over or not self._forces or self._matcher.is_error():
             return ()
         tokens = self._matcher.compute_ff_tokens()
-        if self._matcher.is_error():  # a guess must not end what verification would go on with
+        if self._matcher.is_error():  # a failed draft must not stop a completion that verification could continue
             self._forces = False
-            self._again()
+            self._rebuild()
             return ()
         return tuple(tokens[:_MAX_FORCED])
 
 
 def message(text: str) -> str:
-    """The library's message in one line of reasonable length."""
+    """The library's message on one line of limited length."""
     line = " ".join(text.replace("<non-verbose/>", "").split())
     if line in ("NoExtensionBias", "NoExtension"):
-        line = "it allows no reply at all"
+        line = "it allows no output at all"
     return line if len(line) <= 400 else line[:400] + " ..."

@@ -1,8 +1,8 @@
-"""From tools' JSON schemas to a Lark grammar of Gemma 4's call syntax.
+"""Turns the JSON schemas of tools into a Lark grammar of Gemma 4's call syntax.
 
 A call is ``<|tool_call>call:NAME{key:<|"|>str<|"|>,n:1}<tool_call|>``: keys without quotes, strings between
-``<|"|>`` tokens and without escapes, otherwise as JSON without white space. Properties come in the order they are
-declared in, those of ``required`` always, and no others where any are declared.
+``<|"|>`` tokens and without escapes, the rest as JSON without white space. Properties appear in the order of their
+declaration, ``required`` ones always, and undeclared ones only if none are declared.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}")
 _BARE_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_.$-]*")
 _TYPES = ("string", "number", "integer", "boolean", "null", "object", "array")
 _NUMERIC = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf")
-# Keywords that restrict values and have no place in this grammar; what is in neither list is an annotation.
+# Keywords that restrict values and cannot be expressed in this grammar; a keyword in neither table is an annotation.
 _NEVER = (
     "not", "if", "then", "else", "dependentRequired", "dependentSchemas", "dependencies", "unevaluatedProperties",
     "unevaluatedItems", "patternProperties", "propertyNames", "contains", "minContains", "maxContains",
@@ -36,7 +36,7 @@ _BY_TYPE = {
 
 
 def token_range(ids: Iterable[int], *, but: bool = False) -> str:
-    """Any of these tokens in Lark, or any but these."""
+    """A Lark expression for any of these tokens, or with ``but`` for any other token."""
     return f"<[{'^' if but else ''}{','.join(str(token) for token in sorted(set(ids)))}]>"
 
 
@@ -49,16 +49,16 @@ def calls_lark(
     strict: bool | Collection[str],
     ends: Sequence[int],
 ) -> str:
-    """The grammar of a reply that may (or, ``required``, must) call tools; see `geminate.grammar.compiler.ToolCalls`.
+    """The grammar of a completion that may (with ``required``: must) call tools; see `ToolCalls` in the compiler.
 
     Args:
-        ends: tokens that end a generation; free text holds none.
+        ends: end-of-sequence tokens, which free text cannot contain.
 
     Raises:
-        ParameterError: no tools, names that are no names or not unique, schemas that cannot be kept to.
+        ParameterError: no tools, invalid or duplicate names, or schemas that cannot be enforced.
     """
     if not tools:
-        raise ParameterError("tools is empty: at least one is needed")
+        raise ParameterError("tools is empty; at least one tool is required")
     writer = _Writer(tokens.quote)
     calls: list[str] = []
     for name, parameters in tools:
@@ -86,7 +86,7 @@ def _text(text: str) -> str:
 
 
 class _Writer:
-    """Collects rules; equal bodies become one rule."""
+    """Collects grammar rules; rules with equal bodies are shared."""
 
     def __init__(self, quote: int) -> None:
         self._quote = f"<[{quote}]>"
@@ -98,7 +98,7 @@ class _Writer:
         self._strict = False
 
     def lines(self) -> list[str]:
-        """All rules and the generic ones."""
+        """All collected rules, then the generic ones."""
         quote = self._quote
         return [
             *(f"{name}: {body}" for name, body in self._bodies.items()),
@@ -115,14 +115,16 @@ class _Writer:
         ]
 
     def arguments(self, schema: Mapping[str, Any] | None, tool: str, strict: bool) -> str:
-        """The arguments of one tool, braces included."""
+        """The grammar of one tool's arguments, including the braces."""
         if schema is None:
             return '"{}"'
         self._root = json.loads(schema_text(schema))
         self._strict = strict
         self._tool += 1
         if not has_finite_value(self._root):  # type: ignore[arg-type]
-            raise ParameterError(f"{tool}: no finite arguments fit the schema: it requires itself, or what is false")
+            raise ParameterError(
+                f"{tool}: no finite arguments satisfy the schema: it requires itself, or something that is false"
+            )
         at = self._root
         for _ in range(64):
             if not (isinstance(at, Mapping) and "$ref" in at):
@@ -134,9 +136,9 @@ class _Writer:
         return self._object(at, f"{tool}, parameters")
 
     def _lacks(self, path: str, what: str) -> None:
-        """Something the grammar cannot keep to: refused when strict, else left to the model."""
+        """Report something the grammar cannot enforce: an error if strict, otherwise left to the model."""
         if self._strict:
-            raise ParameterError(f"{path}: {what} cannot be kept to in a tool call; remove it, or ask without strict")
+            raise ParameterError(f"{path}: {what} cannot be enforced in a tool call; remove it, or set strict to false")
 
     def _refuse_unsupported(self, schema: Mapping[str, Any], path: str, known: Sequence[str]) -> None:
         every = {*_NEVER, "$ref", "anyOf", "oneOf", "allOf", "enum", "const", *sum(_BY_TYPE.values(), ())}
@@ -149,7 +151,7 @@ class _Writer:
 
     def _value(self, schema: object, path: str) -> str:
         if schema is False:
-            raise ParameterError(f"{path}: the schema is false, so no value fits it")
+            raise ParameterError(f"{path}: the schema is false, so no value satisfies it")
         if not isinstance(schema, Mapping):
             return "value"
         if "$ref" in schema:
@@ -171,7 +173,7 @@ class _Writer:
                     continue
                 self._refuse_unsupported(schema, path, (keyword,))
                 if keyword == "oneOf" and not self._distinct(options):
-                    self._lacks(path, "'oneOf' of options that more than one value may fit")
+                    self._lacks(path, "'oneOf' with options that overlap")
                 if keyword == "allOf" and len(options) > 1:
                     self._lacks(path, "'allOf' of several schemas")
                     return "value"
@@ -182,7 +184,7 @@ class _Writer:
                 self._refuse_unsupported(schema, path, ())
                 return "value"
         known = [k for kind in kinds for k in _BY_TYPE.get(kind, ())]
-        self._refuse_unsupported(schema, path, [*known, "anyOf", "oneOf", "allOf"])  # said already
+        self._refuse_unsupported(schema, path, [*known, "anyOf", "oneOf", "allOf"])  # checked above
         return self._any([self._typed(kind, schema, path) for kind in dict.fromkeys(kinds)])
 
     def _any(self, options: list[str]) -> str:
@@ -193,7 +195,7 @@ class _Writer:
         key = self._tool, reference
         if key not in self._references:
             name = self._references[key] = f"ref{len(self._references)}"
-            self._bodies[name] = "value"  # keeps its place while the target refers to itself
+            self._bodies[name] = "value"  # placeholder while the target may refer to itself
             self._bodies[name] = self._value(resolve(self._root, reference), f"{path} -> {reference}")
         return self._references[key]
 
@@ -220,7 +222,7 @@ class _Writer:
         return _text(json.dumps(value))
 
     def _key(self, key: str) -> str:
-        """A key and its colon; one that could be misread stands in quotes as strings do."""
+        """A key and its colon; ambiguous keys are quoted like strings."""
         if _BARE_KEY.fullmatch(key):
             return _text(f"{key}:")
         return f'{self._literal(key)} ":"'
@@ -294,7 +296,7 @@ class _Writer:
             (f"{self._key(name)} {self._value(inner, f'{path}.{name}')}", name in required)
             for name, inner in declared.items()
         ]
-        # after: what may follow once a pair stands; first: what may follow while none does.
+        # after: what may follow a pair; first: what may follow the opening brace.
         after = first = ""
         for pair, needed in reversed(pairs):
             begun = f"{pair} {after}".strip()
@@ -304,7 +306,7 @@ class _Writer:
         return f'"{{" {first} "}}"'
 
     def _distinct(self, options: list[Any]) -> bool:
-        """Whether no value can fit two of the options, as far as types and constants say."""
+        """Whether types and constants rule out a value that satisfies two of the options."""
         plain = [resolve(self._root, o["$ref"]) if isinstance(o, Mapping) and "$ref" in o else o for o in options]
         if not all(isinstance(option, Mapping) for option in plain):
             return False
@@ -324,7 +326,7 @@ class _Writer:
 
 
 def _repeated(item: str, least: int, most: int | None) -> str:
-    """``item`` from ``least`` to ``most`` times, commas between."""
+    """``item`` repeated ``least`` to ``most`` times, separated by commas."""
     if most == 0:
         return ""
     if most == 1:
@@ -338,7 +340,7 @@ def _count(schema: Mapping[str, Any], key: str, path: str) -> int | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise ParameterError(f"{path}: {key} must be a whole number from 0, not {value!r}")
+        raise ParameterError(f"{path}: {key} must be an integer from 0, not {value!r}")
     return value
 
 
@@ -351,15 +353,15 @@ def _is(value: object, kind: str) -> bool:
 
 
 def _within(option: object, kinds: list[str]) -> bool:
-    """Whether a schema says itself that its values are of these types."""
+    """Whether a schema itself restricts its values to these types."""
     kind = option.get("type") if isinstance(option, Mapping) else None
     return isinstance(kind, str) and kind in kinds
 
 
 def _whole(pattern: str) -> str | None:
-    """A JSON Schema pattern, which may match anywhere, as a terminal for the whole text.
+    """A JSON Schema pattern, which may match anywhere in the text, as a terminal that matches the whole text.
 
-    None if it has anchors inside, look-around or back-references.
+    None if the pattern has anchors inside, look-around or back-references.
     """
     from llguidance import LLMatcher, regex_to_lark
 

@@ -1,4 +1,4 @@
-"""The server's life: the socket opens at once, the model loads in a thread, SIGTERM drains."""
+"""Server lifecycle: the socket opens immediately, the model loads in a thread, SIGTERM drains."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ from geminate.server.state import ServerState
 TICK_S = 0.05
 BACKLOG = 2048
 AFTER_DRAIN_S = 5
-"""Time for the last bytes of the last answers."""
+"""Time allowed for sending the last bytes of the last responses."""
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's server without its signal handlers: ours drain first."""
+    """uvicorn's server without its signal handlers; ours drain first."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -40,18 +40,18 @@ class _Server(uvicorn.Server):
 
 
 def serve(settings: Settings, load: Callable[[], LLM]) -> None:
-    """Run until a signal ends it.
+    """Run the server until a signal stops it.
 
     Args:
-        load: makes the model; called in a thread while the socket is open already.
+        load: loads the model; called in a thread while the socket is already open.
 
     Raises:
-        GeminateError: bad keys, an address that cannot be used, or a model that cannot be loaded.
+        GeminateError: invalid API keys, an address that cannot be bound, or a model that cannot be loaded.
     """
     configure()
     keys = load_keys(settings)
     if not keys and settings.allow_unauthenticated:
-        log("warning", "anybody who reaches this address can use it", host=settings.host)
+        log("warning", "no API keys: anyone who can reach this address can use the server", host=settings.host)
     listener = _bind(settings)
     with contextlib.closing(listener):
         _Run(settings, keys, load, listener).run()
@@ -64,7 +64,7 @@ def _bind(settings: Settings) -> socket.socket:
         listener = socket.socket(family, kind, proto)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
-        listener.listen(BACKLOG)  # before the log says so
+        listener.listen(BACKLOG)  # before "listening" is logged
     except OSError as error:
         raise BackendError(f"cannot listen on {settings.host} port {settings.port}: {error.strerror}") from error
     listener.set_inheritable(False)
@@ -79,10 +79,18 @@ class _Run:
         self.state = ServerState(settings)
         self.service: EngineService | None = None
         config = uvicorn.Config(
-            make_app(self.state, Keys(keys)), http=timed_protocol(settings), ws="none", lifespan="off",
-            log_config=None, access_log=False, server_header=False, proxy_headers=False, workers=1,
-            timeout_keep_alive=cast(int, settings.idle_seconds), timeout_graceful_shutdown=AFTER_DRAIN_S,
-        )  # fmt: skip
+            make_app(self.state, Keys(keys)),
+            http=timed_protocol(settings),
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            workers=1,
+            timeout_keep_alive=cast(int, settings.idle_seconds),
+            timeout_graceful_shutdown=AFTER_DRAIN_S,
+        )
         self.server = _Server(config)
         self._signals = 0
 
@@ -106,22 +114,22 @@ class _Run:
             log("info", "stopped")
 
     def _load(self, loop: asyncio.AbstractEventLoop) -> None:
-        """In a thread: nothing but the finished model reaches the event loop."""
+        """Runs in a thread; only the loaded model (or the error) reaches the event loop."""
         began = time.perf_counter()
         try:
             llm = self.load()
             service = make_service(llm, self.settings)
         except GeminateError as error:
-            self._tell(loop, self._failed, error)
+            self._post(loop, self._failed, error)
         except Exception as error:
             log("error", "unexpected exception while loading", exc_info=error)
-            self._tell(loop, self._failed, BackendError(f"loading the model failed: {type(error).__name__}: {error}"))
+            self._post(loop, self._failed, BackendError(f"loading the model failed: {type(error).__name__}: {error}"))
         else:
-            self._tell(loop, self._loaded, llm, service, time.perf_counter() - began)
+            self._post(loop, self._loaded, llm, service, time.perf_counter() - began)
 
     @staticmethod
-    def _tell(loop: asyncio.AbstractEventLoop, what: Callable[..., None], *args: Any) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop is closed: a signal came first
+    def _post(loop: asyncio.AbstractEventLoop, what: Callable[..., None], *args: Any) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: a signal arrived first
             loop.call_soon_threadsafe(what, *args)
 
     def _loaded(self, llm: LLM, service: EngineService, seconds: float) -> None:
@@ -146,7 +154,7 @@ class _Run:
         self._signals += 1
         name = signal.Signals(number).name
         if self._signals > 1:
-            log("warning", "second signal: stopping at once", signal=name)
+            log("warning", "second signal: stopping immediately", signal=name)
             self.server.should_exit = self.server.force_exit = True
             return
         log("info", "draining", signal=name, seconds=self.settings.drain_seconds)
@@ -154,26 +162,26 @@ class _Run:
         self._drained = asyncio.ensure_future(self._drain())
 
     async def _drain(self) -> None:
-        """Wait for running requests, new ones being refused meanwhile; then close."""
+        """Wait for running requests while new ones are refused, then close."""
         until = time.perf_counter() + self.settings.drain_seconds
         while not self.state.idle and time.perf_counter() < until:
             await asyncio.sleep(TICK_S)
         if not self.state.idle:
-            log("warning", "requests still run after the time to drain; they are cut off")
+            log("warning", "drain_seconds are over; requests still running are aborted")
             if self.service is not None:
-                await asyncio.to_thread(self.service.stop)  # their clients are told
+                await asyncio.to_thread(self.service.stop)  # their clients get an error
         self.server.should_exit = True
 
 
-USUAL_CONTEXT = 4096
-"""Positions of a sequence for which the default KV budget has room, `max_running` times."""
+DEFAULT_KV_POSITIONS = 4096
+"""The default KV-cache budget holds `max_running` sequences of this many positions."""
 
 
 def make_service(llm: LLM, settings: Settings) -> EngineService:
-    """The service the settings describe; not started."""
+    """Build the engine service for these settings, without starting it."""
     target = llm.pair.target
     memory = KVBudget(target.kv, limit=0, keep_prefixes=settings.prefix_cache)
-    context = min(USUAL_CONTEXT, llm.config.max_position_embeddings)
+    context = min(DEFAULT_KV_POSITIONS, llm.config.max_position_embeddings)
     memory.limit = settings.max_running * memory.need(context) if settings.kv_bytes is None else settings.kv_bytes
     llm.measure_costs()
     engine = llm.new_engine(

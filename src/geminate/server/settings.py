@@ -1,7 +1,7 @@
 """Every setting of ``geminate serve``, defined once: name, type, default, range, help.
 
 A value comes from the flag, else the environment (``GEMINATE_SERVE_<NAME>``), else the TOML file, else the default.
-Flags, the documentation's tables and the checks are made from the fields of `Settings`.
+Command-line flags, the tables in the documentation and the validation all derive from the fields of `Settings`.
 """
 
 from __future__ import annotations
@@ -39,14 +39,20 @@ def _setting(
     high: float | None = None,
     size: bool = False,
     choices: tuple[str, ...] | None = None,
-    says: str | None = None,
+    default_text: str | None = None,
     check: Callable[[str], object] | None = None,
 ) -> Any:
-    """A field; ``size``: bytes, written with KiB, MiB, GiB as well; ``says``: the default in words."""
+    """A field; ``size``: a byte count, also accepted with KiB, MiB, GiB; ``default_text``: the default in words."""
     metadata = {
-        "help": help, "group": group, "low": low, "high": high, "size": size, "choices": choices, "says": says,
+        "help": help,
+        "group": group,
+        "low": low,
+        "high": high,
+        "size": size,
+        "choices": choices,
+        "default_text": default_text,
         "check": check,
-    }  # fmt: skip
+    }
     if isinstance(default, tuple):
         return field(default_factory=lambda: default, metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -60,84 +66,115 @@ class Settings:
         ParameterError: a value of the wrong type or outside its range, or values that contradict each other.
     """
 
-    model: str | None = _setting(None, "Directory, GGUF file or hub id.", group="model", says="the embedded pair")
-    drafter: str = _setting("auto", "auto, none, embedded, a directory, GGUF or hub id.", group="model")
-    weights: str = _setting(
-        "auto", "bf16, int8, int4, int4+; auto: a stored grid as it is, else int8.", group="model", check=check_preset
+    model: str | None = _setting(
+        None, "Model directory, GGUF file or Hugging Face hub id.", group="model", default_text="the embedded pair"
     )
-    threads: int | None = _setting(None, "Worker threads.", group="model", low=1, high=1024, says="physical cores")
-    rope_position: str = _setting("P", "The drafter's rotary position: P or P-1.", group="model", choices=("P", "P-1"))
-    cache: bool = _setting(True, "Keep packed weights on disk for the next start.", group="model")
-    prefault: bool = _setting(False, "Touch all weights before the first answer.", group="model")
-    model_id: str | None = _setting(None, "Name of the model in the API.", group="model", says="from the model's path")
-    alias: tuple[str, ...] = _setting((), "Further name a request may use; may be repeated.", group="model")
+    drafter: str = _setting("auto", "auto, none, embedded, or a directory, GGUF file or hub id.", group="model")
+    weights: str = _setting(
+        "auto",
+        "Weight format: bf16, int8, int4 or int4+; auto: keep the file's own quantization (Q4_0, Q8_0) if it has one, "
+        "otherwise int8.",
+        group="model",
+        check=check_preset,
+    )
+    threads: int | None = _setting(
+        None, "Number of worker threads.", group="model", low=1, high=1024, default_text="physical cores"
+    )
+    rope_position: str = _setting(
+        "P", "Rotary position used by the drafter: P or P-1.", group="model", choices=("P", "P-1")
+    )
+    cache: bool = _setting(True, "Cache packed weights on disk for the next start.", group="model")
+    prefault: bool = _setting(
+        False, "Load all weights into memory at start, so the first request does not wait for the disk.", group="model"
+    )
+    model_id: str | None = _setting(
+        None, "Name of the model in the API.", group="model", default_text="from the model's path"
+    )
+    alias: tuple[str, ...] = _setting((), "Additional model name that requests may use; repeatable.", group="model")
 
     speculation: str = _setting(
         "auto",
-        "auto, off, ngram or a draft length 0..16, for requests that do not say.",
+        "auto, off, ngram or a draft length 0..16, for requests that do not set it.",
         group="engine",
         check=parse_speculation,
     )
-    max_running: int = _setting(16, "Most answers generated at the same time.", group="engine", low=1, high=256)
-    max_waiting: int = _setting(64, "Most requests that wait; one more gets 429.", group="engine", low=0, high=100_000)
+    max_running: int = _setting(
+        16, "Maximum number of concurrently decoded sequences.", group="engine", low=1, high=256
+    )
+    max_waiting: int = _setting(
+        64, "Maximum queue length; further requests get 429.", group="engine", low=0, high=100_000
+    )
     kv_bytes: int | None = _setting(
-        None, "Bound of the memory for keys and values.", group="engine", low=1, size=True,
-        says="max_running sequences of 4,096 positions, or of the whole context if that is shorter",
-    )  # fmt: skip
-    prefix_cache: bool = _setting(
-        True, "Keep finished computation for prompts that begin alike (users can time each other's hits).",
+        None,
+        "KV-cache budget, shared by running sequences and the prefix cache.",
         group="engine",
-    )  # fmt: skip
+        low=1,
+        size=True,
+        default_text="max_running sequences of 4,096 positions, or of the model's context if that is shorter",
+    )
+    prefix_cache: bool = _setting(
+        True,
+        "Reuse the KV cache of earlier prompts with the same prefix (users can time each other's hits).",
+        group="engine",
+    )
     prefill_share: int = _setting(
-        32, "Most prompt tokens in a pass that also decodes.", group="engine", low=1, high=4096
+        32, "Maximum number of prompt tokens in a forward pass that also decodes.", group="engine", low=1, high=4096
     )
     max_context: int | None = _setting(
-        None, "Most tokens of prompt and answer together.", group="engine", low=2, says="the model's context"
+        None,
+        "Maximum number of prompt plus completion tokens.",
+        group="engine",
+        low=2,
+        default_text="the model's context",
     )
     max_tokens: int = _setting(
-        4096, "Bound of an answer whose request names none (completions: 16).", group="engine", low=1
+        4096, "Completion limit for requests that set none (/v1/completions: 16).", group="engine", low=1
     )
     max_choices: int = _setting(
-        16, "Most answers of one request: n times the number of prompts.", group="engine", low=1, high=256
+        16, "Maximum number of choices per request: n times the number of prompts.", group="engine", low=1, high=256
     )
 
     host: str = _setting("127.0.0.1", "Address to listen on.", group="network")
-    port: int = _setting(8000, "Port to listen on; 0: a free one, which the log names.", group="network", high=65535)
+    port: int = _setting(8000, "Port to listen on; 0: a free port, reported in the log.", group="network", high=65535)
     api_key_file: str | None = _setting(
-        None, "File of API keys, one a line, # begins a comment; GEMINATE_API_KEYS adds more, by commas.",
+        None,
+        "File with API keys, one per line, # starts a comment; GEMINATE_API_KEYS adds more, comma-separated.",
         group="network",
-    )  # fmt: skip
-    allow_unauthenticated: bool = _setting(False, "Listen beyond this machine without API keys.", group="network")
-    allowed_host: tuple[str, ...] = _setting(
-        (), "Further name in a request's Host header while there are no keys, for a proxy; may be repeated.",
-        group="network",
-    )  # fmt: skip
-    cors_origin: tuple[str, ...] = _setting(
-        (), "Origin of web pages that may call the API from a browser; may be repeated.", group="network"
     )
-    page: bool = _setting(True, "Serve the page at /.", group="network")
+    allow_unauthenticated: bool = _setting(False, "Allow a non-loopback address without API keys.", group="network")
+    allowed_host: tuple[str, ...] = _setting(
+        (),
+        "Additional Host header to accept while there are no API keys, such as a proxy's name; repeatable.",
+        group="network",
+    )
+    cors_origin: tuple[str, ...] = _setting(
+        (), "Origin of web pages that may call the API from a browser; repeatable.", group="network"
+    )
+    page: bool = _setting(True, "Serve the web page at /.", group="network")
 
     max_body_bytes: int = _setting(
-        4 << 20, "Largest request body; a larger one gets 413.", group="limits", low=1024, high=1 << 30, size=True
+        4 << 20, "Maximum request body size; larger bodies get 413.", group="limits", low=1024, high=1 << 30, size=True
     )
-    max_connections: int = _setting(512, "Most open connections; one more is closed.", group="limits", low=1)
+    max_connections: int = _setting(
+        512, "Maximum number of open connections; further ones are closed.", group="limits", low=1
+    )
     request_seconds: float = _setting(
-        600.0, "Longest time of a request, waiting included.", group="limits", low=0.1, high=86400
+        600.0, "Time limit for a request, including its time in the queue.", group="limits", low=0.1, high=86400
     )
     head_seconds: float = _setting(
-        10.0, "A connection whose request head is not complete by then is closed.", group="limits", low=0.1, high=3600
+        10.0, "Time limit for receiving a request's headers.", group="limits", low=0.1, high=3600
     )
     body_seconds: float = _setting(
-        30.0, "A request whose body is not complete by then is closed.", group="limits", low=0.1, high=3600
+        30.0, "Time limit for receiving a request's body.", group="limits", low=0.1, high=3600
     )
     idle_seconds: float = _setting(
-        30.0, "An idle connection is closed after this time.", group="limits", low=0.1, high=3600
+        30.0, "Close an idle connection after this time.", group="limits", low=0.1, high=3600
     )
     write_seconds: float = _setting(
-        30.0, "A client that reads nothing of its answer for this time is dropped.", group="limits", low=0.1, high=3600
+        30.0, "Disconnect a client that reads nothing for this long.", group="limits", low=0.1, high=3600
     )
     drain_seconds: float = _setting(
-        30.0, "How long running requests may go on after SIGTERM.", group="limits", low=0.0, high=86400
+        30.0, "How long running requests may continue after SIGTERM.", group="limits", low=0.0, high=86400
     )
 
     log_prompts: bool = _setting(False, "Write prompts to the log.", group="log")
@@ -151,7 +188,7 @@ class Settings:
         if any(name is not None and not name.strip() for name in names):
             raise ParameterError("model_id and alias must not be empty")
         if "*" in self.cors_origin and len(self.cors_origin) > 1:
-            raise ParameterError("cors_origin '*' allows every origin: name no others beside it")
+            raise ParameterError("cors_origin '*' already allows every origin; remove the other origins")
 
 
 def _check(item: dataclasses.Field[Any], value: object) -> None:
@@ -182,15 +219,15 @@ def _is(kind: type, value: object) -> bool:
 
 
 def _words(kind: type, several: bool) -> str:
-    words = {int: "an integer", float: "a number", bool: "true or false", str: "a text"}[kind]
-    return f"a list of which each is {words}" if several else words
+    words = {int: "an integer", float: "a number", bool: "true or false", str: "a string"}[kind]
+    return f"a list in which each item is {words}" if several else words
 
 
 _HINTS: dict[str, Any] = {}
 
 
 def _kind(name: str) -> tuple[type, bool, bool]:
-    """Type of a setting, whether None is legal, whether it is a list."""
+    """A setting's type, whether None is allowed, and whether it is a list."""
     if not _HINTS:
         _HINTS.update(typing.get_type_hints(Settings))
     hint = _HINTS[name]
@@ -203,7 +240,7 @@ def _kind(name: str) -> tuple[type, bool, bool]:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """A setting as flags and tables need it."""
+    """One setting, as the command-line flags and the documentation need it."""
 
     name: str
     kind: type
@@ -216,7 +253,7 @@ class Row:
 
     @property
     def flag(self) -> str:
-        """``--max-running``; for switches both words, as Typer writes them."""
+        """``--max-running``; a switch has both forms, as Typer writes them."""
         if self.name == "model":
             return "MODEL"
         dashed = "--" + self.name.replace("_", "-")
@@ -229,13 +266,12 @@ class Row:
 
 
 def rows() -> list[Row]:
-    """All settings in order."""
+    """All settings in the order of their fields."""
     made = []
     for item in dataclasses.fields(Settings):
         kind, _, several = _kind(item.name)
         meta = item.metadata
         default = item.default if item.default is not dataclasses.MISSING else ()
-        said = meta["says"] or _written(default, meta["size"])
         low, high = (0 if meta["low"] is None else meta["low"]), meta["high"]
         legal = ", ".join(meta["choices"] or ())
         if kind in (int, float):
@@ -248,7 +284,7 @@ def rows() -> list[Row]:
                 size=meta["size"],
                 help=meta["help"],
                 group=meta["group"],
-                default=said,
+                default=meta["default_text"] or _written(default, meta["size"]),
                 legal=legal,
             )
         )
@@ -271,15 +307,15 @@ def load_settings(
     env: Mapping[str, str] | None = None,
     config: str | Path | None = None,
 ) -> Settings:
-    """Settings from their four sources.
+    """Merge the four sources into settings.
 
     Args:
-        flags: values given on the command line; None counts as not given.
-        env: environment; None is the process's own.
-        config: TOML file; None looks at ``GEMINATE_SERVE_CONFIG``.
+        flags: values from the command line; None means not given.
+        env: the environment; None reads the process's own.
+        config: TOML file; None falls back to ``GEMINATE_SERVE_CONFIG``.
 
     Raises:
-        ParameterError: an unknown name or bad value, with its source.
+        ParameterError: an unknown name or an invalid value; the message names the source.
     """
     env = os.environ if env is None else env
     known = {row.name: row for row in rows()}
@@ -315,7 +351,7 @@ def _take(values: dict[str, Any], known: Mapping[str, Row], name: str, value: An
         raise ParameterError(f"{source}: there is no setting {name!r}{hint}")
     try:
         made = _coerced(row, value)
-        # Only this one is set: what is checked across settings is checked at the end.
+        # Checks that involve several settings run at the end, in Settings itself.
         _check(next(f for f in dataclasses.fields(Settings) if f.name == name), made)
     except (GeminateError, ValueError) as error:
         raise ParameterError(f"{source}: {error}") from None

@@ -1,8 +1,7 @@
 """The checkpoint's chat template, rendered in a sandbox.
 
-A template is a program from whoever made the checkpoint, so it runs in Jinja's immutable sandbox, with
-the same settings, filters and globals as transformers' ``apply_chat_template``: what it writes is then
-what the model was trained on.
+A template is a program supplied with the checkpoint, so it runs in Jinja's immutable sandbox. Settings, filters
+and globals are those of transformers' ``apply_chat_template``, so the prompt has the format the model was trained on.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ ROLES = ("system", "developer", "user", "assistant", "model", "tool")
 
 
 class _Generation(Extension):
-    """``{% generation %}`` marks the assistant's text for training; for rendering it is its body."""
+    """``{% generation %}`` marks the assistant's text for training; rendering just outputs its body."""
 
     tags = {"generation"}  # noqa: RUF012  (an instance variable in jinja2's own types)
 
@@ -52,7 +51,7 @@ def _tojson(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
-    # Jinja's own filter escapes for HTML, which a prompt must not be.
+    # Jinja's own filter escapes HTML characters, which must not happen in a prompt.
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
@@ -67,20 +66,20 @@ def _environment() -> ImmutableSandboxedEnvironment:
 
 
 class ChatTemplate:
-    """One or several named templates of a checkpoint.
+    """The chat template of a checkpoint, or several named ones.
 
     Args:
-        source: Jinja source, or a mapping of names to sources (``default``, ``tool_use``, ...).
-        specials: variables such as ``bos_token`` that templates read.
+        source: Jinja source, or a mapping from names (``default``, ``tool_use``, ...) to sources.
+        specials: special tokens such as ``bos_token``, passed to the template as variables.
 
     Raises:
-        TokenizerError: source that Jinja cannot parse.
+        TokenizerError: Jinja cannot parse the source.
     """
 
     def __init__(self, source: str | Mapping[str, str], *, specials: Mapping[str, str] | None = None) -> None:
         sources = {"default": source} if isinstance(source, str) else dict(source)
         if not sources:
-            raise TokenizerError("the checkpoint names no chat template; pass plain text or ids instead")
+            raise TokenizerError("the checkpoint has no chat template; pass plain text or token ids instead")
         environment = _environment()
         self._specials = dict(specials or {})
         self._templates: dict[str, jinja2.Template] = {}
@@ -94,8 +93,8 @@ class ChatTemplate:
     def load(cls, source: str | Path) -> ChatTemplate | None:
         """The template of a model directory or GGUF file, or None if it has none.
 
-        chat_template.jinja goes before the ``chat_template`` of tokenizer_config.json, a string or a list
-        of ``{"name", "template"}``, as in transformers.
+        As in transformers, chat_template.jinja takes precedence over ``chat_template`` in tokenizer_config.json,
+        which is a string or a list of ``{"name", "template"}``.
 
         Raises:
             TokenizerError: a damaged file.
@@ -129,7 +128,7 @@ class ChatTemplate:
 
     @staticmethod
     def sources(file: Path) -> dict[str, str]:
-        """The templates inside a GGUF file by name."""
+        """The templates in a GGUF file, by name."""
         return gguf_templates(read_gguf(file))
 
     def render(
@@ -141,20 +140,20 @@ class ChatTemplate:
         enable_thinking: bool | None = None,
         **variables: object,
     ) -> str:
-        """The prompt text of a conversation, to be encoded with ``add_bos=False``.
+        """Render a conversation to prompt text, which must be tokenized with ``add_bos=False``.
 
         Args:
             messages: each with ``role`` (one of `ROLES`) and ``content``: a string or a list of
-                ``{"type": "text", "text": ...}``; content may be absent beside ``tool_calls`` or
-                ``tool_responses``, and a mapping in a tool's answer.
-            tools: function declarations as JSON schemas; a template named ``tool_use`` is preferred then.
+                ``{"type": "text", "text": ...}``; content may be absent with ``tool_calls`` or ``tool_responses``,
+                and a mapping in a tool's result.
+            tools: function declarations as JSON schemas; a template named ``tool_use`` is then preferred.
             add_generation_prompt: open the model's turn at the end.
-            enable_thinking: told to the template unless None.
-            variables: further variables of this checkpoint's template.
+            enable_thinking: passed to the template unless None.
+            variables: additional variables for this checkpoint's template.
 
         Raises:
-            ParameterError: messages of another shape.
-            TokenizerError: what the template itself refuses, or a template that fails or leaves its sandbox.
+            ParameterError: malformed messages.
+            TokenizerError: the template rejects the messages, fails, or violates the sandbox.
         """
         check_messages(messages)
         known: dict[str, object] = {
@@ -169,7 +168,7 @@ class ChatTemplate:
             known["enable_thinking"] = enable_thinking
         try:
             return self._choose(tools is not None).render(known)
-        except Exception as error:  # a template is foreign code: it can raise anything
+        except Exception as error:  # a template is untrusted code and can raise anything
             raise TokenizerError(f"the chat template failed: {_cause(error)}") from error
 
     def _choose(self, with_tools: bool) -> jinja2.Template:
@@ -182,10 +181,10 @@ class ChatTemplate:
 
 
 def check_messages(messages: object) -> None:
-    """Refuse what is no conversation of texts.
+    """Check that messages form a conversation of texts.
 
     Raises:
-        ParameterError: naming the message and what is wrong with it.
+        ParameterError: names the malformed message and the reason.
     """
     if not isinstance(messages, Sequence) or isinstance(messages, (str, bytes)):
         raise ParameterError(f"messages must be a list, not a {type(messages).__name__}")
@@ -222,5 +221,5 @@ def _cause(error: BaseException) -> str:
     text = " ".join(str(error).split())
     if isinstance(error, jinja2.TemplateSyntaxError):
         text += f" (line {error.lineno})"
-    # A template's own raise_exception is a bare TemplateError: its message says it all.
+    # The template's own raise_exception raises a bare TemplateError, whose message is sufficient.
     return text if type(error) is jinja2.TemplateError and text else f"{name}: {text}".rstrip(": ")

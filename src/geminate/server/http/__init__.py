@@ -1,1 +1,1 @@
-"""HTTP: application, authentication, limits, errors."""
+"""The HTTP layer: application, authentication, limits, errors."""

@@ -1,4 +1,4 @@
-"""The ASGI application: routes, middlewares, error handlers."""
+"""The ASGI application: routes, middleware, error handlers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from geminate.server.http.auth import AuthMiddleware, Keys
 from geminate.server.http.errors import ApiError, JsonResponse, from_geminate, internal
 from geminate.server.http.limits import BodyLimitMiddleware
 from geminate.server.http.logs import ContextMiddleware, context_of
-from geminate.server.http.openapi import document
+from geminate.server.http.openapi import DOCS, document
 from geminate.server.http.parsing import ClientGone
 from geminate.server.openai.chat import chat
 from geminate.server.openai.completions import completions
@@ -31,20 +31,20 @@ from geminate.server.state import ServerState
 
 Handler = Callable[[ServerState, Request], Awaitable[Response]]
 _ROUTES: list[tuple[str, str, Handler, str]] = [
-    ("POST", "/v1/chat/completions", chat, "Answer a conversation"),
-    ("POST", "/v1/completions", completions, "Continue texts"),
-    ("POST", "/v1/responses", responses, "Answer items, without storing anything"),
-    ("GET", "/v1/models", list_models, "The served model"),
-    ("GET", "/v1/models/{model:path}", get_model, "The served model by its id"),
-    ("POST", "/tokenize", tokenize, "Token ids of a text or a conversation"),
-    ("POST", "/detokenize", detokenize, "Text of token ids"),
+    ("POST", "/v1/chat/completions", chat, "Create a chat completion"),
+    ("POST", "/v1/completions", completions, "Create a text completion"),
+    ("POST", "/v1/responses", responses, "Create a response; nothing is stored"),
+    ("GET", "/v1/models", list_models, "List the served model"),
+    ("GET", "/v1/models/{model:path}", get_model, "Describe the served model"),
+    ("POST", "/tokenize", tokenize, "Tokenize a text or a conversation"),
+    ("POST", "/detokenize", detokenize, "Convert token ids to text"),
 ]
 
 
 def create_app(
     llm: LLM | None, service: EngineService | None, settings: Settings, *, keys: list[str] | None = None
 ) -> ASGIApp:
-    """The application around a service that was started; see `make_app` for one whose model comes later."""
+    """The application for a service that is already started; with `make_app` the model is attached later."""
     state = ServerState(settings)
     if llm is not None and service is not None:
         state.attach(llm, service)
@@ -52,7 +52,7 @@ def create_app(
 
 
 def make_app(state: ServerState, keys: Keys) -> ASGIApp:
-    """The application over a state; answers 503 until a model is attached to it."""
+    """The application for a server state; routes return 503 until a model is attached to it."""
     app = FastAPI(title="Geminate", openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
     for method, path, handler, summary in _ROUTES:
         endpoint = _endpoint(state, handler)
@@ -77,9 +77,12 @@ def make_app(state: ServerState, keys: Keys) -> ASGIApp:
     inner = AuthMiddleware(inner, keys, state.settings)
     if state.settings.cors_origin:
         inner = CORSMiddleware(
-            inner, allow_origins=state.settings.cors_origin, allow_methods=["GET", "POST"], allow_headers=["*"],
+            inner,
+            allow_origins=state.settings.cors_origin,
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],
             expose_headers=["X-Request-Id", "Retry-After"],
-        )  # fmt: skip
+        )
     return ContextMiddleware(inner, state.metrics.http)
 
 
@@ -92,11 +95,11 @@ def _endpoint(state: ServerState, handler: Handler) -> Callable[[Request], Await
 
 
 def _add_operations(app: FastAPI, state: ServerState) -> None:
-    @app.get("/health/live", summary="Whether the process answers")
+    @app.get("/health/live", summary="Liveness: the process is running")
     async def live() -> Response:
         return JsonResponse({"status": "live"})
 
-    @app.get("/health/ready", summary="Whether requests are taken")
+    @app.get("/health/ready", summary="Readiness: requests are accepted")
     async def ready() -> Response:
         state.check_ready()
         return JsonResponse({"status": "ready"})
@@ -119,11 +122,15 @@ async def _geminate_error(request: Request, error: Exception) -> Response:
 
 async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    messages = {404: "there is nothing at this path", 405: "this path does not take this method"}
-    message = messages.get(error.status_code, str(error.detail))
-    return ApiError(
-        error.status_code, message, code="not_found" if error.status_code == 404 else None, headers=error.headers
-    ).response()
+    path, message = request.url.path[:200], str(error.detail)
+    code: str | None = None
+    if error.status_code == 404:
+        code = "not_found"
+        message = f"unknown route {path}; routes: {', '.join(DOCS)} (see /openapi.json)"
+    elif error.status_code == 405:
+        allowed = (error.headers or {}).get("Allow", "another method")
+        message = f"{path} does not support {request.method[:20]}; use {allowed}"
+    return ApiError(error.status_code, message, code=code, headers=error.headers).response()
 
 
 async def _client_gone(request: Request, error: Exception) -> Response:

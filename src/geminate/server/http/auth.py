@@ -1,4 +1,4 @@
-"""API keys: where they come from, and the check on every route but liveness and the static page."""
+"""API keys: where they come from, and the check on every route except liveness and the static page."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ _PORT = re.compile(r":\d*$")
 
 
 def load_keys(settings: Settings, env: Mapping[str, str] | None = None) -> list[str]:
-    """Keys of the file and the environment.
+    """API keys from the file and the environment.
 
     Raises:
-        ParameterError: a file that cannot be read or holds no key, a key that no header can carry, or an
-            address beyond this machine without keys.
+        ParameterError: a file that cannot be read or holds no key, a key that cannot be sent in a header, or a
+            non-loopback address without keys.
     """
     env = os.environ if env is None else env
     keys = [key.strip() for key in env.get(KEYS_ENV, "").split(",") if key.strip()]
     if KEYS_ENV in env and not keys:
-        raise ParameterError(f"{KEYS_ENV} is set but holds no key; unset it or name one")
+        raise ParameterError(f"{KEYS_ENV} is set but holds no key; unset it or add a key")
     if settings.api_key_file is not None:
         path = Path(settings.api_key_file)
         try:
@@ -49,21 +49,21 @@ def load_keys(settings: Settings, env: Mapping[str, str] | None = None) -> list[
         found = [line.split("#", 1)[0].strip() for line in lines]
         found = [key for key in found if key]
         if not found:
-            raise ParameterError(f"the API key file {path} holds no key: write one a line")
+            raise ParameterError(f"the API key file {path} holds no key; write one key per line")
         keys.extend(found)
     for key in keys:
         if not key.isascii() or not key.isprintable() or " " in key:
             raise ParameterError("an API key must be printable ASCII without spaces")
     if not keys and not is_loopback(settings.host) and not settings.allow_unauthenticated:
         raise ParameterError(
-            f"refusing to listen on {settings.host}, which others can reach, without API keys: name a file with "
-            f"--api-key-file, set {KEYS_ENV}, or say --allow-unauthenticated"
+            f"refusing to listen on {settings.host}, which other machines can reach, without API keys: pass "
+            f"--api-key-file, set {KEYS_ENV}, or pass --allow-unauthenticated"
         )
     return keys
 
 
 class Keys:
-    """Checks a key against all known ones in constant time."""
+    """Compares a key with all known ones in constant time."""
 
     def __init__(self, keys: Iterable[str]) -> None:
         self._digests = [hashlib.sha256(key.encode()).digest() for key in keys]
@@ -72,7 +72,7 @@ class Keys:
         return bool(self._digests)
 
     def known(self, key: bytes) -> bool:
-        """Whether it is one of them; every one is compared, whatever the answer."""
+        """Whether the key is known; it is compared with every known key, match or not."""
         digest = hashlib.sha256(key).digest()
         found = False
         for known in self._digests:
@@ -81,10 +81,10 @@ class Keys:
 
 
 class AuthMiddleware:
-    """Refuses requests without a known key with 401.
+    """Rejects requests without a known API key with 401.
 
-    Without keys on a loopback address, it refuses with 403 requests whose Host is another machine's name: that is a
-    web page whose own name was made to point here (DNS rebinding).
+    Without keys on a loopback address it rejects requests whose Host header names another machine with 403: such a
+    request can come from a web page whose domain was made to resolve to this machine (DNS rebinding).
     """
 
     def __init__(self, app: ASGIApp, keys: Keys, settings: Settings) -> None:
@@ -97,18 +97,19 @@ class AuthMiddleware:
             if self.keys and not self._known(scope):
                 await unauthorized().response()(scope, receive, send)
                 return
-            if self._check_host and not self._local(scope):
-                await wrong_host().response()(scope, receive, send)
+            if self._check_host and (host := self._foreign_host(scope)) is not None:
+                await wrong_host(host).response()(scope, receive, send)
                 return
         await self.app(scope, receive, send)
 
-    def _local(self, scope: Scope) -> bool:
+    def _foreign_host(self, scope: Scope) -> str | None:
+        """The first Host header, without its port, that is neither this machine nor allowed."""
         for name, value in scope["headers"]:
             if name == b"host":
                 host = _PORT.sub("", value.decode("latin-1").strip().lower())
                 if not (host in self._hosts or is_loopback(host)):
-                    return False
-        return True
+                    return host
+        return None
 
     @staticmethod
     def _open(scope: Scope) -> bool:

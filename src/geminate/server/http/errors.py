@@ -1,4 +1,4 @@
-"""Errors as HTTP answers in OpenAI's shape: ``{"error": {"message", "type", "param", "code"}}``."""
+"""HTTP error responses in OpenAI's shape: ``{"error": {"message", "type", "param", "code"}}``."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ DRAIN_RETRY_AFTER_S = 10
 
 
 class ApiError(Exception):
-    """An answer other than success.
+    """An HTTP error response.
 
     Attributes:
-        status: HTTP status. param: name of the request field at fault. code: what a program can look at.
+        status: HTTP status. param: the request field that caused it. code: machine-readable error code.
     """
 
     def __init__(
@@ -45,16 +45,16 @@ class ApiError(Exception):
         self.headers = dict(headers or {})
 
     def body(self) -> dict[str, Any]:
-        """The JSON object of the answer."""
+        """The response body."""
         return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
 
     def response(self) -> Response:
-        """The answer."""
+        """The error as a response."""
         return JsonResponse(self.body(), status=self.status, headers=self.headers)
 
 
 class JsonResponse(Response):
-    """JSON in ASCII: escapes hold what UTF-8 cannot, such as lone surrogates a client sent."""
+    """JSON in ASCII; escapes carry what UTF-8 cannot, such as unpaired surrogates sent by a client."""
 
     media_type = "application/json"
 
@@ -64,44 +64,56 @@ class JsonResponse(Response):
 
 
 def bad_request(message: str, param: str | None = None, code: str | None = None) -> ApiError:
-    """400."""
+    """400: the request is invalid."""
     return ApiError(400, message, param=param, code=code)
 
 
 def unauthorized() -> ApiError:
-    """401."""
+    """401: no API key, or an unknown one."""
     return ApiError(
-        401, "this server needs an API key: send 'Authorization: Bearer KEY' with a key it knows",
-        type="authentication_error", code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"},
-    )  # fmt: skip
+        401,
+        "missing or unknown API key: send 'Authorization: Bearer KEY' with one of the server's keys",
+        type="authentication_error",
+        code="invalid_api_key",
+        headers={"WWW-Authenticate": "Bearer"},
+    )
 
 
-def wrong_host() -> ApiError:
-    """403."""
+def wrong_host(host: str) -> ApiError:
+    """403: the Host header is not this machine's."""
+    host = host[:200]
     return ApiError(
-        403, "the Host header names another machine; a proxy's name is allowed with --allowed-host, any with API keys",
-        type="permission_error", code="host_not_allowed",
-    )  # fmt: skip
+        403,
+        f"Host {host!r} is not this machine; behind a proxy, start the server with --allowed-host {host or 'NAME'}; "
+        "with API keys any host is accepted",
+        type="permission_error",
+        code="host_not_allowed",
+    )
 
 
 def unavailable(message: str, code: str, retry_after_s: int) -> ApiError:
-    """503; the connection is closed, so that a balancer's next try can go elsewhere."""
+    """503; closes the connection so that a load balancer can retry elsewhere."""
     return ApiError(
-        503, message, type="service_unavailable_error", code=code,
+        503,
+        message,
+        type="service_unavailable_error",
+        code=code,
         headers={"Retry-After": str(retry_after_s), "Connection": "close"},
-    )  # fmt: skip
+    )
 
 
 def internal(request_id: str) -> ApiError:
-    """500 for what nobody foresaw; the log has the cause."""
+    """500 for an unexpected exception; the log has the cause."""
     return ApiError(
-        500, f"something went wrong inside the server; its log has the cause under request id {request_id}",
-        type="server_error", code="internal_error",
-    )  # fmt: skip
+        500,
+        f"internal server error; the server's log has the cause under request id {request_id}",
+        type="server_error",
+        code="internal_error",
+    )
 
 
 def from_geminate(error: GeminateError, *, fields: Mapping[str, Any] | None = None) -> ApiError:
-    """What a package error means to a client; ``fields`` are the names that a ParameterError may begin with."""
+    """A package error as a response; ``fields`` are the request fields a ParameterError's message may start with."""
     message = str(error)
     if isinstance(error, QueueFullError):
         return ApiError(
@@ -110,7 +122,7 @@ def from_geminate(error: GeminateError, *, fields: Mapping[str, Any] | None = No
     if isinstance(error, DrainingError):
         return unavailable(message, "draining", DRAIN_RETRY_AFTER_S)
     if isinstance(error, RequestTimeoutError):
-        # The official clients would send it again, to the same end.
+        # The official clients would retry, and time out again.
         return ApiError(504, message, type="timeout_error", code="request_timeout", headers={"X-Should-Retry": "false"})
     if isinstance(error, EngineFailedError):
         return ApiError(500, message, type="server_error", code="engine_failed")

@@ -1,4 +1,4 @@
-"""What a connection may cost: body size, time for head and body, time without reading, number of connections."""
+"""Connection limits: body size, time to receive headers and body, time without reading, number of connections."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from geminate.server.http.logs import log
 from geminate.server.settings import Settings
 
 SEND_BUFFER = 128 << 10
-LEAST_PROGRESS = 1024
-"""Bytes a client must take within ``write_seconds``, so that one byte now and then does not count as reading."""
+MIN_PROGRESS = 1024
+"""Bytes a client must read within ``write_seconds``; a byte now and then does not count as reading."""
 
 
 class BodyLimitMiddleware:
-    """413 for a body that is too large, before it is read if its length is announced."""
+    """413 for a body that is too large; rejected before it is read if Content-Length announces it."""
 
     def __init__(self, app: ASGIApp, limit: int) -> None:
         self.app, self.limit = app, limit
@@ -46,16 +46,14 @@ class BodyLimitMiddleware:
         await self.app(scope, counted, send)
 
     def _too_large(self) -> ApiError:
-        return ApiError(
-            413, f"the request body is larger than {self.limit} bytes (max_body_bytes)", code="request_too_large"
-        )
+        return ApiError(413, f"the request body exceeds {self.limit} bytes (max_body_bytes)", code="request_too_large")
 
 
 class TimedProtocol(H11Protocol):
-    """uvicorn's HTTP/1.1 with the timeouts it lacks; `timed_protocol` sets them.
+    """uvicorn's HTTP/1.1 protocol plus the timeouts it lacks; `timed_protocol` configures them.
 
-    A timer runs while a request's head is incomplete, another while its body is, a third while the client leaves
-    the socket full. Idle keep-alive connections are uvicorn's own business.
+    One timer runs while a request's headers are incomplete, one while its body is, and one while the client does
+    not read. Idle keep-alive connections are handled by uvicorn itself.
     """
 
     settings: ClassVar[Settings]
@@ -73,7 +71,7 @@ class TimedProtocol(H11Protocol):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
         wire.set_write_buffer_limits(high=0)  # anything unsent counts as a full socket
         if len(self.connections) > self.settings.max_connections:
-            log("warning", "too many connections; one was closed", client=self._client())
+            log("warning", "connection limit reached; connection closed", client=self._client())
             wire.abort()
             return
         self._wait_for("head")
@@ -87,7 +85,7 @@ class TimedProtocol(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
-        self._look()
+        self._update_timer()
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
@@ -95,7 +93,7 @@ class TimedProtocol(H11Protocol):
             return
         self._wait_for(None)
 
-    def _look(self) -> None:
+    def _update_timer(self) -> None:
         theirs = self.conn.their_state
         self._wait_for("head" if theirs is h11.IDLE else "body" if theirs is h11.SEND_BODY else None)
 
@@ -108,10 +106,10 @@ class TimedProtocol(H11Protocol):
         self._waits = what
         if what is not None:
             seconds = self.settings.head_seconds if what == "head" else self.settings.body_seconds
-            self._timer = self.loop.call_later(seconds, self._late, what)
+            self._timer = self.loop.call_later(seconds, self._timed_out, what)
 
-    def _late(self, what: str) -> None:
-        log("info", f"a request's {what} was not complete in time; connection closed", client=self._client())
+    def _timed_out(self, what: str) -> None:
+        log("info", f"request {what} not received in time; connection closed", client=self._client())
         self.transport.abort()
 
     def pause_writing(self) -> None:
@@ -126,13 +124,13 @@ class TimedProtocol(H11Protocol):
 
     def _time_writing(self) -> None:
         self._unsent = self.transport.get_write_buffer_size()
-        self._write_timer = self.loop.call_later(self.settings.write_seconds, self._stuck)
+        self._write_timer = self.loop.call_later(self.settings.write_seconds, self._check_progress)
 
-    def _stuck(self) -> None:
-        if self._unsent - self.transport.get_write_buffer_size() >= LEAST_PROGRESS:
+    def _check_progress(self) -> None:
+        if self._unsent - self.transport.get_write_buffer_size() >= MIN_PROGRESS:
             self._time_writing()
             return
-        log("info", "a client did not read its answer; connection closed", client=self._client())
+        log("info", "client did not read its response; connection closed", client=self._client())
         self.transport.abort()
 
     def _client(self) -> str | None:
@@ -140,6 +138,6 @@ class TimedProtocol(H11Protocol):
 
 
 def timed_protocol(settings: Settings) -> type[asyncio.Protocol]:
-    """The protocol class for uvicorn's ``http``."""
+    """The protocol class to pass to uvicorn as ``http``."""
     made: Any = type("TimedProtocol", (TimedProtocol,), {"settings": settings})
     return cast(type[asyncio.Protocol], made)

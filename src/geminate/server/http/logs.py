@@ -1,4 +1,4 @@
-"""Logs: one JSON object a line on stderr, and the middleware that gives every request its id and its line."""
+"""Logging: one JSON object per line on stderr, and the middleware that assigns request ids and logs each request."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from geminate.server.http.errors import ApiError, internal
 
 _LOGGER = logging.getLogger("geminate.server")
-_SANE = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
+_VALID_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
 _LEVELS = {"info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 _QUIET = ("/health/live", "/health/ready", "/metrics")
 
 
 class JsonFormatter(logging.Formatter):
-    """A record as one line of JSON: time (UTC), level, message, then its fields."""
+    """Formats a record as one line of JSON: time (UTC), level, message, then its fields."""
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, Any] = {
@@ -37,7 +37,7 @@ class JsonFormatter(logging.Formatter):
 
 
 def configure() -> None:
-    """Send the server's and uvicorn's records to stderr as JSON."""
+    """Send log records of the server and of uvicorn to stderr as JSON."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter())
     for name, level in (("geminate.server", logging.INFO), ("uvicorn", logging.WARNING)):
@@ -48,12 +48,12 @@ def configure() -> None:
 
 
 def log(level: str, message: str, *, exc_info: BaseException | None = None, **fields: Any) -> None:
-    """One line; ``fields`` must be JSON values."""
+    """Write one log line; ``fields`` must be JSON values."""
     _LOGGER.log(_LEVELS[level], message, exc_info=exc_info, extra={"fields": fields})
 
 
 class RequestContext:
-    """What a request leaves in the log; handlers add ``fields``. In ``scope["state"]["context"]``."""
+    """A request's id and log fields, in ``scope["state"]["context"]``; handlers add to ``fields``."""
 
     __slots__ = ("began", "fields", "id")
 
@@ -64,23 +64,23 @@ class RequestContext:
 
 
 def context_of(scope: Scope) -> RequestContext:
-    """The request's context."""
+    """The context of the request with this scope."""
     context: RequestContext = scope["state"]["context"]
     return context
 
 
 def _request_id(scope: Scope) -> str:
     for name, value in scope["headers"]:
-        if name == b"x-request-id" and _SANE.fullmatch(value):
+        if name == b"x-request-id" and _VALID_ID.fullmatch(value):
             return str(value, "ascii")
     return f"req_{secrets.token_hex(12)}"
 
 
 class ContextMiddleware:
-    """Outermost: request id in and out, one log line and one count a request, 500 for what nobody caught.
+    """The outermost middleware: request ids, one log line and one count per request, 500 for uncaught exceptions.
 
     Args:
-        on_done: told (path of the route, status, seconds) of every request.
+        on_done: called with (route path, status, seconds) after every request.
     """
 
     def __init__(self, app: ASGIApp, on_done: Any) -> None:
@@ -114,7 +114,7 @@ class ContextMiddleware:
         except Exception as error:
             log("error", "unexpected exception", exc_info=error, request_id=context.id, path=scope["path"])
             if status and not complete:
-                raise  # uvicorn closes the connection, so that the client sees a cut and no end
+                raise  # uvicorn closes the connection, so the client sees a truncated response
             if not status:
                 await internal(context.id).response()(scope, receive, send_with_id)
         finally:
@@ -129,6 +129,13 @@ class ContextMiddleware:
             return
         client = scope.get("client")
         log(
-            "info", "request", request_id=context.id, method=scope["method"], path=scope["path"], status=status,
-            seconds=round(seconds, 4), client=client[0] if client else None, **context.fields,
-        )  # fmt: skip
+            "info",
+            "request",
+            request_id=context.id,
+            method=scope["method"],
+            path=scope["path"],
+            status=status,
+            seconds=round(seconds, 4),
+            client=client[0] if client else None,
+            **context.fields,
+        )

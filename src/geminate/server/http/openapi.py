@@ -1,4 +1,4 @@
-"""The OpenAPI document: what routes take and answer, errors included, as they really are."""
+"""The OpenAPI document, from the schemas the routes actually use, errors included."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from geminate.server.openai.schemas_responses import ResponseRequest
 
 Mode = Literal["validation", "serialization"]
 _ERRORS = {
-    400: "The request is wrong; `param` names the field.",
-    401: "The server needs an API key.",
-    403: "The Host header names another machine.",
-    404: "There is no such model or route.",
-    413: "The body is too large.",
-    429: "Too many requests are waiting.",
-    503: "The model is being loaded, or the server is shutting down.",
-    504: "The request took longer than it may.",
+    400: "Invalid request; `param` names the field.",
+    401: "Missing or unknown API key.",
+    403: "The Host header does not name this machine.",
+    404: "Unknown model or route.",
+    413: "The request body is too large.",
+    429: "The queue is full.",
+    503: "The model is loading, or the server is shutting down.",
+    504: "The request exceeded its time limit.",
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class Doc:
-    """What the document says about a route."""
+    """Request, response and error statuses of one route."""
 
-    answer: type[BaseModel] | None
+    response: type[BaseModel] | None
     body: type[BaseModel] | None = None
     statuses: tuple[int, ...] = ()
     stream: str | None = None
@@ -39,12 +39,12 @@ class Doc:
 
     @property
     def models(self) -> list[tuple[type[BaseModel], Mode]]:
-        """(model, mode) for the schemas."""
+        """(model, mode) of the schemas this route needs."""
         made: list[tuple[type[BaseModel], Mode]] = []
         if self.body is not None:
             made.append((self.body, "validation"))
-        if self.answer is not None:
-            made.append((self.answer, "serialization"))
+        if self.response is not None:
+            made.append((self.response, "serialization"))
         return made
 
 
@@ -53,19 +53,19 @@ _POST = (400, 401, 404, 413, 503)
 _RUN = (400, 401, 404, 413, 429, 503, 504)
 DOCS: dict[str, Doc] = {
     "/v1/chat/completions": Doc(
-        body=chat.ChatRequest, answer=out.ChatCompletion, statuses=_RUN, stream="chat.completion.chunk objects"
+        body=chat.ChatRequest, response=out.ChatCompletion, statuses=_RUN, stream="chat.completion.chunk objects"
     ),
     "/v1/completions": Doc(
-        body=chat.CompletionRequest, answer=out.Completion, statuses=_RUN, stream="text_completion objects"
+        body=chat.CompletionRequest, response=out.Completion, statuses=_RUN, stream="text_completion objects"
     ),
-    "/v1/responses": Doc(body=ResponseRequest, answer=out.ResponseObject, statuses=_RUN, stream="named events"),
-    "/v1/models": Doc(answer=out.ModelList, statuses=(401, 503)),
-    "/v1/models/{model}": Doc(answer=out.ModelCard, statuses=(401, 404, 503)),
-    "/tokenize": Doc(body=chat.TokenizeRequest, answer=out.Tokens, statuses=_POST),
-    "/detokenize": Doc(body=chat.DetokenizeRequest, answer=out.DetokenizedText, statuses=_POST),
-    "/health/live": Doc(answer=out.Health),
-    "/health/ready": Doc(answer=out.Health, statuses=(401, 503)),
-    "/metrics": Doc(answer=None, statuses=(401,), text="text/plain"),
+    "/v1/responses": Doc(body=ResponseRequest, response=out.ResponseObject, statuses=_RUN, stream="named events"),
+    "/v1/models": Doc(response=out.ModelList, statuses=(401, 503)),
+    "/v1/models/{model}": Doc(response=out.ModelCard, statuses=(401, 404, 503)),
+    "/tokenize": Doc(body=chat.TokenizeRequest, response=out.Tokens, statuses=_POST),
+    "/detokenize": Doc(body=chat.DetokenizeRequest, response=out.DetokenizedText, statuses=_POST),
+    "/health/live": Doc(response=out.Health),
+    "/health/ready": Doc(response=out.Health, statuses=(401, 503)),
+    "/metrics": Doc(response=None, statuses=(401,), text="text/plain"),
 }
 
 
@@ -75,18 +75,18 @@ def _ref(model: type[BaseModel]) -> dict[str, str]:
 
 def _responses(doc: Doc, *, keys: bool) -> dict[str, Any]:
     content: dict[str, Any] = {}
-    if doc.answer is not None:
-        content["application/json"] = {"schema": _ref(doc.answer)}
+    if doc.response is not None:
+        content["application/json"] = {"schema": _ref(doc.response)}
     if doc.text is not None:
         content[doc.text] = {"schema": {"type": "string"}}
     if doc.stream is not None:
-        content["text/event-stream"] = {}  # OpenAPI 3.1 has no words for the events of a stream
+        content["text/event-stream"] = {}  # OpenAPI 3.1 cannot describe the events of a stream
     error = {"application/json": {"schema": _ref(out.ErrorBody)}}
     success = "Success." if doc.stream is None else f"Success; with `stream`, server-sent events: {doc.stream}."
     made: dict[str, Any] = {"200": {"description": success, "content": content}}
     for status in doc.statuses:
         if status == 401 and not keys:
-            status = 403  # what guards a server without keys
+            status = 403  # without keys the Host header is checked instead
         made[str(status)] = {"description": _ERRORS[status], "content": error}
         if status in (429, 503):
             made[str(status)]["headers"] = {"Retry-After": {"schema": {"type": "string"}, "description": "Seconds."}}
@@ -94,12 +94,14 @@ def _responses(doc: Doc, *, keys: bool) -> dict[str, Any]:
 
 
 def document(app: Any, *, keys: bool) -> dict[str, Any]:
-    """The document of an app's routes."""
+    """The OpenAPI document of an application's routes."""
     routes = [route for route in app.routes if getattr(route, "path_format", None) in DOCS]
     made = get_openapi(
-        title="Geminate", version=__version__, routes=routes,
-        description="Gemma 4 with its MTP drafter: OpenAI's API, the same answers with speculation on or off.",
-    )  # fmt: skip
+        title="Geminate",
+        version=__version__,
+        routes=routes,
+        description="Gemma 4 with its MTP drafter over OpenAI's API; speculative decoding never changes the output.",
+    )
     models = {pair for doc in DOCS.values() for pair in (*doc.models, _ERROR_BODY)}
     ordered = sorted(models, key=lambda pair: pair[0].__name__)
     _, schemas = models_json_schema(ordered, ref_template="#/components/schemas/{model}")
@@ -109,9 +111,8 @@ def document(app: Any, *, keys: bool) -> dict[str, Any]:
         for operation in methods.values():
             operation["responses"] = _responses(doc, keys=keys)
             if doc.body is not None:
-                operation["requestBody"] = {
-                    "required": True, "content": {"application/json": {"schema": _ref(doc.body)}},
-                }  # fmt: skip
+                content = {"application/json": {"schema": _ref(doc.body)}}
+                operation["requestBody"] = {"required": True, "content": content}
             if keys and path != "/health/live":
                 operation["security"] = [{"key": []}]
     if keys:

@@ -1,4 +1,4 @@
-"""From bytes to a checked request: every way a body can be wrong is a 400 that names the place."""
+"""From bytes to a validated request; every malformed body becomes a 400 that names the field."""
 
 from __future__ import annotations
 
@@ -20,29 +20,29 @@ _TEXT_ONLY = ("image_url", "input_audio", "file", "input_image", "input_file", "
 
 
 class ClientGone(Exception):
-    """The client closed the connection; there is nobody to answer."""
+    """The client closed the connection before the response was sent."""
 
 
 async def parse(request: Request, model: type[_M], ready: Callable[[], object]) -> _M:
-    """The request's body as a model.
+    """Parse the request's body into ``model``.
 
     Args:
-        ready: raises if the server takes no requests; asked when the body has come, for a connection that is closed
-            before would be reset, and the answer lost.
+        ready: raises if the server accepts no requests; called only after the body has been received, because
+            closing the connection earlier would reset it and lose the error response.
 
     Raises:
-        ApiError: 400, 413 or 503. ClientGone: the body never came.
+        ApiError: 400, 413 or 503. ClientGone: the client disconnected before sending the body.
     """
     try:
         body = await request.body()
     except ClientDisconnect:
         raise ClientGone from None
     ready()
-    # Web pages of other origins can send anything but this without being asked first.
+    # Browsers send other content types across origins without a CORS preflight.
     kind = request.headers.get("content-type", "").split(";", 1)[0].strip().lower()
     if kind != "application/json":
-        said = repr(kind[:100]) if kind else "without a type"
-        raise bad_request(f"the body must be sent with 'Content-Type: application/json', not {said}")
+        given = repr(kind[:100]) if kind else "no content type"
+        raise bad_request(f"the body must be sent with 'Content-Type: application/json', not {given}")
     data = read_json(body)
     if not isinstance(data, dict):
         raise bad_request(f"the body must be a JSON object, not {_json_name(data)}")
@@ -53,7 +53,7 @@ async def parse(request: Request, model: type[_M], ready: Callable[[], object]) 
 
 
 def read_json(body: bytes) -> Any:
-    """Strict JSON: UTF-8, no NaN, no number that overflows, at most `MAX_DEPTH` levels.
+    """Strict JSON: UTF-8, no NaN, no number that overflows, at most `MAX_DEPTH` levels deep.
 
     Raises:
         ApiError: 400.
@@ -68,9 +68,11 @@ def read_json(body: bytes) -> Any:
     except UnicodeDecodeError as error:
         raise bad_request(f"the body is not UTF-8 (byte {error.start})") from None
     except UnicodeEncodeError:
-        raise bad_request("the body holds a lone surrogate (\\ud800 to \\udfff), which is no character") from None
+        raise bad_request(
+            "the body holds an unpaired surrogate (\\ud800 to \\udfff), which is not a character"
+        ) from None
     except RecursionError:
-        raise bad_request(f"the body is nested too deeply; {MAX_DEPTH} levels are enough") from None
+        raise bad_request(f"the body is nested too deeply; the limit is {MAX_DEPTH} levels") from None
     except ValueError as error:  # bad JSON, or an integer of thousands of digits
         raise bad_request(f"the body is not valid JSON: {str(error)[:200]}") from None
     _check_values(data)
@@ -95,25 +97,25 @@ def _check_values(data: Any) -> None:
         if not below:
             return
         level = below
-    raise bad_request(f"the body is nested too deeply; {MAX_DEPTH} levels are enough")
+    raise bad_request(f"the body is nested too deeply; the limit is {MAX_DEPTH} levels")
 
 
 def explain(error: ValidationError, data: dict[str, Any]) -> ApiError:
-    """400 for the deepest of the errors: of a union's branches that is the one the client meant."""
+    """400 for the deepest error, since among a union's branches that is most likely the one the client meant."""
     found = [(_place(item["loc"], data), item) for item in error.errors(include_url=False, include_context=False)]
     place, item = max(found, key=lambda pair: len(pair[0]))
     name = _path(place)
     kind, message, value = item["type"], item["msg"], item.get("input")
     if kind == "extra_forbidden":
-        return bad_request(f"{name} is not a field of this request, or not supported", name, "unknown_field")
+        return bad_request(f"{name} is not a supported field of this request", name, "unknown_field")
     if kind == "missing":
         return bad_request(f"{name} is missing", name, "missing_field")
     if kind == "none_required":
         return bad_request(f"{name} is not supported", name, "unsupported_field")
     part = value if isinstance(value, dict) else {}
     if part.get("type") in _TEXT_ONLY or value in _TEXT_ONLY if isinstance(value, (str, dict)) else False:
-        return bad_request(f"{name}: this server takes text only, no images, audio or files", name)
-    # Several branches of a union failed at the same place: say what each of them wants.
+        return bad_request(f"{name}: this server accepts text only; images, audio and files are not supported", name)
+    # Several branches of a union failed at the same place: report what each of them expects.
     messages = list(dict.fromkeys(i["msg"] for p, i in found if p == place and i["type"] != "extra_forbidden"))
     message = "; or ".join(messages or [message])
     return bad_request(f"{name}: {message}{_shown(value)}", name)
@@ -127,7 +129,7 @@ def _shown(value: Any) -> str:
 
 
 def _place(loc: tuple[int | str, ...], data: Any) -> tuple[int | str, ...]:
-    """The steps of pydantic's ``loc`` that lead into the data, without the names of union branches."""
+    """The part of pydantic's ``loc`` that is a path into the data, without the names of union branches."""
     place: list[int | str] = []
     for index, step in enumerate(loc):
         into_list = isinstance(data, list) and isinstance(step, int) and step < len(data)

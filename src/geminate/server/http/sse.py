@@ -1,4 +1,4 @@
-"""Server-sent events: one write for all that is there, an end at once when the client is gone."""
+"""Server-sent events: all available chunks in one write, and an immediate stop when the client disconnects."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ _HEADERS = [
 
 
 def event(data: Any) -> bytes:
-    """``data: JSON``."""
+    """An event without a name: ``data: JSON``."""
     return b"data: " + json.dumps(data, separators=(",", ":")).encode("ascii") + b"\n\n"
 
 
 def named_event(data: dict[str, Any]) -> bytes:
-    """``event:`` and ``data:``, the name being the data's type."""
+    """An event named after the data's ``type``."""
     return f"event: {data['type']}\n".encode("ascii") + event(data)
 
 
 async def chunks(
     generation: Generation, chunk: Callable[[int, Piece], bytes], last: Callable[[], dict[str, Any]] | None
 ) -> AsyncGenerator[bytes, None]:
-    """Encoded chunks of all answers, as many at once as there are; then the ``last`` one, if any, and the end."""
+    """Encoded chunks of all choices, as many at once as are available; then the ``last`` chunk, if any, and [DONE]."""
     async with aclosing(generation.batches()) as batches:
         async for batch in batches:
             yield b"".join([chunk(choice, piece) for choice, piece in batch])
@@ -45,12 +45,12 @@ async def chunks(
 
 
 class EventStream(Response):
-    """An answer of events.
+    """A streamed response.
 
     Args:
-        events: encoded events; closed when the stream ends, however it does.
-        cancel: called then; a stream that ends before its first event has closed nothing.
-        on_error: the last event of a stream that fails after its head was sent.
+        events: encoded events; closed when the stream ends, for whatever reason.
+        cancel: called at the end too, because closing a generator that never started runs none of its cleanup.
+        on_error: makes the last event of a stream that fails after its headers were sent.
     """
 
     def __init__(

@@ -17,7 +17,7 @@ from geminate.server.http.errors import JsonResponse, bad_request
 from geminate.server.http.logs import context_of
 from geminate.server.http.parsing import parse
 from geminate.server.http.sse import EventStream, chunks
-from geminate.server.openai.answer import Answer
+from geminate.server.openai.choice import Choice
 from geminate.server.openai.conversation import chat_messages, tool_functions
 from geminate.server.openai.formats import choose_tools, grammar_spec, prompt_and_grammar, thinking_wanted
 from geminate.server.openai.generation import Generation, sampling_params, until_gone
@@ -28,20 +28,21 @@ from geminate.server.state import Model, ServerState
 
 
 async def chat(state: ServerState, request: Request) -> Response:
-    """Answer a conversation."""
+    """Generate the next assistant message of a conversation."""
     body = await parse(request, ChatRequest, state.check_ready)
     model = state.model(body.model)
     context = context_of(request.scope)
-    most = _most_tokens(body) or state.settings.max_tokens
-    if body.top_logprobs is not None and not body.logprobs:
-        raise bad_request("top_logprobs needs logprobs: true", "top_logprobs")
-    if body.stream_options is not None and not body.stream:
-        raise bad_request("stream_options needs stream: true", "stream_options")
+    _check_combinations(body)
     n = state.choices(body.n or 1, "n")
     switch = body.chat_template_kwargs.enable_thinking if body.chat_template_kwargs else None
     thinking = thinking_wanted(body.reasoning_effort, switch, "reasoning_effort")
+    limit = _token_limit(body)
     params = sampling_params(
-        body, model, max_tokens=most, stop=body.stop, logprobs=(body.top_logprobs or 0) if body.logprobs else None
+        body,
+        model,
+        max_tokens=limit or state.settings.max_tokens,
+        stop=body.stop,
+        logprobs=(body.top_logprobs or 0) if body.logprobs else None,
     )
     choice = body.tool_choice
     named = choice.function.name if isinstance(choice, NamedChoice) else None
@@ -51,31 +52,52 @@ async def chat(state: ServerState, request: Request) -> Response:
     spec = grammar_spec(body.response_format, tools, "response_format")
     messages = chat_messages(body.messages)
     prompt, grammar = await prompt_and_grammar(
-        state, model, context, messages, tools, spec, thinking=thinking, messages_field="messages",
+        state,
+        model,
+        context,
+        messages,
+        tools,
+        spec,
+        thinking=thinking,
+        messages_field="messages",
         format_field="response_format",
-    )  # fmt: skip
+    )
     if body.safety_identifier is not None:
         context.fields["safety_identifier"] = body.safety_identifier
     generation = Generation(
-        state, model, context, prompts=[prompt], params=params, n=n, body=body, grammar=grammar,
-        bounded=_most_tokens(body) is not None,
+        state,
+        model,
+        context,
+        prompts=[prompt],
+        params=params,
+        n=n,
+        body=body,
+        grammar=grammar,
+        bounded=limit is not None,
         reply="tools" if tools.offered else "chat",
-    )  # fmt: skip
-    made = ChatAnswer(model, generation, body)
+    )
+    made = ChatResult(model, generation, body)
     if body.stream:
         return EventStream(made.events(), context, generation.cancel)
     return JsonResponse(await until_gone(request.receive, made.whole(), generation.cancel))
 
 
-def _most_tokens(body: ChatRequest) -> int | None:
+def _check_combinations(body: ChatRequest) -> None:
+    if body.top_logprobs is not None and not body.logprobs:
+        raise bad_request("top_logprobs needs logprobs: true", "top_logprobs")
+    if body.stream_options is not None and not body.stream:
+        raise bad_request("stream_options needs stream: true", "stream_options")
+
+
+def _token_limit(body: ChatRequest) -> int | None:
     if body.max_tokens is not None and body.max_completion_tokens is not None:
         if body.max_tokens != body.max_completion_tokens:
-            raise bad_request("max_tokens and max_completion_tokens disagree: give one", "max_tokens")
+            raise bad_request("max_tokens and max_completion_tokens differ; set only one of them", "max_tokens")
     return body.max_completion_tokens or body.max_tokens
 
 
-class ChatAnswer:
-    """Pieces as ``chat.completion`` or its chunks."""
+class ChatResult:
+    """Turns pieces into a ``chat.completion`` or its chunks."""
 
     def __init__(self, model: Model, generation: Generation, body: ChatRequest) -> None:
         self.model, self.generation = model, generation
@@ -83,18 +105,21 @@ class ChatAnswer:
         self.created = int(time.time())
         self.logprobs, self.trace = bool(body.logprobs), bool(body.trace)
         self.usage = bool(body.stream_options and body.stream_options.include_usage)
-        self.answers = [Answer() for _ in range(generation.n)]
+        self.choices = [Choice() for _ in range(generation.n)]
         self._open = generation.n
 
     def _head(self, kind: str) -> dict[str, Any]:
         return {
-            "id": self.id, "object": kind, "created": self.created, "model": self.model.id,
+            "id": self.id,
+            "object": kind,
+            "created": self.created,
+            "model": self.model.id,
             "system_fingerprint": self.model.fingerprint,
-        }  # fmt: skip
+        }
 
     async def whole(self) -> dict[str, Any]:
-        """The body of an answer that is not streamed."""
-        logprobs: list[list[dict[str, Any]]] = [[] for _ in self.answers]
+        """The body of a response that is not streamed."""
+        logprobs: list[list[dict[str, Any]]] = [[] for _ in self.choices]
         rounds: list[dict[str, Any]] = []
         async with aclosing(self.generation.batches()) as batches:
             async for batch in batches:
@@ -106,51 +131,51 @@ class ChatAnswer:
                         rounds.append(trace(choice, piece))
         choices = [
             {
-                "index": index, "message": answer.message(),
+                "index": index,
+                "message": state.message(),
                 "logprobs": {"content": logprobs[index], "refusal": None} if self.logprobs else None,
-                "finish_reason": answer.finish_reason,
+                "finish_reason": state.finish_reason,
             }
-            for index, answer in enumerate(self.answers)
-        ]  # fmt: skip
-        made = self._head("chat.completion") | {
-            "choices": choices, "usage": self.generation.usage(), "timings": self.generation.timings(),
-        }  # fmt: skip
+            for index, state in enumerate(self.choices)
+        ]
+        made = self._head("chat.completion") | {"choices": choices} | self._totals()
         if self.trace:
             made["geminate"] = {"seed": self.generation.seed, "rounds": rounds}
         return made
 
+    def _totals(self) -> dict[str, Any]:
+        return {"usage": self.generation.usage(), "timings": self.generation.timings()}
+
     def _take(self, choice: int, piece: Piece) -> dict[str, Any]:
-        answer = self.answers[choice]
-        delta = answer.take(piece)
+        state = self.choices[choice]
+        delta = state.take(piece)
         if piece.finish_reason is not None:
             self._open -= 1
-            assert answer.finish_reason is not None
-            self.generation.ended(choice, answer.finish_reason)
+            assert state.finish_reason is not None
+            self.generation.ended(choice, state.finish_reason)
         return delta
 
     def events(self) -> AsyncGenerator[bytes, None]:
-        """Encoded chunks, as many at once as there are."""
-        # Everything but the choice is the same in all chunks of an answer.
+        """Encoded chunks, as many at once as are available."""
+        # Only the choice differs between the chunks of a response.
         head = b"data: " + json.dumps(self._head("chat.completion.chunk"), separators=(",", ":"))[:-1].encode("ascii")
         tail = b',"usage":null}\n\n' if self.usage else b"}\n\n"
 
         def last() -> dict[str, Any]:
-            return self._head("chat.completion.chunk") | {
-                "choices": [], "usage": self.generation.usage(), "timings": self.generation.timings(),
-            }  # fmt: skip
+            return self._head("chat.completion.chunk") | {"choices": []} | self._totals()
 
         return chunks(self.generation, partial(self._chunk, head, tail), last if self.usage else None)
 
     def _chunk(self, head: bytes, tail: bytes, choice: int, piece: Piece) -> bytes:
-        first = not self.answers[choice].begun
+        first = not self.choices[choice].begun
         delta = self._take(choice, piece)
         if not (delta or piece.finish_reason or self.trace or self.logprobs):
-            return b""  # bytes of an unfinished character, or a special token
+            return b""  # bytes of an incomplete character, or a special token
         if first:
             delta = {"role": "assistant", "content": None if "tool_calls" in delta else "", **delta}
         logprobs = {"content": chat_logprobs(self.model, piece.tokens), "refusal": None} if self.logprobs else None
-        reason = self.answers[choice].finish_reason
+        reason = self.choices[choice].finish_reason
         entry = {"index": choice, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
-        self.answers[choice].begun = True
+        self.choices[choice].begun = True
         more = {"choices": [entry], **self.generation.extras(choice, piece, last=self._open == 0)}
         return head + b"," + json.dumps(more, separators=(",", ":"))[1:-1].encode("ascii") + tail

@@ -27,7 +27,7 @@ DEFAULT_MAX_TOKENS = 16
 
 
 async def completions(state: ServerState, request: Request) -> Response:
-    """Continue texts."""
+    """Generate completions of one or more prompts."""
     body = await parse(request, CompletionRequest, state.check_ready)
     model = state.model(body.model)
     context = context_of(request.scope)
@@ -44,10 +44,9 @@ async def completions(state: ServerState, request: Request) -> Response:
     if state.settings.log_prompts:
         context.fields["prompts"] = prompts
     generation = Generation(
-        state, model, context, prompts=ids, params=params, n=n, body=body, bounded=True,
-        reply="text",
-    )  # fmt: skip
-    made = CompletionAnswer(model, generation, body, n * len(prompts))
+        state, model, context, prompts=ids, params=params, n=n, body=body, bounded=True, reply="text"
+    )
+    made = CompletionResult(model, generation, body, n * len(prompts))
     if body.stream:
         return EventStream(made.events(), context, generation.cancel)
     return JsonResponse(await until_gone(request.receive, made.whole(), generation.cancel))
@@ -61,8 +60,8 @@ def _as_list(prompt: str | list[int] | list[str] | list[list[int]]) -> list[str 
     return list(cast(list[str | list[int]], prompt))
 
 
-class CompletionAnswer:
-    """Pieces as ``text_completion``, whole or in chunks."""
+class CompletionResult:
+    """Turns pieces into a ``text_completion`` or its chunks."""
 
     def __init__(self, model: Model, generation: Generation, body: CompletionRequest, choices: int) -> None:
         self.model, self.generation = model, generation
@@ -72,22 +71,26 @@ class CompletionAnswer:
         self.choices = choices
         self._open = choices
         self._head = {
-            "id": f"cmpl-{secrets.token_hex(12)}", "object": "text_completion", "created": int(time.time()),
-            "model": model.id, "system_fingerprint": model.fingerprint,
-        }  # fmt: skip
+            "id": f"cmpl-{secrets.token_hex(12)}",
+            "object": "text_completion",
+            "created": int(time.time()),
+            "model": model.id,
+            "system_fingerprint": model.fingerprint,
+        }
 
     def _take(self, choice: int, piece: Piece) -> dict[str, Any]:
         if piece.finish_reason is not None:
             self._open -= 1
             self.generation.ended(choice, piece.finish_reason)
         return {
-            "index": choice, "text": "".join(delta.text for delta in piece.deltas),
+            "index": choice,
+            "text": "".join(delta.text for delta in piece.deltas),
             "logprobs": None if self.logprobs is None else self.logprobs[choice].push(piece.tokens),
             "finish_reason": piece.finish_reason,
-        }  # fmt: skip
+        }
 
     async def whole(self) -> dict[str, Any]:
-        """The body of an answer that is not streamed."""
+        """The body of a response that is not streamed."""
         made: list[dict[str, Any]] = [
             {"index": i, "text": "", "logprobs": None, "finish_reason": None} for i in range(self.choices)
         ]
@@ -106,14 +109,17 @@ class CompletionAnswer:
                     if self.trace:
                         rounds.append(trace(choice, piece))
         body = {
-            **self._head, "choices": made, "usage": self.generation.usage(), "timings": self.generation.timings(),
-        }  # fmt: skip
+            **self._head,
+            "choices": made,
+            "usage": self.generation.usage(),
+            "timings": self.generation.timings(),
+        }
         if self.trace:
             body["geminate"] = {"seed": self.generation.seed, "rounds": rounds}
         return body
 
     def events(self) -> AsyncGenerator[bytes, None]:
-        """Encoded chunks, as many at once as there are."""
+        """Encoded chunks, as many at once as are available."""
         head = b"data: " + json.dumps(self._head, separators=(",", ":"))[:-1].encode("ascii") + b","
         tail = b',"usage":null}\n\n' if self.usage else b"}\n\n"
 

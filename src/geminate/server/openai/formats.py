@@ -1,4 +1,4 @@
-"""What an answer must look like: response formats and tool choices as grammars."""
+"""Response formats and tool choices as grammars for constrained decoding."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Format = TextFormat | JsonObjectFormat | JsonSchemaFormat | ResponseJsonSchema |
 
 @dataclass(frozen=True, kw_only=True)
 class Tools:
-    """What may be called, and how: ``offered`` is empty when nothing may."""
+    """The tools the model may call; ``offered`` is empty if it may call none."""
 
     offered: list[FunctionSpec]
     required: bool
@@ -28,15 +28,15 @@ class Tools:
 
     @property
     def declarations(self) -> list[dict[str, Any]] | None:
-        """For the chat template."""
+        """The tool declarations for the chat template, or None."""
         return template_tools(self.offered)
 
 
 def choose_tools(functions: list[FunctionSpec], choice: str | None, named: str | None, parallel: bool | None) -> Tools:
-    """Tools after ``tool_choice``; with ``none`` the model is not told of them, with a name only of that one.
+    """Apply ``tool_choice``: ``none`` hides all tools from the model, a function's name all others.
 
     Raises:
-        ApiError: a choice without tools, or of one that is not there.
+        ApiError: a tool choice without tools, or naming a tool that is not among them.
     """
     if not functions and (choice in ("auto", "required") or named is not None):
         raise bad_request("tool_choice needs tools", "tool_choice")
@@ -52,14 +52,14 @@ def choose_tools(functions: list[FunctionSpec], choice: str | None, named: str |
 
 
 def grammar_spec(form: Format | None, tools: Tools, field: str) -> GrammarSpec | None:
-    """The grammar an answer must keep to, or None.
+    """The grammar that constrains the completion, or None.
 
     Raises:
-        ApiError: a format beside tools that may be called.
+        ApiError: a response format combined with tools that may be called.
     """
     if tools.offered:
         if form is not None and not isinstance(form, TextFormat):
-            raise bad_request(f"{field} beside tools is not supported: leave one out, or say tool_choice 'none'", field)
+            raise bad_request(f"{field} cannot be combined with tools: remove one, or set tool_choice to 'none'", field)
         return ToolCalls(
             tools=[(f.name, parameters_of(f)) for f in tools.offered],
             required=tools.required,
@@ -80,10 +80,10 @@ def grammar_spec(form: Format | None, tools: Tools, field: str) -> GrammarSpec |
 
 
 async def compile_grammar(model: Model, spec: GrammarSpec | None, *, thinking: bool, field: str) -> Grammar | None:
-    """The compiled grammar.
+    """Compile a grammar.
 
     Raises:
-        ApiError: one that is wrong or not supported.
+        ApiError: the grammar is invalid or not supported.
     """
     if spec is None:
         return None
@@ -103,10 +103,10 @@ async def prompt_and_grammar(
     messages_field: str,
     format_field: str,
 ) -> tuple[list[int], Grammar | None]:
-    """Token ids of a conversation, and the grammar its answer keeps to; prompts are logged where that is asked for.
+    """Token ids of a conversation and the compiled grammar for its completion; logs the prompt with ``log_prompts``.
 
     Raises:
-        ApiError: what the template or the grammar's compiler refuses, with the field at fault.
+        ApiError: the chat template or the grammar compiler rejects the request; names the field.
     """
     heavy = sum(len(message["content"]) for message in messages) > INLINE_CHARS
     prompt = await in_thread(
@@ -121,12 +121,12 @@ async def prompt_and_grammar(
 
 
 def thinking_wanted(effort: str | None, switch: bool | None, field: str) -> bool | None:
-    """Whether to think: by the effort, or the template's switch; None leaves it to the template.
+    """Whether thinking is on, from the effort or the template's switch; None leaves it to the template.
 
     Raises:
-        ApiError: the two disagree.
+        ApiError: the two contradict each other.
     """
     by_effort = None if effort is None else effort not in ("none", "minimal")
     if by_effort is not None and switch is not None and by_effort != switch:
-        raise bad_request(f"{field} and chat_template_kwargs.enable_thinking disagree", field)
+        raise bad_request(f"{field} and chat_template_kwargs.enable_thinking contradict each other", field)
     return switch if by_effort is None else by_effort

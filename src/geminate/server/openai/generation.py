@@ -1,4 +1,4 @@
-"""One HTTP request's way through the service: its jobs, their pieces as they come, and what it adds up to."""
+"""One HTTP request in the engine service: its engine requests, their pieces as they arrive, and its totals."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from geminate.server.state import Model, ServerState
 
 _NUMBERS = itertools.count()
 INLINE_CHARS = 20_000
-"""Texts up to this length are encoded in the event loop: a thread costs more than they do."""
+"""Texts up to this length are tokenized in the event loop, because starting a thread would cost more."""
 _T = TypeVar("_T")
 
 
@@ -41,7 +41,7 @@ def sampling_params(
     stop: str | Sequence[str] | None = None,
     logprobs: int | None = None,
 ) -> SamplingParams:
-    """A request's sampling fields as parameters.
+    """Convert a request's sampling fields to `SamplingParams`.
 
     Raises:
         ApiError: 400.
@@ -53,21 +53,30 @@ def sampling_params(
                 raise bad_request(f"{name}: token id {token} is outside the vocabulary of {model.vocab_size}", name)
     try:
         return SamplingParams(
-            max_tokens=max_tokens, temperature=body.temperature, top_k=body.top_k, top_p=body.top_p, min_p=body.min_p,
-            repetition_penalty=body.repetition_penalty, presence_penalty=body.presence_penalty or 0.0,
-            frequency_penalty=body.frequency_penalty or 0.0, logit_bias=bias, seed=body.seed,
-            ignore_eos=bool(body.ignore_eos), stop=stop or (), stop_token_ids=body.stop_token_ids or (),
+            max_tokens=max_tokens,
+            temperature=body.temperature,
+            top_k=body.top_k,
+            top_p=body.top_p,
+            min_p=body.min_p,
+            repetition_penalty=body.repetition_penalty,
+            presence_penalty=body.presence_penalty or 0.0,
+            frequency_penalty=body.frequency_penalty or 0.0,
+            logit_bias=bias,
+            seed=body.seed,
+            ignore_eos=bool(body.ignore_eos),
+            stop=stop or (),
+            stop_token_ids=body.stop_token_ids or (),
             logprobs=logprobs,
-        )  # fmt: skip
+        )
     except GeminateError as error:
         raise from_geminate(error, fields=type(body).model_fields) from error
 
 
 async def in_thread(heavy: bool, work: Callable[[], _T], *, param: str | None = None) -> _T:
-    """Run ``work`` aside if it is heavy, so that other requests' streams go on.
+    """Run ``work`` in a thread if it is heavy, so that other requests' streams continue.
 
     Raises:
-        ApiError: for what the package refuses; ``param`` is the field at fault.
+        ApiError: the work raised a `GeminateError`; ``param`` is the request field to name.
     """
     try:
         return await asyncio.to_thread(work) if heavy else work()
@@ -78,12 +87,11 @@ async def in_thread(heavy: bool, work: Callable[[], _T], *, param: str | None = 
 
 
 class Generation:
-    """The answers to one request: prompts x n choices, numbered prompt by prompt.
+    """All choices of one request: n for each prompt, numbered prompt by prompt.
 
     Args:
-        reply: how each choice is read; see `EngineRequest`.
-        bounded: whether the request named max_tokens; else they shrink to what memory can hold.
-        timeout, speculation: from the settings and the request.
+        reply: how each choice is parsed; see `EngineRequest`.
+        bounded: whether the request set a token limit; otherwise the limit shrinks to what the KV cache can hold.
 
     Raises:
         ApiError: 400, 429 or 503; nothing is queued then.
@@ -139,17 +147,17 @@ class Generation:
         limit = self.model.context
         if len(prompt) >= limit:
             raise bad_request(
-                f"the prompt has {len(prompt)} tokens and the context holds {limit}; "
-                "shorten the prompt to leave room for the answer",
+                f"the prompt has {len(prompt)} tokens and the context length is {limit}; "
+                "shorten the prompt to leave room for the completion",
                 code="context_length_exceeded",
-            )  # fmt: skip
+            )
         room = limit - len(prompt)
         if not self._bounded:
             room = min(room, max(1, self.model.most_tokens(len(prompt), params.max_tokens)))
         if params.max_tokens > room:
             params = replace(params, max_tokens=room)
         request = EngineRequest(
-            request_id=f"{self.context.id}-{next(_NUMBERS)}",  # clients may name two requests alike
+            request_id=f"{self.context.id}-{next(_NUMBERS)}",  # clients may use one id for two requests
             prompt_ids=prompt,
             sampling=self.model.llm.resolve(params),
             speculation=speculation,
@@ -164,20 +172,20 @@ class Generation:
         return AsyncEvents(self.model.service, request)
 
     def cancel(self) -> None:
-        """Give up; memory is free within a round."""
+        """Cancel all choices; their KV cache is freed within a round."""
         for stream in self.streams:
             stream.cancel()
 
     @property
     def seed(self) -> int:
-        """What seeded the noise of the first prompt's answers."""
+        """The seed of the first prompt's choices."""
         return self.streams[0].request.sampling.seed
 
     async def batches(self) -> AsyncGenerator[list[tuple[int, Piece]], None]:
-        """(choice, piece) of all answers, as many at once as there are; rounds stay apart in a trace only.
+        """(choice, piece) of all choices, as many at once as are available; merged by choice unless traced.
 
         Raises:
-            ApiError: what ends the request early.
+            ApiError: the request failed or timed out.
         """
         outcome = "error"
         try:
@@ -187,7 +195,7 @@ class Generation:
                     self._count(batch)
                     yield batch if self._trace else merged(batch)
             outcome = "done"
-        except GrammarError as error:  # one that compiles can still grow past what the matcher follows
+        except GrammarError as error:  # a grammar that compiles can still exceed the matcher's limits
             raise bad_request(str(error), code="grammar_failed") from error
         except GeminateError as error:
             raise from_geminate(error) from error
@@ -272,18 +280,18 @@ class Generation:
             self.context.fields["aborted"] = True
 
     def ended(self, choice: int, reason: str) -> None:
-        """Count how an answer ended."""
+        """Record how a choice ended."""
         self.state.metrics.finished[reason].inc()
         reasons = self.context.fields.setdefault("finish_reasons", [])
         reasons.append(reason)
 
     @property
     def cached(self) -> int:
-        """Prompt tokens that were not computed again."""
+        """Prompt tokens found in the prefix cache."""
         return sum(s.reused_tokens for choice, s in self.stats.items() if choice % self.n == 0)
 
     def extras(self, choice: int, piece: Piece, *, last: bool) -> dict[str, Any]:
-        """A chunk's own fields beside OpenAI's: the round if a trace was asked for, the timings with the ``last``."""
+        """A chunk's extension fields: the round if tracing is on, and with the ``last`` chunk the timings."""
         more: dict[str, Any] = {}
         if self._trace:
             more["geminate"] = trace(choice, piece)
@@ -294,16 +302,17 @@ class Generation:
         return more
 
     def usage(self) -> dict[str, Any]:
-        """OpenAI's usage; completion tokens are those emitted, whatever was drafted."""
+        """OpenAI's usage; completion tokens are emitted tokens, rejected drafts are not counted."""
         return {
-            "prompt_tokens": self.prompt_tokens, "completion_tokens": self.generated,
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": self.generated,
             "total_tokens": self.prompt_tokens + self.generated,
             "prompt_tokens_details": {"cached_tokens": self.cached},
             "completion_tokens_details": {"reasoning_tokens": self.reasoning},
-        }  # fmt: skip
+        }
 
     def timings(self) -> dict[str, Any]:
-        """Times and drafts of all answers together; times of several answers overlap, so the longest counts."""
+        """Timings and draft counts over all choices; choices run concurrently, so the longest time is reported."""
         stats = list(self.stats.values())
         rounds, accepted = sum(s.rounds for s in stats), sum(s.accepted for s in stats)
         decode = max((s.decode_s for s in stats), default=0.0)
@@ -313,16 +322,19 @@ class Generation:
             for length, count in s.draft_lengths.items():
                 lengths[str(length)] = lengths.get(str(length), 0) + count
         return {
-            "prompt_n": self.prompt_tokens, "cached_n": self.cached,
+            "prompt_n": self.prompt_tokens,
+            "cached_n": self.cached,
             "prompt_ms": _ms(max((s.prefill_s for s in stats), default=0.0)),
-            "predicted_n": self.generated, "predicted_ms": _ms(decode),
+            "predicted_n": self.generated,
+            "predicted_ms": _ms(decode),
             "predicted_per_second": round(later / decode, 3) if decode > 0 else 0.0,
-            "draft_n": sum(s.drafted for s in stats), "draft_n_accepted": accepted,
+            "draft_n": sum(s.drafted for s in stats),
+            "draft_n_accepted": accepted,
             "acceptance_length": round(1 + accepted / rounds, 4) if rounds else 0.0,
             "accepted_per_position": _added([s.accepted_per_position for s in stats]),
             "drafted_per_position": _added([s.drafted_per_position for s in stats]),
             "draft_lengths": dict(sorted(lengths.items(), key=lambda item: int(item[0]))),
-        }  # fmt: skip
+        }
 
 
 def _ms(seconds: float) -> float:
@@ -335,12 +347,12 @@ def _added(lists: list[list[int]]) -> list[int]:
 
 
 async def until_gone(receive: Receive, work: Coroutine[Any, Any, _T], cancel: Callable[[], None]) -> _T:
-    """``work``'s result; if the client closes the connection first, the work is cancelled at once.
+    """The result of ``work``, which is cancelled as soon as the client closes the connection.
 
-    ``cancel`` is called in the end: work that never began has nothing of its own to clean up with.
+    ``cancel`` is always called at the end, because work that never started runs none of its own cleanup.
 
     Raises:
-        ClientGone: it did.
+        ClientGone: the client closed the connection first.
     """
 
     async def gone() -> None:

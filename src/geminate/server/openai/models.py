@@ -16,25 +16,25 @@ from geminate.server.state import ServerState
 
 
 async def list_models(state: ServerState, request: Request) -> Response:
-    """The one model."""
+    """List the served model."""
     return JsonResponse({"object": "list", "data": [state.check_ready().card()]})
 
 
 async def get_model(state: ServerState, request: Request) -> Response:
-    """The model by its id or an alias."""
+    """Describe the served model, by its id or an alias."""
     return JsonResponse(state.model(request.path_params["model"]).card())
 
 
 async def tokenize(state: ServerState, request: Request) -> Response:
-    """Token ids of a text or a conversation."""
+    """Tokenize a text, or a conversation through the chat template."""
     body = await parse(request, TokenizeRequest, state.check_ready)
     model = state.model(body.model)
     if (body.prompt is None) == (body.messages is None):
-        raise bad_request("give either prompt or messages", "prompt")
+        raise bad_request("set either prompt or messages", "prompt")
     if body.messages is None:
         for name in ("tools", "chat_template_kwargs"):
             if getattr(body, name) is not None:
-                raise bad_request(f"{name} goes with messages only", name)
+                raise bad_request(f"{name} needs messages", name)
         text = body.prompt or ""
         ids = await in_thread(
             len(text) > INLINE_CHARS,
@@ -43,7 +43,10 @@ async def tokenize(state: ServerState, request: Request) -> Response:
         )
     else:
         if body.add_special_tokens is not None:
-            raise bad_request("the chat template writes the special tokens of messages", "add_special_tokens")
+            raise bad_request(
+                "add_special_tokens needs prompt: with messages the chat template adds the special tokens",
+                "add_special_tokens",
+            )
         messages, tools = chat_messages(body.messages), template_tools(tool_functions(body.tools))
         thinking = body.chat_template_kwargs.enable_thinking if body.chat_template_kwargs else None
         ids = await in_thread(
@@ -56,7 +59,7 @@ async def tokenize(state: ServerState, request: Request) -> Response:
 
 
 async def detokenize(state: ServerState, request: Request) -> Response:
-    """The text of token ids."""
+    """Convert token ids to text."""
     body = await parse(request, DetokenizeRequest, state.check_ready)
     model = state.model(body.model)
     for token in body.tokens:

@@ -1,4 +1,4 @@
-"""Engine events as the API shows them: text deltas and tokens with where they came from."""
+"""Engine events as the API reports them: text deltas, and tokens with their origin."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _ORIGINS: dict[str, Origin] = {"mtp": "drafter", "ngram": "copied", "forced": "f
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TokenPiece:
-    """One emitted token: where it came from, and its own text, specials included (empty within a run of bytes)."""
+    """One emitted token with its origin and its own text, special tokens included (empty within a run of bytes)."""
 
     id: int
     origin: Origin
@@ -28,7 +28,7 @@ class TokenPiece:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Piece:
-    """What one choice said in one round; the last one has a finish_reason and the statistics."""
+    """The output of one choice in one round; the last one has the finish reason and the statistics."""
 
     choice: int
     deltas: list[ReplyDelta]
@@ -40,14 +40,14 @@ class Piece:
 
 
 class PieceReader:
-    """Makes the pieces of one choice from its events."""
+    """Converts the engine events of one choice into pieces."""
 
     def __init__(self, llm: LLM, tokenizer: Tokenizer, request: EngineRequest) -> None:
         self._token_text = llm.token_text
         self._reply = make_reply(request.reply, tokenizer, request.sampling.stop)
 
     def read(self, event: EngineEvent) -> Piece:
-        """The piece of an event."""
+        """Convert one engine event."""
         tokens, text, source = event.token_ids, self._token_text, _ORIGINS[event.source]
         made = [
             TokenPiece(
@@ -65,7 +65,7 @@ class PieceReader:
         if finish is not None and not self._reply.stopped:
             deltas.extend(self._reply.flush())
             if self._reply.stopped:
-                finish = "stop"  # bytes held back can complete a stop string only now
+                finish = "stop"  # flushed bytes can still complete a stop string
         return Piece(
             choice=event.choice,
             deltas=deltas,
@@ -78,7 +78,7 @@ class PieceReader:
 
 
 def merged(pieces: list[tuple[int, Piece]]) -> list[tuple[int, Piece]]:
-    """One piece for each choice: what it said in all of ``pieces``, its (number, piece) in order."""
+    """Merge (choice number, piece) pairs into one piece per choice, keeping their order."""
     if len(pieces) == 1:
         return pieces
     by_choice: dict[int, list[Piece]] = {}

@@ -1,4 +1,4 @@
-"""Pieces as the events of ``/v1/responses``, in OpenAI's order; the answer as a whole is the last event's."""
+"""Pieces as the events of ``/v1/responses``, in OpenAI's order; the last event has the complete response."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Event = dict[str, Any]
 
 
 class ResponseFrame(Protocol):
-    """Makes the response object."""
+    """Builds the response object."""
 
     def object(self, status: str, output: list[Event], *, error: ApiError | None = None) -> Event:
         """See `geminate.server.openai.responses.Frame`."""
@@ -27,7 +27,7 @@ class ResponseFrame(Protocol):
 
 
 class _Item:
-    """An output item that is being written: a message, a reasoning item or a call."""
+    """An output item that is being generated: a message, a reasoning item or a function call."""
 
     def __init__(self, index: int, delta: ReplyDelta) -> None:
         self.index, self.kind, self.call = index, delta.kind, delta.index
@@ -54,9 +54,13 @@ class _Item:
     def whole(self, status: str) -> Event:
         if self.kind == "tool_call":
             return {
-                "id": self.id, "type": "function_call", "status": status, "call_id": self.call_id, "name": self.name,
+                "id": self.id,
+                "type": "function_call",
+                "status": status,
+                "call_id": self.call_id,
+                "name": self.name,
                 "arguments": self.text,
-            }  # fmt: skip
+            }
         content = [] if status == "in_progress" else [self.part()]
         if self.kind == "reasoning":
             return {"id": self.id, "type": "reasoning", "status": status, "summary": [], "content": content}
@@ -67,7 +71,8 @@ class ResponseEvents:
     """Turns a generation's pieces into events.
 
     Args:
-        logprobs: add them to the text. traced: add ``geminate`` to the events of each round's first delta.
+        logprobs: add log-probabilities to the output text.
+        traced: add ``geminate`` to the first delta event of each round.
     """
 
     def __init__(
@@ -82,7 +87,7 @@ class ResponseEvents:
         self._sequence = 0
 
     async def whole(self) -> Event:
-        """The body of an answer that is not streamed."""
+        """The body of a response that is not streamed."""
         last: Event = {}
         async with aclosing(self._events()) as batches:
             async for batch in batches:
@@ -91,13 +96,13 @@ class ResponseEvents:
         return made
 
     async def encoded(self) -> AsyncGenerator[bytes, None]:
-        """Encoded events, as many at once as there are."""
+        """Encoded events, as many at once as are available."""
         async with aclosing(self._events()) as batches:
             async for batch in batches:
                 yield b"".join([named_event(event) for event in batch])
 
     def failed(self, error: ApiError) -> bytes:
-        """The last event of a stream that fails."""
+        """The last event of a stream that failed."""
         return named_event(self._event("response.failed", response=self.frame.object("failed", [], error=error)))
 
     def _event(self, type: str, **fields: Any) -> Event:
@@ -177,7 +182,7 @@ class ResponseEvents:
     def _end(self, reason: str) -> Iterator[Event]:
         status = "completed" if reason == "stop" else "incomplete"
         yield from self._close(status)
-        if not self._output:  # an empty answer is a message all the same
+        if not self._output:  # an empty completion still has a message
             item = self._item = _Item(0, ReplyDelta(kind="content", text=""))
             yield self._event("response.output_item.added", output_index=0, item=item.whole("in_progress"))
             yield self._event("response.content_part.added", **item.place, part=item.part())

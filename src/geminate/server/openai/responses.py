@@ -1,4 +1,4 @@
-"""``/v1/responses``: the request's side, and the answer that is not streamed. Nothing is stored."""
+"""``/v1/responses``: request handling and the response object. Nothing is stored."""
 
 from __future__ import annotations
 
@@ -24,23 +24,19 @@ LOGPROBS = "message.output_text.logprobs"
 
 
 async def responses(state: ServerState, request: Request) -> Response:
-    """Answer items."""
+    """Generate a response to a text or a list of input items; nothing is stored."""
     body = await parse(request, ResponseRequest, state.check_ready)
     model = state.model(body.model)
     context = context_of(request.scope)
-    logprobs = LOGPROBS in (body.include or ())
-    if body.top_logprobs and not logprobs:
-        raise bad_request(f"top_logprobs needs include: [{LOGPROBS!r}]", "top_logprobs")
-    if body.stream_options is not None:
-        if not body.stream:
-            raise bad_request("stream_options needs stream: true", "stream_options")
-        if body.stream_options.include_usage is not None:
-            raise bad_request("the last event of a response always has the usage", "stream_options.include_usage")
+    _check_combinations(body)
+    logprobs = _wants_logprobs(body)
     thinking = thinking_wanted(body.reasoning.effort if body.reasoning else None, None, "reasoning.effort")
     params = sampling_params(
-        body, model, max_tokens=body.max_output_tokens or state.settings.max_tokens,
+        body,
+        model,
+        max_tokens=body.max_output_tokens or state.settings.max_tokens,
         logprobs=(body.top_logprobs or 0) if logprobs else None,
-    )  # fmt: skip
+    )
     choice = body.tool_choice
     named = choice.name if isinstance(choice, NamedFunction) else None
     tools = choose_tools(
@@ -49,26 +45,54 @@ async def responses(state: ServerState, request: Request) -> Response:
     spec = grammar_spec(body.text.format if body.text else None, tools, "text.format")
     messages = response_messages(body.instructions, body.input)
     if not messages:
-        raise bad_request("input says nothing", "input")
+        raise bad_request("input contains no message", "input")
     prompt, grammar = await prompt_and_grammar(
-        state, model, context, messages, tools, spec, thinking=thinking, messages_field="input",
+        state,
+        model,
+        context,
+        messages,
+        tools,
+        spec,
+        thinking=thinking,
+        messages_field="input",
         format_field="text.format",
-    )  # fmt: skip
+    )
     if body.safety_identifier is not None:
         context.fields["safety_identifier"] = body.safety_identifier
     generation = Generation(
-        state, model, context, prompts=[prompt], params=params, n=1, body=body, grammar=grammar,
+        state,
+        model,
+        context,
+        prompts=[prompt],
+        params=params,
+        n=1,
+        body=body,
+        grammar=grammar,
         bounded=body.max_output_tokens is not None,
         reply="tools" if tools.offered else "chat",
-    )  # fmt: skip
+    )
     made = ResponseEvents(model, generation, Frame(model, generation, body), logprobs=logprobs, traced=bool(body.trace))
     if body.stream:
         return EventStream(made.encoded(), context, generation.cancel, made.failed)
     return JsonResponse(await until_gone(request.receive, made.whole(), generation.cancel))
 
 
+def _wants_logprobs(body: ResponseRequest) -> bool:
+    return LOGPROBS in (body.include or ())
+
+
+def _check_combinations(body: ResponseRequest) -> None:
+    if body.top_logprobs and not _wants_logprobs(body):
+        raise bad_request(f"top_logprobs needs include: [{LOGPROBS!r}]", "top_logprobs")
+    if body.stream_options is not None:
+        if not body.stream:
+            raise bad_request("stream_options needs stream: true", "stream_options")
+        if body.stream_options.include_usage is not None:
+            raise bad_request("the last event of a response always has the usage", "stream_options.include_usage")
+
+
 class Frame:
-    """The response object around the output: what the request said comes back in it."""
+    """The response object around the output; it echoes the request's fields."""
 
     def __init__(self, model: Model, generation: Generation, body: ResponseRequest) -> None:
         self.generation = generation
@@ -77,32 +101,39 @@ class Frame:
         plain: dict[str, Any] = body.model_dump(mode="json", by_alias=True, exclude_none=True)
         text = plain.get("text", {})
         self._fixed: dict[str, Any] = {
-            "id": f"resp_{secrets.token_hex(16)}", "object": "response", "created_at": int(time.time()),
-            "background": False, "instructions": body.instructions, "max_output_tokens": body.max_output_tokens,
-            "metadata": body.metadata or {}, "model": model.id,
-            "parallel_tool_calls": body.parallel_tool_calls is not False, "previous_response_id": None,
-            "reasoning": {"effort": effort, "summary": None}, "service_tier": "default", "store": False,
-            "temperature": sampling.temperature, "text": {"format": {"type": "text"}, **text},
+            "id": f"resp_{secrets.token_hex(16)}",
+            "object": "response",
+            "created_at": int(time.time()),
+            "background": False,
+            "instructions": body.instructions,
+            "max_output_tokens": body.max_output_tokens,
+            "metadata": body.metadata or {},
+            "model": model.id,
+            "parallel_tool_calls": body.parallel_tool_calls is not False,
+            "previous_response_id": None,
+            "reasoning": {"effort": effort, "summary": None},
+            "service_tier": "default",
+            "store": False,
+            "temperature": sampling.temperature,
+            "text": {"format": {"type": "text"}, **text},
             "tool_choice": plain.get("tool_choice", "auto"),
             "tools": [{"strict": False, **tool} for tool in plain.get("tools", [])],
-            "top_logprobs": body.top_logprobs or 0, "top_p": sampling.top_p, "truncation": "disabled",
+            "top_logprobs": body.top_logprobs or 0,
+            "top_p": sampling.top_p,
+            "truncation": "disabled",
             "user": body.user,
-        }  # fmt: skip
+        }
 
-    def object(
-        self,
-        status: str,
-        output: list[dict[str, Any]],
-        *,
-        error: ApiError | None = None,
-    ) -> dict[str, Any]:
-        """The response with this output; with the usage once it has ended."""
+    def object(self, status: str, output: list[dict[str, Any]], *, error: ApiError | None = None) -> dict[str, Any]:
+        """The response object with this output; it has the usage once the response has ended."""
         made = {
-            **self._fixed, "status": status, "output": output,
+            **self._fixed,
+            "status": status,
+            "output": output,
             "error": None if error is None else {"code": error.code or "server_error", "message": error.message},
             "incomplete_details": {"reason": "max_output_tokens"} if status == "incomplete" else None,
             "usage": None,
-        }  # fmt: skip
+        }
         if status in ("completed", "incomplete"):
             usage = self.generation.usage()
             made["completed_at"] = int(time.time())

@@ -1,4 +1,4 @@
-"""Requests of ``/v1/chat/completions``, ``/v1/completions``, ``/tokenize`` and ``/detokenize``."""
+"""Request bodies of ``/v1/chat/completions``, ``/v1/completions``, ``/tokenize`` and ``/detokenize``."""
 
 from __future__ import annotations
 
@@ -27,98 +27,100 @@ from geminate.server.openai.schemas_common import (
 
 
 class TextPart(Strict):
-    """A piece of a message. Images, audio and files are refused."""
+    """A text part of a message. Images, audio and files are not supported."""
 
     type: Literal["text"]
-    text: str = Field(description="The text.")
+    text: str = Field(description="Text of the part.")
 
 
 Content = str | list[TextPart]
 
 
 class SystemMessage(Strict):
-    """Instructions."""
+    """Instructions to the model."""
 
     role: Literal["system", "developer"]
-    content: Content = Field(description="The text.")
+    content: Content = Field(description="Text of the message.")
     name: Unsupported = None
 
 
 class UserMessage(Strict):
-    """What a user says."""
+    """A message from the user."""
 
     role: Literal["user"]
-    content: Content = Field(description="The text.")
+    content: Content = Field(description="Text of the message.")
     name: Unsupported = None
 
 
 class CalledFunction(Strict):
-    """A function with its arguments."""
+    """A function and its arguments."""
 
-    name: str = Field(min_length=1, max_length=64, description="Of the function.")
-    arguments: str = Field(description="A JSON object as text.")
+    name: str = Field(min_length=1, max_length=64, description="The function's name.")
+    arguments: str = Field(description="A JSON object, encoded as a string.")
 
 
 class ToolCall(Strict):
-    """A call of an earlier answer."""
+    """A tool call from an earlier completion."""
 
-    id: str = Field(description="As the answer gave it.")
+    id: str = Field(description="The call's id, as in that completion.")
     type: Literal["function"]
-    function: CalledFunction = Field(description="What was called.")
-    index: int | None = Field(None, description="Left over from streaming; the order of the list counts.")
+    function: CalledFunction = Field(description="The function that was called.")
+    index: int | None = Field(None, description="Ignored; calls are taken in the order of the list.")
 
 
 class AssistantMessage(Strict):
-    """An earlier answer."""
+    """An earlier completion."""
 
     role: Literal["assistant"]
-    content: Content | None = Field(None, description="The text; may be null beside tool_calls.")
-    tool_calls: list[ToolCall] | None = Field(None, description="What it called.")
-    reasoning_content: str | None = Field(None, description="Its thoughts; the chat template leaves most out.")
+    content: Content | None = Field(None, description="Text of the message; may be null if there are tool_calls.")
+    tool_calls: list[ToolCall] | None = Field(None, description="Tool calls of the message.")
+    reasoning_content: str | None = Field(None, description="Reasoning of the message; chat templates drop most of it.")
     name: Unsupported = None
     refusal: Unsupported = None
     audio: Unsupported = None
     function_call: Unsupported = None
-    annotations: Annotated[list[Any], Field(max_length=0)] | None = Field(None, description="Only an empty list.")
+    annotations: Annotated[list[Any], Field(max_length=0)] | None = Field(
+        None, description="Only an empty list is accepted."
+    )
 
 
 class ToolMessage(Strict):
-    """What a function returned."""
+    """The result of a tool call."""
 
     role: Literal["tool"]
-    tool_call_id: str = Field(description="Of the call it answers, in an earlier assistant message.")
-    content: Content = Field(description="The result as text.")
-    name: str | None = Field(None, description="Of the function; found by tool_call_id if left out.")
+    tool_call_id: str = Field(description="Id of the tool call, from an earlier assistant message.")
+    content: Content = Field(description="Result of the function, as text.")
+    name: str | None = Field(None, description="The function's name; optional, it follows from tool_call_id.")
 
 
 Message = Annotated[SystemMessage | UserMessage | AssistantMessage | ToolMessage, Field(discriminator="role")]
 
 
 class ChatTool(Strict):
-    """A tool; functions are the only kind."""
+    """A tool; only functions are supported."""
 
     type: Literal["function"]
-    function: FunctionSpec = Field(description="The function.")
+    function: FunctionSpec = Field(description="Name, description and parameters of the function.")
 
 
 class ChosenFunction(Strict):
-    """Its name."""
+    """The name of a function."""
 
-    name: str = Field(description="One of the tools.")
+    name: str = Field(description="Name of one of the tools.")
 
 
 class NamedChoice(Strict):
-    """The function that must be called."""
+    """Forces a call of one function."""
 
     type: Literal["function"]
-    function: ChosenFunction = Field(description="Which.")
+    function: ChosenFunction = Field(description="The function to call.")
 
 
 class JsonSchemaFormat(Strict):
-    """JSON of a schema."""
+    """Output that satisfies a JSON schema."""
 
     type: Literal["json_schema"]
-    json_schema: JsonSchemaSpec = Field(description="The schema.")
+    json_schema: JsonSchemaSpec = Field(description="The schema and its name.")
 
 
 ChatFormat = Annotated[
@@ -129,31 +131,44 @@ ChatFormat = Annotated[
 class ChatRequest(Sampling, StopStrings):
     """Body of ``POST /v1/chat/completions``."""
 
-    model: str = Field(description="The served model's id, or an alias of it.")
-    messages: list[Message] = Field(min_length=1, description="The conversation.")
-    max_completion_tokens: int | None = Field(None, ge=1, le=2**31 - 1, description="Most tokens of the answer.")
-    max_tokens: int | None = Field(None, ge=1, le=2**31 - 1, description="Older name of max_completion_tokens.")
-    n: int | None = Field(None, ge=1, le=MAX_CHOICES, description="Number of answers; at most max_choices.")
-    stream: bool | None = Field(None, description="Send the answer as it comes, as server-sent events.")
-    stream_options: StreamOptions | None = Field(None, description="Only with stream.")
-    logprobs: bool | None = Field(None, description="Report every token's log-probability.")
+    model: str = Field(description="The served model's id or an alias.")
+    messages: list[Message] = Field(min_length=1, description="The conversation so far.")
+    max_completion_tokens: int | None = Field(
+        None, ge=1, le=2**31 - 1, description="Maximum number of tokens to generate."
+    )
+    max_tokens: int | None = Field(None, ge=1, le=2**31 - 1, description="Deprecated name of max_completion_tokens.")
+    n: int | None = Field(
+        None, ge=1, le=MAX_CHOICES, description="Number of choices to generate; at most the server's max_choices."
+    )
+    stream: bool | None = Field(None, description="Send the completion as it is generated, as server-sent events.")
+    stream_options: StreamOptions | None = Field(None, description="Streaming options; only with stream.")
+    logprobs: bool | None = Field(None, description="Return the log-probability of every generated token.")
     top_logprobs: int | None = Field(
-        None, ge=0, le=MAX_LOGPROBS, description="Most likely tokens to report beside it; needs logprobs."
+        None,
+        ge=0,
+        le=MAX_LOGPROBS,
+        description="Number of most likely tokens to return at each position; needs logprobs.",
     )
-    tools: list[ChatTool] | None = Field(None, max_length=128, description="Functions the model may call.")
+    tools: list[ChatTool] | None = Field(None, max_length=128, description="Functions that the model may call.")
     tool_choice: Literal["none", "auto", "required"] | NamedChoice | None = Field(
-        None, description="Whether to call; default auto with tools."
+        None, description="Whether the model may or must call a function; default: auto if there are tools."
     )
-    parallel_tool_calls: bool | None = Field(None, description="Whether several calls may be made; default true.")
-    response_format: ChatFormat | None = Field(None, description="What the answer must look like.")
+    parallel_tool_calls: bool | None = Field(
+        None, description="Whether the model may make several calls; default true."
+    )
+    response_format: ChatFormat | None = Field(None, description="Format that the output must have.")
     reasoning_effort: Effort | None = Field(
-        None, description="none and minimal switch thinking off, the others on: the model knows no degrees."
+        None, description="none and minimal turn thinking off, all others on: the model has no effort levels."
     )
-    chat_template_kwargs: TemplateOptions | None = Field(None, description="For the chat template. Extension.")
-    safety_identifier: str | None = Field(None, max_length=256, description="Written to the log, nothing else.")
-    store: Literal[False] | None = Field(None, description="Only false: nothing is stored.")
-    service_tier: Literal["auto", "default"] | None = Field(None, description="Only auto or default.")
-    modalities: Annotated[list[Literal["text"]], Field(max_length=1)] | None = Field(None, description="Only text.")
+    chat_template_kwargs: TemplateOptions | None = Field(
+        None, description="Variables for the chat template. Extension."
+    )
+    safety_identifier: str | None = Field(None, max_length=256, description="End-user id; only written to the log.")
+    store: Literal[False] | None = Field(None, description="Only false is accepted; nothing is stored.")
+    service_tier: Literal["auto", "default"] | None = Field(None, description="Only auto and default are accepted.")
+    modalities: Annotated[list[Literal["text"]], Field(max_length=1)] | None = Field(
+        None, description="Only text is supported."
+    )
     audio: Unsupported = None
     function_call: Unsupported = None
     functions: Unsupported = None
@@ -173,35 +188,49 @@ Ids = Annotated[list[TokenId], Field(min_length=1)]
 class CompletionRequest(Sampling, StopStrings):
     """Body of ``POST /v1/completions``."""
 
-    model: str = Field(description="The served model's id, or an alias of it.")
+    model: str = Field(description="The served model's id or an alias.")
     prompt: str | Ids | Annotated[list[str], Field(min_length=1)] | Annotated[list[Ids], Field(min_length=1)] = Field(
         description="Text, token ids, or a list of either."
     )
-    max_tokens: int | None = Field(None, ge=1, le=2**31 - 1, description="Most tokens of an answer; default 16.")
-    n: int | None = Field(None, ge=1, le=MAX_CHOICES, description="Answers to each prompt; at most max_choices in all.")
-    stream: bool | None = Field(None, description="Send the answer as it comes, as server-sent events.")
-    stream_options: StreamOptions | None = Field(None, description="Only with stream.")
-    logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS, description="Most likely tokens to report.")
-    echo: Literal[False] | None = Field(None, description="Only false.")
-    best_of: Literal[1] | None = Field(None, description="Only 1.")
+    max_tokens: int | None = Field(
+        None, ge=1, le=2**31 - 1, description="Maximum number of tokens to generate per choice; default 16."
+    )
+    n: int | None = Field(
+        None, ge=1, le=MAX_CHOICES, description="Number of choices per prompt; at most max_choices in total."
+    )
+    stream: bool | None = Field(None, description="Send the completion as it is generated, as server-sent events.")
+    stream_options: StreamOptions | None = Field(None, description="Streaming options; only with stream.")
+    logprobs: int | None = Field(
+        None, ge=0, le=MAX_LOGPROBS, description="Number of most likely tokens to return at each position."
+    )
+    echo: Literal[False] | None = Field(None, description="Only false is accepted.")
+    best_of: Literal[1] | None = Field(None, description="Only 1 is accepted.")
     suffix: Unsupported = None
 
 
 class TokenizeRequest(Strict):
     """Body of ``POST /tokenize``: a text, or a conversation through the chat template."""
 
-    model: str | None = Field(None, description="The served model's id, or an alias of it.")
-    prompt: str | None = Field(None, description="Text; this or messages.")
-    messages: list[Message] | None = Field(None, min_length=1, description="Conversation; this or prompt.")
-    tools: list[ChatTool] | None = Field(None, max_length=128, description="Only with messages.")
-    chat_template_kwargs: TemplateOptions | None = Field(None, description="Only with messages.")
-    add_special_tokens: bool | None = Field(None, description="Put the bos token before a text; default true.")
-    return_token_strs: bool | None = Field(None, description="Report each token's text as well.")
+    model: str | None = Field(None, description="The served model's id or an alias.")
+    prompt: str | None = Field(None, description="Text to tokenize; set this or messages.")
+    messages: list[Message] | None = Field(
+        None, min_length=1, description="Conversation to tokenize; set this or prompt."
+    )
+    tools: list[ChatTool] | None = Field(
+        None, max_length=128, description="Tools for the chat template; only with messages."
+    )
+    chat_template_kwargs: TemplateOptions | None = Field(
+        None, description="Variables for the chat template; only with messages."
+    )
+    add_special_tokens: bool | None = Field(
+        None, description="Put the bos token before the text; only with prompt; default true."
+    )
+    return_token_strs: bool | None = Field(None, description="Return the text of each token as well.")
 
 
 class DetokenizeRequest(Strict):
     """Body of ``POST /detokenize``."""
 
-    model: str | None = Field(None, description="The served model's id, or an alias of it.")
-    tokens: list[TokenId] = Field(description="Token ids.")
-    skip_special_tokens: bool | None = Field(None, description="Leave special tokens out; default false.")
+    model: str | None = Field(None, description="The served model's id or an alias.")
+    tokens: list[TokenId] = Field(description="Token ids to convert.")
+    skip_special_tokens: bool | None = Field(None, description="Omit special tokens from the text; default false.")

@@ -1,4 +1,4 @@
-"""What the server answers, for the OpenAPI document and the tables of ``docs/serving.md``; not on the hot path."""
+"""Response bodies, for the OpenAPI document and ``docs/serving-reference.md``; not used when responding."""
 
 from __future__ import annotations
 
@@ -8,222 +8,225 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class Out(BaseModel):
-    """An object of an answer."""
+    """Base class of response bodies."""
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
 
 
 class ErrorDetail(Out):
-    """What went wrong."""
+    """Details of an error."""
 
-    message: str = Field(description="The cause and the way out.")
-    type: str = Field(description="Family of the error.")
-    param: str | None = Field(description="The request field at fault.")
-    code: str | None = Field(description="For programs.")
+    message: str = Field(description="What went wrong and how to fix it.")
+    type: str = Field(description="Kind of error.")
+    param: str | None = Field(description="The request field that caused the error.")
+    code: str | None = Field(description="Machine-readable error code.")
 
 
 class ErrorBody(Out):
-    """Every answer that is no success."""
+    """Body of every error response."""
 
-    error: ErrorDetail = Field(description="What went wrong.")
+    error: ErrorDetail = Field(description="The error.")
 
 
 class CachedTokens(Out):
-    """Of the prompt."""
+    """Breakdown of prompt tokens."""
 
-    cached_tokens: int = Field(description="Prompt tokens that were not computed again.")
+    cached_tokens: int = Field(description="Prompt tokens found in the prefix cache.")
 
 
 class ReasoningTokens(Out):
-    """Of the answer."""
+    """Breakdown of completion tokens."""
 
-    reasoning_tokens: int = Field(description="Tokens of thoughts, their marks included.")
+    reasoning_tokens: int = Field(description="Reasoning tokens, including the tokens that delimit them.")
 
 
 class Usage(Out):
-    """Counts. Tokens that were drafted and not accepted count nowhere."""
+    """Token counts; rejected draft tokens are not included."""
 
-    prompt_tokens: int = Field(description="Tokens of all prompts.")
-    completion_tokens: int = Field(description="Tokens emitted.")
-    total_tokens: int = Field(description="Both.")
-    prompt_tokens_details: CachedTokens = Field(description="Of the prompt.")
-    completion_tokens_details: ReasoningTokens = Field(description="Of the answer.")
+    prompt_tokens: int = Field(description="Number of tokens in all prompts.")
+    completion_tokens: int = Field(description="Number of tokens generated, over all choices.")
+    total_tokens: int = Field(description="Prompt and completion tokens together.")
+    prompt_tokens_details: CachedTokens = Field(description="Breakdown of prompt tokens.")
+    completion_tokens_details: ReasoningTokens = Field(description="Breakdown of completion tokens.")
 
 
 class Timings(Out):
-    """Times and drafts of a request, all its answers together. Extension."""
+    """Timings and draft counts of a request, over all its choices. Extension."""
 
-    prompt_n: int = Field(description="Prompt tokens.")
-    cached_n: int = Field(description="Of these, tokens that were not computed again.")
-    prompt_ms: float = Field(description="Milliseconds of passes until the first token.")
-    predicted_n: int = Field(description="Tokens emitted.")
+    prompt_n: int = Field(description="Number of prompt tokens.")
+    cached_n: int = Field(description="Prompt tokens found in the prefix cache.")
+    prompt_ms: float = Field(description="Milliseconds spent in forward passes until the first token.")
+    predicted_n: int = Field(description="Number of tokens generated.")
     predicted_ms: float = Field(
-        description="Milliseconds of passes after the first token; of several answers the most."
+        description="Milliseconds spent in forward passes after the first token; with several choices the longest."
     )
-    predicted_per_second: float = Field(description="Tokens after the first over that time.")
-    draft_n: int = Field(description="Tokens drafted.")
-    draft_n_accepted: int = Field(description="Of these, tokens emitted.")
-    acceptance_length: float = Field(description="Mean tokens a round: 1 + accepted / rounds.")
-    accepted_per_position: list[int] = Field(description="How often the guess at each place was emitted.")
-    drafted_per_position: list[int] = Field(description="How often there was one.")
-    draft_lengths: dict[str, int] = Field(description="Draft length -> rounds with it.")
+    predicted_per_second: float = Field(description="Tokens after the first, divided by that time.")
+    draft_n: int = Field(description="Number of draft tokens.")
+    draft_n_accepted: int = Field(description="Number of draft tokens accepted.")
+    acceptance_length: float = Field(description="Mean number of tokens per round: 1 + accepted / rounds.")
+    accepted_per_position: list[int] = Field(description="Accepted draft tokens at each position in the draft.")
+    drafted_per_position: list[int] = Field(description="Draft tokens at each position in the draft.")
+    draft_lengths: dict[str, int] = Field(description="Draft length -> number of rounds.")
 
 
 class TracedToken(Out):
-    """An emitted token."""
+    """A generated token and its origin."""
 
-    id: int = Field(description="Its id.")
-    text: str = Field(description="Its own text, special tokens included; a byte as <0xE2>.")
+    id: int = Field(description="Token id.")
+    text: str = Field(description="Text of the token alone, special tokens included; a byte token as <0xE2>.")
     origin: Literal["target", "drafter", "copied", "forced"] = Field(
-        description="The target's own draw, an accepted draft, copied text, or what a grammar left no choice about."
+        description="Sampled by the target, or an accepted draft token from: the drafter, prompt lookup (copied), "
+        "the grammar (forced)."
     )
 
 
 class Round(Out):
-    """One round of one answer."""
+    """One round of one choice."""
 
-    choice: int = Field(description="Which answer.")
-    tokens: list[TracedToken] = Field(description="What it emitted.")
-    drafted: int = Field(description="Tokens drafted.")
-    accepted: int = Field(description="Of these, tokens emitted.")
+    choice: int = Field(description="Index of the choice.")
+    tokens: list[TracedToken] = Field(description="Tokens generated in the round.")
+    drafted: int = Field(description="Number of draft tokens.")
+    accepted: int = Field(description="Number of draft tokens accepted.")
 
 
 class Trace(Out):
-    """With ``trace: true``. In a stream each chunk has one round's fields instead. Extension."""
+    """Present with ``trace: true``; in a stream each chunk has the fields of one round instead. Extension."""
 
-    seed: int = Field(description="What seeded the noise.")
-    rounds: list[Round] = Field(description="In order.")
+    seed: int = Field(description="Seed that was used.")
+    rounds: list[Round] = Field(description="Rounds in order.")
 
 
 class TopLogprob(Out):
-    """A likely token."""
+    """A candidate token."""
 
-    token: str = Field(description="Its text.")
-    logprob: float = Field(description="Under the softmax of the raw logits.")
-    bytes: list[int] = Field(description="Its UTF-8.")
+    token: str = Field(description="Text of the token.")
+    logprob: float = Field(description="Log-probability under the softmax of the raw logits.")
+    bytes: list[int] = Field(description="UTF-8 bytes of the token.")
 
 
 class TokenLogprob(TopLogprob):
-    """An emitted token and the likeliest ones at its place."""
+    """A generated token and the most likely ones at its position."""
 
-    top_logprobs: list[TopLogprob] = Field(description="Best first.")
+    top_logprobs: list[TopLogprob] = Field(description="Most likely tokens, best first.")
 
 
 class ChatLogprobs(Out):
-    """One entry a token, special tokens included."""
+    """Log-probabilities, one entry per token, special tokens included."""
 
-    content: list[TokenLogprob] = Field(description="In order.")
+    content: list[TokenLogprob] = Field(description="Tokens in order.")
     refusal: None = Field(description="Always null.")
 
 
 class OutFunction(Out):
-    """A function with its arguments."""
+    """A function and its arguments."""
 
-    name: str = Field(description="Of the function.")
-    arguments: str = Field(description="A JSON object as text.")
+    name: str = Field(description="The function's name.")
+    arguments: str = Field(description="A JSON object, encoded as a string.")
 
 
 class OutToolCall(Out):
-    """A call."""
+    """A tool call made by the model."""
 
-    id: str = Field(description="To answer it by.")
+    id: str = Field(description="Id of the call; send it back with the result as tool_call_id.")
     type: Literal["function"]
-    function: OutFunction = Field(description="What to call.")
+    function: OutFunction = Field(description="The function to call.")
 
 
 class ChatMessage(Out):
-    """The answer."""
+    """The generated message."""
 
     role: Literal["assistant"]
-    content: str | None = Field(description="The text; null beside calls without any.")
+    content: str | None = Field(description="Text of the message; null if there are only tool calls.")
     refusal: None = Field(description="Always null.")
-    reasoning_content: str | None = Field(None, description="Thoughts, if there are any.")
-    tool_calls: list[OutToolCall] | None = Field(None, description="Calls, if there are any.")
+    reasoning_content: str | None = Field(None, description="Reasoning, if there is any.")
+    tool_calls: list[OutToolCall] | None = Field(None, description="Tool calls, if there are any.")
 
 
 class ChatChoice(Out):
-    """One answer."""
+    """One of the n choices."""
 
-    index: int = Field(description="From 0.")
-    message: ChatMessage = Field(description="The answer.")
-    logprobs: ChatLogprobs | None = Field(description="If asked for.")
+    index: int = Field(description="Index of the choice, from 0.")
+    message: ChatMessage = Field(description="The generated message.")
+    logprobs: ChatLogprobs | None = Field(description="Log-probabilities, if requested.")
     finish_reason: Literal["stop", "length", "tool_calls"] = Field(
-        description="An end token or stop string, the length, or calls that wait for results."
+        description="stop: end token or stop string; length: token limit; tool_calls: the model called tools."
     )
 
 
 class ChatCompletion(Out):
-    """Answer of ``/v1/chat/completions``; a stream has chunks with ``delta`` in place of ``message``."""
+    """Response of ``/v1/chat/completions``; the chunks of a stream have ``delta`` instead of ``message``."""
 
-    id: str = Field(description="Of the answer.")
+    id: str = Field(description="Id of the completion.")
     object: Literal["chat.completion"]
-    created: int = Field(description="Seconds since 1970.")
+    created: int = Field(description="Creation time, in seconds since 1970.")
     model: str = Field(description="The served model's id.")
-    system_fingerprint: str = Field(description="Changes when the same request and seed may give other answers.")
-    choices: list[ChatChoice] = Field(description="The answers.")
-    usage: Usage = Field(description="Counts.")
+    system_fingerprint: str = Field(description="Changes when the same request and seed may give different output.")
+    choices: list[ChatChoice] = Field(description="The choices.")
+    usage: Usage = Field(description="Token counts.")
     timings: Timings = Field(
-        description="Times and drafts; in a stream in the last chunk with choices, and beside the usage."
+        description="Timings and draft counts; in a stream, in the last chunk with choices and the one with the usage."
     )
-    geminate: Trace | None = Field(None, description="With trace.")
+    geminate: Trace | None = Field(None, description="The trace, if requested.")
 
 
 class CompletionLogprobsOut(Out):
-    """Lists of one entry a token."""
+    """Log-probabilities as lists with one entry per token."""
 
-    tokens: list[str] = Field(description="Texts.")
-    token_logprobs: list[float] = Field(description="Log-probabilities.")
-    top_logprobs: list[dict[str, float]] = Field(description="Likeliest tokens.")
-    text_offset: list[int] = Field(description="Characters before the token in the answer.")
+    tokens: list[str] = Field(description="Texts of the tokens.")
+    token_logprobs: list[float] = Field(description="Log-probabilities of the tokens.")
+    top_logprobs: list[dict[str, float]] = Field(description="Most likely tokens at each position.")
+    text_offset: list[int] = Field(description="Number of characters before each token in the text.")
 
 
 class CompletionChoice(Out):
-    """One answer."""
+    """One choice for one prompt."""
 
-    index: int = Field(description="Prompt by prompt: n times the prompt's number, plus the answer's.")
-    text: str = Field(description="Without the prompt.")
-    logprobs: CompletionLogprobsOut | None = Field(description="If asked for.")
-    finish_reason: Literal["stop", "length"] = Field(description="An end token or stop string, or the length.")
+    index: int = Field(description="n times the index of the prompt, plus the index of the choice.")
+    text: str = Field(description="Generated text, without the prompt.")
+    logprobs: CompletionLogprobsOut | None = Field(description="Log-probabilities, if requested.")
+    finish_reason: Literal["stop", "length"] = Field(description="stop: end token or stop string; length: token limit.")
 
 
 class Completion(Out):
-    """Answer of ``/v1/completions``, and in a stream each chunk."""
+    """Response of ``/v1/completions``, and each chunk of a stream."""
 
-    id: str = Field(description="Of the answer.")
+    id: str = Field(description="Id of the completion.")
     object: Literal["text_completion"]
-    created: int = Field(description="Seconds since 1970.")
+    created: int = Field(description="Creation time, in seconds since 1970.")
     model: str = Field(description="The served model's id.")
-    system_fingerprint: str = Field(description="Changes when the same request and seed may give other answers.")
-    choices: list[CompletionChoice] = Field(description="The answers.")
-    usage: Usage = Field(description="Counts.")
-    timings: Timings = Field(description="Times and drafts.")
-    geminate: Trace | None = Field(None, description="With trace.")
+    system_fingerprint: str = Field(description="Changes when the same request and seed may give different output.")
+    choices: list[CompletionChoice] = Field(description="The choices.")
+    usage: Usage = Field(description="Token counts.")
+    timings: Timings = Field(description="Timings and draft counts.")
+    geminate: Trace | None = Field(None, description="The trace, if requested.")
 
 
 class ResponseUsage(Out):
-    """Counts."""
+    """Token counts; rejected draft tokens are not included."""
 
-    input_tokens: int = Field(description="Tokens of the prompt.")
-    input_tokens_details: CachedTokens = Field(description="Of the prompt.")
-    output_tokens: int = Field(description="Tokens emitted.")
-    output_tokens_details: ReasoningTokens = Field(description="Of the answer.")
-    total_tokens: int = Field(description="Both.")
+    input_tokens: int = Field(description="Number of prompt tokens.")
+    input_tokens_details: CachedTokens = Field(description="Breakdown of input tokens.")
+    output_tokens: int = Field(description="Number of tokens generated.")
+    output_tokens_details: ReasoningTokens = Field(description="Breakdown of output tokens.")
+    total_tokens: int = Field(description="Prompt and completion tokens together.")
 
 
 class ResponseObject(Out):
-    """Answer of ``/v1/responses``; fields of the request come back as they were understood."""
+    """Response of ``/v1/responses``; fields of the request are echoed with the values that were used."""
 
-    id: str = Field(description="Of the answer; nothing is stored under it.")
+    id: str = Field(description="Id of the response; nothing is stored under it.")
     object: Literal["response"]
-    created_at: int = Field(description="Seconds since 1970.")
-    completed_at: int | None = Field(None, description="Seconds since 1970.")
-    status: Literal["completed", "incomplete"] = Field(description="incomplete: cut off by the length.")
-    error: None = Field(description="Null; a stream that fails ends with response.failed, which has it.")
-    incomplete_details: dict[str, str] | None = Field(description="Why it is incomplete.")
-    output: list[dict[str, Any]] = Field(description="Items: reasoning, message, function_call.")
-    usage: ResponseUsage = Field(description="Counts.")
-    timings: Timings = Field(description="Times and drafts. Extension.")
-    geminate: Trace | None = Field(None, description="With trace. Extension.")
+    created_at: int = Field(description="Creation time, in seconds since 1970.")
+    completed_at: int | None = Field(None, description="Completion time, in seconds since 1970.")
+    status: Literal["completed", "incomplete"] = Field(description="incomplete: cut off by the token limit.")
+    error: None = Field(
+        description="Always null here; a stream that fails ends with response.failed, which has the error."
+    )
+    incomplete_details: dict[str, str] | None = Field(description="Reason for status incomplete.")
+    output: list[dict[str, Any]] = Field(description="Output items: reasoning, message, function_call.")
+    usage: ResponseUsage = Field(description="Token counts.")
+    timings: Timings = Field(description="Timings and draft counts. Extension.")
+    geminate: Trace | None = Field(None, description="The trace, if requested. Extension.")
     model: str = Field(description="The served model's id.")
     background: Literal[False]
     instructions: str | None
@@ -245,50 +248,50 @@ class ResponseObject(Out):
 
 
 class ModelFacts(Out):
-    """What runs. Extension."""
+    """Details of the loaded model. Extension."""
 
-    target: str = Field(description="Name of the target's directory or file.")
-    drafter: str | None = Field(description="Name of the drafter's.")
-    weights: str = Field(description="Format of the matrices.")
-    speculation_max: int = Field(description="Longest draft.")
-    chat: bool = Field(description="Whether there is a chat template.")
-    version: str = Field(description="Of Geminate.")
+    target: str = Field(description="Name of the target model's directory or file.")
+    drafter: str | None = Field(description="Name of the drafter's directory or file; null without a drafter.")
+    weights: str = Field(description="Weight format.")
+    speculation_max: int = Field(description="Maximum draft length.")
+    chat: bool = Field(description="Whether the model has a chat template.")
+    version: str = Field(description="Version of Geminate.")
 
 
 class ModelCard(Out):
-    """Answer of ``/v1/models/{model}``, and an entry of ``/v1/models``."""
+    """Response of ``/v1/models/{model}``, and the entry of ``/v1/models``."""
 
-    id: str = Field(description="Name for requests.")
+    id: str = Field(description="Name to use in requests.")
     object: Literal["model"]
-    created: int = Field(description="When it was loaded.")
-    owned_by: str = Field(description="geminate.")
-    max_model_len: int = Field(description="Most tokens of prompt and answer together.")
-    geminate: ModelFacts = Field(description="What runs.")
+    created: int = Field(description="Time it was loaded, in seconds since 1970.")
+    owned_by: str = Field(description="Always geminate.")
+    max_model_len: int = Field(description="Maximum number of prompt plus completion tokens.")
+    geminate: ModelFacts = Field(description="Details of the loaded model.")
 
 
 class ModelList(Out):
-    """Answer of ``/v1/models``."""
+    """Response of ``/v1/models``."""
 
     object: Literal["list"]
-    data: list[ModelCard] = Field(description="One model.")
+    data: list[ModelCard] = Field(description="The served model.")
 
 
 class Tokens(Out):
-    """Answer of ``/tokenize``."""
+    """Response of ``/tokenize``."""
 
     count: int = Field(description="Number of tokens.")
-    max_model_len: int = Field(description="Most tokens of prompt and answer together.")
+    max_model_len: int = Field(description="Maximum number of prompt plus completion tokens.")
     tokens: list[int] = Field(description="Token ids.")
-    token_strs: list[str] | None = Field(None, description="Each token's text, if asked for.")
+    token_strs: list[str] | None = Field(None, description="Text of each token, if requested.")
 
 
 class DetokenizedText(Out):
-    """Answer of ``/detokenize``."""
+    """Response of ``/detokenize``."""
 
-    prompt: str = Field(description="The text.")
+    prompt: str = Field(description="Text of the token ids.")
 
 
 class Health(Out):
-    """Answer of the health routes."""
+    """Response of the health routes."""
 
-    status: str = Field(description="live, or ready.")
+    status: str = Field(description="live or ready.")

@@ -1,4 +1,4 @@
-"""Requests of ``/v1/responses``."""
+"""Request body of ``/v1/responses``."""
 
 from __future__ import annotations
 
@@ -25,71 +25,75 @@ Status = Literal["in_progress", "completed", "incomplete"]
 
 
 class InputText(Strict):
-    """A piece of what is said to the model."""
+    """A text part of a message to the model."""
 
     type: Literal["input_text"]
-    text: str = Field(description="The text.")
+    text: str = Field(description="Text of the part.")
 
 
 class OutputText(Strict):
-    """A piece of an earlier answer."""
+    """A text part of an earlier response."""
 
     type: Literal["output_text"]
-    text: str = Field(description="The text.")
-    annotations: Annotated[list[Any], Field(max_length=0)] | None = Field(None, description="Only an empty list.")
-    logprobs: list[Any] | None = Field(None, description="As the answer had them; not read.")
+    text: str = Field(description="Text of the part.")
+    annotations: Annotated[list[Any], Field(max_length=0)] | None = Field(
+        None, description="Only an empty list is accepted."
+    )
+    logprobs: list[Any] | None = Field(None, description="Ignored.")
 
 
 Part = Annotated[InputText | OutputText, Field(discriminator="type")]
 
 
 class MessageItem(Strict):
-    """A message."""
+    """A message of the conversation."""
 
-    type: Literal["message"] | None = Field(None, description="May be left out.")
-    role: Literal["system", "developer", "user", "assistant"] = Field(description="Who says it.")
-    content: str | list[Part] = Field(description="The text.")
-    id: str | None = Field(None, description="Of an earlier answer's item; not needed.")
-    status: Status | None = Field(None, description="Of an earlier answer's item; not needed.")
+    type: Literal["message"] | None = Field(None, description="Optional.")
+    role: Literal["system", "developer", "user", "assistant"] = Field(description="Role of the author.")
+    content: str | list[Part] = Field(description="Text of the message.")
+    id: str | None = Field(None, description="As in an earlier response; ignored.")
+    status: Status | None = Field(None, description="As in an earlier response; ignored.")
     phase: Unsupported = None
 
 
 class FunctionCallItem(Strict):
-    """A call of an earlier answer."""
+    """A function call from an earlier response."""
 
     type: Literal["function_call"]
-    call_id: str = Field(description="As the answer gave it.")
-    name: str = Field(min_length=1, max_length=64, description="Of the function.")
-    arguments: str = Field(description="A JSON object as text.")
-    id: str | None = Field(None, description="Of an earlier answer's item; not needed.")
-    status: Status | None = Field(None, description="Of an earlier answer's item; not needed.")
+    call_id: str = Field(description="The call's id, as in that response.")
+    name: str = Field(min_length=1, max_length=64, description="The function's name.")
+    arguments: str = Field(description="A JSON object, encoded as a string.")
+    id: str | None = Field(None, description="As in an earlier response; ignored.")
+    status: Status | None = Field(None, description="As in an earlier response; ignored.")
 
 
 class FunctionOutputItem(Strict):
-    """What a function returned."""
+    """The result of a function call."""
 
     type: Literal["function_call_output"]
-    call_id: str = Field(description="Of the call it answers.")
-    output: str | list[InputText] = Field(description="The result as text.")
-    id: str | None = Field(None, description="Not needed.")
-    status: Status | None = Field(None, description="Not needed.")
+    call_id: str = Field(description="Id of the function call.")
+    output: str | list[InputText] = Field(description="Result of the function, as text.")
+    id: str | None = Field(None, description="Ignored.")
+    status: Status | None = Field(None, description="Ignored.")
 
 
 class ReasoningText(Strict):
-    """A thought."""
+    """A part of the reasoning."""
 
     type: Literal["reasoning_text"]
-    text: str = Field(description="The text.")
+    text: str = Field(description="Text of the reasoning.")
 
 
 class ReasoningItem(Strict):
-    """Thoughts of an earlier answer; the chat template leaves most out."""
+    """Reasoning of an earlier response; chat templates drop most of it."""
 
     type: Literal["reasoning"]
-    id: str | None = Field(None, description="Of an earlier answer's item; not needed.")
-    summary: Annotated[list[Any], Field(max_length=0)] | None = Field(None, description="Only an empty list.")
-    content: list[ReasoningText] | None = Field(None, description="The thoughts.")
-    status: Status | None = Field(None, description="Of an earlier answer's item; not needed.")
+    id: str | None = Field(None, description="As in an earlier response; ignored.")
+    summary: Annotated[list[Any], Field(max_length=0)] | None = Field(
+        None, description="Only an empty list is accepted."
+    )
+    content: list[ReasoningText] | None = Field(None, description="Parts of the reasoning.")
+    status: Status | None = Field(None, description="As in an earlier response; ignored.")
     encrypted_content: Unsupported = None
 
 
@@ -108,26 +112,26 @@ Item = Annotated[
 
 
 class ResponseTool(FunctionSpec):
-    """A tool; functions are the only kind."""
+    """A tool; only functions are supported."""
 
     type: Literal["function"]
 
 
 class NamedFunction(Strict):
-    """The function that must be called."""
+    """Forces a call of one function."""
 
     type: Literal["function"]
-    name: str = Field(description="One of the tools.")
+    name: str = Field(description="Name of one of the tools.")
 
 
 class ResponseJsonSchema(JsonSchemaSpec):
-    """JSON of a schema."""
+    """Output that satisfies a JSON schema."""
 
     type: Literal["json_schema"]
 
 
 class TextOptions(Strict):
-    """How the text of the answer must look."""
+    """Options for the output text."""
 
     format: (
         Annotated[
@@ -135,46 +139,55 @@ class TextOptions(Strict):
             Field(discriminator="type"),
         ]
         | None
-    ) = Field(None, description="What the answer must look like.")
+    ) = Field(None, description="Format that the output must have.")
     verbosity: Unsupported = None
 
 
 class ReasoningOptions(Strict):
-    """Thinking."""
+    """Options for reasoning."""
 
-    effort: Effort | None = Field(None, description="none and minimal switch thinking off, the others on.")
+    effort: Effort | None = Field(
+        None, description="none and minimal turn thinking off, all others on: the model has no effort levels."
+    )
     summary: Unsupported = None
     generate_summary: Unsupported = None
 
 
 class ResponseRequest(Sampling):
-    """Body of ``POST /v1/responses``. Nothing is stored: a conversation is sent whole each time."""
+    """Body of ``POST /v1/responses``. Nothing is stored; every request carries the whole conversation."""
 
-    model: str = Field(description="The served model's id, or an alias of it.")
-    input: str | Annotated[list[Item], Field(min_length=1)] = Field(description="A text, or items.")
-    instructions: str | None = Field(None, description="Goes before everything as a system message.")
-    max_output_tokens: int | None = Field(None, ge=1, le=2**31 - 1, description="Most tokens of the answer.")
-    stream: bool | None = Field(None, description="Send events as the answer comes.")
-    stream_options: StreamOptions | None = Field(None, description="Only with stream.")
-    tools: list[ResponseTool] | None = Field(None, max_length=128, description="Functions the model may call.")
+    model: str = Field(description="The served model's id or an alias.")
+    input: str | Annotated[list[Item], Field(min_length=1)] = Field(description="A text, or a list of input items.")
+    instructions: str | None = Field(None, description="System message before the input.")
+    max_output_tokens: int | None = Field(None, ge=1, le=2**31 - 1, description="Maximum number of tokens to generate.")
+    stream: bool | None = Field(None, description="Send events while the response is generated.")
+    stream_options: StreamOptions | None = Field(None, description="Streaming options; only with stream.")
+    tools: list[ResponseTool] | None = Field(None, max_length=128, description="Functions that the model may call.")
     tool_choice: Literal["none", "auto", "required"] | NamedFunction | None = Field(
-        None, description="Whether to call; default auto with tools."
+        None, description="Whether the model may or must call a function; default: auto if there are tools."
     )
-    parallel_tool_calls: bool | None = Field(None, description="Whether several calls may be made; default true.")
-    text: TextOptions | None = Field(None, description="How the text must look.")
-    reasoning: ReasoningOptions | None = Field(None, description="Thinking.")
+    parallel_tool_calls: bool | None = Field(
+        None, description="Whether the model may make several calls; default true."
+    )
+    text: TextOptions | None = Field(None, description="Options for the output text.")
+    reasoning: ReasoningOptions | None = Field(None, description="Options for reasoning.")
     include: list[Literal["message.output_text.logprobs"]] | None = Field(
-        None, max_length=1, description="What to add to the answer."
+        None, max_length=1, description="Additional data to return."
     )
     top_logprobs: int | None = Field(
-        None, ge=0, le=MAX_LOGPROBS, description="Most likely tokens to report; needs include."
+        None,
+        ge=0,
+        le=MAX_LOGPROBS,
+        description="Number of most likely tokens to return at each position; needs include.",
     )
-    metadata: Annotated[dict[str, str], Field(max_length=16)] | None = Field(None, description="Comes back as it is.")
-    safety_identifier: str | None = Field(None, max_length=256, description="Written to the log, nothing else.")
-    store: Literal[False] | None = Field(None, description="Only false: nothing is stored.")
-    background: Literal[False] | None = Field(None, description="Only false.")
-    truncation: Literal["disabled"] | None = Field(None, description="Only disabled.")
-    service_tier: Literal["auto", "default"] | None = Field(None, description="Only auto or default.")
+    metadata: Annotated[dict[str, str], Field(max_length=16)] | None = Field(
+        None, description="Returned unchanged in the response."
+    )
+    safety_identifier: str | None = Field(None, max_length=256, description="End-user id; only written to the log.")
+    store: Literal[False] | None = Field(None, description="Only false is accepted; nothing is stored.")
+    background: Literal[False] | None = Field(None, description="Only false is accepted.")
+    truncation: Literal["disabled"] | None = Field(None, description="Only disabled is accepted.")
+    service_tier: Literal["auto", "default"] | None = Field(None, description="Only auto and default are accepted.")
     context_management: Unsupported = None
     conversation: Unsupported = None
     max_tool_calls: Unsupported = None

@@ -1,4 +1,4 @@
-"""Tokens in answers: log-probabilities in OpenAI's two shapes, and the trace of where tokens came from."""
+"""Tokens in responses: log-probabilities in OpenAI's two shapes, and the trace with each token's origin."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from geminate.text.detokenizer import Detokenizer
 
 
 def token_bytes(model: Model, token: int) -> list[int]:
-    """A token's bytes; those of the tokens of one character are its UTF-8 together."""
+    """A token's bytes; when several tokens make up one character, their bytes together are its UTF-8."""
     piece = model.tokenizer.piece(token)
     if piece is None:
         return []
@@ -23,7 +23,7 @@ def _entry(model: Model, token: int, logprob: float) -> dict[str, Any]:
 
 
 def chat_logprobs(model: Model, tokens: Sequence[TokenPiece]) -> list[dict[str, Any]]:
-    """``logprobs.content``: one entry a token, special tokens included."""
+    """``logprobs.content``: one entry per token, special tokens included."""
     made = []
     for token in tokens:
         if token.logprobs is not None:
@@ -34,7 +34,7 @@ def chat_logprobs(model: Model, tokens: Sequence[TokenPiece]) -> list[dict[str, 
 
 
 class CompletionLogprobs:
-    """``logprobs`` of ``/v1/completions`` for one answer, piece by piece."""
+    """``logprobs`` of ``/v1/completions`` for one choice, built up piece by piece."""
 
     def __init__(self, model: Model) -> None:
         self._model = model
@@ -42,7 +42,7 @@ class CompletionLogprobs:
         self._offset = 0
 
     def push(self, tokens: Sequence[TokenPiece]) -> dict[str, Any]:
-        """The fields for these tokens; offsets count characters from the answer's beginning."""
+        """The fields for these tokens; offsets count characters from the start of the choice's text."""
         text = self._model.llm.token_text
         made: dict[str, Any] = {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
         for token in tokens:
@@ -57,6 +57,6 @@ class CompletionLogprobs:
 
 
 def trace(choice: int, piece: Piece) -> dict[str, Any]:
-    """A round for ``geminate``."""
+    """One round of the trace, for the field ``geminate``."""
     tokens = [{"id": t.id, "text": t.text, "origin": t.origin} for t in piece.tokens]
     return {"choice": choice, "tokens": tokens, "drafted": piece.drafted, "accepted": piece.accepted}

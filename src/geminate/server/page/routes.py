@@ -1,7 +1,7 @@
-"""The page at ``/``: static files of the package, nothing from elsewhere.
+"""The web page at ``/``: static files from the package, nothing from other hosts.
 
-The files are read once, when the router is made; a request names one of them or gets 404, so no path reaches the disk.
-They hold no secret and need no key; what the page asks of the API does.
+The files are read once, when the router is created; a request gets one of them or 404, so no path reaches the disk.
+They contain no secrets and need no API key; the page's API requests do.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _TYPES: Final = {
     ".js": "text/javascript; charset=utf-8",
     ".svg": "image/svg+xml; charset=utf-8",
 }
-# No inline script or style, no other host: what the page cannot do, a text inside an answer cannot do either.
+# No inline scripts or styles, no other hosts: model output shown on the page cannot run or load anything.
 CONTENT_SECURITY_POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -34,7 +34,7 @@ _HEADERS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class PageFile:
-    """A file as it is sent; ``etag`` is its hash."""
+    """A static file; ``etag`` is the hash of its content."""
 
     content: bytes
     media_type: str
@@ -42,7 +42,7 @@ class PageFile:
 
 
 def page_files() -> dict[str, PageFile]:
-    """Name -> file of the page; ``index.html`` is what ``/`` answers."""
+    """The page's files by name; ``index.html`` is served at ``/``."""
     made = {}
     for entry in files("geminate.server.page").joinpath("static").iterdir():
         suffix = "." + entry.name.rpartition(".")[2]
@@ -60,19 +60,19 @@ def page_router() -> APIRouter:
 
     @router.api_route("/", methods=["GET", "HEAD"])
     async def index(request: Request) -> Response:
-        return _answer(request, known["index.html"])
+        return _respond(request, known["index.html"])
 
     @router.api_route("/page/{file}", methods=["GET", "HEAD"])
     async def static(request: Request, file: str) -> Response:
         found = known.get(file)
         if found is None:
-            return Response("There is no such file.\n", status_code=404, media_type="text/plain", headers=_HEADERS)
-        return _answer(request, found)
+            return Response("File not found.\n", status_code=404, media_type="text/plain", headers=_HEADERS)
+        return _respond(request, found)
 
     return router
 
 
-def _answer(request: Request, file: PageFile) -> Response:
+def _respond(request: Request, file: PageFile) -> Response:
     headers = {**_HEADERS, "ETag": file.etag}
     held = request.headers.get("if-none-match", "")
     if held.strip() == "*" or file.etag in (tag.strip().removeprefix("W/") for tag in held.split(",")):

@@ -1,11 +1,11 @@
-// Which token made which piece of text: shown text and traced tokens come side by side, not one for one.
+// Maps traced tokens to pieces of the text; the two arrive side by side, but not one to one.
 
 /**
  * Pairs text with tokens.
  *
- * The text is the authority and is always shown as it came; tokens only say where its pieces come from. Tokens may have
- * no text (special ones), text may be held back (stop strings), and several byte tokens may make one character, whose
- * own texts then are U+FFFD. Pieces are `{text, kind, origin, ids}`; origin is null where no token fits.
+ * The text is always shown exactly as received; tokens only add the origin of each piece. Tokens may have no text
+ * (special tokens), text may be held back (stop strings), and several byte tokens may form one character, in which case
+ * the text of each is U+FFFD. Pieces are `{text, kind, origin, ids}`; origin is null where no token matches.
  */
 export class Aligner {
   #tokens = [];
@@ -16,7 +16,7 @@ export class Aligner {
     this.#tokens.push(...fresh);
   }
 
-  /** Text of a chunk; returns the pieces that are certain now. `kind`: content or reasoning. */
+  /** Text of a chunk; returns the pieces that are now matched. `kind`: content or reasoning. */
   text(kind, text) {
     if (text) {
       const last = this.#parts.at(-1);
@@ -26,7 +26,7 @@ export class Aligner {
     return this.#match();
   }
 
-  /** At the end: what is left, with the best guess at its origin. */
+  /** At the end: the remaining text, with its most likely origin. */
   flush() {
     const pieces = this.#match();
     for (const part of this.#parts) pieces.push(this.#group(part.kind, part.text, this.#tokens.splice(0)));
@@ -41,7 +41,7 @@ export class Aligner {
       const found = this.#find(part.text);
       if (!found) break;
       const { skip, at } = found;
-      // Tokens before the one that fits made the text before it, or none.
+      // Tokens before the matching one produced the text before it, or no text.
       const before = this.#tokens.splice(0, skip);
       if (at > 0) {
         pieces.push(this.#group(part.kind, part.text.slice(0, at), before));
@@ -54,7 +54,7 @@ export class Aligner {
         part.text = part.text.slice(size);
         this.#tokens.shift();
       } else {
-        // The rest of the token's text is still held back.
+        // The rest of this token's text is still held back.
         pieces.push({ text: part.text, kind: part.kind, origin: token.origin, ids: [token.id] });
         this.#tokens[0] = { ...token, text: token.text.slice(part.text.length) };
         part.text = "";
@@ -64,7 +64,7 @@ export class Aligner {
     return pieces;
   }
 
-  /** The next token that fits: how many tokens to skip, and where its text begins. */
+  /** The next matching token: how many tokens to skip, and where its text starts. */
   #find(text) {
     let bytes = false;
     for (let skip = 0; skip < this.#tokens.length; skip += 1) {
@@ -87,7 +87,7 @@ export class Aligner {
   }
 }
 
-/** A token that is a part of a character: its text alone is a replacement character or a byte's name. */
+/** Whether a token is part of a character: its text is a replacement character or the name of a byte. */
 function isBytes(text) {
   return text.includes("\uFFFD") || /^<0x[0-9A-F]{2}>$/.test(text);
 }

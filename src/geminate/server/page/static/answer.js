@@ -1,16 +1,16 @@
-// One answer: asks, follows the stream, and shows tokens as they come. Chat and race both use it.
+// One completion: sends the request, reads the stream and shows tokens as they arrive. Used by chat and race.
 
 import { Aligner } from "./align.js";
 import { chatChunks } from "./api.js";
 import { make, onceAFrame } from "./dom.js";
 import { ORIGINS, Tally } from "./tally.js";
 
-/** Where an answer's tokens appear: thoughts, collapsible, above the words. */
+/** Shows the tokens of a completion: collapsible reasoning above the text. */
 export class AnswerView {
-  /** `place` is the element to fill. */
+  /** `place` is the element to render into. */
   constructor(place) {
     this.words = make("div", { class: "words" });
-    this.thoughts = null;
+    this.reasoning = null;
     this.place = place;
     this.place.append(this.words);
     this.queue = [];
@@ -18,7 +18,7 @@ export class AnswerView {
     this.onPaint = () => {};
   }
 
-  /** Adds pieces of the aligner. */
+  /** Adds pieces from the aligner. */
   add(pieces) {
     this.queue.push(...pieces);
     this.paint();
@@ -29,23 +29,23 @@ export class AnswerView {
     for (const piece of this.queue) fresh[piece.kind].append(...marked(piece));
     this.queue = [];
     if (fresh.reasoning.childNodes.length) {
-      this.thoughts ??= this.#openThoughts();
-      this.thoughts.append(fresh.reasoning);
+      this.reasoning ??= this.#openReasoning();
+      this.reasoning.append(fresh.reasoning);
     }
     this.words.append(fresh.content);
     this.onPaint();
   }
 
-  #openThoughts() {
+  #openReasoning() {
     const words = make("div", { class: "words" });
-    this.words.before(make("details", { class: "thoughts", open: "" }, make("summary", {}, "Thoughts"), words));
+    this.words.before(make("details", { class: "reasoning", open: "" }, make("summary", {}, "Reasoning"), words));
     return words;
   }
 
-  /** Ends the answer: paints what is left; readers get plain sentences in place of token after token. */
+  /** Ends the completion: paints the rest; screen readers get the text as a whole instead of token by token. */
   finish() {
     this.paint.now();
-    for (const words of [this.thoughts, this.words]) {
+    for (const words of [this.reasoning, this.words]) {
       if (!words?.childNodes.length) continue;
       words.setAttribute("aria-hidden", "true");
       words.before(make("p", { class: "unseen" }, words.textContent));
@@ -53,7 +53,7 @@ export class AnswerView {
   }
 }
 
-/** A piece as nodes: the space before a word stays unmarked, so that tokens can be told apart. */
+/** A piece as DOM nodes; leading space stays unmarked, so that adjacent tokens remain distinguishable. */
 function marked({ text, origin, ids }) {
   const space = text.trim() ? text.length - text.trimStart().length : 0;
   const made = make("span", { class: "tok" }, text.slice(space));
@@ -65,10 +65,10 @@ function marked({ text, origin, ids }) {
 }
 
 /**
- * Asks for an answer and follows it to its end.
+ * Requests a completion and reads it to its end.
  *
- * `result` is filled as it goes, so what came before a stop or an error is kept: `ids`, `pieces` (texts of the tokens),
- * `content`, `tally`, `finish`, `seed`, `wallMs`, `promptMs`.
+ * `result` is filled incrementally, so everything before a stop or an error is kept: `ids`, `pieces` (texts of the
+ * tokens), `content`, `tally`, `finish`, `seed`, `wallMs`, `firstMs`.
  */
 export async function follow(body, { view, result, signal, onProgress }) {
   const aligner = new Aligner();

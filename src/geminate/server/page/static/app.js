@@ -1,4 +1,4 @@
-// Starts the page: tabs, theme, key, and what the server says of itself.
+// Starts the page: tabs, theme, API key, health and model of the server.
 
 import { look, onKeyNeeded, setKey } from "./api.js";
 import { setUpChat } from "./chat.js";
@@ -8,7 +8,7 @@ import { setUpSettings } from "./settings.js";
 
 const READY_MS = 15_000;
 const WAITING_MS = 1_500;
-const NOT_READY = { loading: "loading the model", draining: "shutting down", failed: "the model could not be loaded" };
+const NOT_READY = { loading: "loading the model", draining: "shutting down", failed: "loading the model failed" };
 const THEMES = ["system", "light", "dark"];
 let model = null;
 let timer = 0;
@@ -50,7 +50,7 @@ function setUpTheme() {
   try {
     theme = localStorage.getItem("geminate-theme") ?? theme;
   } catch {
-    // Storage is forbidden here: the choice lasts until reload.
+    // Storage is not available: the choice lasts until reload.
   }
   if (!THEMES.includes(theme)) theme = "system";
   show(theme);
@@ -71,8 +71,8 @@ function setUpKey() {
     const appears = form.hidden;
     form.hidden = false;
     byId("key-why").textContent = given
-      ? "The server does not accept this API key. Enter another one."
-      : "The server asks for an API key. It is kept in this page's memory only and forgotten on reload.";
+      ? "The server rejected this API key. Enter another one."
+      : "The server requires an API key. It is kept only in this page's memory and forgotten on reload.";
     if (appears && document.activeElement === document.body) byId("key").focus();
   });
   form.addEventListener("submit", async (event) => {
@@ -88,11 +88,11 @@ function setUpKey() {
 
 function showHealth(state, words) {
   byId("health").dataset.state = state;
-  // Written only on change: it is read aloud.
+  // Updated only on change, because screen readers announce it.
   if (byId("health-text").textContent !== words) byId("health-text").textContent = words;
 }
 
-/** Asks for health and model; true when the server answers and lets us in. */
+/** Requests health and model; true if the server is ready and the key, if any, is accepted. */
 async function ask() {
   clearTimeout(timer);
   let wait = WAITING_MS;
@@ -102,22 +102,22 @@ async function ask() {
     if (health.status === 200) {
       if (model === null) await askModel();
       known = model !== null;
-      showHealth(known ? "ready" : "waiting", known ? "ready" : "names no model");
+      showHealth(known ? "ready" : "waiting", known ? "ready" : "no model listed");
       wait = READY_MS;
     } else if (health.status === 401) {
-      showHealth("waiting", "asks for a key");
+      showHealth("waiting", "API key required");
       wait = READY_MS;
     } else if (health.status === 503) {
       showHealth("waiting", NOT_READY[health.body?.error?.code] ?? "not ready");
     } else {
-      showHealth("down", `answers ${health.status}`);
+      showHealth("down", `status ${health.status}`);
       wait = READY_MS;
     }
   } catch {
-    showHealth("down", "cannot be reached");
+    showHealth("down", "unreachable");
     wait = READY_MS / 3;
   }
-  // Without a key every further question would only fill the server's log.
+  // Without a key, more requests would only fill the server's log.
   if (byId("key-form").hidden || known) timer = setTimeout(ask, wait);
   return known;
 }
@@ -128,10 +128,10 @@ async function askModel() {
   if (!first) return;
   model = first.id;
   byId("model").textContent = model;
-  const { drafter, weights, speculation_max: most } = first.geminate ?? {};
-  if (most !== undefined) byId("draft-length").max = String(most);
+  const { drafter, weights, speculation_max: limit } = first.geminate ?? {};
+  if (limit !== undefined) byId("draft-length").max = String(limit);
   const parts = [weights, first.max_model_len && `context ${first.max_model_len.toLocaleString("en")}`,
-    drafter === null && "no drafter: only copied text is guessed"];
+    drafter === null && "no drafter: prompt lookup only"];
   byId("pair").textContent = parts.filter(Boolean).join(" · ");
 }
 

@@ -1,4 +1,4 @@
-// At most one run at a time, and one way to stop it: the button or Escape.
+// At most one run at a time; the Stop button or Escape stops it.
 
 let running = null;
 
@@ -14,12 +14,12 @@ export function end(controller) {
   if (running === controller) running = null;
 }
 
-/** Stops what runs, if anything does. */
+/** Stops the current run, if there is one. */
 export function stop() {
   running?.abort();
 }
 
-/** Swaps a form's start and stop buttons; focus stays where the action is. */
+/** Swaps a form's start and stop buttons; keyboard focus moves along. */
 export function swap(start, halt, busy) {
   const from = busy ? start : halt;
   const to = busy ? halt : start;
@@ -36,7 +36,7 @@ document.addEventListener("keydown", (event) => {
   }
 });
 
-/** Enter submits the form of a textarea; Shift+Enter, and Enter while a word is being composed, do not. */
+/** Makes Enter submit the form of a textarea, except with Shift or during input-method composition. */
 export function enterSends(textarea) {
   textarea.addEventListener("keydown", (event) => {
     if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;

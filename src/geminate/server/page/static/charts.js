@@ -1,4 +1,4 @@
-// The figures beside the answer: tiles, two small SVG charts, and what they show in words.
+// Statistics next to the completion: tiles, two small SVG charts, and the same data in words.
 
 import { byId, counted, figure, make, makeSvg, onceAFrame } from "./dom.js";
 import { ORIGINS } from "./tally.js";
@@ -18,7 +18,7 @@ const paint = onceAFrame(() => {
   paintOrigins(tally);
 });
 
-/** Shows this tally from now on; call `refresh` when it has grown. */
+/** Displays this tally from now on; call `refresh` after it changes. */
 export function watch(fresh) {
   tally = fresh;
   paint.now();
@@ -35,16 +35,16 @@ function paintPositions(positions) {
   shown.forEach(({ drafted, accepted }, place) => {
     const height = 62 * (accepted / drafted);
     const x = place * step + step * 0.18;
-    parts.push(makeSvg("rect", { class: "guessed", x, y: 18.5, width: step * 0.64, height: 62 }));
+    parts.push(makeSvg("rect", { class: "drafted", x, y: 18.5, width: step * 0.64, height: 62 }));
     parts.push(makeSvg("rect", { class: "accepted", x, y: 80.5 - height, width: step * 0.64, height }));
     parts.push(label(place * step + step / 2, 93, String(place + 1)));
     if (shown.length <= 10) parts.push(label(place * step + step / 2, 13, share(accepted, drafted)));
   });
   svg.replaceChildren(...parts);
   byId("cap-positions").textContent = shown.length
-    ? `Of the guesses at each place of a draft, the share that was accepted: ${shown
+    ? `Acceptance rate of draft tokens by position in the draft: ${shown
       .map(({ drafted, accepted }, place) => `${place + 1}: ${share(accepted, drafted)}`).join(", ")}.`
-    : "No guesses were made: plain decoding.";
+    : "No draft tokens: plain decoding.";
 }
 
 function paintLengths(rounds) {
@@ -62,15 +62,15 @@ function paintLengths(rounds) {
   byId("chart-lengths").replaceChildren(
     makeSvg("line", { class: "axis", x1: 24, x2: WIDTH, y1: 64.5, y2: 64.5 }),
     makeSvg("path", { class: "accepted", d: filled }),
-    makeSvg("path", { class: "guessed", d: outline }),
+    makeSvg("path", { class: "drafted", d: outline }),
     label(9, 12, String(top)),
     label(9, 68, "0"),
   );
   const total = rounds.reduce((sum, round) => sum + round.drafted, 0);
   const span = shown.length < rounds.length ? `; the last ${SHOWN_ROUNDS} rounds are shown` : "";
   byId("cap-lengths").textContent = rounds.length
-    ? `Line: guessed, filled: accepted. ${figure(total / rounds.length, 2)} guesses a round over ${counted(rounds.length, "round")}${span}.`
-    : "Line: guessed, filled: accepted.";
+    ? `Draft tokens per round (outline) and how many were accepted (filled): ${figure(total / rounds.length, 2)} drafted per round over ${counted(rounds.length, "round")}${span}.`
+    : "Draft tokens per round (outline) and how many were accepted (filled).";
 }
 
 function paintOrigins({ origins, tokens }) {

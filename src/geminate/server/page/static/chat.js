@@ -1,4 +1,4 @@
-// The conversation: turns, the running answer, errors that give the message back.
+// The conversation: turns, the running completion, and errors, after which the message can be sent again.
 
 import { AnswerView, follow } from "./answer.js";
 import { begin, end, enterSends, stop, swap } from "./busy.js";
@@ -62,7 +62,7 @@ async function send(prompt, model) {
   reply.classList.remove("busy");
   end(controller);
   swap(byId("send"), byId("stop"), false);
-  // Cleared meanwhile: nothing of this belongs to the new conversation.
+  // The conversation was cleared in the meantime; this completion is not part of the new one.
   if (!reply.isConnected) return;
   if (failure) showError(byId("chat-error"), failure);
   if (result.content || !failure) {
@@ -83,18 +83,18 @@ function message(kind, name) {
   return make("article", { class: `message ${kind}`, "aria-label": name }, make("h3", {}, name));
 }
 
-/** What an answer was, in one line. */
+/** One-line summary of a completion. */
 function closing({ tally, finish }, stopped, failure) {
   const parts = [counted(tally.tokens, "token")];
   if (tally.speed !== null) parts.push(`${figure(tally.speed)} tokens/s`);
   if (tally.acceptanceLength !== null) parts.push(`acceptance length ${figure(tally.acceptanceLength, 2)}`);
   const times = tally.timings;
-  if (times) parts.push(`prompt ${duration(times.prompt_ms)}${times.cached_n ? ` (${times.cached_n} of ${times.prompt_n} tokens kept)` : ""}`);
-  const end = stopped ? "Stopped. " : failure ? "Broken off. " : finish === "length" ? "Most tokens reached. " : "";
+  if (times) parts.push(`prompt ${duration(times.prompt_ms)}${times.cached_n ? ` (${times.cached_n} of ${times.prompt_n} tokens cached)` : ""}`);
+  const end = stopped ? "Stopped. " : failure ? "Incomplete. " : finish === "length" ? "Token limit reached. " : "";
   return end + parts.join(" · ");
 }
 
-/** Scrolls along with the answer unless the reader has scrolled away. */
+/** Keeps scrolling to the end unless the user has scrolled away. */
 function keepAtEnd(log) {
   let wanted = true;
   log.scrollTop = log.scrollHeight;

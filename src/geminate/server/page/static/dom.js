@@ -1,6 +1,6 @@
-// Small helpers for elements; text always goes in as text, never as markup.
+// DOM helpers; text is always inserted as text, never as markup.
 
-/** Element by id; the page is wrong, not the user, if it is missing. */
+/** Element by id; throws if the page has none, which is a bug in the page. */
 export function byId(id) {
   const found = document.getElementById(id);
   if (!found) throw new Error(`the page has no element ${id}`);
@@ -22,7 +22,7 @@ export function makeSvg(tag, attributes = {}) {
   return element;
 }
 
-/** Calls `paint` at most once a frame, however often it is asked; `now()` paints at once. */
+/** Wraps `paint` so that it runs at most once per frame; `now()` runs it immediately. */
 export function onceAFrame(paint) {
   let asked = 0;
   const ask = () => {
@@ -41,16 +41,16 @@ export function onceAFrame(paint) {
 
 let clearing = 0;
 
-/** Says a text to screen readers, once, when they are free. */
+/** Announces a text to screen readers, politely and once. */
 export function announce(text) {
   const region = byId("announce");
   clearTimeout(clearing);
   region.textContent = text;
-  // Emptied later, so that nobody finds it by reading on; the same text said again is a change then.
+  // Cleared later, so that it is not found by reading on and announcing the same text again is a change.
   clearing = setTimeout(() => { region.textContent = ""; }, 20_000);
 }
 
-/** Shows an error in words, or hides it when `words` is empty. */
+/** Shows an error message, or hides the element if `words` is empty. */
 export function showError(element, words) {
   element.textContent = words;
   element.hidden = !words;

@@ -1,4 +1,4 @@
-// The race: one prompt with speculation off and on, and whether the tokens are the same.
+// The race: one prompt with speculation off and on, and a comparison of the tokens.
 
 import { AnswerView, follow } from "./answer.js";
 import { chatChunks } from "./api.js";
@@ -21,7 +21,7 @@ export function setUpRace(model) {
 
 async function start(text, model) {
   if (!text) {
-    showError(byId("race-error"), "The race needs a prompt.");
+    showError(byId("race-error"), "Enter a prompt for the race.");
     return;
   }
   if (!settingsAreLegal()) return;
@@ -31,13 +31,13 @@ async function start(text, model) {
   swap(byId("race-start"), byId("race-stop"), true);
   const settings = readSettings();
   settings.seed ??= drawSeed();
-  // "off" against "off" would be no race.
+  // Comparing "off" with "off" would show nothing.
   const on = settings.speculation === "off" ? "auto" : settings.speculation;
   const together = document.querySelector("input[name=order]:checked").value === "together";
   const body = (speculation) => requestBody({ ...settings, speculation }, [{ role: "user", content: text }], model);
   const lanes = [
     new Lane("Speculation off", body("off"), settings.maxTokens),
-    new Lane(`Speculation ${typeof on === "number" ? `of ${on}` : on}`, body(on), settings.maxTokens),
+    new Lane(`Speculation ${typeof on === "number" ? `with draft length ${on}` : on}`, body(on), settings.maxTokens),
   ];
   byId("lanes").replaceChildren(...lanes.map((lane) => lane.element));
   const say = (state, words, detail) => {
@@ -66,50 +66,50 @@ async function start(text, model) {
   }
 }
 
-/** Waits for all, also when one fails, then passes the first failure on. */
+/** Waits for all, even if one fails, then throws the first failure. */
 async function all(promises) {
   const ends = await Promise.allSettled(promises);
   const failed = ends.find((one) => one.status === "rejected" && one.reason.name !== "AbortError") ?? ends.find((one) => one.status === "rejected");
   if (failed) throw failed.reason;
 }
 
-/** A few tokens with the same prompt, so that neither lane pays for cold weights or for the prompt alone. */
+/** Generates a few tokens with the same prompt, so that neither lane is timed with cold weights or a cold prompt. */
 async function warmUp(body, signal) {
   for await (const chunk of chatChunks({ ...body, max_completion_tokens: Math.min(8, body.max_completion_tokens) }, signal)) void chunk;
 }
 
 function conclude([off, on], together, settings, say) {
-  const told = `seed ${settings.seed}, temperature ${settings.temperature}`;
+  const conditions = `seed ${settings.seed}, temperature ${settings.temperature}`;
   const [a, b] = [off.result, on.result];
   const differs = firstDifference(a, b);
   if (differs) {
-    say("differ", "identical: NO", `${differs} (${told})`);
+    say("differ", "Output differs", `${differs} (${conditions})`);
     return;
   }
   const ratio = on.ms && off.ms ? off.ms / on.ms : null;
   if (ratio && !together) (ratio >= 1 ? on : off).element.dataset.won = "";
   const speed = ratio === null ? "" : together
-    ? "Both shared the machine, so the times are not those of either alone."
-    : `With speculation the answer took ${duration(on.ms)} instead of ${duration(off.ms)}: ${figure(ratio, 2)} times as fast.`;
-  say("same", "identical: yes", `${counted(a.ids.length, "token")}, all the same (${told}). ${speed}`);
+    ? "Both ran at the same time and shared the machine, so the times cannot be compared with separate runs."
+    : `Speculation took ${duration(on.ms)} instead of ${duration(off.ms)}: ${figure(ratio, 2)} times as fast.`;
+  say("same", "Same output, token for token", `${counted(a.ids.length, "token")} (${conditions}). ${speed}`);
 }
 
-/** The first difference of two results in words, or null. */
+/** Describes the first difference between two results; null if there is none. */
 export function firstDifference(a, b) {
   const longest = Math.max(a.ids.length, b.ids.length);
-  const name = (result, at) => (at < result.ids.length ? `${result.ids[at]} ${JSON.stringify(result.pieces[at])}` : "its end");
+  const name = (result, at) => (at < result.ids.length ? `${result.ids[at]} ${JSON.stringify(result.pieces[at])}` : "the end");
   for (let at = 0; at < longest; at += 1) {
-    if (a.ids[at] !== b.ids[at]) return `First difference at token ${at + 1}: ${name(a, at)} with speculation off, ${name(b, at)} with it.`;
+    if (a.ids[at] !== b.ids[at]) return `First difference at token ${at + 1}: ${name(a, at)} with speculation off, ${name(b, at)} with speculation on.`;
   }
-  if (a.finish !== b.finish) return `The same ${counted(longest, "token")}, but one ended by ${a.finish}, the other by ${b.finish}.`;
-  if (longest === 0) return "Neither answer brought a token to compare.";
+  if (a.finish !== b.finish) return `The same ${counted(longest, "token")}, but finish reasons ${a.finish} (off) and ${b.finish} (on).`;
+  if (longest === 0) return "Neither run generated a token, so there is nothing to compare.";
   return null;
 }
 
 class Lane {
-  constructor(title, body, most) {
+  constructor(title, body, maxTokens) {
     this.body = body;
-    this.most = most;
+    this.maxTokens = maxTokens;
     this.result = { tally: new Tally() };
     this.state = make("span", { class: "state" });
     this.runBar = makeSvg("rect", { class: "run", x: 0, y: 0, width: 0, height: 10, rx: 5 });
@@ -127,12 +127,12 @@ class Lane {
     this.paint = onceAFrame(() => this.#paint());
   }
 
-  /** Time of the answer without its prompt, in ms: the server's own figure. */
+  /** Decode time without the prompt, in ms, as reported by the server. */
   get ms() { return this.result.tally.timings?.predicted_ms ?? null; }
 
   say(words) { this.state.textContent = words; }
 
-  /** Marks a lane that will not finish. */
+  /** Marks a lane that was stopped or failed. */
   abandon() {
     if (this.result.finish === null || this.result.finish === undefined) this.say("not finished");
     this.element.classList.remove("busy");
@@ -149,7 +149,7 @@ class Lane {
     this.element.classList.remove("busy");
     this.paint.now();
     const times = this.result.tally.timings;
-    const end = this.result.finish === "length" ? "most tokens reached" : "ended by itself";
+    const end = this.result.finish === "length" ? "token limit reached" : "finished";
     this.say(times ? `${end}; prompt ${duration(times.prompt_ms)}` : end);
   }
 
@@ -159,7 +159,7 @@ class Lane {
     this.values["tokens/s"].textContent = figure(tally.speed);
     this.values["acceptance length"].textContent = figure(tally.acceptanceLength, 2);
     this.values.tokens.textContent = tally.tokens.toLocaleString("en");
-    const whole = this.result.finish ? 1 : Math.min(1, tally.tokens / this.most);
+    const whole = this.result.finish ? 1 : Math.min(1, tally.tokens / this.maxTokens);
     this.runBar.setAttribute("width", `${100 * whole}%`);
   }
 }

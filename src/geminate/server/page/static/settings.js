@@ -1,8 +1,8 @@
-// The settings form, read at the moment a request is made.
+// The settings form; it is read when a request is sent.
 
 import { byId } from "./dom.js";
 
-/** Ties the form's parts together. */
+/** Wires the settings form. */
 export function setUpSettings() {
   const mode = byId("speculation");
   const length = byId("draft-length");
@@ -10,11 +10,11 @@ export function setUpSettings() {
   mode.addEventListener("change", tie);
   tie();
   byId("settings-form").addEventListener("submit", (event) => event.preventDefault());
-  // Beside the chat there is room; below it the settings would push the figures away.
+  // Open when shown next to the chat; in one column they would push the statistics down.
   byId("settings").open = matchMedia("(min-width: 62rem)").matches;
 }
 
-/** Whether all values are legal; if not, shows the first that is not, with the browser's words. */
+/** Whether all values are valid; otherwise shows the browser's message for the first invalid one. */
 export function settingsAreLegal() {
   const form = byId("settings-form");
   if (form.checkValidity()) return true;
@@ -23,7 +23,7 @@ export function settingsAreLegal() {
   return false;
 }
 
-/** Settings as numbers and texts; `seed` is null where none is given. */
+/** The settings as numbers and strings; `seed` is null if none is set. */
 export function readSettings() {
   const mode = byId("speculation").value;
   return {
@@ -36,12 +36,12 @@ export function readSettings() {
   };
 }
 
-/** A seed that a person can retype. */
+/** A random seed short enough to retype. */
 export function drawSeed() {
   return crypto.getRandomValues(new Uint32Array(1))[0] % 1_000_000;
 }
 
-/** The request body for these settings and turns; fields left out have the server's defaults. */
+/** The request body for these settings and turns; omitted fields use the server's defaults. */
 export function requestBody(settings, turns, model) {
   const messages = settings.system ? [{ role: "system", content: settings.system }, ...turns] : turns;
   const body = {

@@ -1,10 +1,10 @@
 // Server-sent events from a fetch body: EventSource cannot POST.
 
 /**
- * Data of each event, in order.
+ * The data of each event, in order.
  *
- * Lines end with LF, CR or CRLF; comments and fields other than `data` are skipped, as the specification says.
- * An event that is not closed by an empty line is dropped.
+ * Lines end with LF, CR or CRLF; comments and fields other than `data` are skipped, as the specification requires.
+ * An event that is not terminated by an empty line is dropped.
  */
 export async function* events(stream) {
   const reader = stream.getReader();
@@ -17,7 +17,7 @@ export async function* events(stream) {
       const { done, value } = await reader.read();
       held += done ? decoder.decode() : decoder.decode(value, { stream: true });
       open = !done;
-      // A CR at the very end may be half of a CRLF: it waits.
+      // A CR at the very end may be the first half of a CRLF, so it is kept for the next read.
       const lines = held.split(/\r\n|\n|\r(?!$)/);
       held = lines.pop();
       for (const line of lines) {
@@ -30,7 +30,7 @@ export async function* events(stream) {
       }
     }
   } finally {
-    // Leaving early closes the connection, which tells the server to stop.
+    // Leaving early closes the connection, which makes the server stop.
     reader.cancel().catch(() => {});
   }
 }

@@ -1,9 +1,9 @@
-// Counts what a running answer shows: speed, acceptance, draft lengths, origins.
+// Statistics of a running completion: speed, acceptance, draft lengths, origins.
 
-export const ORIGINS = { target: "the target's own", drafter: "accepted guesses", copied: "copied", forced: "forced by grammar" };
+export const ORIGINS = { target: "target model", drafter: "accepted draft", copied: "prompt lookup", forced: "forced by grammar" };
 const WINDOW_MS = 2000;
 
-/** Figures of one answer, from its trace while it runs and from the server's timings at the end. */
+/** Statistics of one completion, from the trace while it runs and from the server's timings at the end. */
 export class Tally {
   tokens = 0;
   rounds = [];
@@ -30,7 +30,7 @@ export class Tally {
     while (this.#marks.length > 2 && this.#marks[1].now < now - WINDOW_MS) this.#marks.shift();
   }
 
-  /** Tokens/s: the server's own figure once known, else over the last two seconds; null before two rounds. */
+  /** Tokens/s: the server's figure once available, before that over the last two seconds; null before two rounds. */
   get speed() {
     if (this.timings) return this.timings.predicted_per_second ?? null;
     const first = this.#marks[0];
@@ -39,7 +39,7 @@ export class Tally {
     return ((last.tokens - first.tokens) * 1000) / (last.now - first.now);
   }
 
-  /** Tokens per round, the target's own included. */
+  /** Mean number of tokens per round, including the one sampled by the target. */
   get acceptanceLength() {
     return this.timings?.acceptance_length ?? (this.rounds.length ? this.tokens / this.rounds.length : null);
   }

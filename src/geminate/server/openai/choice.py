@@ -1,4 +1,4 @@
-"""One choice of a chat answer as it grows: content, thoughts, calls."""
+"""One chat choice while it is generated: content, reasoning and tool calls."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from typing import Any
 from geminate.server.openai.pieces import Piece
 
 
-class Answer:
-    """Collects deltas.
+class Choice:
+    """Collects the deltas of one choice.
 
     Attributes:
-        finish_reason: ``stop``, ``length`` or ``tool_calls`` at the end. begun: whether a chunk was sent.
+        finish_reason: ``stop``, ``length`` or ``tool_calls`` once the choice has ended, None before.
+        begun: whether a chunk of it was sent.
     """
 
     def __init__(self) -> None:
@@ -23,7 +24,7 @@ class Answer:
         self.begun = False
 
     def take(self, piece: Piece) -> dict[str, Any]:
-        """The piece as a chat delta, empty if it says nothing yet."""
+        """Add a piece and return it as a chat delta, which is empty if the piece adds no text."""
         delta: dict[str, Any] = {}
         for part in piece.deltas:
             if part.kind == "content":
@@ -37,7 +38,7 @@ class Answer:
             else:
                 self._call(delta, part.index, part.call_id, part.name, part.text)
         if piece.finish_reason is not None:
-            # A call cut off by the length is none to act on.
+            # A tool call that was cut off by the token limit must not be acted on.
             called = self._calls and piece.finish_reason == "stop"
             self.finish_reason = "tool_calls" if called else piece.finish_reason
         return delta
@@ -56,24 +57,24 @@ class Answer:
 
     @property
     def content(self) -> str:
-        """The text."""
+        """The text so far."""
         return "".join(self._content)
 
     @property
     def reasoning(self) -> str:
-        """The thoughts."""
+        """The reasoning so far."""
         return "".join(self._reasoning)
 
     @property
     def calls(self) -> list[dict[str, Any]]:
-        """The calls in order, arguments as JSON text."""
+        """The tool calls in order, arguments as JSON text."""
         return [
             {**call, "function": {**call["function"], "arguments": "".join(self._arguments[index])}}
             for index, call in sorted(self._calls.items())
         ]
 
     def message(self) -> dict[str, Any]:
-        """The message of an answer that is not streamed."""
+        """The message of a response that is not streamed."""
         calls = self.calls
         made: dict[str, Any] = {"role": "assistant", "content": self.content, "refusal": None}
         if self.reasoning:
