@@ -11,10 +11,12 @@ from hypothesis import strategies as st
 
 from geminate.backends.kv_rings import KVRings
 from geminate.decoding.draft_rule import DraftRule
-from geminate.speculation.acceptance import Beliefs
+from geminate.speculation.acceptance import AcceptanceStats
+from geminate.speculation.batch_load import NO_LOAD
 from geminate.speculation.costs import PROFILE_ROWS, CostModel, CostProfile
 from geminate.speculation.draft import Draft, DraftContext
-from geminate.speculation.policy import ALONE, AutoPolicy, best_length
+from geminate.speculation.policy import AutoPolicy
+from geminate.speculation.policy.lengths import best_length
 
 NO_CACHE = KVRings((), max_context=64, max_rows=17)
 
@@ -44,13 +46,14 @@ def simulate(
     profile: CostProfile | None = None,
 ) -> tuple[float, float, list[int]]:  # fmt: skip
     """(virtual seconds, tokens emitted, draft lengths). accept(round, position); tokens(i): the i-th token."""
-    costs, beliefs = CostModel(profile), Beliefs()
-    policy = AutoPolicy(Guesser(confidence), costs, beliefs)
+    costs, stats = CostModel(profile), AcceptanceStats()
+    policy = AutoPolicy(Guesser(confidence), costs, stats)
     text = [tokens(i) for i in range(8)]
     clock, chosen = 0.0, []
     for index in range(rounds):
         context = DraftContext(token_ids=text, hidden=np.zeros(1, np.float32), cache=NO_CACHE, rule=DraftRule())
-        draft = policy.draft(context, 16, ALONE)
+        decision = policy.decide(context, 16, NO_LOAD)
+        draft = decision.draft
         k = len(draft.token_ids)
         accepted = 0
         while accepted < k and accept(index, accepted):
@@ -60,7 +63,7 @@ def simulate(
         costs.observe_pass(k + 1, spent)
         if draft.steps:
             costs.observe_draft(draft.steps, drafting)
-        policy.observe(draft, accepted, spent + drafting)
+        policy.observe(decision, accepted, spent + drafting)
         text += [tokens(len(text) + i) for i in range(accepted + 1)]
         chosen.append(k)
     return clock, len(text) - 8.0, chosen

@@ -17,7 +17,7 @@ STEPS = CostProfile(passes=tuple(1.0 + 0.2 * (m // 8) for m in range(PROFILE_ROW
 def test_profile_speaks_until_timings_do() -> None:
     costs = CostModel(STEPS)
     assert costs.round_time(0) == 1.0 and costs.round_time(4) == pytest.approx(1.04)
-    assert costs.round_time(4, steps=0) == 1.0 and costs.round_time(8, company=7) == pytest.approx(1.2 + 0.08)
+    assert costs.round_time(4, steps=0) == 1.0 and costs.round_time(8, batch_rows=7) == pytest.approx(1.2 + 0.08)
     assert costs.pass_time(40) > costs.pass_time(17), "beyond the profile the slope goes on"
 
 

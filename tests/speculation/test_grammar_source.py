@@ -11,11 +11,13 @@ from geminate import LLM
 from geminate.decoding.draft_rule import STOP_BINS, DraftRule, DraftStop
 from geminate.errors import GrammarError
 from geminate.plan.batch import Rows
-from geminate.speculation.acceptance import Beliefs
+from geminate.speculation.acceptance import AcceptanceStats
+from geminate.speculation.batch_load import NO_LOAD
 from geminate.speculation.costs import CostModel
 from geminate.speculation.draft import Draft, DraftContext
-from geminate.speculation.policy import ALONE, AutoPolicy, NgramPolicy
-from geminate.speculation.sources.grammar import allowed_prefix, constrained_draft, forced_draft
+from geminate.speculation.policy import AutoPolicy, NgramPolicy
+from geminate.speculation.sources.constrained import allowed_prefix, constrained_draft
+from geminate.speculation.sources.grammar import GrammarSource
 from geminate.speculation.sources.mtp import MtpDrafter
 
 
@@ -122,14 +124,15 @@ def test_forced_tokens_cost_no_steps(llm: LLM, context: DraftContext) -> None:
     assert model is not None
     forced = replace(context, constraint=Rails(forced=(9, 8, 7)))
     assert MtpDrafter(model).draft(forced, 2) == Draft(token_ids=(9, 8), source="forced")
-    assert forced_draft(context, 4) == Draft() == forced_draft(forced, 0)
+    source = GrammarSource()
+    assert source.offer(context, 4) is None and source.offer(forced, 0) is None
 
 
 def test_copies_are_cut(context: DraftContext) -> None:
     again = replace(context, token_ids=[*range(10, 20), 10, 11, 12], constraint=Rails(None, {14}, {14}))
-    assert NgramPolicy().draft(again, 8, ALONE) == Draft(token_ids=(13, 14), source="ngram")
+    assert NgramPolicy().decide(again, 8, NO_LOAD).draft == Draft(token_ids=(13, 14), source="ngram")
     none = replace(again, constraint=Rails({5}))
-    assert NgramPolicy().draft(none, 8, ALONE).token_ids == ()
+    assert NgramPolicy().decide(none, 8, NO_LOAD).draft.token_ids == ()
     assert allowed_prefix(None, [1, 2]) == (1, 2)
 
 
@@ -145,15 +148,18 @@ class Steady(CostModel):
 def test_auto_takes_forced_tokens_and_learns_nothing_from_them(llm: LLM, context: DraftContext) -> None:
     model = llm.pair.drafter
     assert model is not None
-    policy = AutoPolicy(MtpDrafter(model), Steady(), Beliefs())
-    before = policy._own.values(), policy.beliefs.positions.values(), policy.beliefs.calibration.values()
+    stats = AcceptanceStats()
+    policy = AutoPolicy(MtpDrafter(model), Steady(), stats)
+    mtp = policy._mtp
+    assert mtp is not None
+    before = mtp._own.values(), stats.positions.values(), stats.calibration.values()
     forced = replace(context, constraint=Rails(forced=(9, 8, 7)))
     for _ in range(5):
-        draft = policy.draft(forced, 8, ALONE)
-        assert draft == Draft(token_ids=(9, 8, 7), source="forced")
-        policy.observe(draft, 1, None)
-    assert (policy._own.values(), policy.beliefs.positions.values(), policy.beliefs.calibration.values()) == before
-    assert policy._reach == 1
-    policy = AutoPolicy(MtpDrafter(model), Steady(), Beliefs())
+        decision = policy.decide(forced, 8, NO_LOAD)
+        assert decision.draft == Draft(token_ids=(9, 8, 7), source="forced")
+        policy.observe(decision, 1, None)
+    assert (mtp._own.values(), stats.positions.values(), stats.calibration.values()) == before
+    assert mtp._reach == 1
+    policy = AutoPolicy(MtpDrafter(model), Steady(), AcceptanceStats())
     longer = replace(forced, token_ids=[*range(10, 20), 10, 11, 12], constraint=Rails(forced=(13,)))
-    assert policy.draft(longer, 8, ALONE).source == "ngram"
+    assert policy.decide(longer, 8, NO_LOAD).draft.source == "ngram"

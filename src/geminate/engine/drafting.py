@@ -5,8 +5,9 @@ from __future__ import annotations
 from geminate.engine.scheduler import Turn
 from geminate.engine.sequence import Sequence
 from geminate.params import MAX_DRAFT
-from geminate.speculation.draft import Draft, DraftContext
-from geminate.speculation.policy import ALONE, Company
+from geminate.speculation.batch_load import NO_LOAD, BatchLoad
+from geminate.speculation.draft import DraftContext
+from geminate.speculation.policy import Decision
 
 
 def draft_all(turns: list[Turn], room: int) -> None:
@@ -14,24 +15,24 @@ def draft_all(turns: list[Turn], room: int) -> None:
     decoding = [turn for turn in turns if turn.decoding]
     prompt_rows = sum(len(turn.pending) for turn in turns if not turn.decoding)
     others = len(decoding) - 1
-    usual = sum(turn.sequence.policy.usual for turn in decoding)
-    won = sum(turn.sequence.policy.won for turn in decoding)
+    drafted = sum(turn.sequence.policy.averages.mean_drafted for turn in decoding)
+    accepted = sum(turn.sequence.policy.averages.mean_accepted for turn in decoding)
     for turn in decoding:
-        own = turn.sequence.policy
-        company = ALONE
+        own = turn.sequence.policy.averages
+        load = NO_LOAD
         if others or prompt_rows:
-            company = Company(
+            load = BatchLoad(
                 sequences=others,
-                rows=others + round(usual - own.usual),
-                tokens=others + won - own.won,
+                rows=others + round(drafted - own.mean_drafted),
+                tokens=others + accepted - own.mean_accepted,
                 prompt_rows=prompt_rows,
             )
         limit = min(room, turn.sequence.room - 1, MAX_DRAFT)
-        turn.draft = _draft(turn.sequence, limit, company)
+        turn.decision = _decide(turn.sequence, limit, load)
         room -= len(turn.draft.token_ids)
 
 
-def _draft(sequence: Sequence, limit: int, company: Company) -> Draft:
+def _decide(sequence: Sequence, limit: int, load: BatchLoad) -> Decision:
     assert sequence.hidden is not None
     context = DraftContext(
         token_ids=sequence.token_ids,
@@ -40,4 +41,4 @@ def _draft(sequence: Sequence, limit: int, company: Company) -> Draft:
         rule=sequence.rule,
         constraint=sequence.constraint,
     )
-    return sequence.policy.draft(context, limit, company)
+    return sequence.policy.decide(context, limit, load)

@@ -18,17 +18,17 @@ from geminate.decoding.constraint import Constraint
 from geminate.engine.commit import Verifier, commit
 from geminate.engine.conversations import Conversations
 from geminate.engine.drafting import draft_all
-from geminate.engine.messages import EngineEvent, EngineRequest, Speculation
+from geminate.engine.messages import EngineEvent, EngineRequest
 from geminate.engine.scheduler import Scheduler, Turn
 from geminate.engine.sequence import Sequence, StopCheck
 from geminate.engine.timing import Timing, is_single_round
 from geminate.errors import ContextLengthError, EngineFailedError, GeminateError, ParameterError
 from geminate.kv.budget import KVBudget
 from geminate.runtime.target import TargetModel
-from geminate.speculation.acceptance import Beliefs
+from geminate.speculation.acceptance import AcceptanceStats
 from geminate.speculation.costs import CostModel
 from geminate.speculation.draft import Drafter
-from geminate.speculation.policy import AutoPolicy, FixedPolicy, NgramPolicy, Policy
+from geminate.speculation.policy import make_policy
 from geminate.speculation.verify import verify
 
 log = logging.getLogger(__name__)
@@ -78,7 +78,7 @@ class Engine:
         self.max_running = max_running or target.max_rows - 1
         self.memory = memory
         self.timing = Timing(costs or CostModel())
-        self.beliefs = Beliefs()
+        self.acceptance = AcceptanceStats()
         self.conversations = Conversations(target.new_cache)
         self.running: list[Sequence] = []
         self.waiting: deque[Sequence] = deque()
@@ -107,7 +107,9 @@ class Engine:
             request,
             choice=request.choice if choice is None else choice,
             max_context=self._max_context(request),
-            policy=self._policy(request.speculation),
+            policy=make_policy(
+                request.speculation, self.drafter, self.timing.costs, self.acceptance, copies=self._copies
+            ),
             eos_ids=frozenset(self.target.config.eos_token_ids),
             constraint=constraint,
             stop_check=stop_check,
@@ -174,11 +176,6 @@ class Engine:
         limit = self.target.config.max_position_embeddings
         return limit if self.memory is None else min(limit, len(request.prompt_ids) + request.sampling.max_tokens)
 
-    def _policy(self, speculation: Speculation) -> Policy:
-        if speculation == "auto":
-            return AutoPolicy(self.drafter, self.timing.costs, self.beliefs, ngram=self._copies)
-        return NgramPolicy() if speculation == "ngram" else FixedPolicy(self.drafter, speculation)
-
     def _admit(self) -> None:
         """Let waiting sequences begin, in order, as far as there is room."""
         while self.waiting and len(self.running) < self.max_running:
@@ -239,7 +236,7 @@ class Engine:
                 events.append(event)
                 if event.error is None:
                     seconds = self.timing.elapsed() if single else None
-                    turn.sequence.policy.observe(turn.draft, turn.accepted, seconds)
+                    turn.sequence.policy.observe(turn.decision, turn.accepted, seconds)
             lease = turn.sequence.lease
             if self.memory is not None and lease is not None and (event is None or event.error is None):
                 self.memory.capture(lease, turn.sequence.token_ids)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from geminate.engine.sequence import Sequence
 from geminate.errors import ParameterError
 from geminate.params import MAX_DRAFT
 from geminate.plan.batch import Rows
 from geminate.speculation.draft import Draft
+from geminate.speculation.policy.base import NO_DRAFT, Decision
 
 PREFILL_SHARE = 32  # prompt tokens beside decoding: near the best rate of longer chunks, in a fraction of their time
 
@@ -20,6 +21,7 @@ class Turn:
     Attributes:
         decoding: whether the sequence may draft; False for parts of a prompt.
         wants_logits: whether the pass predicts a token: not for a prompt whose end is still to come.
+        decision: the policy's, with the draft.
         accepted: draft tokens that equalled the target's draws, once verified.
     """
 
@@ -27,8 +29,13 @@ class Turn:
     pending: list[int]
     decoding: bool
     wants_logits: bool
-    draft: Draft = field(default_factory=Draft)
+    decision: Decision = NO_DRAFT
     accepted: int = 0
+
+    @property
+    def draft(self) -> Draft:
+        """Draft tokens, possibly none."""
+        return self.decision.draft
 
     @property
     def is_round(self) -> bool:

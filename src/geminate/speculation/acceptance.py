@@ -1,4 +1,4 @@
-"""How likely guesses are to be accepted: per position, per confidence of the drafter, per length of an n-gram match."""
+"""How likely draft tokens are to be accepted: by position, by the drafter's confidence, by length of a match."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from geminate.params import MAX_DRAFT
 
 
 class Rates:
-    """Running shares that forget, each leaning on a prior while there is little evidence.
+    """Exponentially forgetting frequencies, each leaning on a prior while there is little evidence.
 
     Args:
-        prior: n shares, believed at first.
+        prior: n frequencies, assumed at first.
         weight: trials the prior counts for.
         keep: how much of the past a trial keeps: 0.966 forgets half in 20.
     """
@@ -24,18 +24,18 @@ class Rates:
         self._passed = [0.0] * len(prior)
 
     def values(self, lean: Seq[float] | None = None) -> list[float]:
-        """The estimates, n of them, leaning on ``lean`` instead of the own prior if given."""
+        """The estimates, n of them, leaning on ``lean`` instead of the prior, if given."""
         prior, w = self.prior if lean is None else lean, self.weight
         return [(p + w * q) / (t + w) for p, t, q in zip(self._passed, self._tried, prior, strict=True)]
 
     def observe(self, at: int, passed: bool) -> None:
-        """Note a trial of share ``at``."""
+        """Count a trial of frequency ``at``."""
         self._tried[at] = self.keep * self._tried[at] + 1
         self._passed[at] = self.keep * self._passed[at] + passed
 
 
 class PositionRates(Rates):
-    """Chance that guess i is accepted if those before were."""
+    """Chance that draft token i is accepted if those before it were."""
 
     FIRST = 0.7
 
@@ -49,13 +49,13 @@ class PositionRates(Rates):
 
 
 class Calibration(Rates):
-    """Chance of acceptance by the drafter's confidence, in bins of equal width; at first it is believed."""
+    """Chance of acceptance by the drafter's confidence, in bins of equal width; at first it is taken at its word."""
 
     def __init__(self) -> None:
         super().__init__([(b + 0.5) / STOP_BINS for b in range(STOP_BINS)], weight=4.0, keep=0.995)
 
     def observe_round(self, confidence: tuple[float, ...], drafted: int, accepted: int) -> None:
-        """Count the guesses that were put to the test."""
+        """Count the draft tokens that were put to the test."""
         for i in range(min(drafted, accepted + 1, len(confidence))):
             self.observe(confidence_bin(confidence[i]), i < accepted)
 
@@ -64,7 +64,7 @@ class MatchRates(Rates):
     """Chance that a copied token is accepted, by how many tokens agree before it."""
 
     LEAST = (3, 4, 5, 7, 10, 16, 32)  # agreement from which a class counts
-    PRIORS = (0.35, 0.5, 0.6, 0.7, 0.8, 0.88, 0.94)  # of ordinary text, soon replaced by the text's own
+    PRIORS = (0.35, 0.5, 0.6, 0.7, 0.8, 0.88, 0.94)  # of ordinary text; soon outweighed by the text at hand
 
     def __init__(self, *, weight: float = 4.0, keep: float) -> None:
         super().__init__(self.PRIORS, weight=weight, keep=keep)
@@ -80,16 +80,21 @@ class MatchRates(Rates):
             self.observe(self.kind(length + i), i < accepted)
 
 
-class Beliefs:
-    """What all sequences of an engine have in common: the drafter's habits."""
+class AcceptanceStats:
+    """What the sequences of an engine have learned about drafts together.
+
+    Attributes:
+        gain: single-row rounds that a drafting round saves, lately.
+        rest: shared rounds for which a new sequence makes no draft.
+    """
 
     def __init__(self) -> None:
         self.positions = PositionRates(keep=0.997)
         self.calibration = Calibration()
         self.matches = MatchRates(keep=0.99)
-        self.gain = 1.0  # plain rounds that a round of guesses saves, lately
-        self.rest = 0  # shared rounds that a new sequence waits before it thinks of guesses
+        self.gain = 1.0
+        self.rest = 0
 
     def observe_gain(self, won: float) -> None:
-        """Note what a round of guesses saved."""
+        """Count what a drafting round saved."""
         self.gain += 0.05 * (won - self.gain)

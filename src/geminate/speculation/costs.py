@@ -17,7 +17,8 @@ STALE = 32  # timings after which an estimate that had none of its own counts li
 STALE_WEIGHT = 0.5
 REFRESH = 32  # timings between two looks at the whole table
 WIDE = 8  # row counts beyond the profile are told apart by this much
-CAUTION = 1.15  # of what a guess adds to a shared round: its estimates mix rounds of many kinds, and all wait for it
+# On what a draft token adds to a shared round: its estimates mix rounds of many kinds, and all wait for it.
+CAUTION = 1.15
 TINY = 1e-9  # seconds; a clock may not have moved
 
 
@@ -62,10 +63,10 @@ UNKNOWN = CostProfile(passes=tuple(1.0 + 0.1 * m for m in range(PROFILE_ROWS)), 
 
 
 class _Line:
-    """Least squares of seconds = start + slope x steps over recent timings, leaning on a first guess of the slope."""
+    """Least squares of seconds = start + slope x steps over recent timings, leaning on a first slope."""
 
     KEEP = 0.98
-    LEAN = 2.0  # weight of the first guess, as a variance of steps: short drafts are often the first after a pause
+    LEAN = 2.0  # weight of the first estimate, as a variance of steps: short drafts are often the first after a pause
 
     def __init__(self, start: float, slope: float) -> None:
         self.start, self.slope = start, slope
@@ -73,7 +74,7 @@ class _Line:
         self._n = self._x = self._xx = self._y = self._xy = 0.0
 
     def observe(self, x: float, y: float) -> None:
-        """Note a timing."""
+        """Count a timing."""
         for name, value in (("_n", 1.0), ("_x", x), ("_xx", x * x), ("_y", y), ("_xy", x * y)):
             setattr(self, name, self.KEEP * getattr(self, name) + value)
         mean_x, mean_y = self._x / self._n, self._y / self._n
@@ -102,7 +103,7 @@ class CostModel:
 
     @property
     def knows_plain(self) -> bool:
-        """Whether a pass over one row was ever timed: what everything is compared to."""
+        """Whether a pass over one row was ever timed: which everything is compared to."""
         return 1 in self._passes
 
     def _profiled(self, rows: int) -> float:
@@ -131,35 +132,35 @@ class CostModel:
         """Seconds of a draft beside its steps."""
         return self._drafts.start
 
-    def round_time(self, k: int, *, steps: int | None = None, company: int = 0) -> float:
-        """Seconds of a round with k guesses.
+    def round_time(self, k: int, *, steps: int | None = None, batch_rows: int = 0) -> float:
+        """Seconds of a round with k draft tokens.
 
         Args:
-            steps: draft steps made for them; None is k, 0 for guesses that cost nothing.
-            company: rows of other sequences in the same pass.
+            steps: draft steps made for them; None is k, 0 for drafts that cost nothing.
+            batch_rows: rows of other sequences in the same pass.
         """
         made = k if steps is None else steps
         drafting = self.draft_call + made * self.draft_step if made else 0.0
-        return self._overhead + self.pass_time(company + 1 + k) + drafting
+        return self._overhead + self.pass_time(batch_rows + 1 + k) + drafting
 
-    def round_times(self, company: int = 0, *, prompt_rows: int = 0, sequences: int = 0) -> list[float]:
-        """`round_time` of 0 .. 16 guesses without draft steps; up to REFRESH timings old, as every round asks.
+    def round_times(self, batch_rows: int = 0, *, prompt_rows: int = 0, sequences: int = 0) -> list[float]:
+        """`round_time` of 0 .. 16 draft tokens without draft steps; up to REFRESH timings old, as every round asks.
 
         Args:
-            company: rows of other sequences' answers in the same pass.
-            prompt_rows: rows of prompts in it. They pass once; a guess is charged what it adds to them, against the
-                rate of rounds without them.
-            sequences: how many sequences the company is, each with the overhead of a round.
+            batch_rows: rows of other sequences in the same pass, prompts aside.
+            prompt_rows: rows of prompts in it. They pass once; a draft token is charged what it adds to them,
+                against the rate of rounds without them.
+            sequences: how many other sequences, each with the overhead of a round.
         """
-        need = company + prompt_rows + PROFILE_ROWS
+        need = batch_rows + prompt_rows + PROFILE_ROWS
         if self._timings - self._tabled >= REFRESH or len(self._table) < need:
             self._table = self._tabulate(need)
             self._tabled = self._timings
-        at = company + prompt_rows
+        at = batch_rows + prompt_rows
         times = self._table[at : at + PROFILE_ROWS]
         if not at:
             return times
-        plain = self._table[company] + sequences * self._overhead
+        plain = self._table[batch_rows] + sequences * self._overhead
         return [plain + CAUTION * (t - times[0]) for t in times]
 
     def _tabulate(self, most: int) -> list[float]:
@@ -175,7 +176,7 @@ class CostModel:
         return grown
 
     def observe_pass(self, rows: int, seconds: float) -> None:
-        """Note the time of a pass over ``rows`` rows, of one sequence or several."""
+        """Count the time of a pass over ``rows`` rows, of one sequence or several."""
         if rows > PROFILE_ROWS:
             rows = round(rows / WIDE) * WIDE
         seconds = max(seconds, TINY)
@@ -184,20 +185,20 @@ class CostModel:
         self._timed[rows] = self._timings
         if rows not in self._passes:
             # Half the profile's proportion: a row count's first pass is often a slow one.
-            told = bool(self._passes) and self.profile is not UNKNOWN
-            self._passes[rows] = (self.pass_time(rows) * seconds) ** 0.5 if told else seconds
+            seeded = bool(self._passes) and self.profile is not UNKNOWN
+            self._passes[rows] = (self.pass_time(rows) * seconds) ** 0.5 if seeded else seconds
             return
         off = min(max(seconds / self._passes[rows], 1 / CLIP), CLIP)
         for m in self._passes:
             self._passes[m] *= off ** (COMMON if m != rows else WEIGHT if fresh else STALE_WEIGHT)
 
     def observe_draft(self, steps: int, seconds: float) -> None:
-        """Note the time of a draft of ``steps`` steps."""
+        """Count the time of a draft of ``steps`` steps."""
         known = self.draft_call + steps * self.draft_step
         self._drafts.observe(steps, min(seconds, CLIP * known + SLACK * self.pass_time(1)))
 
     def observe_overhead(self, seconds: float, tokens: int) -> None:
-        """Note a round's time outside drafting and the pass, in which ``tokens`` were emitted.
+        """Count a round's time outside drafting and the pass, in which ``tokens`` were emitted.
 
         What every token costs however it came about says nothing about draft lengths; only a round's own
         share, taken to be as large as a token's, is kept.

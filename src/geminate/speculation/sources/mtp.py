@@ -1,22 +1,28 @@
-"""The MTP drafter as a `Drafter`."""
+"""The MTP drafter: Gemma 4's assistant model as a `Drafter`, and as a draft source of one sequence."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from geminate.decoding.draft_rule import DraftStop
+from geminate.params import MAX_DRAFT
 from geminate.runtime.drafter import DrafterModel
-from geminate.speculation.draft import Draft, DraftContext
-from geminate.speculation.sources.grammar import constrained_draft
+from geminate.speculation.acceptance import AcceptanceStats, PositionRates
+from geminate.speculation.draft import Draft, DraftContext, Drafter
+from geminate.speculation.sources.base import Offer
+from geminate.speculation.sources.constrained import constrained_draft
 
 
 class MtpDrafter:
-    """Guesses with Gemma 4's assistant model."""
+    """Drafts with a compiled assistant model."""
 
     def __init__(self, model: DrafterModel) -> None:
         self.model = model
 
     def draft(self, context: DraftContext, k: int) -> Draft:
-        """k guesses, or fewer where ``context.stop`` says so; one native call for all of them.
+        """k draft tokens, or fewer where ``context.stop`` says so; one native call for all of them.
 
-        Under a grammar the steps are single calls; see `geminate.speculation.sources.grammar`.
+        Under a grammar the steps are single calls; see `geminate.speculation.sources.constrained`.
         """
         if k == 0:
             return Draft()
@@ -26,3 +32,40 @@ class MtpDrafter:
             context.token_ids[-1], context.hidden, context.cache, k, context.rule, context.stop
         )
         return Draft(token_ids=tuple(ids.tolist()), confidence=tuple(confidence.tolist()), steps=len(ids))
+
+
+class MtpSource:
+    """A sequence's use of the drafter: what was accepted of its drafts, and how long they may be.
+
+    Drafts start short and may double in length whenever a full one was accepted: a new text may be nothing like the
+    last.
+
+    Args:
+        drafter: proposes the tokens.
+        stats: acceptance of all sequences, on which this one's estimates lean while it has few of its own.
+    """
+
+    name = "mtp"
+
+    def __init__(self, drafter: Drafter, stats: AcceptanceStats) -> None:
+        self._drafter, self._stats = drafter, stats
+        self._own = PositionRates(keep=0.966)
+        self._reach = 1
+
+    def offer(self, context: DraftContext, limit: int) -> Offer:
+        """See `DraftSource`; ``limit`` bounds the draft, not the rates."""
+        return Offer(rates=self._own.values(lean=self._stats.positions.values()))
+
+    def draft(self, context: DraftContext, offer: Offer, k: int, stop: DraftStop | None = None) -> Draft:
+        """See `DraftSource`."""
+        context = context if stop is None else replace(context, stop=stop)
+        return self._drafter.draft(context, min(k, self._reach, MAX_DRAFT))
+
+    def observe(self, offer: Offer, draft: Draft, accepted: int) -> None:
+        """See `DraftSource`."""
+        count = len(draft.token_ids)
+        if accepted == count == self._reach:
+            self._reach *= 2
+        self._own.observe_round(count, accepted)
+        self._stats.positions.observe_round(count, accepted)
+        self._stats.calibration.observe_round(draft.confidence, count, accepted)

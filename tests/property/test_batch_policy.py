@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 
 from geminate.backends.kv_rings import KVRings
 from geminate.decoding.draft_rule import DraftRule
-from geminate.speculation.acceptance import Beliefs
+from geminate.speculation.acceptance import AcceptanceStats
+from geminate.speculation.batch_load import BatchLoad
 from geminate.speculation.costs import PROFILE_ROWS, CostModel, CostProfile
 from geminate.speculation.draft import Draft, DraftContext
-from geminate.speculation.policy import AutoPolicy, Company
+from geminate.speculation.policy import AutoPolicy
 
 NO_CACHE = KVRings((), max_context=64, max_rows=17)
 
@@ -42,31 +43,33 @@ def serve(
 ) -> tuple[float, float]:
     """(tokens a second against plain rounds of the same batch, guesses a sequence and round); passes[m - 1] is T(m)."""
     rng = np.random.default_rng(seed)
-    costs, beliefs = CostModel(CostProfile(passes=tuple(passes[:PROFILE_ROWS]), draft_step=step)), Beliefs()
-    policies = [AutoPolicy(Guesser(rng, accept), costs, beliefs, ngram=False) for _ in range(sequences)]
+    costs, stats = CostModel(CostProfile(passes=tuple(passes[:PROFILE_ROWS]), draft_step=step)), AcceptanceStats()
+    policies = [AutoPolicy(Guesser(rng, accept), costs, stats, copies=False) for _ in range(sequences)]
     clock, tokens, guesses = 0.0, 0, 0
     for _ in range(rounds):
-        spent, drafts = 0.0, []
+        spent, decisions = 0.0, []
         for policy in policies:
             others = [p for p in policies if p is not policy]
-            company = Company(
-                sequences=len(others), rows=len(others) + round(sum(p.usual for p in others)),
-                tokens=len(others) + sum(p.won for p in others), prompt_rows=prompt_rows,
-            )  # fmt: skip
+            load = BatchLoad(
+                sequences=len(others),
+                rows=len(others) + round(sum(p.averages.mean_drafted for p in others)),
+                tokens=len(others) + sum(p.averages.mean_accepted for p in others),
+                prompt_rows=prompt_rows,
+            )
             context = DraftContext(token_ids=[1, 2], hidden=np.zeros(1, np.float32), cache=NO_CACHE, rule=DraftRule())
-            draft = policy.draft(context, 16, company)
-            drafts.append(draft)
-            spent += draft.steps * step
-        rows = sum(1 + len(draft.token_ids) for draft in drafts)
+            decisions.append(policy.decide(context, 16, load))
+            spent += decisions[-1].draft.steps * step
+        rows = sum(1 + len(decision.draft.token_ids) for decision in decisions)
         taken = float(passes[rows + prompt_rows - 1])
         if not prompt_rows:
             costs.observe_pass(rows, taken)
         clock += spent + taken
-        for policy, draft in zip(policies, drafts, strict=True):
+        for policy, decision in zip(policies, decisions, strict=True):
+            draft = decision.draft
             accepted = 0
             while accepted < len(draft.token_ids) and rng.random() < draft.confidence[accepted]:
                 accepted += 1
-            policy.observe(draft, accepted, None)
+            policy.observe(decision, accepted, None)
             tokens += 1 + accepted
             guesses += len(draft.token_ids)
     plain = sequences * rounds / (rounds * float(passes[sequences + prompt_rows - 1]))
@@ -107,10 +110,11 @@ def test_the_rate_of_the_others_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Mutation control: a rule that sees its own tokens only drafts where the batch loses by it."""
     here = {"sequences": 12, "passes": machine(4, 0.3), "step": 0.05, "accept": 0.5, "rounds": 300}
     careful, _ = serve(**here)  # type: ignore[arg-type]
-    real = AutoPolicy.draft
+    real = AutoPolicy.decide
     monkeypatch.setattr(
-        AutoPolicy, "draft",
-        lambda self, context, limit, company: real(self, context, limit, Company(rows=company.rows, sequences=1)),
-    )  # fmt: skip
+        AutoPolicy,
+        "decide",
+        lambda self, context, limit, load: real(self, context, limit, BatchLoad(rows=load.rows, sequences=1)),
+    )
     selfish, _ = serve(**here)  # type: ignore[arg-type]
     assert careful > 0.97 and selfish < careful - 0.02

@@ -1,0 +1,52 @@
+"""Policies that do not weigh anything: always k tokens of the drafter, or always what can be copied."""
+
+from __future__ import annotations
+
+from geminate.speculation.batch_load import BatchLoad
+from geminate.speculation.draft import Draft, DraftContext, Drafter
+from geminate.speculation.policy.base import NO_DRAFT, Decision, DraftAverages
+from geminate.speculation.sources.constrained import allowed_prefix
+from geminate.speculation.sources.grammar import GrammarSource
+from geminate.speculation.sources.ngram import NgramIndex, continuation
+
+
+class FixedPolicy:
+    """Always k draft tokens of the drafter, or what still fits; 0 is plain decoding."""
+
+    def __init__(self, drafter: Drafter | None, k: int) -> None:
+        self.averages = DraftAverages()
+        self._drafter, self._k = drafter, k
+
+    def decide(self, context: DraftContext, limit: int, load: BatchLoad) -> Decision:
+        """See `Policy`."""
+        k = min(self._k, limit)
+        if k == 0 or self._drafter is None:
+            return NO_DRAFT
+        return Decision(draft=self._drafter.draft(context, k))
+
+    def observe(self, decision: Decision, accepted: int, seconds: float | None) -> None:
+        """See `Policy`."""
+        self.averages.observe(len(decision.draft.token_ids), accepted)
+
+
+class NgramPolicy:
+    """Copies as much as fits wherever the text repeats itself, whatever it costs; else what a grammar forces."""
+
+    def __init__(self) -> None:
+        self.averages = DraftAverages()
+        self._index = NgramIndex()
+        self._grammar = GrammarSource()
+
+    def decide(self, context: DraftContext, limit: int, load: BatchLoad) -> Decision:
+        """See `Policy`."""
+        match = self._index.find(context.token_ids)
+        if match is not None and limit > 0:
+            copied = allowed_prefix(context.constraint, continuation(context.token_ids, match, limit))
+            if copied:
+                return Decision(draft=Draft(token_ids=copied, source="ngram"))
+        forced = self._grammar.offer(context, limit)
+        return NO_DRAFT if forced is None else Decision(draft=self._grammar.draft(context, forced, limit))
+
+    def observe(self, decision: Decision, accepted: int, seconds: float | None) -> None:
+        """See `Policy`."""
+        self.averages.observe(len(decision.draft.token_ids), accepted)
