@@ -25,13 +25,13 @@ import numpy as np
 
 from geminate import machine
 from geminate.backends.select import make_backend
-from geminate.checkpoint.config_source import raw_config
-from geminate.checkpoint.source import read_weights
-from geminate.families.gemma4.config import load_target_config
+from geminate.checkpoint.checkpoint import Checkpoint
+from geminate.families.gemma4.dialect import DIALECT
+from geminate.families.registry import load_target_config, open_model
 from geminate.formats.quantize import f32_to_bf16
+from geminate.loading.compile import compile_target
 from geminate.loading.load import locate
 from geminate.plan.config import TargetConfig
-from geminate.runtime.target import TargetModel
 from geminate.text.tokenizer import Tokenizer
 from geminate.text.windows import windows
 from geminate.tools.evaluate.run import evaluate
@@ -73,7 +73,7 @@ def as_bf16(source: Path, out: Path) -> Path:
     """The weights of a GGUF file as an ordinary bf16 checkpoint."""
     if out.exists():
         return out
-    config, entries = load_target_config(source), read_weights(source)
+    config, entries = load_target_config(source), open_model(source).tensors
     new = out.with_name(out.name + ".new")
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir(parents=True)
@@ -88,8 +88,8 @@ def as_bf16(source: Path, out: Path) -> Path:
 
     planned = {n: Planned(dtype="BF16" if len(s.shape) > 1 else "F32", shape=s.shape) for n, s in specs.items()}
     write_safetensors(new / "model.safetensors", planned, ((name, iter([values(name)])) for name in specs))
-    (new / "config.json").write_text(json.dumps(dict(raw_config(source))), encoding="utf-8")
-    tokenizer = Tokenizer.load(source)
+    (new / "config.json").write_text(json.dumps(dict(dict(open_model(source).raw))), encoding="utf-8")
+    tokenizer = Tokenizer.load(Checkpoint.open(source), DIALECT)
     assert tokenizer is not None
     tokenizer.save(new)
     new.rename(out)
@@ -125,15 +125,15 @@ def choices(config: TargetConfig) -> dict[str, Callable[[str], bool]]:
 def mixtures(model: Path, text: str, context: int, most: int, threads: int | None) -> list[dict[str, Any]]:
     """Score every choice of `choices`: int4 with those matrices in int8."""
     config, backend = load_target_config(model), make_backend(threads)
-    tokenizer = Tokenizer.load(model)
+    tokenizer = Tokenizer.load(Checkpoint.open(model), DIALECT)
     assert tokenizer is not None
     parts = windows(tokenizer.encode(text, add_bos=False), tokenizer.bos_id, context, most)
-    stores = {fmt: open_weights(model, config, fmt) for fmt in ("bf16", "int8", "int4")}  # type: ignore[arg-type]
+    stores = {fmt: open_weights(open_model(model), config, fmt) for fmt in ("bf16", "int8", "int4")}  # type: ignore[arg-type]
     names = [s.name for s in expected_tensors(config) if s.role in CHOSEN_ROLES]
     kept = {what: frozenset(filter(test, names)) for what, test in choices(config).items()}
     mixed = {what: stores["int4"].replaced(some, stores["int8"]) for what, some in kept.items()}
-    models = {what: TargetModel(config, store, backend, max_rows=CHUNK) for what, store in mixed.items()}
-    _, scores = compare(TargetModel(config, stores["bf16"], backend, max_rows=CHUNK), models, parts)
+    models = {what: compile_target(config, store, backend, max_rows=CHUNK) for what, store in mixed.items()}
+    _, scores = compare(compile_target(config, stores["bf16"], backend, max_rows=CHUNK), models, parts)
     return [
         {"int8": what, "bytes": sum(mixed[what].tensor_bytes(n) for n in names), **scores[what].as_dict()}
         for what in mixed

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from geminate import machine
-from geminate.families.gemma4.config import load_assistant_config, load_target_config
+from geminate.families.registry import load_assistant_config, load_target_config
 from geminate.tools.bench.random_weights import streamed_bytes
 from geminate.tools.bench.shapes import drafter_dict, target_dict
 from geminate.weights.specs import TensorSpec, expected_tensors

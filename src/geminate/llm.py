@@ -101,8 +101,10 @@ class LLM:
         )
         self.pair = pair
         self.config = pair.target.config
-        self.tokenizer = Tokenizer.load(pair.located.target)
-        self.template = ChatTemplate.load(pair.located.target)
+        source = pair.source
+        assert source is not None  # `load_pair` always has one
+        self.tokenizer = Tokenizer.load(source.checkpoint, source.family.dialect)
+        self.template = ChatTemplate.load(source.checkpoint, source.family.dialect)
         tokenizer, config = self.tokenizer, self.config
         self._grammars: GrammarCompiler | None = None
         if tokenizer is not None:

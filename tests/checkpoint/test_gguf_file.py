@@ -12,9 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from geminate.checkpoint.checkpoint import Checkpoint
 from geminate.checkpoint.gguf_file import TYPES, is_gguf, read_gguf
 from geminate.errors import GeminateError, WeightsError
-from geminate.families.gemma4.config import load_target_config
+from geminate.families.gemma4.dialect import DIALECT
+from geminate.families.registry import load_target_config
 from geminate.loading.load import load_pair
 from geminate.loading.locate import locate_drafter, locate_model
 from geminate.text.tokenizer import Tokenizer
@@ -146,7 +148,7 @@ def small(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> 
 def use(path: Path) -> None:
     """All that a start does with a file, weights included."""
     load_pair(path, drafter=None, use_cache=False, threads=1)
-    Tokenizer.load(path)
+    Tokenizer.load(Checkpoint.open(path), DIALECT)
 
 
 @settings(max_examples=150)

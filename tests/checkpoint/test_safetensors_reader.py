@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from geminate.checkpoint.safetensors_reader import checkpoint_files, read_checkpoint, read_header
+from geminate.checkpoint.safetensors_reader import checkpoint_files, read_files, read_header
 from geminate.errors import ModelNotFoundError, WeightsError
 
 
@@ -30,7 +30,7 @@ def tensor(begin: int = 0, end: int = 4, shape: Any = (1,), dtype: Any = "F32") 
 def test_floats_come_back(dtype: torch.dtype, tmp_path: Path) -> None:
     x = torch.randn(5, 7, dtype=torch.float32).to(dtype)
     save_file({"odd": torch.zeros(3, dtype=torch.uint8), "x": x, "s": x[0, 0].clone()}, tmp_path / "m.safetensors")
-    entries = read_checkpoint(tmp_path)
+    entries = read_files(checkpoint_files(tmp_path))
     assert np.array_equal(entries["x"].rows(1, 4), x[1:4].float().numpy())
     assert entries["s"].shape == () and entries["s"].map().shape == ()
 
@@ -38,7 +38,7 @@ def test_floats_come_back(dtype: torch.dtype, tmp_path: Path) -> None:
 def test_integers_and_empty(tmp_path: Path) -> None:
     kept = {"a": torch.arange(6), "b": torch.arange(6, dtype=torch.int32), "none": torch.zeros(0, 4)}
     save_file(kept, tmp_path / "m.safetensors")
-    for name, entry in read_checkpoint(tmp_path).items():
+    for name, entry in read_files(checkpoint_files(tmp_path)).items():
         assert np.array_equal(entry.map(), kept[name].numpy())
         assert not entry.map().flags.writeable or entry.nbytes == 0
 
@@ -88,7 +88,7 @@ def test_shards(tmp_path: Path) -> None:
         checkpoint_files(tmp_path)
     for name in ("x", "y"):
         save_file({name: torch.ones(2)}, tmp_path / f"{name}.safetensors")
-    assert set(read_checkpoint(tmp_path)) == {"x", "y"}, "several files need no index"
+    assert set(read_files(checkpoint_files(tmp_path))) == {"x", "y"}, "several files need no index"
     index = tmp_path / "model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": {"x": "x.safetensors", "z": "z.safetensors"}}))
     with pytest.raises(WeightsError, match=r"lacks z\.safetensors"):
@@ -96,4 +96,4 @@ def test_shards(tmp_path: Path) -> None:
     index.unlink()
     save_file({"x": torch.ones(2)}, tmp_path / "z.safetensors")
     with pytest.raises(WeightsError, match="stands in two files"):
-        read_checkpoint(tmp_path)
+        read_files(checkpoint_files(tmp_path))

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from transformers import Gemma3ForCausalLM, Gemma3ForConditionalGeneration, Gemma4AssistantForCausalLM
 
 from geminate import LLM, SamplingParams
-from geminate.families.gemma4.config import load_target_config
+from geminate.families.registry import load_target_config
 from geminate.plan.batch import Rows
 from support.agreement import BOUND, greedy_ids_agree, states_and_logits_agree
 from support.fabricate import VOCAB

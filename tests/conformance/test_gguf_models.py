@@ -14,13 +14,11 @@ from gguf import GGMLQuantizationType as T
 
 from geminate import LLM
 from geminate.backends.select import make_backend
-from geminate.checkpoint.gguf_file import read_gguf
-from geminate.checkpoint.gguf_tensors import gguf_entries
-from geminate.families.gemma4.config import load_assistant_config, load_target_config
+from geminate.families.registry import load_assistant_config, load_target_config, open_model
 from geminate.formats.unpack import table_rows, unpack_matrix
+from geminate.loading.compile import compile_target
 from geminate.params import SamplingParams
 from geminate.plan.batch import Rows
-from geminate.runtime.target import TargetModel
 from geminate.weights.store import open_weights
 from support import fabricate, fabricate_gemma3
 from support.cli import geminate
@@ -81,7 +79,7 @@ def test_same_logits(pairs: dict[str, tuple[Path, Path]], size: str, weights: st
     seen = []
     config = load_target_config(directory, embed_scale_dtype="bfloat16")
     for source in (directory, file):
-        target = TargetModel(config, open_weights(source, config, weights), make_backend(1), max_rows=32)
+        target = compile_target(config, open_weights(open_model(source), config, weights), make_backend(1), max_rows=32)
         seen.append(target.extend([Rows(cache=target.new_cache(), ids=PROMPT, wanted=len(PROMPT))])[1])
     assert np.array_equal(seen[0], seen[1])
 
@@ -106,9 +104,9 @@ def test_no_second_rounding(models: dict[str, Path], tmp_path: Path, stored: T, 
     for size in ("E4B", "26B-A4B"):
         file = to_gguf(models[size], tmp_path / f"{size}.gguf", stored)
         config = load_target_config(file)
-        store = open_weights(file, config, weights, use_cache=False)
+        store = open_weights(open_model(file), config, weights, use_cache=False)
         reader = {t.name: t for t in gguf.GGUFReader(file).tensors}
-        for name, entry in gguf_entries(read_gguf(file)).items():
+        for name, entry in open_model(file).tensors.items():
             if entry.dtype != stored.name:
                 continue
             expected = gguf.dequantize(reader[entry.name].data, stored)
@@ -127,7 +125,7 @@ def test_no_second_rounding(models: dict[str, Path], tmp_path: Path, stored: T, 
 def test_a_code_that_the_grid_has_not(tmp_path: Path, models: dict[str, Path]) -> None:
     """Q8_0 with -128, which ggml's quantizer never writes: rounded in that group alone, by at most half a step."""
     file = to_gguf(models["E4B"], tmp_path / "m.gguf", T.Q8_0)
-    entry = gguf_entries(read_gguf(file))["layers.0.mlp.down_proj"]
+    entry = open_model(file).tensors["layers.0.mlp.down_proj"]
     before = entry.rows(0, 64)
     with file.open("r+b") as f:
         f.seek(entry.offset + 2)
@@ -183,7 +181,7 @@ def test_other_quantizations_are_dequantized_and_said_once(tmp_path: Path, kind:
     file = _coarser(_wide(tmp_path), "token_embd.weight", kind)
     config = load_target_config(file)
     said: list[str] = []
-    store = open_weights(file, config, "auto", cache_dir=tmp_path / "cache", on_message=said.append)
+    store = open_weights(open_model(file), config, "auto", cache_dir=tmp_path / "cache", on_message=said.append)
     reader = {t.name: t for t in gguf.GGUFReader(file).tensors}
     expected = gguf.dequantize(reader["token_embd.weight"].data, kind)
     got = unpack_matrix(store.embedding())
@@ -195,13 +193,13 @@ def test_other_quantizations_are_dequantized_and_said_once(tmp_path: Path, kind:
     ).all()  # float16 scales
     assert [m for m in said if "requantized" in m] == [f"requantized: 1 tensors {kind.name} as int8 (the head)"]
     again: list[str] = []
-    open_weights(file, config, "auto", cache_dir=tmp_path / "cache", on_message=again.append)
+    open_weights(open_model(file), config, "auto", cache_dir=tmp_path / "cache", on_message=again.append)
     assert again == []
 
 
 def test_a_fine_head_is_never_int4(tmp_path: Path) -> None:
     file = _coarser(_wide(tmp_path), "token_embd.weight", T.Q6_K)
-    store = open_weights(file, load_target_config(file), "int4", use_cache=False)
+    store = open_weights(open_model(file), load_target_config(file), "int4", use_cache=False)
     assert store.embedding().format == "int8"
     assert store.matrix("layers.0.mlp.gate_proj").format == "int4"
 

@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from geminate import LLM
-from geminate.families.gemma4.config import load_target_config
+from geminate.families.registry import load_target_config
 from support.agreement import greedy_ids_agree, states_and_logits_agree
 from support.fabricate import SIZES, VOCAB, make_target, published
 

@@ -13,7 +13,7 @@ from transformers import Gemma4TextConfig
 from transformers.models.gemma4.modeling_gemma4 import Gemma4TextRotaryEmbedding
 
 from geminate.errors import ConfigError
-from geminate.families.gemma4.config import kind_of, load_assistant_config, load_target_config
+from geminate.families.registry import kind_of, load_assistant_config, load_target_config
 from geminate.plan.config import AssistantConfig, TargetConfig
 from support.agreement import nonsense_is_refused
 from support.fabricate import SIZES, text_settings
@@ -124,7 +124,7 @@ def test_generation_defaults(tmp_path: Path) -> None:
     (tmp_path / "generation_config.json").write_text(json.dumps(said | {"num_assistant_tokens": 6}))
     config = load_target_config(tmp_path)
     assert config.eos_token_ids == (1, 106, 50)
-    assert (config.generation.top_k, config.generation.num_assistant_tokens) == (64, 6)
+    assert (config.generation.top_k, config.generation.do_sample) == (64, True)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from transformers import AutoConfig, Gemma3TextConfig
 from transformers.models.gemma3.modeling_gemma3 import Gemma3RotaryEmbedding
 
 from geminate.errors import ConfigError, DrafterMismatchError
-from geminate.families.gemma4.config import kind_of, load_assistant_config, load_target_config
+from geminate.families.registry import kind_of, load_assistant_config, load_target_config
 from geminate.plan.config import TargetConfig
 from geminate.runtime.compatibility import check_fit
 from geminate.tools.train.checkpoint import scratch_config

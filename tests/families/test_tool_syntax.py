@@ -7,12 +7,15 @@ from typing import Any
 
 import pytest
 
+from geminate.checkpoint.checkpoint import Checkpoint
 from geminate.errors import ParameterError
+from geminate.families.gemma4.dialect import DIALECT
+from geminate.families.gemma4.tool_grammar import calls_lark
+from geminate.families.gemma4.tool_reader import ArgumentsReader
+from geminate.families.gemma4.tool_reader import Gemma4CallReader as CallReader
 from geminate.grammar.compiler import GrammarCompiler, ToolCalls
-from geminate.grammar.tool_grammar import calls_lark
 from geminate.text.call_tokens import CallTokens
 from geminate.text.template import ChatTemplate
-from geminate.text.tool_syntax import ArgumentsReader, CallReader
 from support.tiny_tokenizer import EMBEDDED, embedded_tokenizer
 from support.tool_calls import render
 
@@ -229,7 +232,7 @@ def read(text: str) -> tuple[str | None, str]:
 
 
 def test_the_embedded_template_and_the_reader_agree() -> None:
-    template = ChatTemplate.load(EMBEDDED)
+    template = ChatTemplate.load(Checkpoint.open(EMBEDDED), DIALECT)
     assert template is not None
     arguments = {
         "city": 'Köln "am" Rhein, {x}: [1]\n',

@@ -73,7 +73,7 @@ def test_hub_ids_ask_for_the_assistant(tmp_path: Path, monkeypatch: pytest.Monke
         asked.append(name)
         raise ModelNotFoundError("offline")
 
-    monkeypatch.setattr(locate, "_from_hub", hub)
+    monkeypatch.setattr(locate, "from_hub", hub)
     target = model(tmp_path / "snapshot", "gemma4")
     assert locate_drafter("google/gemma-4-E2B-it", target, "auto") is None, "not found is no drafter"
     assert asked == ["google/gemma-4-E2B-it-assistant"]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from geminate.errors import DrafterMismatchError
-from geminate.families.gemma4.config import load_assistant_config, load_target_config
+from geminate.families.registry import load_assistant_config, load_target_config
 from geminate.plan.config import AssistantConfig
 from geminate.runtime.compatibility import check_fit
 from support.fabricate import SIZES

@@ -11,7 +11,7 @@ import torch
 
 from geminate import LLM, SamplingParams
 from geminate.errors import GeminateError
-from geminate.families.gemma4.config import load_target_config
+from geminate.families.registry import load_target_config
 from support.fabricate import VOCAB
 
 BOUND = 1e-3  # of the largest value: float16 keys and values are the one rounding our engine adds

@@ -7,6 +7,8 @@ from pathlib import Path
 import tokenizers
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 
+from geminate.checkpoint.checkpoint import Checkpoint
+from geminate.families.gemma4.dialect import DIALECT
 from geminate.text.tokenizer import Tokenizer
 
 EMBEDDED = Path(__file__).parents[2] / "src" / "geminate" / "assets" / "embedded" / "target"
@@ -42,11 +44,11 @@ def backend(specials: list[str] = SPECIALS) -> tokenizers.Tokenizer:
 
 def tiny_tokenizer() -> Tokenizer:
     """Wrapped as the project uses it."""
-    return Tokenizer(backend())
+    return Tokenizer(backend(), dialect=DIALECT)
 
 
 def embedded_tokenizer() -> Tokenizer:
     """The tokenizer in the package; it must be there."""
-    tokenizer = Tokenizer.load(EMBEDDED)
+    tokenizer = Tokenizer.load(Checkpoint.open(EMBEDDED), DIALECT)
     assert tokenizer is not None, f"no tokenizer in {EMBEDDED}"
     return tokenizer

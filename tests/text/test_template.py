@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
+from geminate.checkpoint.checkpoint import Checkpoint
 from geminate.errors import ParameterError, TokenizerError
+from geminate.families.gemma4.dialect import DIALECT
 from geminate.text.template import ChatTemplate, check_messages
 from support.tiny_tokenizer import EMBEDDED, embedded_tokenizer
 
@@ -89,7 +91,7 @@ def test_renders_what_transformers_renders(
 
 
 def test_embedded_template() -> None:
-    template = ChatTemplate.load(EMBEDDED)
+    template = ChatTemplate.load(Checkpoint.open(EMBEDDED), DIALECT)
     assert template is not None
     assert template.render([{"role": "user", "content": "Hi"}]) == ("<bos><|turn>user\nHi<turn|>\n<|turn>model\n")
     text = template.render(CHAT, enable_thinking=True)
@@ -98,7 +100,7 @@ def test_embedded_template() -> None:
 
 
 def test_tool_turns_of_the_embedded_template() -> None:
-    template = ChatTemplate.load(EMBEDDED)
+    template = ChatTemplate.load(Checkpoint.open(EMBEDDED), DIALECT)
     assert template is not None
     call = {"function": {"name": "add", "arguments": {"a": 1}}}
     text = template.render(
@@ -172,20 +174,20 @@ def test_the_sandbox_holds(source: str) -> None:
 
 
 def test_load_order(tmp_path: Path) -> None:
-    assert ChatTemplate.load(tmp_path) is None
+    assert ChatTemplate.load(Checkpoint.open(tmp_path), DIALECT) is None
     config = tmp_path / "tokenizer_config.json"
     config.write_text(json.dumps({"bos_token": "<s>", "chat_template": "config {{ bos_token }}"}))
-    template = ChatTemplate.load(tmp_path)
+    template = ChatTemplate.load(Checkpoint.open(tmp_path), DIALECT)
     assert template is not None and template.render(USER) == "config <s>"
     (tmp_path / "chat_template.jinja").write_text("file {{ bos_token }}")
-    template = ChatTemplate.load(tmp_path)
+    template = ChatTemplate.load(Checkpoint.open(tmp_path), DIALECT)
     assert template is not None and template.render(USER) == "file <s>"
 
 
 def test_named_templates(tmp_path: Path) -> None:
     entry = [{"name": "default", "template": "D"}, {"name": "tool_use", "template": "T"}]
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": entry}))
-    template = ChatTemplate.load(tmp_path)
+    template = ChatTemplate.load(Checkpoint.open(tmp_path), DIALECT)
     assert template is not None
     assert template.render(USER) == "D" and template.render(USER, tools=TOOLS) == "T"
     assert ChatTemplate({"only": "O"}).render(USER) == "O"
@@ -197,13 +199,13 @@ def test_named_templates(tmp_path: Path) -> None:
 def test_bad_entries(tmp_path: Path, entry: object) -> None:
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": entry}))
     with pytest.raises(TokenizerError, match="chat"):
-        ChatTemplate.load(tmp_path)
+        ChatTemplate.load(Checkpoint.open(tmp_path), DIALECT)
 
 
 def test_unreadable_template(tmp_path: Path) -> None:
     (tmp_path / "chat_template.jinja").write_bytes(b"\xff\xfe{")
     with pytest.raises(TokenizerError, match=r"chat_template\.jinja"):
-        ChatTemplate.load(tmp_path)
+        ChatTemplate.load(Checkpoint.open(tmp_path), DIALECT)
 
 
 @pytest.mark.parametrize(

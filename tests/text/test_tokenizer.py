@@ -11,8 +11,11 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models
 
+from geminate.checkpoint.checkpoint import Checkpoint
+from geminate.checkpoint.json_file import read_object
 from geminate.errors import TokenizerError
-from geminate.text.tokenizer import Tokenizer, read_json, special_tokens
+from geminate.families.gemma4.dialect import DIALECT
+from geminate.text.tokenizer import Tokenizer
 from support.tiny_tokenizer import backend, embedded_tokenizer, tiny_tokenizer
 
 TINY, EMBEDDED = tiny_tokenizer(), embedded_tokenizer()
@@ -69,10 +72,10 @@ def test_special_strings_are_special_wherever_they_stand(tokenizer: Tokenizer) -
 
 
 def test_add_bos_can_be_off() -> None:
-    quiet = Tokenizer(backend(), add_bos=False)
+    quiet = Tokenizer(backend(), dialect=DIALECT, add_bos=False)
     assert quiet.encode("a") == TINY.encode("a", add_bos=False)
     assert quiet.encode("a", add_bos=True) == TINY.encode("a")
-    assert Tokenizer(backend(), specials={}).encode("a") == TINY.encode("a", add_bos=False)
+    assert Tokenizer(backend(), dialect=DIALECT, specials={}).encode("a") == TINY.encode("a", add_bos=False)
 
 
 @pytest.mark.parametrize("text", ["\ud800", "ab\udfff", "ok \udc80 no"])
@@ -117,20 +120,20 @@ def test_library_settings_of_the_file_do_not_cut_or_pad() -> None:
     made = backend()
     made.enable_truncation(2)
     made.enable_padding(length=50)
-    assert Tokenizer(made).encode("a b c d e f") == TINY.encode("a b c d e f")
+    assert Tokenizer(made, dialect=DIALECT).encode("a b c d e f") == TINY.encode("a b c d e f")
 
 
 def test_load(tmp_path: Path) -> None:
-    assert Tokenizer.load(tmp_path) is None
+    assert Tokenizer.load(Checkpoint.open(tmp_path), DIALECT) is None
     backend().save(str(tmp_path / "tokenizer.json"))
-    loaded = Tokenizer.load(tmp_path)
+    loaded = Tokenizer.load(Checkpoint.open(tmp_path), DIALECT)
     assert loaded is not None and loaded.encode("Hello") == TINY.encode("Hello")
     config = {"bos_token": {"content": "<|think|>"}, "add_bos_token": True, "x_token": None}
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
-    loaded = Tokenizer.load(tmp_path)
+    loaded = Tokenizer.load(Checkpoint.open(tmp_path), DIALECT)
     assert loaded is not None and loaded.bos_id == TINY.token_id("<|think|>")
     (tmp_path / "tokenizer_config.json").write_text('{"add_bos_token": false}')
-    loaded = Tokenizer.load(tmp_path)
+    loaded = Tokenizer.load(Checkpoint.open(tmp_path), DIALECT)
     assert loaded is not None and loaded.encode("a") == TINY.encode("a", add_bos=False)
 
 
@@ -138,7 +141,7 @@ def test_load(tmp_path: Path) -> None:
 def test_damaged_tokenizer_is_named(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "tokenizer.json").write_bytes(content)
     with pytest.raises(TokenizerError, match=r"tokenizer\.json"):
-        Tokenizer.load(tmp_path)
+        Tokenizer.load(Checkpoint.open(tmp_path), DIALECT)
 
 
 @pytest.mark.parametrize("content", [b"[]", b"{", b"\xff"])
@@ -146,8 +149,8 @@ def test_damaged_config_is_named(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "tokenizer_config.json"
     path.write_bytes(content)
     with pytest.raises(TokenizerError, match=r"tokenizer_config\.json"):
-        read_json(path)
-    assert read_json(tmp_path / "none.json") == {}
+        read_object(path, TokenizerError)
+    assert read_object(tmp_path / "none.json") is None
 
 
 def test_other_decoders_are_refused() -> None:
@@ -162,6 +165,7 @@ def test_other_decoders_are_refused() -> None:
             Tokenizer(made)
 
 
-def test_special_tokens_of_a_config() -> None:
+def test_special_tokens_of_a_config(tmp_path: Path) -> None:
     config = {"bos_token": "<b>", "eos_token": {"content": "<e>"}, "pad_token": None, "other": "x"}
-    assert special_tokens(config) == {"bos_token": "<b>", "eos_token": "<e>"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    assert Checkpoint.open(tmp_path).specials() == {"bos_token": "<b>", "eos_token": "<e>"}

@@ -12,7 +12,8 @@ from scipy.special import log_softmax
 
 from geminate.backends.select import make_backend
 from geminate.errors import ParameterError
-from geminate.families.gemma4.config import load_target_config
+from geminate.families.registry import load_target_config, open_model
+from geminate.loading.compile import compile_target
 from geminate.loading.locate import embedded_pair
 from geminate.runtime.target import TargetModel
 from geminate.text.windows import windows
@@ -46,7 +47,7 @@ def test_divergence_by_its_definition(apart: float) -> None:
 def targets(models: dict[str, Path]) -> dict[str, TargetModel]:
     config, backend = load_target_config(models["E2B"]), make_backend(1)
     return {
-        preset: TargetModel(config, open_weights(models["E2B"], config, preset), backend, max_rows=32)
+        preset: compile_target(config, open_weights(open_model(models["E2B"]), config, preset), backend, max_rows=32)
         for preset in PRESETS
     }
 
@@ -94,7 +95,7 @@ def test_a_group_alone_costs_what_replacing_it_costs(targets: dict[str, TargetMo
     stores = {name: targets[name].store for name in ("bf16", "int8", "int4")}
     found = {g.group: g for g in by_group(config, stores, "int4", backend, parts(1))}
     assert set(found) == set(groups(config))
-    alone = TargetModel(config, stores["bf16"].replaced({"embed_tokens"}, stores["int4"]), backend, max_rows=32)
+    alone = compile_target(config, stores["bf16"].replaced({"embed_tokens"}, stores["int4"]), backend, max_rows=32)
     _, want = compare(targets["bf16"], {"x": alone}, parts(1))
     head = found["head and embedding"]
     assert head.score == want["x"] and head.score.kl > 0
@@ -110,7 +111,7 @@ def test_int4_plus_keeps_head_keys_values_and_ends(models: dict[str, Path], size
     assert {"embed_tokens", "layers.0.mlp.down_proj", f"layers.{last}.self_attn.o_proj"} <= kept
     assert {"layers.1.self_attn.k_proj", "layers.1.self_attn.v_proj"} <= kept
     assert not {"layers.1.mlp.down_proj", "layers.1.self_attn.o_proj"} & kept
-    store = open_weights(models[size], config, "int4+", use_cache=False)
+    store = open_weights(open_model(models[size]), config, "int4+", use_cache=False)
     assert store.format == "mixed"
     for spec in expected_tensors(config):
         if spec.role in ("matrix", "embedding", "experts"):
@@ -121,12 +122,12 @@ def test_another_meaning_of_a_preset_makes_packed_files_stale(
     models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = load_target_config(models["E2B"])
-    formats = {name: open_weights(models["E2B"], config, name, cache_dir=tmp_path) for name in PRESETS}
-    assert all(open_weights(models["E2B"], config, name, cache_dir=tmp_path).from_cache for name in formats)
+    formats = {name: open_weights(open_model(models["E2B"]), config, name, cache_dir=tmp_path) for name in PRESETS}
+    assert all(open_weights(open_model(models["E2B"]), config, name, cache_dir=tmp_path).from_cache for name in formats)
     monkeypatch.setattr("geminate.weights.presets.keeps_int8", lambda spec, config: spec.role == "embedding")
-    again = open_weights(models["E2B"], config, "int4+", cache_dir=tmp_path)
+    again = open_weights(open_model(models["E2B"]), config, "int4+", cache_dir=tmp_path)
     assert not again.from_cache and again.matrix("layers.0.mlp.up_proj").format == "int4"
-    assert open_weights(models["E2B"], config, "int4", cache_dir=tmp_path).from_cache
+    assert open_weights(open_model(models["E2B"]), config, "int4", cache_dir=tmp_path).from_cache
 
 
 def test_windows() -> None:

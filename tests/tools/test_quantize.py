@@ -17,10 +17,9 @@ from safetensors.torch import save_file as save_torch
 from geminate import LLM, SamplingParams
 from geminate.backends.select import make_backend
 from geminate.checkpoint.coded_tensors import pack_nibbles, unpack_nibbles, with_coded
-from geminate.checkpoint.safetensors_reader import read_checkpoint
-from geminate.checkpoint.source import read_weights
+from geminate.checkpoint.safetensors_reader import checkpoint_files, read_files
 from geminate.errors import ConfigError, GeminateError, ParameterError, QuantizationError
-from geminate.families.gemma4.config import load_target_config
+from geminate.families.registry import load_target_config, open_model
 from geminate.formats.quantize import f32_to_bf16, quantize_int4, quantize_int8
 from geminate.formats.unpack import bf16_to_f32, table_rows, unpack_matrix
 from geminate.tools.quantize.importance import channel_importance
@@ -114,10 +113,10 @@ def test_a_quantized_directory_holds_what_was_quantized(
     made = quantize_model(source, tmp_path / "q", weights)  # type: ignore[arg-type]
     config, before = load_target_config(tmp_path / "q"), load_target_config(source)
     assert config.layers == before.layers and config.rope == before.rope
-    store = open_weights(tmp_path / "q", config, "auto", use_cache=False)
-    plain = open_weights(source, before, weights, use_cache=False)  # type: ignore[arg-type]
-    exact = open_weights(source, before, "bf16", use_cache=False)
-    entries = {s: e for s, e in read_weights(tmp_path / "q").items() if hasattr(e, "stored")}
+    store = open_weights(open_model(tmp_path / "q"), config, "auto", use_cache=False)
+    plain = open_weights(open_model(source), before, weights, use_cache=False)  # type: ignore[arg-type]
+    exact = open_weights(open_model(source), before, "bf16", use_cache=False)
+    entries = {s: e for s, e in open_model(tmp_path / "q").tensors.items() if hasattr(e, "stored")}
     coded = 0
     for spec in expected_tensors(config):
         got = dense(store, spec)
@@ -152,8 +151,8 @@ def test_weights_of_quantization_aware_training(models: dict[str, Path], tmp_pat
     save_torch({n: t.bfloat16() for n, t in tensors.items()}, tmp_path / "qat" / "model.safetensors")
     config = load_target_config(tmp_path / "qat")
     said: list[str] = []
-    ours = open_weights(tmp_path / "qat", config, "int4", use_cache=False, on_message=said.append)
-    theirs = open_weights(file, config, "auto", use_cache=False)
+    ours = open_weights(open_model(tmp_path / "qat"), config, "int4", use_cache=False, on_message=said.append)
+    theirs = open_weights(open_model(file), config, "auto", use_cache=False)
     assert any("quantization-aware" in line for line in said)
     for spec in expected_tensors(config):
         if spec.role in ("matrix", "embedding") and spec.shape[1] % 32 == 0:
@@ -161,14 +160,14 @@ def test_weights_of_quantization_aware_training(models: dict[str, Path], tmp_pat
             assert np.array_equal(a.data, b.data), spec.name
             assert np.array_equal(bf16(dense(ours, spec)), bf16(dense(theirs, spec)))
     quiet: list[str] = []
-    open_weights(models["E4B"], config, "int4", use_cache=False, on_message=quiet.append)
+    open_weights(open_model(models["E4B"]), config, "int4", use_cache=False, on_message=quiet.append)
     assert not any("quantization-aware" in line for line in quiet)
     assert quantize_model(tmp_path / "qat", tmp_path / "q", "int4").trained > 10
 
 
 def test_importance_is_the_mean_square_of_what_enters(models: dict[str, Path]) -> None:
     config = load_target_config(models["E2B"])
-    store = open_weights(models["E2B"], config, "bf16")
+    store = open_weights(open_model(models["E2B"]), config, "bf16")
     parts = [np.random.default_rng(i).integers(3, 500, 45).astype(np.int32) for i in range(2)]
     found = channel_importance(config, store, make_backend(1), parts)
     specs = {s.name: s for s in expected_tensors(config) if s.role in ("matrix", "embedding")}
@@ -271,7 +270,7 @@ def test_damaged_codes_are_named(models: dict[str, Path], tmp_path: Path, damage
         tensors[f"{base}.codes"] = codes
     save_file(tensors, path)
     with pytest.raises(GeminateError, match=says):
-        open_weights(tmp_path / "q", load_target_config(tmp_path / "q"), "auto", use_cache=False)
+        open_weights(open_model(tmp_path / "q"), load_target_config(tmp_path / "q"), "auto", use_cache=False)
 
 
 def test_scales_alone_are_unexpected(models: dict[str, Path], tmp_path: Path) -> None:
@@ -280,9 +279,9 @@ def test_scales_alone_are_unexpected(models: dict[str, Path], tmp_path: Path) ->
     tensors = dict(load_file(path))
     del tensors[next(n for n in tensors if n.endswith("o_proj.codes"))]
     save_file(tensors, path)
-    assert any(name.endswith(".scales") for name in with_coded(read_checkpoint(tmp_path / "q")))
+    assert any(name.endswith(".scales") for name in with_coded(read_files(checkpoint_files(tmp_path / "q"))))
     with pytest.raises(GeminateError, match=r"misses tensors.*scales"):
-        open_weights(tmp_path / "q", load_target_config(tmp_path / "q"), "auto", use_cache=False)
+        open_weights(open_model(tmp_path / "q"), load_target_config(tmp_path / "q"), "auto", use_cache=False)
 
 
 def test_quantizations_of_others_are_refused(models: dict[str, Path], tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from geminate.checkpoint.safetensors_reader import read_checkpoint
-from geminate.families.gemma4.config import load_target_config
+from geminate.checkpoint.safetensors_reader import checkpoint_files, read_files
+from geminate.families.registry import load_target_config, open_model
 from geminate.formats.unpack import table_rows
 from geminate.weights.packed_cache import ABANDONED, cache_directory, new_file
 from geminate.weights.store import open_weights
@@ -40,7 +40,7 @@ def test_failure_after_the_last_byte(
     monkeypatch.setattr(os, call, failing)
     said: list[str] = []
     config = load_target_config(models["31B"])
-    store = open_weights(models["31B"], config, "int8", cache_dir=tmp_path, on_message=said.append)
+    store = open_weights(open_model(models["31B"]), config, "int8", cache_dir=tmp_path, on_message=said.append)
     assert store.path is None and not list(tmp_path.iterdir())
     assert store.embedding().n == config.vocab_size
     assert sum("running without the cache" in line for line in said) == 1
@@ -59,12 +59,12 @@ def test_files_of_killed_runs_are_removed(tmp_path: Path) -> None:
 def test_per_layer_table_is_read_in_place_in_bf16(tmp_path: Path) -> None:
     directory = make_target("E4B", tmp_path / "m", dtype=torch.bfloat16)
     config = load_target_config(directory)
-    entry = read_checkpoint(directory)["model.embed_tokens_per_layer.weight"]
+    entry = read_files(checkpoint_files(directory))["model.embed_tokens_per_layer.weight"]
     rows = np.array([511, 0, 7], np.int32)
     want = np.stack([entry.rows(r, r + 1)[0] for r in rows])
     cache = tmp_path / "c"
-    stores = [open_weights(directory, config, "bf16", cache_dir=cache) for _ in range(2)]
-    stores.append(open_weights(directory, config, "bf16", use_cache=False))
+    stores = [open_weights(open_model(directory), config, "bf16", cache_dir=cache) for _ in range(2)]
+    stores.append(open_weights(open_model(directory), config, "bf16", use_cache=False))
     assert [store.from_cache for store in stores] == [False, True, False]
     for store in stores:
         table = store.row_table("embed_tokens_per_layer")

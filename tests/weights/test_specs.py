@@ -11,9 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from geminate.checkpoint.safetensors_reader import TensorEntry, read_checkpoint
+from geminate.checkpoint.safetensors_reader import TensorEntry, checkpoint_files, read_files
 from geminate.errors import WeightsError
-from geminate.families.gemma4.config import load_assistant_config, load_target_config
+from geminate.families.registry import load_assistant_config, load_target_config, open_model
 from geminate.weights.specs import Matched, canonical, expected_tensors, match
 from geminate.weights.store import open_weights
 from support import fabricate_gemma3 as gemma3
@@ -28,7 +28,7 @@ def matched(source: Path, tmp_path: Path, change: Change) -> Matched:
     tensors = load_file(copy / "model.safetensors")
     change(tensors)
     save_file(tensors, copy / "model.safetensors")
-    return match(read_checkpoint(copy), load_target_config(copy), "here")
+    return match(read_files(checkpoint_files(copy)), load_target_config(copy), "here")
 
 
 @pytest.mark.parametrize("prefix", ["model.language_model.", "model.", "language_model.model.", ""])
@@ -47,13 +47,13 @@ def test_every_saved_tensor_is_expected_and_the_reverse(size: str, models: dict[
             load_assistant_config(models[size].with_name(f"{size}-assistant")),
         ),
     ):
-        saved = {canonical(n): tuple(e.shape) for n, e in read_checkpoint(where).items()}
+        saved = {canonical(n): tuple(e.shape) for n, e in read_files(checkpoint_files(where)).items()}
         assert saved == {spec.name: spec.shape for spec in expected_tensors(config)}
 
 
 def test_skipped_by_kind_with_bytes(models: dict[str, Path], tmp_path: Path) -> None:
     where = published("E2B", models["E2B"], tmp_path / "p", shards=3)
-    skipped = match(read_checkpoint(where), load_target_config(where), "here").skipped
+    skipped = match(read_files(checkpoint_files(where)), load_target_config(where), "here").skipped
     assert skipped["vision and audio towers"] == (3, 4 * (64 + 8 + 64))
     assert skipped["unused k/v of KV-shared layers"] == (15, 15 * 64)
 
@@ -93,7 +93,7 @@ def test_layer_scalar_may_be_a_number(models: dict[str, Path], tmp_path: Path) -
         tensors["model.layers.0.layer_scalar"] = torch.tensor(0.75, dtype=torch.bfloat16)
 
     matched(models["31B"], tmp_path, change)
-    store = open_weights(tmp_path / "m", load_target_config(tmp_path / "m"), "int8", use_cache=False)
+    store = open_weights(open_model(tmp_path / "m"), load_target_config(tmp_path / "m"), "int8", use_cache=False)
     assert store.scalar("layers.0.layer_scalar") == 0.75
 
 
@@ -103,13 +103,13 @@ def test_vectors_must_be_finite(models: dict[str, Path], tmp_path: Path) -> None
 
     matched(models["31B"], tmp_path, change)
     with pytest.raises(WeightsError, match=r"model\.norm\.weight holds numbers that are not finite"):
-        open_weights(tmp_path / "m", load_target_config(tmp_path / "m"), "int8", use_cache=False)
+        open_weights(open_model(tmp_path / "m"), load_target_config(tmp_path / "m"), "int8", use_cache=False)
 
 
 @pytest.mark.parametrize("size", gemma3.SIZES)
 def test_gemma3_names(size: str, tmp_path: Path) -> None:
     where = gemma3.make_target(size, tmp_path / size)
-    found = match(read_checkpoint(where), load_target_config(where), "here")
+    found = match(read_files(checkpoint_files(where)), load_target_config(where), "here")
     assert not any("layer_scalar" in name for name in found.tensors) and len(found.tensors) == 8 * 13 + 2
     assert set(found.skipped) == ({"vision and audio towers"} if size == "4B" else set())
 
@@ -121,10 +121,10 @@ def test_gemma3_norms_are_packed_whole(tmp_path: Path, monkeypatch: pytest.Monke
     norms = [n for n in stored if n.endswith("norm")]
     assert len(norms) == 8 * 6 + 1 and all(stored[n].min() < 0 for n in norms)
     config = load_target_config(where)
-    store = open_weights(where, config, "int8", use_cache=False)
+    store = open_weights(open_model(where), config, "int8", use_cache=False)
     for name in norms:
         assert np.array_equal(store.vector(name), np.float32(1) + stored[name])
     monkeypatch.setattr(TensorEntry, "whole_norm", True)
-    whole = open_weights(where, config, "int8", use_cache=False)
+    whole = open_weights(open_model(where), config, "int8", use_cache=False)
     for name in norms:
         assert np.array_equal(whole.vector(name), stored[name])

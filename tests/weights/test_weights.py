@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from geminate.checkpoint.safetensors_reader import read_header
 from geminate.errors import DrafterMismatchError, WeightsError
-from geminate.families.gemma4.config import load_assistant_config, load_target_config
+from geminate.families.registry import load_assistant_config, load_target_config, open_model
 from geminate.formats.quantize import f32_to_bf16, pack_matrix, pack_rows_int8
 from geminate.formats.unpack import bf16_to_f32, table_rows, unpack_matrix, unpack_rows
 from geminate.runtime.compatibility import check_fit
@@ -79,7 +79,7 @@ def test_cache_is_kept_reused_and_rebuilt(models: dict[str, Path], tmp_path: Pat
     said: list[str] = []
 
     def load():
-        return open_weights(models["E2B"], config, "int8", cache_dir=tmp_path, on_message=said.append)
+        return open_weights(open_model(models["E2B"]), config, "int8", cache_dir=tmp_path, on_message=said.append)
 
     first = load()
     assert not first.from_cache and first.path is not None and first.path.parent == tmp_path
@@ -121,7 +121,7 @@ def test_full_disk(models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(packed_cache.CacheWriter, "add", failing)
     said: list[str] = []
     config = load_target_config(models["31B"])
-    store = open_weights(models["31B"], config, "int4", cache_dir=tmp_path, on_message=said.append)
+    store = open_weights(open_model(models["31B"]), config, "int4", cache_dir=tmp_path, on_message=said.append)
     assert store.path is None and not list(tmp_path.iterdir())
     assert any("No space left on device" in line and "without the cache" in line for line in said)
     assert store.embedding().format == "int4"
@@ -157,7 +157,8 @@ def test_damaged_safetensors_never_crash(data: bytes, cut: int, tmp_path_factory
 SCRIPT = """
 import json, sys, threading, time
 from pathlib import Path
-from geminate.families.gemma4.config import load_target_config
+from geminate.families.registry import load_target_config
+from geminate.families.registry import open_model
 from geminate.weights.store import open_weights
 
 def anonymous():
@@ -175,7 +176,7 @@ def watch():  # inside tensors too, not only between them
         time.sleep(0.001)
 watcher = threading.Thread(target=watch)
 watcher.start()
-store = open_weights(d, config, "int8", cache_dir=Path(sys.argv[2]))
+store = open_weights(open_model(d), config, "int8", cache_dir=Path(sys.argv[2]))
 done = True
 watcher.join()
 sizes = store.bytes_by_kind()

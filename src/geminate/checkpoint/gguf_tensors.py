@@ -1,56 +1,51 @@
-"""A GGUF file's tensors under the names and with the values that packing wants.
+"""A GGUF file's tensors with the values that packing wants, and a family's names for them.
 
 Q4_0 is our int4 grid and Q8_0 our int8 grid, so their codes and scales pass through without rounding; other block
-types are dequantized by the gguf package. Norm weights of Gemma 3 are stored as 1 + w.
+types are dequantized by the gguf package.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from geminate.arrays import F32, I8, U16
 from geminate.checkpoint.entries import Grid
-from geminate.checkpoint.gguf_file import GgufFile, GgufTensor
 from geminate.errors import WeightsError
 from geminate.formats.quantize import quantize_int8
 from geminate.formats.unpack import bf16_to_f32
 
 PLAIN = {"F32": "<f4", "F16": "<f2", "BF16": "<u2", "I32": "<i4", "I64": "<i8"}
 GRIDS: dict[str, Grid] = {"Q4_0": "int4", "Q8_0": "int8"}
+_LAYER = re.compile(r"blk\.(\d+)\.(.+)")
 BLOCK_BYTES = {"Q4_0": 18, "Q8_0": 34}
 
-NAMES = {
-    "token_embd.weight": "embed_tokens", "output.weight": "lm_head", "output_norm.weight": "norm",
-    "per_layer_token_embd.weight": "embed_tokens_per_layer",
-    "per_layer_model_proj.weight": "per_layer_model_projection",
-    "per_layer_proj_norm.weight": "per_layer_projection_norm",
-    "nextn.pre_projection.weight": "pre_projection", "nextn.post_projection.weight": "post_projection",
-    "masked_embd_centroids.weight": "masked_embedding.centroids",
-    "masked_embd_ordering": "masked_embedding.token_ordering",
-    "masked_embd_ordering.weight": "masked_embedding.token_ordering",
-}  # fmt: skip
-LAYER_NAMES = {
-    "attn_norm.weight": "input_layernorm", "post_attention_norm.weight": "post_attention_layernorm",
-    "ffn_norm.weight": "pre_feedforward_layernorm", "post_ffw_norm.weight": "post_feedforward_layernorm",
-    "attn_q.weight": "self_attn.q_proj", "attn_k.weight": "self_attn.k_proj", "attn_v.weight": "self_attn.v_proj",
-    "attn_output.weight": "self_attn.o_proj", "attn_q_norm.weight": "self_attn.q_norm",
-    "attn_k_norm.weight": "self_attn.k_norm", "ffn_gate.weight": "mlp.gate_proj", "ffn_up.weight": "mlp.up_proj",
-    "ffn_down.weight": "mlp.down_proj", "layer_output_scale.weight": "layer_scalar",
-    "inp_gate.weight": "per_layer_input_gate", "proj.weight": "per_layer_projection",
-    "post_norm.weight": "post_per_layer_input_norm",
-    "ffn_gate_inp.weight": "router.proj", "ffn_gate_inp.scale": "router.scale",
-    "ffn_down_exps.scale": "router.per_expert_scale", "ffn_gate_up_exps.weight": "experts.gate_up_proj",
-    "ffn_down_exps.weight": "experts.down_proj", "pre_ffw_norm_2.weight": "pre_feedforward_layernorm_2",
-    "post_ffw_norm_1.weight": "post_feedforward_layernorm_1",
-    "post_ffw_norm_2.weight": "post_feedforward_layernorm_2",
-}  # fmt: skip
-# Read by the configuration (which part of the full layers' dimensions turns), not a weight.
-NOT_WEIGHTS = ("rope_freqs.weight",)
-_LAYER = re.compile(r"blk\.(\d+)\.(.+)")
+
+@dataclass(frozen=True, kw_only=True)
+class GgufNames:
+    """How a family's tensors are called in GGUF.
+
+    Attributes:
+        tensors: stored name -> canonical name. layers: the same behind ``blk.N.`` and ``layers.N.``.
+        other: tensors that are no weights.
+        whole_norms: whether norm weights 1 + w are stored as that sum.
+    """
+
+    tensors: Mapping[str, str]
+    layers: Mapping[str, str]
+    other: tuple[str, ...] = ()
+    whole_norms: bool = False
+
+    def canonical(self, name: str) -> str:
+        """The canonical name; unknown ones stay as they are."""
+        layer = _LAYER.fullmatch(name)
+        if layer is not None and layer[2] in self.layers:
+            return f"layers.{int(layer[1])}.{self.layers[layer[2]]}"
+        return self.tensors.get(name, name)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +58,7 @@ class GgufEntry:
     path: Path
     offset: int
     nbytes: int
-    whole_norm: bool
+    whole_norm: bool = False
 
     @property
     def grid(self) -> Grid | None:
@@ -141,33 +136,18 @@ def _dequantized(raw: np.ndarray, entry: GgufEntry) -> F32:
     return np.ascontiguousarray(wide, dtype=np.float32)
 
 
-def common_name(name: str) -> str:
-    """The canonical name of a GGUF tensor; unknown ones stay as they are."""
-    layer = _LAYER.fullmatch(name)
-    if layer is not None and layer[2] in LAYER_NAMES:
-        return f"layers.{int(layer[1])}.{LAYER_NAMES[layer[2]]}"
-    return NAMES.get(name, name)
-
-
-def gguf_entries(file: GgufFile) -> dict[str, GgufEntry]:
-    """Every weight of a file by canonical name.
+def canonical_tensors(entries: Mapping[str, GgufEntry], names: GgufNames) -> dict[str, GgufEntry]:
+    """A file's weights by canonical name.
 
     Raises:
         WeightsError: two tensors with one canonical name.
     """
-    whole = file.architecture == "gemma3"
     found: dict[str, GgufEntry] = {}
-    for name, t in file.tensors.items():
-        short = common_name(name)
-        if name in NOT_WEIGHTS:
+    for name, entry in entries.items():
+        if name in names.other:
             continue
+        short = names.canonical(name)
         if short in found:
-            raise WeightsError(f"{file.path}: {name} and {found[short].name} name the same tensor")
-        found[short] = _entry(t, file.path, whole)
+            raise WeightsError(f"{entry.path}: {name} and {found[short].name} name the same tensor")
+        found[short] = replace(entry, whole_norm=names.whole_norms)
     return found
-
-
-def _entry(t: GgufTensor, path: Path, whole_norm: bool) -> GgufEntry:
-    return GgufEntry(
-        name=t.name, dtype=t.dtype, shape=t.shape, path=path, offset=t.offset, nbytes=t.nbytes, whole_norm=whole_norm
-    )

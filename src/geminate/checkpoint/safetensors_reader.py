@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -93,17 +94,17 @@ def checkpoint_files(directory: Path) -> list[Path]:
     return files
 
 
-def read_checkpoint(directory: Path) -> dict[str, TensorEntry]:
-    """Every tensor of a checkpoint directory by its name in the file.
+def read_files(files: Sequence[Path]) -> dict[str, TensorEntry]:
+    """Every tensor of a checkpoint's files by its name there.
 
     Raises:
-        ModelNotFoundError, WeightsError: nothing there, or a damaged file.
+        WeightsError: a damaged file, or one name in two files.
     """
     entries: dict[str, TensorEntry] = {}
-    for path in checkpoint_files(directory):
+    for path in files:
         for entry in read_header(path):
             if entry.name in entries:
-                raise WeightsError(f"tensor {entry.name} stands in two files of {directory}")
+                raise WeightsError(f"tensor {entry.name} stands in two files of {path.parent}")
             entries[entry.name] = entry
     return entries
 

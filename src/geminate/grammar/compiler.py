@@ -22,7 +22,7 @@ from geminate.errors import GeminateError, ParameterError
 from geminate.grammar.json_schema import has_finite_value, schema_text
 from geminate.grammar.state import Grammar as Grammar
 from geminate.grammar.state import message
-from geminate.grammar.tool_grammar import calls_lark, token_range
+from geminate.grammar.token_range import token_range
 from geminate.text.call_tokens import CallTokens
 from geminate.text.tokenizer import Tokenizer
 
@@ -73,7 +73,7 @@ class Lark:
 
 @dataclass(frozen=True, kw_only=True)
 class ToolCalls:
-    """Tool calls in Gemma 4's syntax.
+    """Tool calls in the syntax of the model's dialect.
 
     Attributes:
         tools: pairs of a name and the JSON schema of the arguments, or None for no arguments.
@@ -121,7 +121,7 @@ class GrammarCompiler:
         """Compile a grammar, or return it from the cache of recently compiled ones.
 
         Args:
-            reasoning: allow reasoning, ``<|channel>thought\\n ... <channel|>``, before the constrained part.
+            reasoning: allow reasoning, between the dialect's marks, before the constrained part.
 
         Raises:
             ParameterError: a grammar that is malformed, too large, allows no output or contains something that cannot
@@ -168,7 +168,9 @@ class GrammarCompiler:
                 body = {"lark_grammar": _lark(grammar)}
             case ToolCalls():
                 tokens = CallTokens.find(self._tokenizer)
-                lark = calls_lark(
+                syntax = self._tokenizer.dialect.tools
+                assert syntax is not None
+                lark = syntax.grammar(
                     spec.tools,
                     tokens,
                     required=spec.required,
@@ -188,11 +190,19 @@ class GrammarCompiler:
         return text
 
     def _reasoning(self) -> str:
-        opened, closed = (self._tokenizer.token_id(text) for text in ("<|channel>", "<channel|>"))
+        marks = self._tokenizer.dialect.reasoning
+        if marks is None:
+            raise ParameterError(
+                "this model's family marks no reasoning, so it cannot reason before the constrained part"
+            )
+        opened, closed = self._tokenizer.token_id(marks.opened), self._tokenizer.token_id(marks.closed)
         if opened is None or closed is None:
-            raise ParameterError("this model has no <|channel> token, so it cannot reason before the constrained part")
+            raise ParameterError(
+                f"this model has no {marks.opened} token, so it cannot reason before the constrained part"
+            )
         inside = token_range([*self._eos_ids, opened, closed], but=True)
-        return f'start: reasoning? @body\nreasoning: <[{opened}]> "thought\\n" {inside}* <[{closed}]>\n'
+        line = json.dumps(marks.line, ensure_ascii=False)
+        return f"start: reasoning? @body\nreasoning: <[{opened}]> {line} {inside}* <[{closed}]>\n"
 
     def _library(self) -> tuple[LLTokenizer, LLParserLimits]:
         with self._lock:

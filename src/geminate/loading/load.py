@@ -8,11 +8,11 @@ from pathlib import Path
 
 from geminate.backends.select import make_backend
 from geminate.errors import ConfigError, ParameterError
-from geminate.families.gemma4.config import kind_of, load_assistant_config, load_target_config
-from geminate.families.raw_config import raw_config
+from geminate.families.base import Model
+from geminate.families.registry import open_model
+from geminate.loading.compile import compile_drafter, compile_target
 from geminate.loading.locate import embedded_pair, locate_drafter, locate_model
 from geminate.params import MAX_DRAFT
-from geminate.plan.config import AssistantConfig, TargetConfig
 from geminate.runtime.drafter import DrafterModel, RopePosition
 from geminate.runtime.target import TargetModel
 from geminate.weights.packing import Progress
@@ -42,16 +42,17 @@ def locate(model: str | Path | None, drafter: str | Path | None) -> Located:
             drafter = own if (own / "config.json").exists() else None
         return Located(target=target, drafter=locate_drafter("", target, drafter))
     target = locate_model(model)
-    if kind_of(raw_config(target)) != "target":
+    if open_model(target).is_drafter:
         raise ConfigError(f"{model} is a drafter; name its target, and this one with --drafter")
     return Located(target=target, drafter=locate_drafter(model, target, drafter))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
-    """A compiled target and its drafter, with where they came from."""
+    """A compiled target and its drafter, with where they came from; ``source`` is None for random weights."""
 
     located: Located
+    source: Model | None
     target: TargetModel
     drafter: DrafterModel | None
 
@@ -81,20 +82,22 @@ def load_pair(
     if not 1 <= prefill_chunk <= 4096:
         raise ParameterError(f"prefill_chunk must be 1 to 4096, not {prefill_chunk}")
     located = locate(model, drafter)
-    target_config: TargetConfig = load_target_config(located.target)
+    source = open_model(located.target)
+    target_config = source.target_config()
     backend = make_backend(threads)
     open_packed = functools.partial(
         open_weights, cache_dir=cache_dir, use_cache=use_cache, progress=progress, on_message=on_message
     )
-    store = open_packed(located.target, target_config, weights)
-    target = TargetModel(target_config, store, backend, max_rows=prefill_chunk + MAX_DRAFT)
+    store = open_packed(source, target_config, weights)
+    target = compile_target(target_config, store, backend, max_rows=prefill_chunk + MAX_DRAFT)
     drafter_model = None
     if located.drafter is not None:
-        assistant: AssistantConfig = load_assistant_config(located.drafter)
-        drafter_store = open_packed(located.drafter, assistant, weights)
-        drafter_model = DrafterModel(assistant, drafter_store, target, rope_position)
+        drafter_source = open_model(located.drafter)
+        assistant = drafter_source.drafter_config()
+        drafter_store = open_packed(drafter_source, assistant, weights)
+        drafter_model = compile_drafter(assistant, drafter_store, target, rope_position)
         if prefault:
             drafter_store.prefault(progress)
     if prefault:
         store.prefault(progress)
-    return Pair(located=located, target=target, drafter=drafter_model)
+    return Pair(located=located, source=source, target=target, drafter=drafter_model)

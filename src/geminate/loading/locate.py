@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 from geminate.checkpoint.gguf_file import is_gguf
 from geminate.errors import GeminateError, ModelNotFoundError
-from geminate.families.gemma4.config import ASSISTANT_TYPES
-from geminate.families.raw_config import raw_config
-
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-PATTERNS = ["*.json", "*.safetensors", "*.jinja", "tokenizer*"]
+from geminate.families.registry import open_model
+from geminate.loading.hub import HUB_ID, from_hub
 
 
 def embedded_pair() -> tuple[Path, Path]:
@@ -61,37 +57,16 @@ def locate_model(name: str | Path) -> Path:
         raise ModelNotFoundError(f"{name} is a file, but no GGUF; a model is that, or a directory with config.json")
     if not HUB_ID.fullmatch(text):
         raise ModelNotFoundError(f"no such directory: {name} (a hub id looks like google/gemma-4-E2B-it)")
-    return _from_hub(text)
+    return from_hub(text)
 
 
 def _short(text: str) -> str:
     return repr(text if len(text) <= 60 else text[:60] + "...")
 
 
-def _from_hub(hub_id: str) -> Path:
-    # Imported here: it takes 0.3 s and most starts never need it.
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(hub_id, allow_patterns=PATTERNS))
-    except LocalEntryNotFoundError:
-        raise ModelNotFoundError(
-            f"{hub_id} is not in the local hub cache and the hub cannot be reached (or HF_HUB_OFFLINE is set); "
-            "download it where there is a connection, or name a local directory"
-        ) from None
-    except HfHubHTTPError as error:
-        first = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise ModelNotFoundError(f"the hub refused {hub_id}: {first}") from None
-    except (OSError, ValueError) as error:
-        raise ModelNotFoundError(f"cannot fetch {hub_id}: {error}") from None
-
-
 def _is_drafter(source: Path) -> bool:
-    if not (source.is_file() or (source / "config.json").is_file()):
-        return False
     try:
-        return raw_config(source).get("model_type") in ASSISTANT_TYPES
+        return source.exists() and open_model(source).is_drafter
     except GeminateError:
         return False
 
@@ -131,7 +106,7 @@ def locate_drafter(name: str | Path, source: Path, choice: str | Path | None) ->
         return found[0] if len(found) == 1 else None
     if not Path(name).expanduser().exists() and HUB_ID.fullmatch(str(name)):
         try:
-            return _from_hub(f"{name}-assistant")
+            return from_hub(f"{name}-assistant")
         except ModelNotFoundError:
             return None
     return None

@@ -1,8 +1,4 @@
-"""The decoder layer of Gemma as plan operations; targets of both generations and drafters share it.
-
-Arithmetic as in transformers' Gemma4TextDecoderLayer (models/gemma4/modeling_gemma4.py); where the configuration says
-so, as in Gemma3DecoderLayer (models/gemma3/modeling_gemma3.py).
-"""
+"""Collects a model's operations into a `Plan`."""
 
 from __future__ import annotations
 
@@ -10,22 +6,14 @@ from typing import Protocol
 
 import numpy as np
 
-from geminate.arrays import F32
-from geminate.formats.packed import PackedMatrix
-from geminate.plan.config import LayerConfig, MoeConfig
+from geminate.arrays import F32, I32
+from geminate.formats.packed import PackedMatrix, RowTable
 from geminate.plan.nodes import (
-    AddScaled,
-    Attention,
-    Experts,
-    GeluMul,
-    KvStore,
     Linear,
     Node,
     Plan,
     RmsNorm,
-    Rope,
     RopeTable,
-    Tap,
 )
 
 
@@ -35,6 +23,9 @@ class Weights(Protocol):
     def matrix(self, name: str) -> PackedMatrix: ...
     def vector(self, name: str) -> F32: ...
     def scalar(self, name: str) -> float: ...
+    def embedding(self) -> PackedMatrix: ...
+    def row_table(self, name: str) -> RowTable: ...
+    def order(self, name: str) -> I32: ...
 
 
 class PlanBuilder:
@@ -97,108 +88,3 @@ class PlanBuilder:
             candidate_ids=candidate_ids,
             slots=slots,
         )
-
-
-def add_attention(b: PlanBuilder, layer: LayerConfig, *, slot: int, own_position: bool) -> None:
-    """Attention block with its two norms and the residual: x <- x + norm(o_proj(attention(norm(x)))).
-
-    Args:
-        slot: cache slot that holds this layer's keys and values.
-        own_position: whether a row sees its own position (the target) or only those before (the drafter).
-    """
-    name = f"layers.{layer.index}"
-    attn = f"{name}.self_attn"
-    rope = b.rope_index[layer.kind]
-    b.norm("x", "h", f"{name}.input_layernorm")
-    q = b.linear("h", f"q{layer.heads * layer.head_dim}", f"{attn}.q_proj")
-    # The factor of the scores goes into the weight: attention itself has none.
-    b.norm(q, q, f"{attn}.q_norm", groups=layer.heads, scale=layer.query_scale)
-    b.add(Rope(x=q, groups=layer.heads, rope=rope))
-    if not layer.kv_shared:
-        width = layer.kv_heads * layer.head_dim
-        k = b.linear("h", f"k{width}", f"{attn}.k_proj")
-        v = f"v{width}"
-        if layer.k_eq_v:
-            b.norm(k, v, None, groups=layer.kv_heads)  # before k_norm overwrites k
-        else:
-            b.linear("h", v, f"{attn}.v_proj")
-            if layer.v_norm:
-                b.norm(v, v, None, groups=layer.kv_heads)
-        b.norm(k, k, f"{attn}.k_norm", groups=layer.kv_heads)
-        b.add(Rope(x=k, groups=layer.kv_heads, rope=rope), KvStore(k=k, v=v, slot=slot))
-    attended = b.buffer(f"attn{b.widths[q]}", b.widths[q])
-    b.add(
-        Attention(
-            q=q,
-            out=attended,
-            slot=slot,
-            heads=layer.heads,
-            kv_heads=layer.kv_heads,
-            head_dim=layer.head_dim,
-            window=layer.window,
-            include_self=own_position,
-        )
-    )
-    b.linear(attended, "h", f"{attn}.o_proj")
-    b.norm("h", "h", f"{name}.post_attention_layernorm")
-    b.add(AddScaled(a="x", b="h", out="x"))
-
-
-def add_feed_forward(b: PlanBuilder, layer: LayerConfig, moe: MoeConfig | None) -> None:
-    """MLP, with the expert block beside it where there is one; leaves the normed sum in ``h``.
-
-    The router and the experts read the residual before the MLP, through norms of their own.
-    """
-    name = f"layers.{layer.index}"
-    b.norm("x", "h", f"{name}.pre_feedforward_layernorm")
-    gate = b.linear("h", f"gate{layer.intermediate}", f"{name}.mlp.gate_proj")
-    up = b.linear("h", f"up{layer.intermediate}", f"{name}.mlp.up_proj")
-    b.add(GeluMul(gate=gate, up=up, out=gate))
-    b.linear(gate, "h", f"{name}.mlp.down_proj")
-    if moe is not None:
-        b.norm("h", "h", f"{name}.post_feedforward_layernorm_1")
-        scale = b.store.vector(f"{name}.router.scale") * b.hidden_size**-0.5
-        b.buffer("routed", b.hidden_size)
-        b.add(RmsNorm(x="x", out="routed", weight=scale.astype("float32"), eps=b.eps))
-        b.linear("routed", "scores", f"{name}.router.proj")
-        b.norm("x", "routed", f"{name}.pre_feedforward_layernorm_2")
-        b.add(
-            Experts(
-                x="routed",
-                scores="scores",
-                out=b.buffer("expert_sum", b.hidden_size),
-                gate_up=b.store.matrix(f"{name}.experts.gate_up_proj"),
-                down=b.store.matrix(f"{name}.experts.down_proj"),
-                top_k=moe.top_k,
-                per_expert_scale=b.store.vector(f"{name}.router.per_expert_scale"),
-            )
-        )
-        b.norm("expert_sum", "expert_sum", f"{name}.post_feedforward_layernorm_2")
-        b.add(AddScaled(a="h", b="expert_sum", out="h"))
-    b.norm("h", "h", f"{name}.post_feedforward_layernorm")
-
-
-def add_layer(
-    b: PlanBuilder,
-    layer: LayerConfig,
-    *,
-    slot: int,
-    own_position: bool,
-    moe: MoeConfig | None = None,
-    ple_dim: int = 0,
-) -> None:
-    """One whole decoder layer over the residual stream ``x``, ending in a Tap named ``layers.N``."""
-    name = f"layers.{layer.index}"
-    scalar = b.store.scalar(f"{name}.layer_scalar") if layer.layer_scalar else 1.0
-    add_attention(b, layer, slot=slot, own_position=own_position)
-    add_feed_forward(b, layer, moe)
-    if ple_dim == 0:
-        b.add(AddScaled(a="x", b="h", out="x", scale=scalar))
-    else:
-        b.add(AddScaled(a="x", b="h", out="x"))
-        gate = b.linear("x", f"gate{ple_dim}", f"{name}.per_layer_input_gate")
-        b.add(GeluMul(gate=gate, up="ple", out=gate, up_offset=layer.index * ple_dim))
-        b.linear(gate, "h", f"{name}.per_layer_projection")
-        b.norm("h", "h", f"{name}.post_per_layer_input_norm")
-        b.add(AddScaled(a="x", b="h", out="x", scale=scalar))
-    b.add(Tap(x="x", name=name))

@@ -1,4 +1,4 @@
-"""What a target and a drafter are: frozen shapes that models, weights and engine read; `config_reader` makes them."""
+"""What a target and a drafter are: frozen shapes that families read from checkpoints."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 
 from geminate.arrays import F32
+from geminate.kv.store import SlotSpec
 
 LayerKind = Literal["sliding_attention", "full_attention"]
 CheckpointDtype = Literal["bfloat16", "float16", "float32"]
@@ -23,7 +24,7 @@ class LayerConfig:
         k_eq_v: V is the normed output of k_proj.
         kv_shared: the layer has no K and V of its own and reads layer ``kv_donor``'s (else its own index).
         intermediate: MLP width, doubling on KV-shared layers included.
-        query_scale: factor of the attention scores (Gemma 4's is 1).
+        query_scale: factor of the attention scores .
         v_norm: V is normed, without a weight.
         layer_scalar: the layer's output is multiplied by a stored number.
     """
@@ -75,17 +76,16 @@ class GenerationDefaults:
     temperature: float | None = None
     top_k: int | None = None
     top_p: float | None = None
-    num_assistant_tokens: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class TargetConfig:
-    """A text model of Gemma 4 or Gemma 3 (also the text part of a drafter).
+    """A decoder: a target, or the text part of a drafter.
 
     Attributes:
         embed_scale, ple_scale: sqrt of the widths, rounded to the checkpoint's dtype as transformers does.
         ple_dim: width of a layer's per-layer embedding, 0 for none.
-        norm_unit_offset: safetensors hold w of norm weights 1 + w (Gemma 3).
+        norm_unit_offset: norms multiply by 1 + w, and safetensors hold w.
     """
 
     model_type: str
@@ -105,6 +105,15 @@ class TargetConfig:
     dtype: CheckpointDtype
     norm_unit_offset: bool = False
     generation: GenerationDefaults = field(default_factory=GenerationDefaults)
+
+    @property
+    def kv_slots(self) -> tuple[SlotSpec, ...]:
+        """One KV slot per layer that computes keys and values, in layer order."""
+        return tuple(
+            SlotSpec(kv_heads=layer.kv_heads, head_dim=layer.head_dim, window=layer.window)
+            for layer in self.layers
+            if not layer.kv_shared
+        )
 
     def inv_freq(self, kind: str) -> F32:
         """Frequencies of the rotated pairs of a layer kind, float32 [pairs].

@@ -1,4 +1,4 @@
-"""The target: the text model of Gemma 4 (or 3, by configuration) as a plan, and the compiled model around it."""
+"""The compiled target."""
 
 from __future__ import annotations
 
@@ -8,72 +8,11 @@ import numpy as np
 
 from geminate.arrays import F32, I32
 from geminate.backends.base import Backend
-from geminate.kv.store import KVStore, SlotSpec
+from geminate.kv.store import KVStore
 from geminate.plan.batch import Batch, Rows
-from geminate.plan.builder import PlanBuilder, add_layer
 from geminate.plan.config import TargetConfig
-from geminate.plan.nodes import (
-    AddScaled,
-    Embed,
-    GatherRows,
-    Linear,
-    Plan,
-    RopeTable,
-    RowLookup,
-    Softcap,
-    Tap,
-)
+from geminate.plan.nodes import Plan
 from geminate.weights.store import WeightStore
-
-
-def rope_tables(config: TargetConfig) -> dict[str, RopeTable]:
-    """One rotary table per layer kind that occurs."""
-    tables: dict[str, RopeTable] = {}
-    for layer in config.layers:
-        if layer.kind not in tables:
-            tables[layer.kind] = RopeTable(config.inv_freq(layer.kind), layer.head_dim)
-    return tables
-
-
-def target_plan(config: TargetConfig, store: WeightStore) -> Plan:
-    """The plan of Gemma4ForCausalLM.forward, or Gemma3ForCausalLM's: rows of ids to hidden states and logits."""
-    b = PlanBuilder(store, hidden_size=config.hidden_size, eps=config.rms_norm_eps, ropes=rope_tables(config))
-    b.buffer("x", config.hidden_size)
-    b.add(Embed(out="x", table=store.embedding(), scale=config.embed_scale))
-    if config.ple_dim:
-        width = len(config.layers) * config.ple_dim
-        b.linear("x", "ple", "per_layer_model_projection", scale=config.hidden_size**-0.5)
-        b.norm("ple", "ple", "per_layer_projection_norm", groups=len(config.layers))
-        table = store.row_table("embed_tokens_per_layer")
-        b.add(RowLookup(out=b.buffer("ple_rows", width), table=table, scale=config.ple_scale))
-        b.add(AddScaled(a="ple", b="ple_rows", out="ple", scale=2.0**-0.5))
-    for layer in config.layers:
-        # KV-producing layers come first, so a donor's layer index is its slot.
-        add_layer(
-            b,
-            layer,
-            slot=layer.kv_donor,
-            own_position=True,
-            moe=config.moe,
-            ple_dim=config.ple_dim,
-        )
-    b.norm("x", "hidden", "norm")
-    b.add(Tap(x="hidden", name="norm"))
-    b.add(GatherRows(x="hidden", out=b.buffer("head_in", config.hidden_size)))
-    embedding = store.embedding()
-    b.add(Linear(x="head_in", out=b.buffer("logits", config.vocab_size), w=embedding))
-    if config.softcap is not None:
-        b.add(Softcap(x="logits", cap=config.softcap))
-    return b.finish(hidden="hidden", logits="logits", slots=len(slot_specs(config)))
-
-
-def slot_specs(config: TargetConfig) -> tuple[SlotSpec, ...]:
-    """One cache slot per layer that computes keys and values, in layer order."""
-    return tuple(
-        SlotSpec(kv_heads=layer.kv_heads, head_dim=layer.head_dim, window=layer.window)
-        for layer in config.layers
-        if not layer.kv_shared
-    )
 
 
 class TargetModel:
@@ -81,19 +20,22 @@ class TargetModel:
 
     Args:
         config, store: as loaded from one checkpoint.
+        plan: of that configuration over these weights.
         backend: runs the plan.
         max_rows: most rows of one pass (all sequences together).
     """
 
-    def __init__(self, config: TargetConfig, store: WeightStore, backend: Backend, *, max_rows: int) -> None:
+    def __init__(
+        self, config: TargetConfig, store: WeightStore, plan: Plan, backend: Backend, *, max_rows: int
+    ) -> None:
         self.config = config
         self.store = store
         self.backend = backend
         self.max_rows = max_rows
-        self.slots = slot_specs(config)
+        self.slots = config.kv_slots
         self.kv = backend.new_kv(self.slots, max_rows=max_rows)
-        self.plan = target_plan(config, store)
-        self.program = backend.compile(self.plan, max_rows=max_rows)
+        self.plan = plan
+        self.program = backend.compile(plan, max_rows=max_rows)
 
     def new_cache(self, max_context: int | None = None) -> KVStore:
         """An empty cache for one sequence."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from geminate import __version__
-from geminate.checkpoint.source import weight_files
+from geminate.checkpoint.checkpoint import Checkpoint
 from geminate.engine.service import EngineService
 from geminate.errors import GeminateError, TokenizerError
 from geminate.llm import LLM
@@ -47,8 +47,9 @@ class Model:
         self.compiler = llm.grammars
         self.fingerprint = _fingerprint(llm)
         self.created = int(time.time())
-        self.thought_open = llm.tokenizer.token_id("<|channel>")
-        self.thought_close = llm.tokenizer.token_id("<channel|>")
+        marks = llm.tokenizer.dialect.reasoning
+        self.thought_open = None if marks is None else llm.tokenizer.token_id(marks.opened)
+        self.thought_close = None if marks is None else llm.tokenizer.token_id(marks.closed)
 
     def most_tokens(self, prompt: int, wanted: int) -> int:
         """The longest answer up to ``wanted`` tokens for which there can be memory."""
@@ -84,18 +85,16 @@ def default_id(model: str | None) -> str:
     if model is None:
         return EMBEDDED_ID
     path = Path(model)
-    if not path.exists():
-        return model
-    return path.stem if path.is_file() else path.resolve().name
+    return Checkpoint.open(path).name if path.exists() else model
 
 
 def _fingerprint(llm: LLM) -> str:
     """Hash of the version, the configuration, the weight files and the formats they are kept in."""
-    store, source = llm.pair.target.store, llm.pair.located.target
-    files = [source] if source.is_file() else weight_files(source)
+    store, source = llm.pair.target.store, llm.pair.source
+    stamps = [] if source is None else source.checkpoint.stamps
     parts = (
         __version__, repr(llm.config), repr(sorted(store.bytes_by_format().items())),
-        repr([(file.name, file.stat().st_size) for file in files]),
+        repr([(name, size) for name, size, _ in stamps]),
     )  # fmt: skip
     return "fp_" + hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
 

@@ -10,7 +10,7 @@ from geminate.text.tokenizer import Tokenizer
 
 @dataclass(frozen=True, kw_only=True)
 class CallTokens:
-    """Ids of ``<|tool_call>``, ``<tool_call|>`` and ``<|"|>``."""
+    """Ids of a dialect's tokens around a call, and around a string in it."""
 
     opened: int
     closed: int
@@ -18,13 +18,16 @@ class CallTokens:
 
     @classmethod
     def find(cls, tokenizer: Tokenizer) -> CallTokens:
-        """By their strings.
+        """By the marks of the tokenizer's dialect.
 
         Raises:
-            ParameterError: the tokenizer lacks one: the model does not call tools in this syntax.
+            ParameterError: the dialect has no tool calls, or the tokenizer lacks a token of theirs.
         """
+        syntax = tokenizer.dialect.tools
+        if syntax is None:
+            raise ParameterError("this model's family has no syntax for tool calls: it cannot call tools")
         found: list[int] = []
-        for text in ("<|tool_call>", "<tool_call|>", '<|"|>'):
+        for text in (syntax.opened, syntax.closed, syntax.quote):
             token = tokenizer.token_id(text)
             if token is None:
                 raise ParameterError(f"this model's tokenizer has no {text} token: it cannot call tools")

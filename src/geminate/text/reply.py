@@ -9,11 +9,9 @@ from typing import Literal, Protocol
 
 from geminate.text.call_tokens import CallTokens
 from geminate.text.detokenizer import Detokenizer
+from geminate.text.dialect import CallReader
 from geminate.text.stop import StopFilter
 from geminate.text.tokenizer import Tokenizer
-from geminate.text.tool_syntax import CallReader
-
-_THOUGHT = "thought\n"  # the line after <|channel>
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,7 +81,7 @@ class PlainReply:
 
 
 class ChatReply:
-    """A chat's reply: ``<|channel>thought\\n ... <channel|>`` is reasoning, ``<|tool_call> ... <tool_call|>`` a call.
+    """A chat's completion, taken apart by the marks of the tokenizer's dialect: content, reasoning and tool calls.
 
     A call that cannot be read is closed so that its arguments are JSON; one without a tool's name is content.
 
@@ -103,10 +101,15 @@ class ChatReply:
         self._line: str | None = None  # the beginning of a channel while it may be its name
         self._call: CallReader | None = None
         self._calls = 0
-        self._opened, self._closed = (tokenizer.token_id(text) for text in ("<|channel>", "<channel|>"))
-        marks = ("<|tool_call>", "<tool_call|>", '<|"|>')
-        known = tools and all(tokenizer.token_id(text) is not None for text in marks)
-        self._tokens = CallTokens.find(tokenizer) if known else None
+        marks, syntax = tokenizer.dialect.reasoning, tokenizer.dialect.tools
+        self._opened = None if marks is None else tokenizer.token_id(marks.opened)
+        self._closed = None if marks is None else tokenizer.token_id(marks.closed)
+        self._first_line = "" if marks is None else marks.line
+        self._tokens: CallTokens | None = None
+        if tools and syntax is not None:
+            texts = (syntax.opened, syntax.closed, syntax.quote)
+            if all(tokenizer.token_id(text) is not None for text in texts):
+                self._tokens = CallTokens.find(tokenizer)
 
     @property
     def stopped(self) -> bool:
@@ -119,7 +122,9 @@ class ChatReply:
             return []
         if self._tokens is not None and token == self._tokens.opened:
             deltas = [*self._end_thought(), *self._end_call()]
-            self._call = CallReader(self._tokenizer, self._tokens)
+            syntax = self._tokenizer.dialect.tools
+            assert syntax is not None
+            self._call = syntax.reader(self._tokenizer, self._tokens)
             return deltas
         if self._call is not None:
             return self._in_call(token)
@@ -139,12 +144,12 @@ class ChatReply:
 
     def _thought(self, text: str, *, last: bool = False) -> list[ReplyDelta]:
         if self._line is not None:
-            text = self._line + text
-            if not last and len(text) < len(_THOUGHT) and _THOUGHT.startswith(text):
+            line, text = self._first_line, self._line + text
+            if not last and len(text) < len(line) and line.startswith(text):
                 self._line = text
                 return []
             # A channel whose first line is something else keeps it.
-            text = "" if text == _THOUGHT.strip() else text.removeprefix(_THOUGHT)
+            text = "" if text == line.strip() else text.removeprefix(line)
             self._line = None
         return [ReplyDelta(kind="reasoning", text=text)] if text else []
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import datetime
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, NoReturn
 
 import jinja2
@@ -18,10 +17,9 @@ from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from geminate.checkpoint.gguf_file import read_gguf
+from geminate.checkpoint.checkpoint import Checkpoint
 from geminate.errors import ParameterError, TokenizerError
-from geminate.text.gguf_tokenizer import gguf_specials, gguf_templates
-from geminate.text.tokenizer import read_json, special_tokens
+from geminate.text.dialect import PLAIN, Dialect
 
 ROLES = ("system", "developer", "user", "assistant", "model", "tool")
 
@@ -90,46 +88,18 @@ class ChatTemplate:
                 raise TokenizerError(f"the chat template does not parse: {_cause(error)}") from error
 
     @classmethod
-    def load(cls, source: str | Path) -> ChatTemplate | None:
-        """The template of a model directory or GGUF file, or None if it has none.
-
-        As in transformers, chat_template.jinja takes precedence over ``chat_template`` in tokenizer_config.json,
-        which is a string or a list of ``{"name", "template"}``.
+    def load(cls, checkpoint: Checkpoint, dialect: Dialect = PLAIN) -> ChatTemplate | None:
+        """The chat templates of a checkpoint, or None if it has none.
 
         Raises:
             TokenizerError: a damaged file.
         """
-        folder = Path(source)
-        if folder.is_file():
-            file = read_gguf(folder)
-            templates = gguf_templates(file)
-            return cls(templates, specials=gguf_specials(file)) if templates else None
-        config = read_json(folder / "tokenizer_config.json")
-        specials = special_tokens(config) or {"bos_token": "<bos>", "eos_token": "<eos>"}
-        path = folder / "chat_template.jinja"
-        if path.is_file():
-            try:
-                return cls(path.read_text(encoding="utf-8"), specials=specials)
-            except (OSError, UnicodeDecodeError) as error:
-                raise TokenizerError(f"cannot read {path}: {error}") from error
-        entry = config.get("chat_template")
-        if entry is None:
+        templates = checkpoint.templates()
+        if not templates:
             return None
-        if isinstance(entry, str):
-            return cls(entry, specials=specials)
-        try:
-            sources = {str(item["name"]): str(item["template"]) for item in entry}
-        except (TypeError, KeyError) as error:
-            raise TokenizerError(
-                f"{folder / 'tokenizer_config.json'}: chat_template must be a string or a list of "
-                "objects with name and template"
-            ) from error
-        return cls(sources, specials=specials)
-
-    @staticmethod
-    def sources(file: Path) -> dict[str, str]:
-        """The templates in a GGUF file, by name."""
-        return gguf_templates(read_gguf(file))
+        own = {name: dialect.specials[name] for name in ("bos_token", "eos_token") if name in dialect.specials}
+        specials = checkpoint.specials() or own
+        return cls(templates, specials=specials)
 
     def render(
         self,

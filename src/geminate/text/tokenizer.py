@@ -2,7 +2,7 @@
 
 Special-token strings are recognised wherever they stand, in templates and in what a user typed, as
 transformers does: ``apply_chat_template`` renders one text and then encodes it. Whoever passes text of
-strangers into a prompt should know that it can hold ``<turn|>``.
+strangers into a prompt should know that it can hold the end of a turn.
 """
 
 from __future__ import annotations
@@ -11,62 +11,27 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import tokenizers
 
-from geminate.checkpoint.gguf_file import read_gguf
+from geminate.checkpoint.checkpoint import Checkpoint
 from geminate.errors import TokenizerError
-from geminate.text.gguf_tokenizer import gguf_tokenizer
+from geminate.text.dialect import PLAIN, Dialect
 
 _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
-# What tokenizer_config.json usually says, for a directory that has none.
-_GEMMA_SPECIALS = {
-    "bos_token": "<bos>",
-    "eos_token": "<eos>",
-    "pad_token": "<pad>",
-    "unk_token": "<unk>",
-}
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file; a missing file is an empty one.
-
-    Raises:
-        TokenizerError: the file cannot be read or holds no JSON object.
-    """
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise TokenizerError(f"cannot read {path}: {error}") from error
-    if not isinstance(value, dict):
-        raise TokenizerError(f"{path} must hold a JSON object, not a {type(value).__name__}")
-    return value
-
-
-def special_tokens(config: Mapping[str, Any]) -> dict[str, str]:
-    """The ``*_token`` strings of a tokenizer_config.json, plain or as ``{"content": ...}``."""
-    found: dict[str, str] = {}
-    for name, value in config.items():
-        if isinstance(value, Mapping):
-            value = value.get("content")
-        if name.endswith("_token") and isinstance(value, str):
-            found[name] = value
-    return found
 
 
 class Tokenizer:
-    """Wraps a ``tokenizers.Tokenizer`` with Gemma's decoder (▁ is a space, bytes as fallback).
+    """Wraps a ``tokenizers.Tokenizer`` whose decoder makes ▁ a space and falls back to bytes.
 
     Args:
         backend: the tokenizer; truncation and padding are switched off.
-        specials: names such as ``bos_token`` and their strings; None takes Gemma's, where they exist.
+        specials: names such as ``bos_token`` and their strings; None takes the dialect's, where they exist.
         add_bos: whether `encode` puts the bos token first.
+        dialect: the family's marks.
 
     Raises:
-        TokenizerError: a decoder other than Gemma's, which `piece` could not take apart exactly.
+        TokenizerError: a decoder that `piece` could not take apart exactly.
     """
 
     def __init__(
@@ -75,13 +40,15 @@ class Tokenizer:
         *,
         specials: Mapping[str, str] | None = None,
         add_bos: bool = True,
+        dialect: Dialect = PLAIN,
     ) -> None:
+        self.dialect = dialect
         backend.no_truncation()
         backend.no_padding()
         self._backend = backend
         self._check_decoder()
         if specials is None:
-            known = _GEMMA_SPECIALS.items()
+            known = dialect.specials.items()
             specials = {name: text for name, text in known if backend.token_to_id(text) is not None}
         self.specials: dict[str, str] = dict(specials)
         self.add_bos = add_bos
@@ -91,28 +58,16 @@ class Tokenizer:
         self._pieces: dict[int, str | int | None] = {}
 
     @classmethod
-    def load(cls, source: str | Path) -> Tokenizer | None:
-        """The tokenizer of a model directory (its tokenizer.json) or GGUF file, or None if it has none.
+    def load(cls, checkpoint: Checkpoint, dialect: Dialect = PLAIN) -> Tokenizer | None:
+        """The tokenizer of a checkpoint, or None if it has none.
 
         Raises:
             TokenizerError: a damaged file.
         """
-        if Path(source).is_file():
-            made = gguf_tokenizer(read_gguf(Path(source)))
-            return None if made is None else cls(made[0], specials=made[1] or None, add_bos=made[2])
-        path = Path(source) / "tokenizer.json"
-        if not path.is_file():
+        parts = checkpoint.tokenizer()
+        if parts is None:
             return None
-        try:
-            backend = tokenizers.Tokenizer.from_file(str(path))
-        except Exception as error:  # the library raises bare Exception for every kind of damage
-            raise TokenizerError(f"cannot read {path}: {error}") from error
-        config = read_json(Path(source) / "tokenizer_config.json")
-        return cls(
-            backend,
-            specials=special_tokens(config) or None,
-            add_bos=config.get("add_bos_token") is not False,
-        )
+        return cls(parts.backend, specials=parts.specials, add_bos=parts.add_bos, dialect=dialect)
 
     def _check_decoder(self) -> None:
         decoder = self._backend.decoder
@@ -120,7 +75,7 @@ class Tokenizer:
         steps = state.get("decoders", [state])
         kinds = [step.get("type") for step in steps]
         if kinds not in (["Replace", "ByteFallback", "Fuse"], ["ByteFallback", "Fuse"]):
-            raise TokenizerError(f"the tokenizer's decoder is {kinds}; Gemma's (Replace, ByteFallback, Fuse) is needed")
+            raise TokenizerError(f"the tokenizer's decoder is {kinds}; Replace, ByteFallback, Fuse is needed")
 
     @property
     def vocab_size(self) -> int:

@@ -179,7 +179,7 @@ def match(entries: Mapping[str, Entry], config: TargetConfig | AssistantConfig, 
     for name, entry in entries.items():
         if canonical(name) == "lm_head" and not _same_weights(entry, found["embed_tokens"]):
             raise WeightsError(
-                f"{where}: {name} differs from the token embedding; Gemma ties them, so this file "
+                f"{where}: {name} differs from the token embedding; the two must be tied, and this file "
                 "needs an untied head, which is not supported"
             )
     return Matched(tensors=found, skipped={r: (counts[r], sizes[r]) for r in counts})

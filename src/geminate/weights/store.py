@@ -8,13 +8,13 @@ import os
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
 from geminate.arrays import F32, I32
+from geminate.checkpoint.checkpoint import Checkpoint
 from geminate.checkpoint.entries import Entry
-from geminate.checkpoint.source import read_weights, weight_files
 from geminate.errors import WeightsError
 from geminate.formats.packed import PackedMatrix, RowTable, WeightFormat
 from geminate.plan.config import AssistantConfig, TargetConfig
@@ -155,8 +155,18 @@ class WeightStore:
         return kinds
 
 
+class WeightSource(Protocol):
+    """A model's weights on disk; see `geminate.families.base.Model`."""
+
+    @property
+    def checkpoint(self) -> Checkpoint: ...
+
+    @property
+    def tensors(self) -> Mapping[str, Entry]: ...
+
+
 def open_weights(
-    source: Path,
+    source: WeightSource,
     config: TargetConfig | AssistantConfig,
     preset: Preset,
     *,
@@ -168,7 +178,7 @@ def open_weights(
     """Weights of a checkpoint, packed for the kernels.
 
     Args:
-        source: a directory with safetensors, or a GGUF file. preset: see `formats.tensor_format`.
+        source: where the weights are. preset: see `formats.tensor_format`.
         cache_dir: where packed weights are kept; see `packed_cache.cache_directory`.
         progress: told about every packed tensor. on_message: told what a user should know, once.
 
@@ -176,13 +186,12 @@ def open_weights(
         WeightsError, ModelNotFoundError: see their messages.
     """
     say = on_message or (lambda text: None)
-    entries = read_weights(source)
+    checkpoint, entries = source.checkpoint, source.tensors
     if preset == "auto" and all(entry.grid is None for entry in entries.values()):
         preset = "int8"  # the same bytes: one cache file serves both
-    fingerprint = _fingerprint(source, config, preset, entries)
+    fingerprint = _fingerprint(checkpoint, config, preset, entries)
     folder = pc.cache_directory(cache_dir)
-    place = hashlib.sha256(str(source.resolve()).encode()).hexdigest()[:8]
-    path = folder / f"{source.name}-{place}-{preset}.geminate"
+    path = folder / f"{checkpoint.path.name}-{checkpoint.place}-{preset}.geminate"
     if use_cache and path.exists():
         try:
             with path.open("rb") as kept_file:
@@ -192,7 +201,7 @@ def open_weights(
             return WeightStore(arrays, meta, path=path, from_cache=True)
         except (WeightsError, OSError, ValueError, KeyError) as error:
             say(f"{error}; packing the weights again")
-    matched = match(entries, config, str(source))
+    matched = match(entries, config, str(checkpoint.path))
     for reason, (count, size) in matched.skipped.items():
         say(f"skipped {count} tensors ({size / 1e6:.1f} MB): {reason}")
     if rounded := requantized(matched, config, preset):
@@ -249,15 +258,11 @@ def _map_sources(arrays: dict[str, np.ndarray], meta: dict[str, Any], tensors: M
 
 
 def _fingerprint(
-    source: Path, config: TargetConfig | AssistantConfig, preset: Preset, entries: Mapping[str, Entry]
+    checkpoint: Checkpoint, config: TargetConfig | AssistantConfig, preset: Preset, entries: Mapping[str, Entry]
 ) -> dict[str, Any]:
-    files = []
-    for path in weight_files(source):
-        stat = path.stat()
-        files.append([path.name, stat.st_size, stat.st_mtime_ns])
     shape = hashlib.sha256(repr(sorted(asdict(config).items(), key=str)).encode()).hexdigest()
     stored = {canonical(name): entry for name, entry in entries.items()}
     # What a preset means may change with the version; a file packed under the old meaning is stale.
     formats = [(s.name, tensor_format(s, stored.get(s.name), preset, config)) for s in expected_tensors(config)]
     meaning = hashlib.sha256(repr(formats).encode()).hexdigest()
-    return {"files": files, "config": shape, "format": preset, "meaning": meaning, "layout": pc.VERSION}
+    return {"files": checkpoint.stamps, "config": shape, "format": preset, "meaning": meaning, "layout": pc.VERSION}

@@ -11,7 +11,7 @@ import torch
 from transformers import Gemma4AssistantForCausalLM
 
 from geminate import LLM, SamplingParams
-from geminate.families.gemma4.config import load_assistant_config
+from geminate.families.registry import load_assistant_config
 from geminate.tools.train.checkpoint import load_drafter, save_drafter, scratch_config
 from geminate.tools.train.clusters import cluster_tokens, principal_rows
 from geminate.tools.train.drafter import Drafter

@@ -1,4 +1,4 @@
-"""Gemma 3's config.json in the field names that `config_reader` reads.
+"""Gemma 3's targets from config.json, in the field names that `geminate.families.decoder.config` reads.
 
 Two layouts load alike: the published one (``rope_theta``, ``rope_local_base_freq``, ``rope_scaling``,
 ``sliding_window_pattern``, many fields left to the class's defaults) and the one transformers 5.17.0 saves
@@ -12,8 +12,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from geminate.errors import ConfigError
+from geminate.families.decoder.config import Traits, decoder_config
+from geminate.plan.config import CheckpointDtype, TargetConfig
 
-GEMMA3_TYPES = ("gemma3", "gemma3_text")
+TARGET_TYPES = ("gemma3", "gemma3_text")
+TRAITS = Traits(last_full=False, query_scalar=True, v_norm=False, layer_scalar=False, norm_unit_offset=True)
 # The published 4B states only sizes and the rope scaling; the rest is the class's defaults.
 DEFAULTS: dict[str, Any] = {
     "vocab_size": 262_208,
@@ -29,6 +32,13 @@ FOREIGN = (
     "per_layer_config", "use_double_wide_mlp",
 )  # fmt: skip
 OUTER = ("model_type", "dtype", "torch_dtype", "tie_word_embeddings", "quantization_config")
+
+
+def target_config(
+    raw: Mapping[str, Any], generation: Mapping[str, Any], embed_scale_dtype: CheckpointDtype | None
+) -> TargetConfig:
+    """See `geminate.families.base.Family`."""
+    return decoder_config(in_common_terms(raw), generation, TRAITS, embed_scale_dtype=embed_scale_dtype)
 
 
 def in_common_terms(raw: Mapping[str, Any]) -> dict[str, Any]:

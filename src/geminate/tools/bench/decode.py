@@ -92,7 +92,9 @@ def engine_of_shape(bench: StepBench) -> Engine:
     if bench.drafter is None:
         raise ParameterError("this shape has no drafter to decode with")
     nowhere = Path()
-    pair = Pair(located=Located(target=nowhere, drafter=nowhere), target=bench.target, drafter=bench.drafter)
+    pair = Pair(
+        located=Located(target=nowhere, drafter=nowhere), source=None, target=bench.target, drafter=bench.drafter
+    )
     return Engine(bench.target, MtpDrafter(bench.drafter), costs=CostModel(measure(pair)))
 
 

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from geminate.errors import ParameterError
-from geminate.families.gemma4.config import kind_of, load_assistant_config, load_target_config
-from geminate.families.raw_config import raw_config
+from geminate.families.registry import kind_of, load_assistant_config, load_target_config, open_model
 from geminate.loading.locate import locate_drafter
 from geminate.plan.config import AssistantConfig, TargetConfig
 
@@ -113,7 +112,7 @@ def load_shape(shape: str, layers: int | None) -> tuple[TargetConfig, AssistantC
         path = Path(shape)
         if not path.is_dir():
             raise ParameterError(f"{shape!r} is no directory and none of {', '.join(SHAPES)}")
-        raw, assistant = json.loads(json.dumps(dict(raw_config(path)))), None
+        raw, assistant = json.loads(json.dumps(dict(open_model(path).raw))), None
         if kind_of(raw) != "target":
             raise ParameterError(f"{shape} is a drafter; name a target")
         raw = dict(raw.get("text_config", raw)) | {"model_type": raw["model_type"]}

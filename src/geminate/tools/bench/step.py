@@ -19,6 +19,7 @@ from geminate.backends.kv_rings import rings
 from geminate.decoding.draft_rule import DraftRule
 from geminate.errors import ParameterError
 from geminate.kv.store import KVStore
+from geminate.loading.compile import compile_drafter, compile_target
 from geminate.plan.batch import Batch, Rows
 from geminate.plan.config import MoeConfig, TargetConfig
 from geminate.runtime.drafter import DrafterModel
@@ -69,10 +70,10 @@ class StepBench:
         self.prefill_tokens = min(PREFILL, config.max_position_embeddings)
         self.config, self.weights, self.context = config, weights, context
         self.backend = NativeBackend(threads)
-        self.target = TargetModel(config, _store(RandomStore(config, weights)), self.backend, max_rows=MAX_ROWS)
+        self.target = compile_target(config, _store(RandomStore(config, weights)), self.backend, max_rows=MAX_ROWS)
         self.drafter: DrafterModel | None = None
         if assistant is not None:
-            self.drafter = DrafterModel(assistant, _store(RandomStore(assistant, weights)), self.target)
+            self.drafter = compile_drafter(assistant, _store(RandomStore(assistant, weights)), self.target)
         self.ceilings = Ceilings(self.backend)
         self._cache = filled_cache(self.target, context)
         self._hidden = np.ones(config.hidden_size, dtype=np.float32)

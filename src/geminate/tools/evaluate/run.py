@@ -10,7 +10,8 @@ from typing import Any
 
 from geminate.backends.select import make_backend
 from geminate.errors import ParameterError, TokenizerError
-from geminate.families.gemma4.config import load_target_config
+from geminate.families.registry import open_model
+from geminate.loading.compile import compile_target
 from geminate.loading.load import locate
 from geminate.runtime.target import TargetModel
 from geminate.text.tokenizer import Tokenizer
@@ -100,16 +101,16 @@ def evaluate(
         raise ParameterError("a format is named twice")
     if reference is not None and by_tensor is not None:
         raise ParameterError("groups of tensors are told apart within one model: leave out the reference")
-    source = locate(model, None).target
-    config = load_target_config(source)
-    original = source if reference is None else locate(reference, None).target
-    original_config = config if reference is None else load_target_config(original)
+    source = open_model(locate(model, None).target)
+    config = source.target_config()
+    original = source if reference is None else open_model(locate(reference, None).target)
+    original_config = config if reference is None else original.target_config()
     if original_config.vocab_size != config.vocab_size:
         raise ParameterError(
             f"the reference has {original_config.vocab_size} tokens and the model {config.vocab_size}: "
             "a quantized copy is compared with the model it was made from"
         )
-    tokenizer = Tokenizer.load(original)
+    tokenizer = Tokenizer.load(original.checkpoint, original.family.dialect)
     if tokenizer is None:
         raise TokenizerError("this model has no tokenizer, so no text can be scored")
     most = min(config.max_position_embeddings, original_config.max_position_embeddings)
@@ -123,9 +124,9 @@ def evaluate(
     stores |= {preset: open_store(preset) for preset in presets}
 
     others: dict[str, TargetModel] = {
-        preset: TargetModel(config, stores[preset], backend, max_rows=CHUNK) for preset in presets
+        preset: compile_target(config, stores[preset], backend, max_rows=CHUNK) for preset in presets
     }
-    exact = TargetModel(original_config, stores["bf16"], backend, max_rows=CHUNK)
+    exact = compile_target(original_config, stores["bf16"], backend, max_rows=CHUNK)
     perplexity, scores = compare(exact, others, parts, on_rows)
     groups = None
     if by_tensor is not None:
@@ -136,7 +137,7 @@ def evaluate(
             config, {n: stores[n] for n in ("bf16", "int8", by_tensor)}, by_tensor, backend, parts, on_rows
         )
     return Evaluation(
-        model=source, reference=original, windows=len(parts), positions=sum(len(part) - 1 for part in parts),
+        model=source.path, reference=original.path, windows=len(parts), positions=sum(len(part) - 1 for part in parts),
         perplexity_bf16=perplexity,
         bytes_bf16=_streamed(stores["bf16"]), by_tensor=groups,
         formats=[

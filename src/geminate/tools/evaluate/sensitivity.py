@@ -10,8 +10,8 @@ import numpy as np
 
 from geminate.arrays import I32
 from geminate.backends.base import Backend
+from geminate.loading.compile import compile_target
 from geminate.plan.config import TargetConfig
-from geminate.runtime.target import TargetModel
 from geminate.tools.evaluate.score import Score, compare
 from geminate.weights.presets import CHOSEN_ROLES
 from geminate.weights.specs import expected_tensors
@@ -89,14 +89,14 @@ def by_group(
     Returns:
         one entry a group, in the model's order.
     """
-    reference = TargetModel(config, stores["bf16"], backend, max_rows=64)
+    reference = compile_target(config, stores["bf16"], backend, max_rows=64)
     every = groups(config)
     names = list(every)
     batches = [names[i : i + TOGETHER] for i in range(0, len(names), TOGETHER)]
     scores: dict[str, Score] = {}
     for index, batch in enumerate(batches):
         models = {
-            name: TargetModel(
+            name: compile_target(
                 config, stores["bf16"].replaced(frozenset(every[name]), stores[fmt]), backend, max_rows=64
             )
             for name in batch

@@ -13,10 +13,10 @@ import numpy as np
 
 from geminate.arrays import F32, I32
 from geminate.backends.base import Backend
+from geminate.families.registry import family_of
 from geminate.plan.batch import Batch, Rows
 from geminate.plan.config import TargetConfig
 from geminate.plan.nodes import Experts, Linear, Node, Tap
-from geminate.runtime.target import slot_specs, target_plan
 from geminate.weights.specs import expected_tensors
 from geminate.weights.store import WeightStore
 
@@ -40,7 +40,7 @@ def channel_importance(
         windows: token ids, int32 [context] each. on_rows: told (positions done, positions in all).
     """
     specs = [s for s in expected_tensors(config) if s.role in ("matrix", "embedding", "experts")]
-    plan = target_plan(config, store)
+    plan = family_of(config.model_type).plan(config, store)
     names = {id(store.matrix(spec.name)): spec.name for spec in specs}
     nodes: list[Node] = []
     for node in plan.nodes:
@@ -52,7 +52,7 @@ def channel_importance(
     sums: dict[str, np.ndarray] = {}
     done, total = 0, sum(len(part) for part in windows)
     for part in windows:
-        cache = backend.new_kv(slot_specs(config), max_rows=ROWS).new(len(part))
+        cache = backend.new_kv(config.kv_slots, max_rows=ROWS).new(len(part))
         for start in range(0, len(part), ROWS):
             ids = part[start : start + ROWS]
             cache.reserve(len(ids))

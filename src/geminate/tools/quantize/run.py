@@ -19,14 +19,12 @@ from geminate.arrays import F32, I8, U16
 from geminate.backends.select import make_backend
 from geminate.checkpoint.coded_tensors import CODES, METHOD, SCALES, pack_nibbles
 from geminate.checkpoint.entries import Entry
-from geminate.checkpoint.source import read_weights
 from geminate.errors import ParameterError, QuantizationError
-from geminate.families.gemma4.config import load_target_config
-from geminate.families.raw_config import raw_config, raw_generation
+from geminate.families.base import Model
+from geminate.families.registry import open_model
 from geminate.formats.packed import GROUP, TILE_ROWS, WeightFormat, padded
 from geminate.loading.load import locate
 from geminate.plan.config import TargetConfig
-from geminate.text.template import ChatTemplate
 from geminate.text.tokenizer import Tokenizer
 from geminate.text.windows import windows
 from geminate.tools.quantize.importance import channel_importance
@@ -89,10 +87,9 @@ def quantize_model(
         raise ParameterError(f"a model can be quantized to {', '.join(TARGETS)}, not {preset!r}")
     if out.exists():
         raise QuantizationError(f"{out} exists; name a new directory, or remove it first")
-    source = locate(model, None).target
-    config = load_target_config(source)
-    entries = read_weights(source)
-    matched = match(entries, config, str(source))
+    source = open_model(locate(model, None).target)
+    config = source.target_config()
+    matched = match(source.tensors, config, str(source.path))
     say = on_message or (lambda text: None)
     for reason, (count, size) in matched.skipped.items():
         say(f"left out {count} tensors ({size / 1e6:.1f} MB): {reason}")
@@ -129,7 +126,7 @@ def _planned(spec: TensorSpec, entry: Entry, preset: Preset, config: TargetConfi
 
 
 def _importance(
-    source: Path,
+    source: Model,
     config: TargetConfig,
     text: str,
     most: int,
@@ -138,7 +135,7 @@ def _importance(
     on_stage: Stage,
     on_message: Message | None,
 ) -> dict[str, F32]:
-    tokenizer = Tokenizer.load(source)
+    tokenizer = Tokenizer.load(source.checkpoint, source.family.dialect)
     if tokenizer is None:
         raise ParameterError("this model has no tokenizer, so it cannot read a calibration text")
     parts = windows(tokenizer.encode(text, add_bos=False), tokenizer.bos_id, context, most)
@@ -236,25 +233,12 @@ def _searched(rows: F32, fmt: WeightFormat, importance: F32 | None) -> tuple[I8,
     return codes.reshape(len(rows), -1), scales.view(np.uint16)
 
 
-def _write_rest(source: Path, new: Path, preset: Preset, *, calibrated: bool) -> None:
-    config: dict[str, Any] = dict(raw_config(source))
+def _write_rest(source: Model, new: Path, preset: Preset, *, calibrated: bool) -> None:
+    config: dict[str, Any] = dict(source.raw)
     config.pop("quantization_config", None)
     config["quantization_config"] = {"quant_method": METHOD, "version": 1, "weights": preset, "calibrated": calibrated}
     (new / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    generation = raw_generation(source)
+    generation = source.checkpoint.generation
     if generation:
         (new / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n", encoding="utf-8")
-    if source.is_dir():
-        for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"):
-            if (source / name).is_file():
-                shutil.copyfile(source / name, new / name)
-        return
-    tokenizer = Tokenizer.load(source)
-    if tokenizer is not None:
-        tokenizer.save(new)
-    templates = ChatTemplate.sources(source)
-    if templates:
-        listed = [{"name": name, "template": text} for name, text in templates.items()]
-        path = new / "tokenizer_config.json"
-        known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        path.write_text(json.dumps({**known, "chat_template": listed}, indent=2) + "\n", encoding="utf-8")
+    source.checkpoint.write_text_side(new)

@@ -15,10 +15,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from geminate.checkpoint.safetensors_reader import read_checkpoint
 from geminate.errors import TrainingError
-from geminate.families.gemma4.config import load_assistant_config
-from geminate.families.raw_config import raw_config
+from geminate.families.registry import open_model
 from geminate.formats.unpack import bf16_to_f32
 from geminate.plan.config import RopeConfig, TargetConfig
 from geminate.runtime.compatibility import check_fit
@@ -41,10 +39,10 @@ def load_drafter(directory: Path, target: TargetConfig, rope_position: RopePosit
     Raises:
         GeminateError: not a drafter, damaged, or not this target's.
     """
-    raw = raw_config(directory)
-    config = load_assistant_config(directory)
+    source = open_model(directory)
+    config = source.drafter_config()
     check_fit(target, config)
-    matched = match(read_checkpoint(directory), config, str(directory)).tensors
+    matched = match(source.tensors, config, str(directory)).tensors
     drafter = Drafter(config, rope_position)
     state = {}
     for name, own in drafter.state_dict().items():
@@ -53,7 +51,7 @@ def load_drafter(directory: Path, target: TargetConfig, rope_position: RopePosit
         wide = bf16_to_f32(values) if entry.dtype == "BF16" else np.array(values)
         state[name] = torch.from_numpy(wide).to(own.dtype).reshape(own.shape)
     drafter.load_state_dict(state)
-    return drafter, raw
+    return drafter, dict(source.raw)
 
 
 def scratch_config(

@@ -13,8 +13,7 @@ from typing import Any
 import torch
 
 from geminate.errors import ParameterError, TrainingError
-from geminate.families.gemma4.config import load_assistant_config
-from geminate.families.raw_config import raw_config
+from geminate.families.registry import load_assistant_config, open_model
 from geminate.formats.unpack import unpack_matrix
 from geminate.llm import LLM
 from geminate.params import ResolvedSampling, SamplingParams
@@ -229,7 +228,7 @@ def _start(
     if job.init != "scratch":
         return load_drafter(Path(job.init), llm.config, job.rope_position)
     raw = scratch_config(
-        llm.config, raw_config(located.target), hidden=job.hidden, layers=job.layers, heads=job.heads,
+        llm.config, dict(open_model(located.target).raw), hidden=job.hidden, layers=job.layers, heads=job.heads,
         intermediate=job.intermediate, centroid_head=job.centroid_head,
     )  # fmt: skip
     config = load_assistant_config(raw)

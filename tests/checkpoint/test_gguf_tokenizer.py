@@ -12,9 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from geminate.checkpoint.checkpoint import Checkpoint
 from geminate.checkpoint.gguf_file import GgufFile, read_gguf
+from geminate.checkpoint.gguf_tokenizer import gguf_tokenizer
 from geminate.errors import TokenizerError
-from geminate.text.gguf_tokenizer import gguf_tokenizer
+from geminate.families.gemma4.dialect import DIALECT
 from geminate.text.template import ChatTemplate
 from geminate.text.tokenizer import Tokenizer
 
@@ -49,7 +51,7 @@ def embedded_metadata() -> dict[str, Any]:
 def both() -> tuple[Tokenizer, Tokenizer]:
     made = gguf_tokenizer(file_of(**embedded_metadata()))
     assert made is not None
-    ours = Tokenizer.load(EMBEDDED)
+    ours = Tokenizer.load(Checkpoint.open(EMBEDDED), DIALECT)
     assert ours is not None
     return Tokenizer(made[0], specials=made[1], add_bos=made[2]), ours
 
@@ -172,7 +174,7 @@ def test_templates_of_a_file(tmp_path: Path) -> None:
     writer.add_bos_token_id(2)
     for step in (writer.write_header_to_file, writer.write_kv_data_to_file, writer.write_tensors_to_file, writer.close):
         step()
-    template = ChatTemplate.load(tmp_path / "t.gguf")
+    template = ChatTemplate.load(Checkpoint.open(tmp_path / "t.gguf"), DIALECT)
     assert template is not None
     message = [{"role": "user", "content": "x"}]
     assert template.render(message) == "<bos>Dx"
@@ -183,7 +185,7 @@ def test_templates_of_a_file(tmp_path: Path) -> None:
 def test_the_gemma_4_vocabulary() -> None:
     """``models/ggml-vocab-gemma-4.gguf`` of the llama-cpp-python 0.3.36 sdist, with its .inp and .out beside it."""
     path = Path(os.environ["GEMINATE_GEMMA4_VOCAB"])
-    tokenizer = Tokenizer.load(path)
+    tokenizer = Tokenizer.load(Checkpoint.open(path), DIALECT)
     assert tokenizer is not None
     texts = Path(f"{path}.inp").read_text(encoding="utf-8").split("\n__ggml_vocab_test__\n")
     expected = [[int(i) for i in line.split()] for line in Path(f"{path}.out").read_text().splitlines()]

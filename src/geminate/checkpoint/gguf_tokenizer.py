@@ -17,6 +17,7 @@ from geminate.checkpoint.gguf_file import GgufFile
 from geminate.errors import TokenizerError
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
+LISTED, SCORED = "gemma4", "llama"  # tokenizers with a list of merges, and with SentencePiece scores
 SPECIALS = {"bos": "bos", "eos": "eos", "unknown": "unk", "padding": "pad", "mask": "mask"}
 
 
@@ -31,15 +32,15 @@ def gguf_tokenizer(file: GgufFile) -> tuple[tokenizers.Tokenizer, dict[str, str]
     if kind in (None, "none", "no_vocab"):
         return None
     tokens = data.get("tokenizer.ggml.tokens")
-    if kind not in ("gemma4", "llama"):
+    if kind not in (LISTED, SCORED):
         raise TokenizerError(f"{path}: tokenizer {kind!r} is not supported (gemma4 and llama are)")
     if not isinstance(tokens, list) or not tokens or not all(isinstance(t, str) for t in tokens):
         raise TokenizerError(f"{path} has a tokenizer without a list of tokens")
-    if data.get("tokenizer.ggml.add_space_prefix", kind == "llama"):
-        raise TokenizerError(f"{path}: a tokenizer that puts a space before texts is not supported; Gemma's does not")
+    if data.get("tokenizer.ggml.add_space_prefix", kind == SCORED):
+        raise TokenizerError(f"{path}: a tokenizer that puts a space before texts is not supported")
     types = _numbers(file, "token_type", len(tokens), NORMAL)
     vocab = _vocabulary(file, tokens)
-    if kind == "gemma4":
+    if kind == LISTED:
         merges = _listed_merges(file, vocab)
     else:
         scores = data.get("tokenizer.ggml.scores")

@@ -1,7 +1,7 @@
 """Reads Gemma 4's tool calls as they come: tokens in, JSON arguments out, valid whatever the model wrote.
 
-The syntax is in `geminate.grammar.tool_grammar`. Read leniently: keys may stand in quotes, strings in JSON's own,
-``True``, ``False`` and ``None`` are Python's, other bare words are strings, white space is passed over.
+The syntax is in `geminate.families.gemma4.tool_grammar`. Read leniently: keys may stand in quotes, strings in JSON's
+own, ``True``, ``False`` and ``None`` are Python's, other bare words are strings, white space is passed over.
 """
 
 from __future__ import annotations
@@ -222,7 +222,7 @@ class ArgumentsReader:
         self._mode = "done"
 
 
-class CallReader:
+class Gemma4CallReader:
     """One call, from the token after ``<|tool_call>`` to the one before ``<tool_call|>``.
 
     Attributes:

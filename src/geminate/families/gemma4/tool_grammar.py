@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from geminate.errors import ParameterError
 from geminate.grammar.json_schema import has_finite_value, resolve, schema_text
+from geminate.grammar.token_range import token_range
 from geminate.text.call_tokens import CallTokens
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}")
@@ -33,11 +34,6 @@ _BY_TYPE = {
     "object": ("properties", "required", "additionalProperties", "minProperties", "maxProperties"),
     "array": ("items", "prefixItems", "minItems", "maxItems"),
 }
-
-
-def token_range(ids: Iterable[int], *, but: bool = False) -> str:
-    """A Lark expression for any of these tokens, or with ``but`` for any other token."""
-    return f"<[{'^' if but else ''}{','.join(str(token) for token in sorted(set(ids)))}]>"
 
 
 def calls_lark(

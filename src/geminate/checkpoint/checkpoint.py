@@ -1,0 +1,140 @@
+"""A model on disk behind one face: a directory with safetensors, or a GGUF file; parts are read once, when needed."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+
+from geminate.checkpoint.entries import Entry
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerParts:
+    """What a tokenizer is made from.
+
+    Attributes:
+        backend: the library's object.
+        specials: ``bos_token`` and others by their text; None where the checkpoint names none.
+        add_bos: whether bos goes before texts.
+    """
+
+    backend: tokenizers.Tokenizer
+    specials: Mapping[str, str] | None
+    add_bos: bool
+
+
+class Checkpoint(ABC):
+    """One model's files.
+
+    Attributes:
+        path: the directory or the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @staticmethod
+    def open(path: str | Path) -> Checkpoint:
+        """The checkpoint at a path; a file is a GGUF file, anything else a directory.
+
+        Nothing but a GGUF file's header is read before it is asked for.
+
+        Raises:
+            WeightsError: a file that is not GGUF, or is damaged.
+        """
+        from geminate.checkpoint.directory import DirectoryCheckpoint
+        from geminate.checkpoint.gguf import GgufCheckpoint
+
+        place = Path(path)
+        return GgufCheckpoint(place) if place.is_file() else DirectoryCheckpoint(place)
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """The model's name as the path has it."""
+
+    @property
+    @abstractmethod
+    def architecture(self) -> str | None:
+        """GGUF's word for the kind of model; None where config.json's ``model_type`` says it."""
+
+    @property
+    @abstractmethod
+    def metadata(self) -> Mapping[str, Any]:
+        """config.json, or a GGUF file's metadata.
+
+        Raises:
+            ModelNotFoundError: a directory without config.json. ConfigError: a damaged one.
+        """
+
+    @property
+    @abstractmethod
+    def generation(self) -> Mapping[str, Any]:
+        """generation_config.json, or what a GGUF file recommends in its terms; empty without any.
+
+        Raises:
+            ConfigError: a damaged file.
+        """
+
+    @property
+    @abstractmethod
+    def tensors(self) -> Mapping[str, Entry]:
+        """Every tensor by its stored name; codes and scales of `geminate quantize` as one.
+
+        Raises:
+            ModelNotFoundError, WeightsError: no weights, or damaged ones.
+        """
+
+    @property
+    @abstractmethod
+    def files(self) -> tuple[Path, ...]:
+        """The files that hold the weights.
+
+        Raises:
+            ModelNotFoundError, WeightsError: none, or one is missing.
+        """
+
+    @abstractmethod
+    def tokenizer(self) -> TokenizerParts | None:
+        """The tokenizer; None without one.
+
+        Raises:
+            TokenizerError: a damaged one.
+        """
+
+    @abstractmethod
+    def templates(self) -> Mapping[str, str]:
+        """Chat templates by name, the main one as ``default``; empty without any.
+
+        Raises:
+            TokenizerError: a damaged file.
+        """
+
+    @abstractmethod
+    def specials(self) -> Mapping[str, str]:
+        """Special tokens that templates read, by name; empty where the checkpoint names none."""
+
+    @abstractmethod
+    def write_text_side(self, directory: Path) -> None:
+        """Write tokenizer and chat templates into a model directory.
+
+        Raises:
+            OSError: it cannot be written. TokenizerError: a damaged tokenizer.
+        """
+
+    @functools.cached_property
+    def stamps(self) -> list[list[Any]]:
+        """[name, bytes, modification time in ns] of every weight file."""
+        return [[file.name, (stat := file.stat()).st_size, stat.st_mtime_ns] for file in self.files]
+
+    @property
+    def place(self) -> str:
+        """Hash of where the checkpoint stands, for the names of files that belong to it."""
+        return hashlib.sha256(str(self.path.resolve()).encode()).hexdigest()[:8]

@@ -1,0 +1,1 @@
+"""What the families' decoders share, driven by configuration: reading it, and the plan."""
