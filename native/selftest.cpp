@@ -6,8 +6,8 @@
 #include <string>
 #include <vector>
 
-#include "cpu.h"
-#include "kernels.h"
+#include "isa/cpu.h"
+#include "contract.h"
 
 namespace {
 

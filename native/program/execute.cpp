@@ -2,7 +2,7 @@
 #include <algorithm>
 #include <cstring>
 
-#include "program.h"
+#include "program/program.h"
 
 namespace geminate {
 namespace {

@@ -6,8 +6,8 @@
 #include <memory>
 #include <vector>
 
-#include "kernels.h"
-#include "thread_pool.h"
+#include "contract.h"
+#include "program/thread_pool.h"
 
 namespace geminate {
 

@@ -1,11 +1,11 @@
-#include "program.h"
+#include "program/program.h"
 
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <new>
 
-#include "scratch.h"
+#include "program/scratch.h"
 
 namespace geminate {
 namespace {

@@ -4,7 +4,7 @@
 #include <cstring>
 #include <numeric>
 
-#include "program.h"
+#include "program/program.h"
 
 namespace geminate {
 namespace {

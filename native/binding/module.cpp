@@ -11,9 +11,9 @@
 #include <optional>
 #include <stdexcept>
 
-#include "cpu.h"
-#include "probe.h"
-#include "program.h"
+#include "isa/cpu.h"
+#include "program/probe.h"
+#include "program/program.h"
 
 namespace nb = nanobind;
 using namespace geminate;

@@ -43,7 +43,7 @@ struct alignas(64) QuantGroup {
 
 enum class Format : int { bf16 = 0, int8 = 1, int4 = 2 };
 
-// Packed weights; layouts as in src/geminate/ops/packed.py.
+// Packed weights; layouts as in src/geminate/formats/packed.py.
 struct Matrix {
   Format format;
   int64_t n, k;           // of one matrix of the stack

@@ -3,8 +3,8 @@
 #include <cstring>
 #include <numeric>
 
-#include "program.h"
-#include "scratch.h"
+#include "program/program.h"
+#include "program/scratch.h"
 
 namespace geminate {
 namespace {

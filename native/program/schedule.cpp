@@ -1,7 +1,7 @@
 // Which steps of a plan may run side by side.
 #include <algorithm>
 
-#include "program.h"
+#include "program/program.h"
 
 namespace geminate {
 namespace {

@@ -98,13 +98,13 @@ struct Rows {
   static constexpr int value = R;
 };
 
-// Calls body(Rows<min(rows, Most)>): the row count becomes a constant, its loops unroll.
-template <int Most, class Body>
+// Calls body(Rows<min(rows, Maximum)>): the row count becomes a constant, its loops unroll.
+template <int Maximum, class Body>
 static inline void with_rows(int64_t rows, Body body) {
-  if constexpr (Most > 1) {
-    if (rows < Most) return with_rows<Most - 1>(rows, body);
+  if constexpr (Maximum > 1) {
+    if (rows < Maximum) return with_rows<Maximum - 1>(rows, body);
   }
-  body(Rows<Most>{});
+  body(Rows<Maximum>{});
 }
 
 static void linear_quantized(const Matrix& w, const TileRange& range, const QuantGroup* panel, int64_t rows,

@@ -3,7 +3,7 @@
 
 #include <vector>
 
-#include "program.h"
+#include "program/program.h"
 
 namespace geminate {
 
