@@ -13,6 +13,32 @@ namespace {
 // Resources other than buffers.
 constexpr int kPanels = -1, kExperts = -2, kClusters = -3, kSlots = -4;  // slot i: kSlots - i
 
+// What a product with w reads its activations from.
+int activations_of(int x, const Matrix& w) { return info(w.format).quantized ? kPanels : x; }
+
+Uses uses_of(const EmbedStep& s) { return {{}, {s.out}}; }
+Uses uses_of(const LookupStep& s) { return {{}, {s.out}}; }
+Uses uses_of(const ConcatStep& s) { return {{s.a, s.b}, {s.out}}; }
+Uses uses_of(const NormStep& s) { return {{s.x}, {s.out}}; }
+Uses uses_of(const QuantizeStep& s) { return {{s.x}, {kPanels}}; }
+Uses uses_of(const LinearStep& s) { return {{activations_of(s.x, s.w)}, {s.out}}; }
+Uses uses_of(const AddStep& s) { return {{s.a, s.b}, {s.out}}; }
+Uses uses_of(const GeluStep& s) { return {{s.gate, s.up}, {s.out}}; }
+Uses uses_of(const RopeStep& s) { return {{s.x}, {s.x}}; }
+Uses uses_of(const KvStoreStep& s) { return {{s.keys, s.values}, {kSlots - s.slot}}; }
+Uses uses_of(const AttentionStep& s) { return {{s.q, kSlots - s.slot}, {s.out}}; }
+Uses uses_of(const SoftcapStep& s) { return {{s.x}, {s.x}}; }
+Uses uses_of(const GatherStep& s) { return {{s.x}, {s.out}}; }
+Uses uses_of(const TapStep& s) { return {{s.x}, {}}; }
+Uses uses_of(const RouteStep& s) { return {{s.scores}, {kExperts}}; }
+Uses uses_of(const GroupExpertsStep&) { return {{kExperts}, {kExperts}}; }
+Uses uses_of(const ExpertUpStep& s) { return {{kExperts, activations_of(s.x, s.w)}, {kExperts}}; }
+Uses uses_of(const ExpertActStep&) { return {{kExperts}, {kExperts}}; }
+Uses uses_of(const ExpertDownStep&) { return {{kExperts}, {kExperts}}; }
+Uses uses_of(const ExpertSumStep& s) { return {{kExperts}, {s.out}}; }
+Uses uses_of(const PickClustersStep& s) { return {{s.scores}, {s.ids, kClusters}}; }
+Uses uses_of(const ClusterLogitsStep& s) { return {{activations_of(s.x, s.table), kClusters}, {s.out}}; }
+
 }  // namespace
 
 Program::Program(std::shared_ptr<ThreadPool> pool, const Kernels* kernels, int64_t max_rows,
@@ -33,130 +59,79 @@ float* Program::allocate(int64_t floats) {
   return static_cast<float*>(block);
 }
 
-void Program::append(Step step, std::vector<int> reads, std::vector<int> writes) {
-  step.head_rows = gathered_;
+void Program::append(Operation op) {
+  const auto describe = [this](const auto& s) { return Step{s, s.split, gathered_, uses_of(s)}; };
+  steps_.push_back(std::visit(describe, op));
+  const std::vector<int>& writes = steps_.back().uses.writes;
   if (quantized_ >= 0 && std::find(writes.begin(), writes.end(), quantized_) != writes.end()) quantized_ = -1;
-  steps_.push_back(step);
-  reads_.push_back(std::move(reads));
-  writes_.push_back(std::move(writes));
 }
 
-void Program::quantize_for(int x, int64_t k) {
-  panel_groups_ = std::max(panel_groups_, (k + kGroup - 1) / kGroup);
+void Program::quantize_for(int x, const Matrix& w) {
+  if (!info(w.format).quantized) return;
+  panel_groups_ = std::max(panel_groups_, w.groups);
   if (quantized_ == x) return;
-  Step s{};
-  s.op = Op::quantize;
-  s.split = Split::rows;
-  s.x = x;
-  append(s, {x}, {kPanels});
+  append(QuantizeStep{x});
   quantized_ = x;
 }
 
-void Program::add(Step step) {
-  std::vector<int> reads, writes;
-  step.split = Split::rows;
-  if (step.x >= 0) reads.push_back(step.x);
-  if (step.y >= 0) reads.push_back(step.y);
-  if (step.out >= 0) writes.push_back(step.out);
-  switch (step.op) {
-    case Op::embed:
-      min_vocab_ = std::min(min_vocab_, step.w.n);
-      break;
-    case Op::lookup:
-      min_vocab_ = std::min(min_vocab_, step.table.rows);
-      break;
-    case Op::linear:
-      step.split = Split::parts;
-      weight_bytes_ += step.w.tiles * tile_bytes(step.w);
-      if (step.w.format != Format::bf16) {
-        quantize_for(step.x, step.w.k);
-        reads = {kPanels};
-      }
-      break;
-    case Op::rope:
-      writes = {step.x};
-      break;
-    case Op::softcap:
-      if (!steps_.empty() && steps_.back().op == Op::linear && steps_.back().out == step.x) {
-        steps_.back().cap = step.scale;  // while the tile is at hand: no second sweep over the logits
-        return;
-      }
-      writes = {step.x};
-      break;
-    case Op::kv_store:
-      writes = {kSlots - step.index};
-      break;
-    case Op::attention:
-      step.split = Split::parts;
-      reads.push_back(kSlots - step.index);
-      break;
-    case Op::gather:
-      gathered_ = true;
-      quantized_ = -1;  // its panels hold other rows
-      break;
-    default:
-      break;
+void Program::add(Operation op) { append(std::move(op)); }
+
+void Program::add(const EmbedStep& s) {
+  min_vocab_ = std::min(min_vocab_, s.table.n);
+  append(s);
+}
+
+void Program::add(const LookupStep& s) {
+  min_vocab_ = std::min(min_vocab_, s.table.rows);
+  append(s);
+}
+
+void Program::add(const LinearStep& s) {
+  weight_bytes_ += s.w.tiles * tile_bytes(s.w);
+  quantize_for(s.x, s.w);
+  append(s);
+}
+
+void Program::add(const SoftcapStep& s) {
+  LinearStep* before = steps_.empty() ? nullptr : std::get_if<LinearStep>(&steps_.back().op);
+  if (before != nullptr && before->out == s.x) {
+    before->cap = s.cap;  // while the tile is at hand: no second sweep over the logits
+    return;
   }
-  append(step, std::move(reads), std::move(writes));
+  append(s);
+}
+
+void Program::add(const GatherStep& s) {
+  gathered_ = true;
+  quantized_ = -1;  // its panels hold other rows
+  append(s);
 }
 
 void Program::add_experts(int x, int scores, int out, const Matrix& gate_up, const Matrix& down, int top_k,
-                          const float* per_expert_scale) {
-  Step s{};
-  s.x = x;
-  s.y = scores;
-  s.out = out;
-  s.top_k = top_k;
-  s.vector = per_expert_scale;
+                          const float* expert_scale) {
   if (!experts_) experts_ = std::make_unique<Experts>();
   experts_->reserve(max_rows_, top_k, gate_up, down);
-  const bool quantized = gate_up.format != Format::bf16;
-  if (quantized) quantize_for(x, gate_up.k);
   weight_bytes_ += (gate_up.tiles * tile_bytes(gate_up) + down.tiles * tile_bytes(down)) * top_k;
-  const auto push = [&](Op op, Split split, const Matrix& w, std::vector<int> reads,
-                        std::vector<int> writes) {
-    s.op = op;
-    s.split = split;
-    s.w = w;
-    append(s, std::move(reads), std::move(writes));
-  };
-  push(Op::route, Split::rows, gate_up, {scores}, {kExperts});
-  push(Op::group_experts, Split::serial, gate_up, {kExperts}, {kExperts});
-  push(Op::expert_up, Split::parts, gate_up, {kExperts, quantized ? kPanels : x}, {kExperts});
-  push(Op::expert_act, Split::parts, down, {kExperts}, {kExperts});
-  push(Op::expert_down, Split::parts, down, {kExperts}, {kExperts});
-  push(Op::expert_sum, Split::rows, down, {kExperts}, {out});
+  quantize_for(x, gate_up);
+  append(RouteStep{scores, expert_scale});
+  append(GroupExpertsStep{});
+  append(ExpertUpStep{x, gate_up});
+  append(ExpertActStep{top_k});
+  append(ExpertDownStep{down});
+  append(ExpertSumStep{out});
 }
 
 void Program::add_centroid_head(int x, int out, int ids, const Matrix& centroids, const Matrix& table,
-                                const int32_t* order, int64_t cluster, int top_k) {
+                                const int32_t* order, int64_t size, int top_k) {
   if (!clusters_) clusters_ = std::make_unique<Clusters>();
   clusters_->reserve(max_rows_, top_k);
   buffers_.push_back({centroids.n, (centroids.n + 15) / 16 * 16, nullptr});
-  Step s{};
-  s.op = Op::linear;
-  s.x = x;
-  s.out = static_cast<int>(buffers_.size()) - 1;
-  s.w = centroids;
-  add(s);
-  const int scores = s.out;
-  s.op = Op::pick_clusters;
-  s.split = Split::rows;
-  s.x = scores;
-  s.out = ids;
-  s.top_k = top_k;
-  s.order = order;
-  s.cluster = cluster;
-  append(s, {scores}, {ids, kClusters});
-  const bool quantized = table.format != Format::bf16;
-  if (quantized) quantize_for(x, table.k);
-  s.op = Op::cluster_logits;
-  s.split = Split::parts;
-  s.x = x;
-  s.out = out;
-  s.w = table;
-  weight_bytes_ += (cluster + 15) / 16 * top_k * tile_bytes(table);
-  append(s, {quantized ? kPanels : x, kClusters}, {out});
+  const int scores = static_cast<int>(buffers_.size()) - 1;
+  add(LinearStep{.x = x, .out = scores, .w = centroids, .scale = 1.0f});
+  append(PickClustersStep{scores, ids, order, size, top_k});
+  weight_bytes_ += (size + 15) / 16 * top_k * tile_bytes(table);
+  quantize_for(x, table);
+  append(ClusterLogitsStep{x, out, table, size, top_k});
 }
 
 void Program::finish(int hidden, int logits, int candidates, int hidden_in,
@@ -173,7 +148,7 @@ void Program::finish(int hidden, int logits, int candidates, int hidden_in,
   static_assert(sizeof(QuantGroup) == 16 * sizeof(float));
   const int64_t panels = (max_rows_ + kPanelRows - 1) / kPanelRows;
   panels_ = reinterpret_cast<QuantGroup*>(allocate(panels * kPanelRows * panel_groups_ * 16 + 16));
-  stages_ = make_stages(steps_, reads_, writes_);
+  stages_ = make_stages(steps_);
   done_ = std::make_unique<Pieces[]>(stages_.size());
   shares_ = std::make_unique<Share[]>(stages_.size() * static_cast<size_t>(pool_->size()));
 }

@@ -7,73 +7,12 @@
 #include <vector>
 
 #include "contract.h"
+#include "kernels/multiply.h"
+#include "program/draft.h"
+#include "program/steps.h"
 #include "program/thread_pool.h"
 
 namespace geminate {
-
-// What a piece of a step is, the unit that threads take.
-enum class Split {
-  rows,   // a row; consecutive row steps make one piece of each row
-  parts,  // tiles, heads, experts
-  serial  // all of it
-};
-
-enum class Op {
-  embed,
-  lookup,
-  concat,
-  norm,
-  quantize,
-  linear,
-  add,
-  gelu,
-  rope,
-  kv_store,
-  attention,
-  softcap,
-  gather,
-  tap,
-  route,
-  group_experts,
-  expert_up,
-  expert_act,
-  expert_down,
-  expert_sum,
-  pick_clusters,
-  cluster_logits
-};
-
-struct Step {
-  Op op;
-  Split split;
-  bool head_rows = false;  // works on the gathered rows
-  int x = -1, y = -1, out = -1;
-  int index = 0;  // rope table, cache slot, tap, or block of scratch
-  int heads = 1, kv_heads = 1, head_dim = 0, top_k = 0;
-  int64_t offset = 0, window = 0;
-  bool include_self = true;
-  float scale = 1.0f;  // or eps, or cap
-  float cap = 0.0f;    // of a linear step: soft cap on its outputs, 0 for none
-  Matrix w{};
-  RowTable table{};
-  const float* vector = nullptr;
-  const int32_t* order = nullptr;  // clusters of candidate ids
-  int64_t cluster = 0;             // candidates of a cluster
-};
-
-// Pieces that may run in any order: all pieces of one part step, or one piece for each row of some row steps.
-struct Work {
-  Split split;
-  bool head_rows;
-  std::vector<size_t> steps;  // one unless the split is rows; in program order
-};
-
-// Works without a conflict among them; every piece of a stage is finished before the next stage begins.
-using Stage = std::vector<Work>;
-
-// Groups steps into as few stages as their order allows. reads[i] and writes[i] name the resources of step i.
-std::vector<Stage> make_stages(const std::vector<Step>& steps, const std::vector<std::vector<int>>& reads,
-                               const std::vector<std::vector<int>>& writes);
 
 struct Buffer {
   int64_t width = 0, stride = 0;
@@ -81,8 +20,20 @@ struct Buffer {
   float* row(int64_t r) const { return base + r * stride; }
 };
 
+// A ring of float16 keys and values, [KV heads, rows, head_dim].
+struct KvSlot {
+  uint16_t* keys;
+  uint16_t* values;
+  int64_t rows;
+};
+
 struct CacheTable {
   const uint64_t* slots;  // [slots, 3]: address of keys, address of values, rows
+  KvSlot slot(int i) const {
+    const uint64_t* at = slots + 3 * i;
+    return {reinterpret_cast<uint16_t*>(at[0]), reinterpret_cast<uint16_t*>(at[1]),
+            static_cast<int64_t>(at[2])};
+  }
 };
 
 struct RopeRows {
@@ -109,46 +60,25 @@ struct Pass {
   std::vector<float*> taps;  // null entries: not wanted
 };
 
-// How the drafter picks; see geminate.decoding.draft_rule.DraftRule.
-struct DraftRule {
-  double temperature = 0.0;
-  int64_t top_k = 0;
-  double top_p = 1.0, min_p = 0.0;
-  uint64_t seed = 0, choice = 0;
-};
-
-// Ends a draft before k guesses: after guess j, whose probability falls into one of kStopBins even bins, goes
-// on only if the product of calibration[bin] so far times ahead[j + 1] reaches need[j + 1]. Null: never.
-struct DraftStop {
-  const float* calibration = nullptr;  // [kStopBins]
-  const float* ahead = nullptr;        // [k]
-  const float* need = nullptr;         // [k]
-};
-constexpr int kStopBins = 16;
-
-// Orders indices by value, largest first, then by index; NaN last.
-struct Descending {
-  const float* x;
-  bool operator()(int32_t a, int32_t b) const {
-    const bool a_real = x[a] == x[a], b_real = x[b] == x[b];
-    if (!a_real || !b_real) return a_real != b_real ? a_real : a < b;
-    return x[a] > x[b] || (x[a] == x[b] && a < b);
-  }
-};
-
-// geminate.decoding.noise in C++.
-uint64_t stream_key(uint64_t seed, uint64_t choice, uint64_t position);
-double uniform(uint64_t key, uint64_t token_id);
-// Index of the guess among n candidates; ids null: candidate i is token i.
-int64_t choose_guess(const float* logits, const int32_t* ids, int64_t n, const DraftRule& rule,
-                     int64_t position);
-
 constexpr int64_t kExpertPieces = 4;  // pieces of an expert's tiles
 
 // Bytes of a tile's codes.
-inline int64_t tile_bytes(const Matrix& w) {
-  return w.groups * (w.format == Format::int4 ? 256 : w.format == Format::int8 ? 512 : 1024);
-}
+inline int64_t tile_bytes(const Matrix& w) { return w.groups * info(w.format).cell_bytes; }
+
+// The row of a pass that a row step works on.
+struct RowAt {
+  const Pass& pass;
+  int64_t rows;  // that the step works on: all of the pass or the head rows
+  int64_t row;   // among those
+  int64_t all;   // among all rows of the pass
+};
+
+// The piece of a pass that a step of parts works on.
+struct PieceAt {
+  const Pass& pass;
+  int64_t rows;  // as in RowAt
+  int64_t index;
+};
 
 class Program {
  public:
@@ -158,12 +88,18 @@ class Program {
   Program(const Program&) = delete;
   Program& operator=(const Program&) = delete;
 
-  // Appends; Linear over quantized weights brings its own quantization step where none is current.
-  void add(Step step);
+  // Appends a step. A linear step over quantized weights brings its own quantization step where none is
+  // current.
+  void add(Operation op);
+  void add(const EmbedStep& s);
+  void add(const LookupStep& s);
+  void add(const LinearStep& s);
+  void add(const SoftcapStep& s);
+  void add(const GatherStep& s);
   void add_experts(int x, int scores, int out, const Matrix& gate_up, const Matrix& down, int top_k,
-                   const float* per_expert_scale);
+                   const float* expert_scale);
   void add_centroid_head(int x, int out, int ids, const Matrix& centroids, const Matrix& table,
-                         const int32_t* order, int64_t cluster, int top_k);
+                         const int32_t* order, int64_t size, int top_k);
   // Makes the stages and allocates. `external` buffers live in the caller's arrays, set by bind().
   void finish(int hidden, int logits, int candidates, int hidden_in, const std::vector<int>& external);
 
@@ -182,28 +118,56 @@ class Program {
   struct Experts;   // scratch of the mixture
   struct Clusters;  // scratch of the centroid head
 
-  void append(Step step, std::vector<int> reads, std::vector<int> writes);
-  void quantize_for(int x, int64_t k);
+  void append(Operation op);
+  void quantize_for(int x, const Matrix& w);  // if w is of a quantized format
   int threads_for(int64_t rows) const;
   void prepare(const Pass& pass, int threads);
   std::atomic<int64_t>* share(size_t stage, int thread);  // next piece of a thread's share of a stage
   int64_t share_begin(size_t stage, int thread) const;
   void walk(const Pass& pass, int thread);
-  void piece(const Work& work, int64_t index, const Pass& pass);
-  int64_t pieces_of(const Work& work, const Pass& pass) const;
-  void row_step(const Step& s, const Pass& pass, int64_t r);
-  int64_t linear_tiles(const Step& s, int64_t rows) const;  // tiles of a piece
-  void linear(const Step& s, int64_t index, int64_t rows);
-  int attention_heads(const Step& s) const;  // query heads of a piece
-  void attention(const Step& s, int64_t index, const Pass& pass);
-  void route(const Step& s, int64_t r);
-  void group_experts(int64_t rows);
-  void expert_linear(const Step& s, int64_t index, bool up);
-  void expert_act(int64_t index);
-  void expert_sum(const Step& s, int64_t r);
-  void pick_clusters(const Step& s, int64_t r);
-  void cluster_logits(const Step& s, int64_t index);
+  void run_piece(const Work& work, int64_t index, const Pass& pass);
+
+  // What a row step does with one row.
+  void run_row(const EmbedStep& s, const RowAt& at);
+  void run_row(const LookupStep& s, const RowAt& at);
+  void run_row(const ConcatStep& s, const RowAt& at);
+  void run_row(const NormStep& s, const RowAt& at);
+  void run_row(const QuantizeStep& s, const RowAt& at);
+  void run_row(const AddStep& s, const RowAt& at);
+  void run_row(const GeluStep& s, const RowAt& at);
+  void run_row(const RopeStep& s, const RowAt& at);
+  void run_row(const KvStoreStep& s, const RowAt& at);
+  void run_row(const SoftcapStep& s, const RowAt& at);
+  void run_row(const GatherStep& s, const RowAt& at);
+  void run_row(const TapStep& s, const RowAt& at);
+  void run_row(const RouteStep& s, const RowAt& at);
+  void run_row(const ExpertSumStep& s, const RowAt& at);
+  void run_row(const PickClustersStep& s, const RowAt& at);
+
+  // How many pieces another step has, and what it does with one.
+  int64_t count_pieces(const Work& work, const Pass& pass) const;
+  int64_t pieces(const LinearStep& s, int64_t rows) const;
+  int64_t pieces(const AttentionStep& s, int64_t rows) const;
+  int64_t pieces(const GroupExpertsStep& s, int64_t rows) const;
+  int64_t pieces(const ExpertUpStep& s, int64_t rows) const;
+  int64_t pieces(const ExpertActStep& s, int64_t rows) const;
+  int64_t pieces(const ExpertDownStep& s, int64_t rows) const;
+  int64_t pieces(const ClusterLogitsStep& s, int64_t rows) const;
+  void run_part(const LinearStep& s, const PieceAt& at);
+  void run_part(const AttentionStep& s, const PieceAt& at);
+  void run_part(const GroupExpertsStep& s, const PieceAt& at);
+  void run_part(const ExpertUpStep& s, const PieceAt& at);
+  void run_part(const ExpertActStep& s, const PieceAt& at);
+  void run_part(const ExpertDownStep& s, const PieceAt& at);
+  void run_part(const ClusterLogitsStep& s, const PieceAt& at);
+  int64_t linear_tiles(const LinearStep& s, int64_t rows) const;  // tiles of a piece
+  int attention_heads(const AttentionStep& s) const;              // query heads of a piece
+  // A share of an expert's tiles times its rows; activations_of(a, rows): assignments a .. a + rows - 1.
+  template <class Source>
+  void multiply_expert(const Matrix& w, int64_t index, float* out, int64_t out_stride, Source activations_of);
   QuantGroup* panel_row(int64_t r, int64_t rows, int64_t groups, int64_t* stride) const;
+  // Rows r .. r + kPanelRows - 1 of buffer x, r a multiple of kPanelRows.
+  Activations activations(int x, int64_t r, int64_t rows, int64_t groups) const;
   float* allocate(int64_t floats);
 
   std::shared_ptr<ThreadPool> pool_;
@@ -211,7 +175,6 @@ class Program {
   const int64_t max_rows_;
   std::vector<Buffer> buffers_;
   std::vector<Step> steps_;
-  std::vector<std::vector<int>> reads_, writes_;  // resources of each step: buffers, then negative ones
   std::vector<Stage> stages_;
   struct alignas(64) Share {
     std::atomic<int64_t> next{0};
