@@ -31,12 +31,12 @@ int64_t size_of(const Array& array) {
   return static_cast<int64_t>(array.size());
 }
 
-// "run: hidden has 64 values, but 5 rows of 77 take 385".
+// "run: hidden has 64 values, expected 385 for 5 rows of 77".
 template <class Array, class... Reason>
-void require_size(const Array& array, int64_t wanted, const char* call, const char* name,
+void require_size(const Array& array, int64_t expected, const char* call, const char* name,
                   const Reason&... reason) {
-  require(size_of(array) == wanted, call, ": ", name, " has ", array.size(), " values, but ", reason...,
-          " take ", wanted);
+  require(size_of(array) == expected, call, ": ", name, " has ", array.size(), " values, expected ", expected,
+          " for ", reason...);
 }
 
 }  // namespace geminate

@@ -56,7 +56,11 @@ class ProgramRef {
   // Width of a buffer that `call` was given as argument `name`.
   int64_t width(const char* call, const char* name, int buffer) const;
   int64_t width(int buffer) const { return program_->buffer(buffer).width; }
-  void require_token(const char* call, const char* name, int64_t at, int32_t token) const;
+  template <class... Name>
+  void require_token(int32_t token, const Name&... name) const {
+    require(token >= 0 && token < program_->min_vocab(), name..., " is ", token, ", but the vocabulary has ",
+            program_->min_vocab());
+  }
   void require_rows(const In<int32_t>& ids, const In<int32_t>& positions, const In<int32_t>& sequences,
                     const In<int32_t>& head_rows, size_t caches) const;
   Pass make_pass(const char* call, const In<uint64_t>& caches, const std::vector<In<float>>& cosines,

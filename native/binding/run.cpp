@@ -5,22 +5,17 @@
 
 namespace geminate {
 
-void ProgramRef::require_token(const char* call, const char* name, int64_t at, int32_t token) const {
-  require(token >= 0 && token < program_->min_vocab(), call, ": ", name, "[", at, "] is ", token,
-          ", outside the vocabulary of ", program_->min_vocab());
-}
-
 void ProgramRef::require_rows(const In<int32_t>& ids, const In<int32_t>& positions,
                               const In<int32_t>& sequences, const In<int32_t>& head_rows,
                               size_t caches) const {
   const int64_t rows = size_of(ids), heads = size_of(head_rows);
   require(rows > 0 && rows <= program_->max_rows(), "run: the number of rows is ", rows,
           ", but the program takes 1 to ", program_->max_rows());
-  require_size(positions, rows, "run", "positions", "ids");
-  require_size(sequences, rows, "run", "sequences", "ids");
+  require_size(positions, rows, "run", "positions", rows, " ids");
+  require_size(sequences, rows, "run", "sequences", rows, " ids");
   require(heads <= rows, "run: head_rows has ", heads, " values, but the number of rows is ", rows);
   for (int64_t r = 0; r < rows; ++r) {
-    require_token("run", "ids", r, ids.data()[r]);
+    require_token(ids.data()[r], "run: ids[", r, "]");
     require(positions.data()[r] >= 0, "run: positions[", r, "] is ", positions.data()[r],
             ", but must be 0 or more");
     const int32_t sequence = sequences.data()[r];
@@ -37,9 +32,9 @@ Pass ProgramRef::make_pass(const char* call, const In<uint64_t>& caches,
                            const std::vector<In<float>>& cosines, const std::vector<In<float>>& sines,
                            int64_t last) const {
   Pass pass;
-  require(caches.shape(1) >= static_cast<size_t>(slots_) && caches.shape(2) == 3, call, ": caches are [",
-          caches.shape(0), ", ", caches.shape(1), ", ", caches.shape(2), "], but must be [caches, ", slots_,
-          " slots, 3]");
+  require(caches.shape(1) >= static_cast<size_t>(slots_) && caches.shape(2) == 3, call, ": caches is [",
+          caches.shape(0), ", ", caches.shape(1), ", ", caches.shape(2), "], expected [caches, ", slots_,
+          " slots or more, 3]");
   for (size_t i = 0; i < caches.shape(0); ++i) {
     pass.caches.push_back({caches.data() + i * caches.shape(1) * 3});
   }
@@ -48,7 +43,7 @@ Pass ProgramRef::make_pass(const char* call, const In<uint64_t>& caches,
   for (size_t i = 0; i < cosines.size(); ++i) {
     const In<float>&cosine = cosines[i], &sine = sines[i];
     require(cosine.ndim() == 2, call, ": cosines[", i, "] has ", cosine.ndim(),
-            " dimensions, but must be [positions, pairs]");
+            " dimensions, expected [positions, pairs]");
     const int64_t positions = static_cast<int64_t>(cosine.shape(0)),
                   pairs = static_cast<int64_t>(cosine.shape(1));
     require(sine.size() == cosine.size(), call, ": sines[", i, "] has ", sine.size(), " values, but cosines[",
@@ -66,7 +61,7 @@ void ProgramRef::run(In<int32_t> ids, In<int32_t> positions, In<int32_t> sequenc
                      In<uint64_t> caches, const std::vector<In<float>>& cosines,
                      const std::vector<In<float>>& sines, Out<float> hidden, Out<float> logits,
                      std::vector<Out<float>> taps) {
-  require(caches.ndim() == 3, "run: caches have ", caches.ndim(), " dimensions, but must have 3");
+  require(caches.ndim() == 3, "run: caches has ", caches.ndim(), " dimensions, expected [caches, slots, 3]");
   require_rows(ids, positions, sequences, head_rows, caches.shape(0));
   const int64_t rows = size_of(ids), heads = size_of(head_rows);
   require_size(hidden, rows * width(hidden_), "run", "hidden", rows, " rows of ", width(hidden_));
@@ -107,17 +102,18 @@ int64_t ProgramRef::draft(int32_t token, In<float> hidden, int32_t position, int
                           std::optional<In<float>> need, Out<int32_t> ids, Out<float> probabilities,
                           Out<float> logits, Out<float> next, Out<int32_t> candidates) {
   require(program_->max_rows() == 1 && hidden_in_ >= 0,
-          "draft: the program is not a drafter, which takes one row and has a buffer hidden_in");
+          "draft: the program is no drafter: that takes one row at a time and has a buffer hidden_in");
   require(position > 0, "draft: position is ", position, ", but a draft begins after the first token");
   require(rope_position >= 0, "draft: rope_position is ", rope_position, ", but must be 0 or more");
-  require_token("draft", "token", 0, token);
+  require_token(token, "draft: token");
   require(k > 0, "draft: k must be positive, but is ", k);
   require_size(ids, k, "draft", "ids", k, " tokens");
   require_size(probabilities, k, "draft", "probabilities", k, " tokens");
   require_size(hidden, width(hidden_in_), "draft", "hidden", "one row");
   require_size(logits, width(logits_), "draft", "logits", "one row");
   require_size(next, width(hidden_), "draft", "next", "one row");
-  require(caches.ndim() == 3 && caches.shape(0) == 1, "draft: caches must be [1, slots, 3]");
+  require(caches.ndim() == 3, "draft: caches has ", caches.ndim(), " dimensions, expected [1, slots, 3]");
+  require(caches.shape(0) == 1, "draft: caches has ", caches.shape(0), " sequences, expected 1");
   const bool want_candidates = candidates_ >= 0 && candidates.size() != 0;
   if (want_candidates) require_size(candidates, width(candidates_), "draft", "candidates", "one row");
   const DraftStop stop = make_stop(k, calibration, ahead, need);

@@ -162,7 +162,9 @@ void ProgramRef::experts(int x, int scores, int out, const MatrixRef& gate_up, c
   const char* call = "experts";
   const int64_t count = gate_up.m.stack;
   require(down.m.stack == count, "experts: down has ", down.m.stack, " experts, but gate_up has ", count);
-  require_width(call, "scores", width(call, "scores", scores), "the experts are", count);
+  const int64_t score_columns = width(call, "scores", scores);
+  require(score_columns == count, "experts: scores is ", score_columns, " wide, but gate_up has ", count,
+          " experts");
   require_size(scale, count, call, "scale", count, " experts");
   require(top_k > 0 && top_k <= count, "experts: top_k is ", top_k, ", but must be 1 to ", count);
   require_width(call, "x", width(call, "x", x), "gate_up takes", gate_up.m.k);
@@ -179,7 +181,7 @@ void ProgramRef::centroid_head(int x, int out, int ids, const MatrixRef& centroi
   const char* call = "centroid_head";
   const int64_t clusters = centroids.m.n, size = table.m.n;
   require(program_->max_rows() == 1, "centroid_head: max_rows is ", program_->max_rows(),
-          ", but the head runs one row at a time");
+          ", but the head takes one row at a time");
   require(table.m.stack == clusters, "centroid_head: table has ", table.m.stack,
           " clusters, but centroids have ", clusters);
   require_size(order, clusters * size, call, "order", clusters, " clusters of ", size);

@@ -18,7 +18,7 @@ const FormatInfo& format_named(const char* call, const std::string& name) {
 const uint16_t* checked_scales(const char* call, const FormatInfo& format,
                                const std::optional<In<uint16_t>>& scales, int64_t wanted) {
   if (!format.scaled) return nullptr;
-  require(scales.has_value(), call, ": scales are None, but ", format.name, " needs ", wanted);
+  require(scales.has_value(), call, ": scales is None, but ", format.name, " weights need ", wanted);
   require_size(*scales, wanted, call, "scales", format.name, " weights of this size");
   return scales->data();
 }

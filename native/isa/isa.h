@@ -50,11 +50,11 @@ static_assert(requires(F a, F b, const uint16_t* from, uint16_t* to, int8_t* cod
 });
 
 static_assert(requires(I sum, Acc4 sum4, W8 w8, W4 w4, int32_t s, const uint8_t* from, const int8_t* x) {
-  { to_float(sum) } -> Is<F>;               // int32 to float, rounded to nearest even
-  { start8(s) } -> Is<I>;                   // where int8 sums begin; s is -128 * sum(x): see QuantGroup
-  { load_w8(from) } -> Is<W8>;              // 64 codes, stored with 128 added
-  { dot8(sum, w8, x) } -> Is<I>;            // lane i: sum + codes 4i .. 4i+3 times x[0 .. 3], exact
-  { start4(s) } -> Is<Acc4>;                // where int4 sums begin; s is -8 * sum(x)
+  { to_float(sum) } -> Is<F>;     // int32 to float, rounded to nearest even
+  { start8(s) } -> Is<I>;         // where int8 sums begin: s = -128 * sum(x), or 0 if load_w8 takes 128 off
+  { load_w8(from) } -> Is<W8>;    // 64 codes, stored with 128 added
+  { dot8(sum, w8, x) } -> Is<I>;  // lane i: sum + codes 4i .. 4i+3 times x[0 .. 3], exact
+  { start4(s) } -> Is<Acc4>;      // where int4 sums begin: s = -8 * sum(x), or 0 if finish4 adds it
   { load_w4(from, &w4, &w4) } -> Is<void>;  // 64 bytes: low and high nibbles, stored with 8 added
   { dot4(sum4, w4, x) } -> Is<Acc4>;        // as dot8
   { finish4(sum4, s) } -> Is<I>;            // the group's int32 sums; s as given to start4
