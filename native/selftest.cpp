@@ -6,8 +6,9 @@
 #include <string>
 #include <vector>
 
-#include "cpu.h"
-#include "kernels.h"
+#include "contract.h"
+#include "isa/cpu.h"
+#include "kernels/multiply.h"
 
 namespace {
 
@@ -23,14 +24,13 @@ Weights random_weights(Format format, int64_t n, int64_t k, std::mt19937& rng) {
   Weights w;
   w.m = {format, n, k, (n + 15) / 16, (k + 31) / 32, 1, nullptr, nullptr};
   const int64_t cells = w.m.tiles * w.m.groups;
+  w.data.resize(static_cast<size_t>(cells * info(format).cell_bytes));
   if (format == Format::bf16) {
-    w.data.resize(static_cast<size_t>(cells * 1024));
     for (size_t i = 0; i < w.data.size(); i += 2) {
       w.data[i] = static_cast<uint8_t>(rng());
       w.data[i + 1] = static_cast<uint8_t>(0x3e + (rng() & 1) * 0x80);  // about 0.1 to 0.5, either sign
     }
   } else {
-    w.data.resize(static_cast<size_t>(cells * (format == Format::int8 ? 512 : 256)));
     for (uint8_t& b : w.data) {
       b = static_cast<uint8_t>(rng());
       if (format == Format::int8 && b == 0) b = 1;  // -128 is no code
@@ -52,13 +52,9 @@ std::vector<float> product(const Kernels& kernels, const Matrix& w, const std::v
   for (int64_t r = 0; r < rows; r += block) {
     const int64_t count = rows - r < block ? rows - r : block;
     const float* from = x.data() + r * w.k;
-    float* to = out.data() + r * w.n;
-    if (w.format == Format::bf16) {
-      kernels.linear_bf16(w, range, from, w.k, count, to, w.n, 0.5f);
-      continue;
-    }
     for (int64_t i = 0; i < count; ++i) kernels.quantize(from + i * w.k, w.k, panel.data() + i, count);
-    kernels.linear_quantized(w, range, panel.data(), count, to, w.n, 0.5f);
+    const Activations activations{.panel = panel.data(), .x = from, .x_stride = w.k};
+    multiply(kernels, w, range, activations, count, out.data() + r * w.n, w.n, 0.5f);
   }
   return out;
 }
@@ -74,9 +70,9 @@ int main() {
   std::normal_distribution<float> normal;
   int failures = 0, checks = 0;
   const int64_t sizes[][2] = {{1, 1}, {16, 32}, {17, 33}, {40, 31}, {63, 100}, {96, 257}};
-  for (const Format format : {Format::bf16, Format::int8, Format::int4}) {
+  for (const FormatInfo& row : kFormats) {
     for (const auto& [n, k] : sizes) {
-      const Weights w = random_weights(format, n, k, rng);
+      const Weights w = random_weights(row.format, n, k, rng);
       for (int64_t rows = 1; rows <= 33; ++rows) {
         std::vector<float> x(static_cast<size_t>(rows * k));
         for (float& v : x) v = normal(rng);
@@ -86,9 +82,9 @@ int main() {
             ++checks;
             if (!same(product(*find_kernels(isa), w.m, x, rows, block), want)) {
               ++failures;
-              std::printf("differs: %s format %d n %lld k %lld rows %lld block %lld\n", isa.c_str(),
-                          static_cast<int>(format), static_cast<long long>(n), static_cast<long long>(k),
-                          static_cast<long long>(rows), static_cast<long long>(block));
+              std::printf("differs: %s %s n %lld k %lld rows %lld block %lld\n", isa.c_str(), row.name,
+                          static_cast<long long>(n), static_cast<long long>(k), static_cast<long long>(rows),
+                          static_cast<long long>(block));
             }
           }
         }

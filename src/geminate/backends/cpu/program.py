@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import importlib
 import os
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from geminate.arrays import F32, I32, U16
+from geminate.arrays import F32, I32, U8, U16
 from geminate.backends.kv_rings import RingFactory, table
 from geminate.decoding.draft_rule import DraftRule, DraftStop
 from geminate.errors import BackendError
@@ -17,11 +17,13 @@ from geminate.kv.store import KVDtype, KVFactory, KVStore, SlotSpec
 from geminate.plan import nodes as p
 from geminate.plan.batch import Batch
 
-_native: Any
-try:
-    _native = importlib.import_module("geminate._native")
-except ImportError:  # built with GEMINATE_NATIVE=0
-    _native = None
+if TYPE_CHECKING:
+    import geminate._native as _native
+else:
+    try:
+        _native = importlib.import_module("geminate._native")
+    except ImportError:  # built with GEMINATE_NATIVE=0
+        _native = None
 
 
 def native_available() -> bool:
@@ -31,7 +33,7 @@ def native_available() -> bool:
 
 def supported_isas() -> list[str]:
     """Instruction sets of this build that this machine runs, best first."""
-    return list(_native.supported_isas()) if native_available() else []
+    return _native.supported_isas() if native_available() else []
 
 
 def physical_cores() -> int:
@@ -83,19 +85,19 @@ class NativeBackend:
 
     def read_seconds(self, data: np.ndarray) -> float:
         """Seconds in which all threads together read ``data`` (uint8 [n]) once."""
-        return float(self._pool.read_seconds(self.isa, data))
+        return self._pool.read_seconds(self.isa, data)
 
     def multiply_rate(self, rounds: int = 1 << 16) -> float:
         """int8 multiply-accumulates a second of all threads, operands in registers; 4,096 a round and thread."""
-        return float(self._pool.multiply_rate(self.isa, rounds))
+        return self._pool.multiply_rate(self.isa, rounds)
 
     @property
-    def pool(self) -> Any:
+    def pool(self) -> _native.Pool:
         """The thread pool that all programs of this backend share."""
         return self._pool
 
 
-def _flat(array: np.ndarray) -> np.ndarray:
+def _flat(array: np.ndarray) -> U8:
     return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
 
 
@@ -105,7 +107,7 @@ class NativeProgram:
     def __init__(self, plan: p.Plan, backend: NativeBackend, *, max_rows: int) -> None:
         self.plan = plan
         self.max_rows = max_rows
-        self._matrices: dict[int, Any] = {}
+        self._matrices: dict[int, _native.Matrix] = {}
         self._keep: list[object] = []
         self._index = {name: i for i, name in enumerate(plan.widths)}
         self._program = _native.Program(backend.pool, backend.isa, max_rows, list(plan.widths.values()))
@@ -116,14 +118,14 @@ class NativeProgram:
         hidden, logits = self._index[plan.hidden], self._index[plan.logits]
         self._program.finish(hidden, logits, candidates, self._index.get("hidden_in", -1), sorted({hidden, logits}))
 
-    def _matrix(self, w: PackedMatrix) -> Any:
+    def _matrix(self, w: PackedMatrix) -> _native.Matrix:
         if id(w) not in self._matrices:
             scales = None if w.scales is None else np.ascontiguousarray(w.scales).reshape(-1)
             self._matrices[id(w)] = _native.Matrix(w.format, w.n, w.k, w.stack, _flat(w.data), scales)
             self._keep.append(w)
         return self._matrices[id(w)]
 
-    def _table(self, t: RowTable) -> Any:
+    def _table(self, t: RowTable) -> _native.RowTable:
         scales = None if t.scales is None else np.ascontiguousarray(t.scales).reshape(-1)
         return _native.RowTable(t.format, t.rows, t.width, _flat(t.data), scales)
 
@@ -249,7 +251,7 @@ class NativeProgram:
     @property
     def expert_reads(self) -> int:
         """Experts that the last pass read, over all layers."""
-        return int(self._program.expert_reads())
+        return self._program.expert_reads()
 
     def draft_step(
         self, token: int, hidden: F32, position: int, rope_position: int, cache: KVStore

@@ -1,4 +1,4 @@
-#include "thread_pool.h"
+#include "program/thread_pool.h"
 
 #include <unistd.h>
 
@@ -26,14 +26,14 @@ inline void pause() {
 #endif
 }
 
-// Whether `ready` came true within `most`.
+// Whether `ready` came true within `limit`.
 template <class Ready>
-inline bool spin_until(std::chrono::microseconds most, Ready ready) {
+inline bool spin_until(std::chrono::microseconds limit, Ready ready) {
   for (int i = 0; i < 64; ++i) {
     if (ready()) return true;
     pause();
   }
-  const auto until = std::chrono::steady_clock::now() + most;
+  const auto until = std::chrono::steady_clock::now() + limit;
   do {
     for (int i = 0; i < 16; ++i) {
       if (ready()) return true;

@@ -1,4 +1,4 @@
-#include "probe.h"
+#include "program/probe.h"
 
 #include <algorithm>
 #include <atomic>

@@ -1,8 +1,8 @@
 // AVX2 with FMA and F16C: 16 lanes in two registers, vpmaddubsw + vpmaddwd for the integer products.
 #include <immintrin.h>
 
-#include "half.h"
-#include "kernels.h"
+#include "contract.h"
+#include "kernels/half.h"
 
 namespace geminate::avx2 {
 
@@ -163,7 +163,7 @@ static inline I finish4(Acc4 acc, int32_t start) {
           _mm256_add_epi32(_mm256_madd_epi16(acc.b, ones), offset)};
 }
 
-#include "kernels_impl.h"
+#include "kernels/kernels_impl.h"
 
 }  // namespace geminate::avx2
 

@@ -3,7 +3,7 @@
 
 #include <vector>
 
-#include "program.h"
+#include "program/program.h"
 
 namespace geminate {
 
@@ -19,7 +19,6 @@ struct Program::Experts {
   std::vector<int32_t> expert;     // [rows * top_k] expert of each assignment
   std::vector<float> gate_up;      // [rows * top_k, 2 * inner]
   std::vector<float> down;         // [rows * top_k, hidden]
-  int64_t assignments = 0;
 
   void reserve(int64_t rows, int64_t k, const Matrix& up, const Matrix& lower);
 };

@@ -1,23 +1,23 @@
 // Operations on single rows. Included by kernels_impl.h.
 
 static void embed(const Matrix& w, int64_t row, float scale, float* out) {
-  const int64_t t = row / 16, r = row % 16;
+  const int64_t t = row / 16, r = row % 16, cell = info(w.format).cell_bytes;
   if (w.format == Format::bf16) {
-    const uint16_t* data = reinterpret_cast<const uint16_t*>(w.data) + t * w.groups * 512 + r;
+    const uint16_t* data = reinterpret_cast<const uint16_t*>(w.data + t * w.groups * cell) + r;
     for (int64_t k = 0; k < w.k; ++k) out[k] = widen_bf16(data[16 * k]) * scale;
     return;
   }
   const bool wide = w.format == Format::int8;
-  const uint8_t* data = w.data + t * w.groups * (wide ? 512 : 256) + 4 * r;
+  const uint8_t* data = w.data + t * w.groups * cell + 4 * r;
   for (int64_t g = 0; g < w.groups; ++g) {
     const float ws = widen_half(w.scales[(t * w.groups + g) * 16 + r]);
     const int64_t left = w.k - g * kGroup;
     for (int64_t i = 0; i < kGroup && i < left; ++i) {
       int code;
       if (wide) {
-        code = data[g * 512 + i / 4 * 64 + i % 4] - 128;
+        code = data[g * cell + i / 4 * 64 + i % 4] - 128;
       } else {
-        const uint8_t pair = data[g * 256 + i % 16 / 4 * 64 + i % 4];
+        const uint8_t pair = data[g * cell + i % 16 / 4 * 64 + i % 4];
         code = (i < 16 ? pair & 15 : pair >> 4) - 8;
       }
       out[g * kGroup + i] = static_cast<float>(code) * ws * scale;

@@ -32,7 +32,7 @@ template <int R>
 static inline void tile_int8(const uint8_t* w, const uint16_t* scales, int64_t groups, const QuantGroup* x,
                              int64_t stride, F* acc) {
   for (int m = 0; m < R; ++m) acc[m] = set1(0.0f);
-  for (int64_t g = 0; g < groups; ++g, w += 512, scales += 16, x += stride) {
+  for (int64_t g = 0; g < groups; ++g, w += info(Format::int8).cell_bytes, scales += 16, x += stride) {
     if (g % 2 == 0) prefetch(scales + kAhead / 32);
     I isum[R];
     for (int m = 0; m < R; ++m) isum[m] = start8(x[m].start8);
@@ -51,7 +51,7 @@ template <int R>
 static inline void tile_int4(const uint8_t* w, const uint16_t* scales, int64_t groups, const QuantGroup* x,
                              int64_t stride, F* acc) {
   for (int m = 0; m < R; ++m) acc[m] = set1(0.0f);
-  for (int64_t g = 0; g < groups; ++g, w += 256, scales += 16, x += stride) {
+  for (int64_t g = 0; g < groups; ++g, w += info(Format::int4).cell_bytes, scales += 16, x += stride) {
     if (g % 2 == 0) prefetch(scales + kAhead / 16);
     Acc4 isum[R];
     for (int m = 0; m < R; ++m) isum[m] = start4(x[m].start4);
@@ -76,7 +76,7 @@ static inline void tile_int4(const uint8_t* w, const uint16_t* scales, int64_t g
 template <int R>
 static void rows_quantized(const Matrix& w, const TileRange& range, const QuantGroup* panel, int64_t stride,
                            float* out, int64_t out_stride, float scale) {
-  const int64_t tile_bytes = w.groups * (w.format == Format::int8 ? 512 : 256);
+  const int64_t tile_bytes = w.groups * info(w.format).cell_bytes;
   int64_t valid = range.valid;
   for (int64_t t = range.begin; t < range.end; ++t, out += 16, valid -= 16) {
     const int64_t at = range.which * w.tiles + t;
@@ -98,13 +98,13 @@ struct Rows {
   static constexpr int value = R;
 };
 
-// Calls body(Rows<min(rows, Most)>): the row count becomes a constant, its loops unroll.
-template <int Most, class Body>
+// Calls body(Rows<min(rows, Maximum)>): the row count becomes a constant, its loops unroll.
+template <int Maximum, class Body>
 static inline void with_rows(int64_t rows, Body body) {
-  if constexpr (Most > 1) {
-    if (rows < Most) return with_rows<Most - 1>(rows, body);
+  if constexpr (Maximum > 1) {
+    if (rows < Maximum) return with_rows<Maximum - 1>(rows, body);
   }
-  body(Rows<Most>{});
+  body(Rows<Maximum>{});
 }
 
 static void linear_quantized(const Matrix& w, const TileRange& range, const QuantGroup* panel, int64_t rows,

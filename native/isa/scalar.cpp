@@ -1,6 +1,6 @@
 // Plain C++: every machine, and the yardstick of the others. 16 lanes in a loop.
-#include "half.h"
-#include "kernels.h"
+#include "contract.h"
+#include "kernels/half.h"
 
 namespace geminate::scalar {
 
@@ -152,7 +152,7 @@ static inline Acc4 dot4(Acc4 acc, W4 w, const int8_t* x) {
 }
 static inline I finish4(Acc4 acc, int32_t) { return acc; }
 
-#include "kernels_impl.h"
+#include "kernels/kernels_impl.h"
 
 }  // namespace geminate::scalar
 

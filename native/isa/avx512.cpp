@@ -1,8 +1,8 @@
 // AVX-512 F/BW/VL/DQ with VNNI: 16 lanes in one register, vpdpbusd for the integer products.
 #include <immintrin.h>
 
-#include "half.h"
-#include "kernels.h"
+#include "contract.h"
+#include "kernels/half.h"
 
 namespace geminate::avx512 {
 
@@ -112,7 +112,7 @@ static inline I dot8(I acc, W8 w, const int8_t* x) {
 static inline Acc4 dot4(Acc4 acc, W4 w, const int8_t* x) { return dot8(acc, w, x); }
 static inline I finish4(Acc4 acc, int32_t) { return acc; }
 
-#include "kernels_impl.h"
+#include "kernels/kernels_impl.h"
 
 }  // namespace geminate::avx512
 

@@ -1,8 +1,8 @@
 // The ceilings of this machine, measured with the threads and instructions that passes use.
 #pragma once
 
-#include "kernels.h"
-#include "thread_pool.h"
+#include "contract.h"
+#include "program/thread_pool.h"
 
 namespace geminate {
 

@@ -1,7 +1,7 @@
 // Which steps of a plan may run side by side.
 #include <algorithm>
 
-#include "program.h"
+#include "program/steps.h"
 
 namespace geminate {
 namespace {
@@ -10,23 +10,26 @@ bool meets(const std::vector<int>& a, const std::vector<int>& b) {
   return std::any_of(a.begin(), a.end(), [&](int r) { return std::find(b.begin(), b.end(), r) != b.end(); });
 }
 
+bool conflict_between(const Uses& before, const Uses& after) {
+  return meets(after.reads, before.writes) || meets(after.writes, before.writes) ||
+         meets(after.writes, before.reads);
+}
+
 // Steps over the same rows run row by row in one piece: what one writes the next may read.
 bool share_pieces(const Step& a, const Step& b) {
   return a.split == Split::rows && b.split == Split::rows && a.head_rows == b.head_rows &&
-         a.op != Op::gather && b.op != Op::gather;
+         !std::holds_alternative<GatherStep>(a.op) && !std::holds_alternative<GatherStep>(b.op);
 }
 
 }  // namespace
 
-std::vector<Stage> make_stages(const std::vector<Step>& steps, const std::vector<std::vector<int>>& reads,
-                               const std::vector<std::vector<int>>& writes) {
+std::vector<Stage> make_stages(const std::vector<Step>& steps) {
   std::vector<Stage> stages;
   size_t since = 0;
   for (size_t i = 0; i < steps.size(); ++i) {
     bool conflict = stages.empty();
     for (size_t j = since; j < i && !conflict; ++j) {
-      conflict = !share_pieces(steps[j], steps[i]) &&
-                 (meets(reads[i], writes[j]) || meets(writes[i], writes[j]) || meets(writes[i], reads[j]));
+      conflict = !share_pieces(steps[j], steps[i]) && conflict_between(steps[j].uses, steps[i].uses);
     }
     if (conflict) {
       stages.emplace_back();

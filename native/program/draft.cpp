@@ -1,10 +1,13 @@
-// The drafter's round: k steps in one call, each guess fed back.
+// The drafter's round: k steps in one call, each draft token fed back.
+#include "program/draft.h"
+
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <numeric>
+#include <vector>
 
-#include "program.h"
+#include "program/largest.h"
+#include "program/program.h"
 
 namespace geminate {
 namespace {
@@ -31,13 +34,12 @@ double uniform(uint64_t key, uint64_t token_id) {
   return (static_cast<double>(z >> 11) + 0.5) * 0x1p-53;
 }
 
-int64_t choose_guess(const float* logits, const int32_t* ids, int64_t n, const DraftRule& rule,
-                     int64_t position) {
+int64_t choose_draft_token(const float* logits, const int32_t* ids, int64_t n, const DraftRule& rule,
+                           int64_t position) {
   if (rule.temperature == 0.0) return std::max_element(logits, logits + n) - logits;
   const int64_t k = std::min(n, rule.top_k > 0 ? rule.top_k : kTopK);
-  std::vector<int32_t> order(static_cast<size_t>(n));
-  std::iota(order.begin(), order.end(), 0);
-  std::partial_sort(order.begin(), order.begin() + k, order.end(), Descending{logits});
+  std::vector<int32_t> order(static_cast<size_t>(k)), scratch;
+  largest(logits, n, k, order.data(), scratch);
   std::vector<double> q(static_cast<size_t>(k));
   double sum = 0.0;
   for (int64_t i = 0; i < k; ++i) {
@@ -76,7 +78,7 @@ int64_t Program::draft(Pass pass, int32_t token, const float* hidden, int64_t po
     run(pass);
     const int32_t* candidates =
         candidates_ < 0 ? nullptr : reinterpret_cast<const int32_t*>(buffer(candidates_).base);
-    const int64_t at = choose_guess(logits.base, candidates, n, rule, position + 1 + j);
+    const int64_t at = choose_draft_token(logits.base, candidates, n, rule, position + 1 + j);
     probabilities[j] = kernels_->softmax_at(logits.base, n, at);
     token = candidates != nullptr ? candidates[at] : static_cast<int32_t>(at);
     ids[j] = token;

@@ -20,10 +20,10 @@
 
 #include <cstdint>
 
+#include "kernels/formats.h"
+
 namespace geminate {
 
-constexpr int kTileRows = 16;      // output rows of a weight tile
-constexpr int kGroup = 32;         // columns that share a scale
 constexpr int kPanelRows = 8;      // activation rows a kernel call multiplies at once
 constexpr int kKeyTile = 64;       // keys of an attention tile
 constexpr int kHeadBlock = 4;      // query heads that share one walk over the keys
@@ -41,16 +41,14 @@ struct alignas(64) QuantGroup {
   int32_t unused[5];
 };
 
-enum class Format : int { bf16 = 0, int8 = 1, int4 = 2 };
-
-// Packed weights; layouts as in src/geminate/ops/packed.py.
+// Packed weights; layouts as in geminate.formats.packed.
 struct Matrix {
   Format format;
   int64_t n, k;           // of one matrix of the stack
   int64_t tiles, groups;  // ceil(n / 16), ceil(k / 32)
   int64_t stack;
   const uint8_t* data;
-  const uint16_t* scales;  // null for bf16
+  const uint16_t* scales;  // null where the format has none
 };
 
 // A row-major table, read row by row.
@@ -82,7 +80,7 @@ struct AttentionTask {
 };
 
 // Floats of scratch for a row of a task: queries, sums, scores of a key tile, and three of bookkeeping.
-inline constexpr int64_t attention_scratch(int64_t heads, int64_t head_dim) {
+static constexpr int64_t attention_scratch(int64_t heads, int64_t head_dim) {
   return heads * (2 * ((head_dim + 15) / 16 * 16) + kKeyTile + 3 * 16);
 }
 
@@ -94,7 +92,7 @@ struct Kernels {
   // out[m * out_stride + i] for rows m < rows <= 8 of a panel [groups][rows].
   void (*linear_quantized)(const Matrix& w, const TileRange& range, const QuantGroup* panel, int64_t rows,
                            float* out, int64_t out_stride, float scale);
-  // The same over unquantized rows x [rows <= 8, k].
+  // The same over float rows x [rows <= 8, k].
   void (*linear_bf16)(const Matrix& w, const TileRange& range, const float* x, int64_t x_stride, int64_t rows,
                       float* out, int64_t out_stride, float scale);
 
@@ -116,7 +114,7 @@ struct Kernels {
   // out += weight * x, fused.
   void (*add_weighted)(const float* x, float weight, float* out, int64_t n);
 
-  // For measuring the machine; see probe_impl.h.
+  // For measuring the machine; see kernels/probe_impl.h.
   int32_t (*read_bytes)(const uint8_t* data, int64_t bytes);
   int32_t (*multiply_bytes)(int64_t rounds);
 };

@@ -1,0 +1,61 @@
+// What an instruction set defines in its own namespace, one line each; checked when it is compiled.
+// kernels/kernels_impl.h includes this inside that namespace, after the definitions.
+#pragma once
+
+template <class A, class B>
+concept Is = __is_same(A, B);
+
+static_assert(requires {
+  { kIsaName } -> Is<const char* const&>;    // what GEMINATE_ISA and supported_isas() call it
+  { kRowBlock } -> Is<const int&>;           // activation rows that share one walk over a weight tile: 1 to 8
+  { kKeyBlock } -> Is<const int&>;           // keys whose scores are computed together: 1 or 4
+  { kValueVecs } -> Is<const int&>;          // vectors of a value that are summed together: 1 or 4
+  requires sizeof(F) >= 16 * sizeof(float);  // 16 float lanes
+  requires sizeof(I) >= 64;                  // 16 int32 lanes
+  requires sizeof(Acc4) > 0;                 // sums of the int4 products of one group
+  requires sizeof(W8) > 0;                   // 64 int8 codes, 4 for each lane, as dot8 wants them
+  requires sizeof(W4) > 0;                   // 64 int4 codes, likewise for dot4
+});
+
+static_assert(requires(F a, F b, F c, const F d, float s, const float* from, float* to, int n) {
+  { load(from) } -> Is<F>;                      // 16 floats
+  { load_part(from, n) } -> Is<F>;              // n < 16 floats, zeros behind; reads no others
+  { store(to, a) } -> Is<void>;                 // 16 floats
+  { store_part(to, a, n) } -> Is<void>;         // the first n < 16; writes no others
+  { set1(s) } -> Is<F>;                         // s in every lane
+  { add(a, b) } -> Is<F>;                       // a + b
+  { sub(a, b) } -> Is<F>;                       // a - b
+  { mul(a, b) } -> Is<F>;                       // a * b
+  { div(a, b) } -> Is<F>;                       // a / b, rounded as IEEE says, no estimate
+  { fma(a, b, c) } -> Is<F>;                    // a * b + c, rounded once
+  { sqrt(a) } -> Is<F>;                         // rounded as IEEE says
+  { max(a, b) } -> Is<F>;                       // the larger; b where either is NaN
+  { min(a, b) } -> Is<F>;                       // the smaller; b where either is NaN
+  { abs(a) } -> Is<F>;                          // sign cleared
+  { copy_sign(a, b) } -> Is<F>;                 // size of a, sign of b
+  { round_even(a) } -> Is<F>;                   // to the nearest integer, ties to even
+  { select_less(a, b, c, d) } -> Is<F>;         // c where a < b, else d (so where either is NaN)
+  { pow2(a) } -> Is<F>;                         // 2 to the power of a, an integer from -126 to 127
+  { reduce_add(a) } -> Is<float>;               // all lanes: i with i + 8, then i + 4, i + 2, i + 1
+  { reduce_add4(a, b, c, d, to) } -> Is<void>;  // four such sums, by the same tree
+  { reduce_max(a) } -> Is<float>;               // the largest lane, by the same tree
+});
+
+static_assert(requires(F a, F b, const uint16_t* from, uint16_t* to, int8_t* codes) {
+  { load_half(from) } -> Is<F>;       // 16 float16
+  { store_half(to, a) } -> Is<void>;  // 16 float16, rounded to nearest even
+  { load_bf16(from) } -> Is<F>;       // 16 bfloat16
+  // 32 values, rounded to nearest even, as int8 into codes; returns their sum.
+  { quantize_lanes(a, b, codes) } -> Is<int32_t>;
+});
+
+static_assert(requires(I sum, Acc4 sum4, W8 w8, W4 w4, int32_t s, const uint8_t* from, const int8_t* x) {
+  { to_float(sum) } -> Is<F>;     // int32 to float, rounded to nearest even
+  { start8(s) } -> Is<I>;         // where int8 sums begin: s = -128 * sum(x), or 0 if load_w8 takes 128 off
+  { load_w8(from) } -> Is<W8>;    // 64 codes, stored with 128 added
+  { dot8(sum, w8, x) } -> Is<I>;  // lane i: sum + codes 4i .. 4i+3 times x[0 .. 3], exact
+  { start4(s) } -> Is<Acc4>;      // where int4 sums begin: s = -8 * sum(x), or 0 if finish4 adds it
+  { load_w4(from, &w4, &w4) } -> Is<void>;  // 64 bytes: low and high nibbles, stored with 8 added
+  { dot4(sum4, w4, x) } -> Is<Acc4>;        // as dot8
+  { finish4(sum4, s) } -> Is<I>;            // the group's int32 sums; s as given to start4
+});

@@ -1,0 +1,130 @@
+// Runs a compiled plan: stage by stage, piece by piece.
+#include <algorithm>
+
+#include "program/program.h"
+
+namespace geminate {
+namespace {
+
+constexpr int64_t kSmallPlan = 1 << 20;  // bytes of weights below which one thread is faster than two
+
+}  // namespace
+
+int Program::threads_for(int64_t rows) const {
+  return weight_bytes_ * std::min<int64_t>(rows, 8) < kSmallPlan ? 1 : pool_->size();
+}
+
+void Program::run(const Pass& pass) {
+  prepare(pass, threads_for(pass.rows));
+  struct Job {
+    Program* program;
+    const Pass* pass;
+  } job{this, &pass};
+  pool_->run(
+      threads_,
+      [](void* context, int thread) {
+        const Job& j = *static_cast<Job*>(context);
+        j.program->walk(*j.pass, thread);
+      },
+      &job);
+}
+
+void Program::prepare(const Pass& pass, int threads) {
+  threads_ = threads;
+  expert_reads_ = 0;
+  runs_.clear();
+  for (int64_t r = 0; r < pass.rows; ++r) {
+    const bool joins = !runs_.empty() && runs_.back().count < kAttentionRows &&
+                       pass.sequences[r] == pass.sequences[r - 1] &&
+                       pass.positions[r] == pass.positions[r - 1] + 1;
+    if (joins) {
+      ++runs_.back().count;
+    } else {
+      runs_.push_back({r, 1});
+    }
+  }
+  ends_.resize(stages_.size());
+  for (size_t i = 0; i < stages_.size(); ++i) {
+    done_[i].done.store(0, std::memory_order_relaxed);
+    ends_[i].clear();
+    int64_t total = 0;
+    for (const Work& work : stages_[i]) ends_[i].push_back(total += count_pieces(work, pass));
+    for (int t = 0; t < threads; ++t) share(i, t)->store(share_begin(i, t), std::memory_order_relaxed);
+  }
+}
+
+std::atomic<int64_t>* Program::share(size_t stage, int thread) {
+  return &shares_[stage * static_cast<size_t>(pool_->size()) + static_cast<size_t>(thread)].next;
+}
+
+int64_t Program::share_begin(size_t stage, int thread) const {
+  return ends_[stage].back() * thread / threads_;
+}
+
+// A thread first takes its own share of a stage in order, one sequential stream of weights, then what is left
+// of the others': threads need not run equally fast.
+void Program::walk(const Pass& pass, int thread) {
+  for (size_t i = 0; i < stages_.size(); ++i) {
+    const std::vector<int64_t>& ends = ends_[i];
+    uint32_t finished = 0;
+    for (int t = 0; t < threads_; ++t) {
+      const int owner = (thread + t) % threads_;
+      const int64_t end = share_begin(i, owner + 1);
+      std::atomic<int64_t>& next = *share(i, owner);
+      while (next.load(std::memory_order_relaxed) < end) {
+        const int64_t p = next.fetch_add(1, std::memory_order_relaxed);
+        if (p >= end) break;
+        size_t w = 0;
+        while (p >= ends[w]) ++w;
+        run_piece(stages_[i][w], p - (w == 0 ? 0 : ends[w - 1]), pass);
+        ++finished;
+      }
+    }
+    if (threads_ == 1) continue;
+    const uint32_t total = static_cast<uint32_t>(ends.back());
+    if (finished > 0) done_[i].finish(finished, total);
+    done_[i].wait(total);
+  }
+}
+
+int64_t Program::count_pieces(const Work& work, const Pass& pass) const {
+  const int64_t rows = work.head_rows ? pass.heads : pass.rows;
+  const auto count = [&](const auto& s) -> int64_t {
+    if constexpr (kByRows<decltype(s)>) {
+      return rows;
+    } else {
+      return pieces(s, rows);
+    }
+  };
+  return std::visit(count, steps_[work.steps[0]].op);
+}
+
+void Program::run_piece(const Work& work, int64_t index, const Pass& pass) {
+  const int64_t rows = work.head_rows ? pass.heads : pass.rows;
+  if (work.split == Split::rows) {
+    const RowAt at{pass, rows, index, work.head_rows ? pass.head_rows[index] : index};
+    const auto row_step = [&](const auto& s) {
+      if constexpr (kByRows<decltype(s)>) run_row(s, at);
+    };
+    for (const size_t i : work.steps) std::visit(row_step, steps_[i].op);
+    return;
+  }
+  const PieceAt at{pass, rows, index};
+  const auto part_step = [&](const auto& s) {
+    if constexpr (!kByRows<decltype(s)>) run_part(s, at);
+  };
+  std::visit(part_step, steps_[work.steps[0]].op);
+}
+
+QuantGroup* Program::panel_row(int64_t r, int64_t rows, int64_t groups, int64_t* stride) const {
+  const int64_t panel = r / kPanelRows;
+  *stride = std::min<int64_t>(kPanelRows, rows - panel * kPanelRows);
+  return panels_ + panel * kPanelRows * groups + r % kPanelRows;
+}
+
+Activations Program::activations(int x, int64_t r, int64_t rows, int64_t groups) const {
+  int64_t stride;
+  return {panel_row(r, rows, groups, &stride), buffer(x).row(r), buffer(x).stride};
+}
+
+}  // namespace geminate

@@ -1,0 +1,161 @@
+#include "program/program.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+#include <new>
+
+#include "program/scratch.h"
+
+namespace geminate {
+namespace {
+
+// Resources other than buffers.
+constexpr int kPanels = -1, kExperts = -2, kClusters = -3, kSlots = -4;  // slot i: kSlots - i
+
+// What a product with w reads its activations from.
+int activations_of(int x, const Matrix& w) { return info(w.format).quantized ? kPanels : x; }
+
+Uses uses_of(const EmbedStep& s) { return {{}, {s.out}}; }
+Uses uses_of(const LookupStep& s) { return {{}, {s.out}}; }
+Uses uses_of(const ConcatStep& s) { return {{s.a, s.b}, {s.out}}; }
+Uses uses_of(const NormStep& s) { return {{s.x}, {s.out}}; }
+Uses uses_of(const QuantizeStep& s) { return {{s.x}, {kPanels}}; }
+Uses uses_of(const LinearStep& s) { return {{activations_of(s.x, s.w)}, {s.out}}; }
+Uses uses_of(const AddStep& s) { return {{s.a, s.b}, {s.out}}; }
+Uses uses_of(const GeluStep& s) { return {{s.gate, s.up}, {s.out}}; }
+Uses uses_of(const RopeStep& s) { return {{s.x}, {s.x}}; }
+Uses uses_of(const KvStoreStep& s) { return {{s.keys, s.values}, {kSlots - s.slot}}; }
+Uses uses_of(const AttentionStep& s) { return {{s.q, kSlots - s.slot}, {s.out}}; }
+Uses uses_of(const SoftcapStep& s) { return {{s.x}, {s.x}}; }
+Uses uses_of(const GatherStep& s) { return {{s.x}, {s.out}}; }
+Uses uses_of(const TapStep& s) { return {{s.x}, {}}; }
+Uses uses_of(const RouteStep& s) { return {{s.scores}, {kExperts}}; }
+Uses uses_of(const GroupExpertsStep&) { return {{kExperts}, {kExperts}}; }
+Uses uses_of(const ExpertUpStep& s) { return {{kExperts, activations_of(s.x, s.w)}, {kExperts}}; }
+Uses uses_of(const ExpertActStep&) { return {{kExperts}, {kExperts}}; }
+Uses uses_of(const ExpertDownStep&) { return {{kExperts}, {kExperts}}; }
+Uses uses_of(const ExpertSumStep& s) { return {{kExperts}, {s.out}}; }
+Uses uses_of(const PickClustersStep& s) { return {{s.scores}, {s.ids, kClusters}}; }
+Uses uses_of(const ClusterLogitsStep& s) { return {{activations_of(s.x, s.table), kClusters}, {s.out}}; }
+
+}  // namespace
+
+Program::Program(std::shared_ptr<ThreadPool> pool, const Kernels* kernels, int64_t max_rows,
+                 const std::vector<int64_t>& widths)
+    : pool_(std::move(pool)), kernels_(kernels), max_rows_(max_rows) {
+  for (const int64_t width : widths) buffers_.push_back({width, (width + 15) / 16 * 16, nullptr});
+}
+
+Program::~Program() {
+  for (void* block : blocks_) std::free(block);
+}
+
+float* Program::allocate(int64_t floats) {
+  const size_t bytes = (static_cast<size_t>(floats) * sizeof(float) + 4095) / 4096 * 4096;
+  void* block = std::aligned_alloc(4096, bytes);
+  if (block == nullptr) throw std::bad_alloc();
+  blocks_.push_back(block);
+  return static_cast<float*>(block);
+}
+
+void Program::append(Operation op) {
+  const auto describe = [this](const auto& s) { return Step{s, s.split, gathered_, uses_of(s)}; };
+  steps_.push_back(std::visit(describe, op));
+  const std::vector<int>& writes = steps_.back().uses.writes;
+  if (quantized_ >= 0 && std::find(writes.begin(), writes.end(), quantized_) != writes.end()) quantized_ = -1;
+}
+
+void Program::quantize_for(int x, const Matrix& w) {
+  if (!info(w.format).quantized) return;
+  panel_groups_ = std::max(panel_groups_, w.groups);
+  if (quantized_ == x) return;
+  append(QuantizeStep{x});
+  quantized_ = x;
+}
+
+void Program::add(Operation op) { append(std::move(op)); }
+
+void Program::add(const EmbedStep& s) {
+  min_vocab_ = std::min(min_vocab_, s.table.n);
+  append(s);
+}
+
+void Program::add(const LookupStep& s) {
+  min_vocab_ = std::min(min_vocab_, s.table.rows);
+  append(s);
+}
+
+void Program::add(const LinearStep& s) {
+  weight_bytes_ += s.w.tiles * tile_bytes(s.w);
+  quantize_for(s.x, s.w);
+  append(s);
+}
+
+void Program::add(const SoftcapStep& s) {
+  LinearStep* before = steps_.empty() ? nullptr : std::get_if<LinearStep>(&steps_.back().op);
+  if (before != nullptr && before->out == s.x) {
+    before->cap = s.cap;  // while the tile is at hand: no second sweep over the logits
+    return;
+  }
+  append(s);
+}
+
+void Program::add(const GatherStep& s) {
+  gathered_ = true;
+  quantized_ = -1;  // its panels hold other rows
+  append(s);
+}
+
+void Program::add_experts(int x, int scores, int out, const Matrix& gate_up, const Matrix& down, int top_k,
+                          const float* expert_scale) {
+  if (!experts_) experts_ = std::make_unique<Experts>();
+  experts_->reserve(max_rows_, top_k, gate_up, down);
+  weight_bytes_ += (gate_up.tiles * tile_bytes(gate_up) + down.tiles * tile_bytes(down)) * top_k;
+  quantize_for(x, gate_up);
+  append(RouteStep{scores, expert_scale});
+  append(GroupExpertsStep{});
+  append(ExpertUpStep{x, gate_up});
+  append(ExpertActStep{top_k});
+  append(ExpertDownStep{down});
+  append(ExpertSumStep{out});
+}
+
+void Program::add_centroid_head(int x, int out, int ids, const Matrix& centroids, const Matrix& table,
+                                const int32_t* order, int64_t size, int top_k) {
+  if (!clusters_) clusters_ = std::make_unique<Clusters>();
+  clusters_->reserve(max_rows_, top_k);
+  buffers_.push_back({centroids.n, (centroids.n + 15) / 16 * 16, nullptr});
+  const int scores = static_cast<int>(buffers_.size()) - 1;
+  add(LinearStep{.x = x, .out = scores, .w = centroids, .scale = 1.0f});
+  append(PickClustersStep{scores, ids, order, size, top_k});
+  weight_bytes_ += (size + 15) / 16 * top_k * tile_bytes(table);
+  quantize_for(x, table);
+  append(ClusterLogitsStep{x, out, table, size, top_k});
+}
+
+void Program::finish(int hidden, int logits, int candidates, int hidden_in,
+                     const std::vector<int>& external) {
+  hidden_ = hidden;
+  logits_ = logits;
+  candidates_ = candidates;
+  hidden_in_ = hidden_in;
+  for (size_t b = 0; b < buffers_.size(); ++b) {
+    if (std::find(external.begin(), external.end(), static_cast<int>(b)) == external.end()) {
+      buffers_[b].base = allocate(max_rows_ * buffers_[b].stride);
+    }
+  }
+  static_assert(sizeof(QuantGroup) == 16 * sizeof(float));
+  const int64_t panels = (max_rows_ + kPanelRows - 1) / kPanelRows;
+  panels_ = reinterpret_cast<QuantGroup*>(allocate(panels * kPanelRows * panel_groups_ * 16 + 16));
+  stages_ = make_stages(steps_);
+  done_ = std::make_unique<Pieces[]>(stages_.size());
+  shares_ = std::make_unique<Share[]>(stages_.size() * static_cast<size_t>(pool_->size()));
+}
+
+void Program::bind(int buffer, float* base, int64_t stride) {
+  buffers_[static_cast<size_t>(buffer)].base = base;
+  buffers_[static_cast<size_t>(buffer)].stride = stride;
+}
+
+}  // namespace geminate

@@ -1,0 +1,199 @@
+// A compiled plan: steps over an arena of float32 rows, executed by all threads together.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "contract.h"
+#include "kernels/multiply.h"
+#include "program/draft.h"
+#include "program/steps.h"
+#include "program/thread_pool.h"
+
+namespace geminate {
+
+struct Buffer {
+  int64_t width = 0, stride = 0;
+  float* base = nullptr;
+  float* row(int64_t r) const { return base + r * stride; }
+};
+
+// A ring of float16 keys and values, [KV heads, rows, head_dim].
+struct KvSlot {
+  uint16_t* keys;
+  uint16_t* values;
+  int64_t rows;
+};
+
+struct CacheTable {
+  const uint64_t* slots;  // [slots, 3]: address of keys, address of values, rows
+  KvSlot slot(int i) const {
+    const uint64_t* at = slots + 3 * i;
+    return {reinterpret_cast<uint16_t*>(at[0]), reinterpret_cast<uint16_t*>(at[1]),
+            static_cast<int64_t>(at[2])};
+  }
+};
+
+struct RopeRows {
+  const float* cosine;
+  const float* sine;
+  int64_t pairs;
+};
+
+// Consecutive rows of one sequence at consecutive positions: they share one walk over the keys.
+struct Run {
+  int64_t first, count;
+};
+
+// One pass. Pointers stay the caller's.
+struct Pass {
+  int64_t rows = 0, heads = 0;  // heads: gathered rows
+  const int32_t* ids = nullptr;
+  const int32_t* positions = nullptr;
+  const int32_t* rope_positions = nullptr;
+  const int32_t* sequences = nullptr;
+  const int32_t* head_rows = nullptr;
+  std::vector<CacheTable> caches;
+  std::vector<RopeRows> ropes;
+  std::vector<float*> taps;  // null entries: not wanted
+};
+
+constexpr int64_t kExpertPieces = 4;  // pieces of an expert's tiles
+
+// Bytes of a tile's codes.
+inline int64_t tile_bytes(const Matrix& w) { return w.groups * info(w.format).cell_bytes; }
+
+// The row of a pass that a row step works on.
+struct RowAt {
+  const Pass& pass;
+  int64_t rows;  // that the step works on: all of the pass or the head rows
+  int64_t row;   // among those
+  int64_t all;   // among all rows of the pass
+};
+
+// The piece of a pass that a step of parts works on.
+struct PieceAt {
+  const Pass& pass;
+  int64_t rows;  // as in RowAt
+  int64_t index;
+};
+
+class Program {
+ public:
+  Program(std::shared_ptr<ThreadPool> pool, const Kernels* kernels, int64_t max_rows,
+          const std::vector<int64_t>& widths);
+  ~Program();
+  Program(const Program&) = delete;
+  Program& operator=(const Program&) = delete;
+
+  // Appends a step. A linear step over quantized weights brings its own quantization step where none is
+  // current.
+  void add(Operation op);
+  void add(const EmbedStep& s);
+  void add(const LookupStep& s);
+  void add(const LinearStep& s);
+  void add(const SoftcapStep& s);
+  void add(const GatherStep& s);
+  void add_experts(int x, int scores, int out, const Matrix& gate_up, const Matrix& down, int top_k,
+                   const float* expert_scale);
+  void add_centroid_head(int x, int out, int ids, const Matrix& centroids, const Matrix& table,
+                         const int32_t* order, int64_t size, int top_k);
+  // Makes the stages and allocates. `external` buffers live in the caller's arrays, set by bind().
+  void finish(int hidden, int logits, int candidates, int hidden_in, const std::vector<int>& external);
+
+  void bind(int buffer, float* base, int64_t stride);
+  const Buffer& buffer(int b) const { return buffers_[static_cast<size_t>(b)]; }
+  void run(const Pass& pass);
+  // At most k drafter steps; hidden [width of hidden_in]. Fills ids and probabilities [k], returns how many.
+  int64_t draft(Pass pass, int32_t token, const float* hidden, int64_t position, int64_t k,
+                const DraftRule& rule, const DraftStop& stop, int32_t* ids, float* probabilities);
+
+  int64_t expert_reads() const { return expert_reads_; }  // experts the last pass read, over all layers
+  int64_t max_rows() const { return max_rows_; }
+  int64_t min_vocab() const { return min_vocab_; }  // ids must stay below
+
+ private:
+  struct Experts;   // scratch of the mixture
+  struct Clusters;  // scratch of the centroid head
+
+  void append(Operation op);
+  void quantize_for(int x, const Matrix& w);  // if w is of a quantized format
+  int threads_for(int64_t rows) const;
+  void prepare(const Pass& pass, int threads);
+  std::atomic<int64_t>* share(size_t stage, int thread);  // next piece of a thread's share of a stage
+  int64_t share_begin(size_t stage, int thread) const;
+  void walk(const Pass& pass, int thread);
+  void run_piece(const Work& work, int64_t index, const Pass& pass);
+
+  // What a row step does with one row.
+  void run_row(const EmbedStep& s, const RowAt& at);
+  void run_row(const LookupStep& s, const RowAt& at);
+  void run_row(const ConcatStep& s, const RowAt& at);
+  void run_row(const NormStep& s, const RowAt& at);
+  void run_row(const QuantizeStep& s, const RowAt& at);
+  void run_row(const AddStep& s, const RowAt& at);
+  void run_row(const GeluStep& s, const RowAt& at);
+  void run_row(const RopeStep& s, const RowAt& at);
+  void run_row(const KvStoreStep& s, const RowAt& at);
+  void run_row(const SoftcapStep& s, const RowAt& at);
+  void run_row(const GatherStep& s, const RowAt& at);
+  void run_row(const TapStep& s, const RowAt& at);
+  void run_row(const RouteStep& s, const RowAt& at);
+  void run_row(const ExpertSumStep& s, const RowAt& at);
+  void run_row(const PickClustersStep& s, const RowAt& at);
+
+  // How many pieces another step has, and what it does with one.
+  int64_t count_pieces(const Work& work, const Pass& pass) const;
+  int64_t pieces(const LinearStep& s, int64_t rows) const;
+  int64_t pieces(const AttentionStep& s, int64_t rows) const;
+  int64_t pieces(const GroupExpertsStep& s, int64_t rows) const;
+  int64_t pieces(const ExpertUpStep& s, int64_t rows) const;
+  int64_t pieces(const ExpertActStep& s, int64_t rows) const;
+  int64_t pieces(const ExpertDownStep& s, int64_t rows) const;
+  int64_t pieces(const ClusterLogitsStep& s, int64_t rows) const;
+  void run_part(const LinearStep& s, const PieceAt& at);
+  void run_part(const AttentionStep& s, const PieceAt& at);
+  void run_part(const GroupExpertsStep& s, const PieceAt& at);
+  void run_part(const ExpertUpStep& s, const PieceAt& at);
+  void run_part(const ExpertActStep& s, const PieceAt& at);
+  void run_part(const ExpertDownStep& s, const PieceAt& at);
+  void run_part(const ClusterLogitsStep& s, const PieceAt& at);
+  int64_t linear_tiles(const LinearStep& s, int64_t rows) const;  // tiles of a piece
+  int attention_heads(const AttentionStep& s) const;              // query heads of a piece
+  // A share of an expert's tiles times its rows; activations_of(a, rows): assignments a .. a + rows - 1.
+  template <class Source>
+  void multiply_expert(const Matrix& w, int64_t index, float* out, int64_t out_stride, Source activations_of);
+  QuantGroup* panel_row(int64_t r, int64_t rows, int64_t groups, int64_t* stride) const;
+  // Rows r .. r + kPanelRows - 1 of buffer x, r a multiple of kPanelRows.
+  Activations activations(int x, int64_t r, int64_t rows, int64_t groups) const;
+  float* allocate(int64_t floats);
+
+  std::shared_ptr<ThreadPool> pool_;
+  const Kernels* kernels_;
+  const int64_t max_rows_;
+  std::vector<Buffer> buffers_;
+  std::vector<Step> steps_;
+  std::vector<Stage> stages_;
+  struct alignas(64) Share {
+    std::atomic<int64_t> next{0};
+  };
+  std::unique_ptr<Share[]> shares_;         // [stages, threads]
+  std::unique_ptr<Pieces[]> done_;          // of each stage
+  std::vector<std::vector<int64_t>> ends_;  // of each stage in this pass: pieces up to the end of each work
+  std::vector<Run> runs_;                   // rows of this pass
+  int threads_ = 1;                         // of this pass
+  std::vector<void*> blocks_;
+  QuantGroup* panels_ = nullptr;
+  int64_t panel_groups_ = 0;
+  int quantized_ = -1;  // buffer whose quantized form stands in the panels
+  bool gathered_ = false;
+  int64_t weight_bytes_ = 0, min_vocab_ = INT64_MAX;
+  int hidden_ = -1, logits_ = -1, candidates_ = -1, hidden_in_ = -1;
+  int64_t expert_reads_ = 0;
+  std::unique_ptr<Experts> experts_;
+  std::unique_ptr<Clusters> clusters_;
+};
+
+}  // namespace geminate
