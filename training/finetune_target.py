@@ -19,6 +19,7 @@ import torch
 from safetensors.torch import load_file
 
 from export import TARGET_GENERATION
+from geminate.families.registry import open_model
 from geminate.text.template import ChatTemplate
 from geminate.text.tokenizer import Tokenizer
 from geminate.tools.train.checkpoint import save_model
@@ -43,7 +44,9 @@ def main() -> int:
     torch.manual_seed(args.seed)
     model = Target(PRESETS["small"])
     model.load_state_dict({k: v.float() for k, v in load_file(args.target / "model.safetensors").items()})
-    tokenizer, template = Tokenizer.load(args.target), ChatTemplate.load(args.target)
+    source = open_model(args.target)
+    tokenizer = Tokenizer.load(source.checkpoint, source.family.dialect)
+    template = ChatTemplate.load(source.checkpoint, source.family.dialect)
     assert tokenizer is not None and template is not None
     source = pairs(args.seed)
     held_out = [request for request, _ in itertools.islice(source, HELD_OUT)]

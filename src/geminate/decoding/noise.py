@@ -1,7 +1,7 @@
 """Counter-based noise: a pure function of (seed, choice, position, token id), so nothing is ever rolled back.
 
 The hash is SplitMix64's finalizer (Steele, Lea, Flood 2014, "Fast splittable pseudorandom number
-generators") applied as a keyed chain over the counters. native/kernels.h implements the same function.
+generators") applied as a keyed chain over the counters. native/program/draft.cpp implements the same function.
 """
 
 from __future__ import annotations
