@@ -60,7 +60,7 @@ class EngineRequest:
         return replace(self, emitted_ids=tuple(emitted_ids))
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(kw_only=True, slots=True)  # one every round: a frozen one takes three times as long to make
 class EngineEvent:
     """What one completion did in one round. The last event of a completion has a finish_reason or an error.
 

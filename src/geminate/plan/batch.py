@@ -11,7 +11,7 @@ from geminate.arrays import F32, I32
 from geminate.kv.store import KVStore
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+@dataclass(kw_only=True, slots=True, eq=False)  # made every round: frozen ones take three times as long
 class Rows:
     """The rows one sequence puts into a pass: consecutive positions from the end of its cache.
 
@@ -29,7 +29,7 @@ class Rows:
     embeddings: F32 | None = None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+@dataclass(kw_only=True, slots=True, eq=False)
 class Batch:
     """All rows of a pass; `Batch.of` makes it.
 
@@ -52,6 +52,8 @@ class Batch:
     @classmethod
     def of(cls, parts: Sequence[Rows]) -> Batch:
         """The batch of these parts, in order; reads the caches' lengths and changes nothing."""
+        if len(parts) == 1 and parts[0].embeddings is None:
+            return cls._of_one(parts[0])
         ids: list[int] = []
         positions: list[int] = []
         sequences: list[int] = []
@@ -75,4 +77,17 @@ class Batch:
             counts=counts,
             wanted=np.array(wanted, dtype=np.int32),
             embeddings=given or None,
+        )
+
+    @classmethod
+    def _of_one(cls, part: Rows) -> Batch:
+        """The same for one sequence, where a small model's round is short enough to notice the difference."""
+        count, start = len(part.ids), part.cache.length
+        return cls(
+            ids=np.array(part.ids, dtype=np.int32),
+            positions=np.arange(start, start + count, dtype=np.int32),
+            sequences=np.zeros(count, dtype=np.int32),
+            caches=[part.cache],
+            counts=[count],
+            wanted=np.arange(count - part.wanted, count, dtype=np.int32),
         )
