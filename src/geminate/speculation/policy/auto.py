@@ -24,7 +24,7 @@ from geminate.speculation.sources.ngram import NgramSource
 
 
 class AutoPolicy:
-    """Weighs what the draft sources offer; see docs/speculation.md.
+    """Weighs what the draft sources offer.
 
     In a batch, a round's time cannot be attributed to one sequence: what a draft adds to it is estimated, the time
     spent deciding is measured, and a sequence whose drafts pay for neither rests.
