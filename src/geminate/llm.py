@@ -268,17 +268,17 @@ class LLM:
         ]
         completions = {request.request_id: Completion(request, self.tokenizer) for request in requests}
         done: dict[str, Output] = {}
-        for request, event in self._run(requests):
+        for event in self._run(requests):
             if on_logits is not None and event.logits is not None:
                 for row, logits in enumerate(event.logits):
                     on_logits(event.position + row, logits)
-            output = completions[request].push(event).output
+            output = completions[event.request_id].add(event)
             if output is not None:
-                done[request] = output
+                done[event.request_id] = output
         return [done[request.request_id] for request in requests]
 
-    def _run(self, requests: list[EngineRequest]) -> Iterator[tuple[str, EngineEvent]]:
-        """(request id, event) of all requests; leaving the iteration cancels what still runs."""
+    def _run(self, requests: list[EngineRequest]) -> Iterator[EngineEvent]:
+        """Events of all requests; leaving the iteration cancels what still runs."""
         for request in requests:
             self.engine.check(request)  # all are refused before one is begun
         ids: list[str] = []
@@ -286,8 +286,7 @@ class LLM:
             for request in requests:
                 ids.append(request.request_id)
                 self.client.submit(request)
-            for event in self.client.events(*ids):
-                yield event.request_id, event
+            yield from self.client.events(*ids)
         finally:
             for request_id in ids:
                 self.client.cancel(request_id)
@@ -317,7 +316,7 @@ class LLM:
             self.encode(prompt), params, speculation=speculation, grammar=grammar, conversation=conversation
         )
         completion = Completion(request, self.tokenizer)
-        for _, event in self._run([request]):
+        for event in self._run([request]):
             yield completion.push(event)
 
     def forget(self, conversation: str) -> None:

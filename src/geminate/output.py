@@ -71,21 +71,24 @@ class Completion:
         self._logprobs: list[TokenLogprobs] = []
 
     def push(self, event: EngineEvent) -> Delta:
-        """What is new with an event."""
-        self._token_ids.extend(event.token_ids)
-        self._logprobs.extend(event.logprobs)
-        text = self._text(event)
-        self._texts.append(text)
-        return Delta(text=text, token_ids=list(event.token_ids), output=self._output(event))
+        """Take an event of a stream; what is new with it."""
+        before = len(self._texts)
+        output = self.add(event)
+        return Delta(text="".join(self._texts[before:]), token_ids=list(event.token_ids), output=output)
 
-    def _text(self, event: EngineEvent) -> str:
-        if self._reply is None:
-            return ""
-        tokens = event.token_ids if event.stop_token is None else event.token_ids[:-1]
-        deltas = [delta for token in tokens for delta in self._reply.push(token)]
-        if event.finish_reason is not None and not self._reply.stopped:
-            deltas += self._reply.flush()
-        return "".join([delta.text for delta in deltas])
+    def add(self, event: EngineEvent) -> Output | None:
+        """Take an event; the whole completion, with its last one."""
+        self._token_ids.extend(event.token_ids)
+        if event.logprobs:
+            self._logprobs.extend(event.logprobs)
+        reply = self._reply
+        if reply is not None:
+            for token in event.token_ids if event.stop_token is None else event.token_ids[:-1]:
+                for delta in reply.push(token):
+                    self._texts.append(delta.text)
+            if event.finish_reason is not None and not reply.stopped:
+                self._texts.extend([delta.text for delta in reply.flush()])
+        return self._output(event)
 
     def _output(self, event: EngineEvent) -> Output | None:
         if event.finish_reason is None or event.stats is None:

@@ -47,6 +47,8 @@ class KVRings:
             rows = _rows(spec, self._full_rows, max_context=max_context, max_rows=max_rows)
             self.keys.append(np.zeros((spec.kv_heads, rows, spec.head_dim), dtype=np.float16))
             self.values.append(np.zeros((spec.kv_heads, rows, spec.head_dim), dtype=np.float16))
+        # Rings never grow; (window, rows) of each.
+        self._windows = [(s.window, k.shape[1]) for s, k in zip(slots, self.keys, strict=True) if s.window]
         self._refresh_table()
 
     def _refresh_table(self) -> None:
@@ -87,23 +89,20 @@ class KVRings:
         """
         if not 0 <= length <= self.length:
             raise ValueError(f"cannot truncate {self.length} positions to {length}")
-        for k, spec in zip(self.keys, self.slots, strict=True):
-            oldest_needed = max(0, length - spec.window + 1)
-            oldest_kept = max(self._low, self._high - k.shape[1])
-            if spec.window and oldest_kept > oldest_needed:
+        low, high = self._low, self._high
+        for window, rows in self._windows:
+            oldest_needed = max(0, length - window + 1)
+            oldest_kept = max(low, high - rows)
+            if oldest_kept > oldest_needed:
                 raise ValueError(
-                    f"rolling back from {self._high} to {length} needs position {oldest_needed}, "
-                    f"but the ring of {k.shape[1]} rows keeps {oldest_kept} onwards"
+                    f"rolling back from {high} to {length} needs position {oldest_needed}, "
+                    f"but the ring of {rows} rows keeps {oldest_kept} onwards"
                 )
         self.length = length
 
     def holds(self, start: int) -> bool:
         """Whether every slot still has the rows of positions ``start`` .. ``length`` - 1."""
-        return all(
-            start >= max(self._low, self._high - k.shape[1])
-            for k, spec in zip(self.keys, self.slots, strict=True)
-            if spec.window
-        )
+        return all(start >= max(self._low, self._high - rows) for _, rows in self._windows)
 
     def export(self, block: int) -> bytes:
         """See `KVStore`: float16 keys and values [kv_heads, BLOCK, head_dim], slot by slot."""

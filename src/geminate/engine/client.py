@@ -8,6 +8,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Iterator
+from functools import partial
 from typing import Protocol
 
 from geminate.engine.messages import EngineEvent, EngineRequest
@@ -57,16 +58,16 @@ class LocalClient:
     def events(self, *request_ids: str) -> Iterator[EngineEvent]:
         """See `EngineClient`."""
         boxes = [self._boxes[request_id] for request_id in request_ids]
-
-        def ready() -> bool:
-            return any(box.events for box in boxes)
-
+        queues = [box.events for box in boxes]
+        # Asked several times a round: one completion's answer is a single call.
+        ready = queues[0].__len__ if len(queues) == 1 else partial(any, queues)
         try:
-            while any(box.unfinished for box in boxes):
+            while boxes:
                 self.service.wait(ready)
                 for box in boxes:
                     while box.events:
                         yield box.next()
+                boxes = [box for box in boxes if box.unfinished]
         finally:
             for request_id in request_ids:
                 self.cancel(request_id)
@@ -88,10 +89,11 @@ class _Box:
     def next(self) -> EngineEvent:
         """Take an event; raises what ended the request."""
         event = self.events.popleft()
-        if event.error is not None:
-            self.unfinished = 0
-            raise event.error
-        self.unfinished -= event.finish_reason is not None
+        if event.finish_reason is not None:
+            self.unfinished -= 1
+            if event.error is not None:
+                self.unfinished = 0
+                raise event.error
         return event
 
 

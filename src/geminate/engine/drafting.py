@@ -13,23 +13,33 @@ from geminate.speculation.policy import Decision
 def draft_all(turns: list[Turn], room: int) -> None:
     """Fill in the drafts of the decoding turns, ``room`` draft tokens at most."""
     decoding = [turn for turn in turns if turn.decoding]
-    prompt_rows = sum(len(turn.pending) for turn in turns if not turn.decoding)
-    others = len(decoding) - 1
-    drafted = sum(turn.sequence.policy.averages.mean_drafted for turn in decoding)
-    accepted = sum(turn.sequence.policy.averages.mean_accepted for turn in decoding)
-    for turn in decoding:
-        own = turn.sequence.policy.averages
-        load = NO_LOAD
-        if others or prompt_rows:
-            load = BatchLoad(
-                sequences=others,
-                rows=others + round(drafted - own.mean_drafted),
-                tokens=others + accepted - own.mean_accepted,
-                prompt_rows=prompt_rows,
-            )
+    if len(turns) == 1:
+        loads = [NO_LOAD]
+    else:
+        loads = _loads([turn.sequence for turn in decoding], sum(len(t.pending) for t in turns if not t.decoding))
+    for turn, load in zip(decoding, loads, strict=False):
         limit = min(room, turn.sequence.room - 1, MAX_DRAFT)
         turn.decision = _decide(turn.sequence, limit, load)
         room -= len(turn.draft.token_ids)
+
+
+def _loads(decoding: list[Sequence], prompt_rows: int) -> list[BatchLoad]:
+    """What each decoding sequence shares the pass with."""
+    others = len(decoding) - 1
+    if not (others or prompt_rows):
+        return [NO_LOAD]
+    averages = [sequence.policy.averages for sequence in decoding]
+    drafted = sum(own.mean_drafted for own in averages)
+    accepted = sum(own.mean_accepted for own in averages)
+    return [
+        BatchLoad(
+            sequences=others,
+            rows=others + round(drafted - own.mean_drafted),
+            tokens=others + accepted - own.mean_accepted,
+            prompt_rows=prompt_rows,
+        )
+        for own in averages
+    ]
 
 
 def _decide(sequence: Sequence, limit: int, load: BatchLoad) -> Decision:

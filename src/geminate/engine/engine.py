@@ -258,10 +258,11 @@ class Engine:
 
     def _retire(self) -> None:
         """Take sequences that have ended out of the batch."""
-        for sequence in self.running:
-            if sequence.finish_reason is not None:
+        ended = [s for s in self.running if s.finish_reason is not None]
+        if ended:
+            self.running = [s for s in self.running if s.finish_reason is None]
+            for sequence in ended:
                 self._release(sequence)
-        self.running = [s for s in self.running if s.finish_reason is None]
 
     def run(self) -> list[EngineEvent]:
         """Step until nothing runs or waits; all events.

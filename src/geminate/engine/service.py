@@ -70,6 +70,8 @@ class EngineService:
         self._new: deque[_Open] = deque()
         self._gone: deque[str] = deque()
         self._driver: int | None = None  # ident of the thread that steps the engine now
+        self._sleeping = 0  # threads in `wait` that another one steps for
+        self._next_deadline = math.inf  # of all open requests, or an earlier time
         self._thread: threading.Thread | None = None
         self._draining = self._stopping = False
         self._failed: BaseException | None = None
@@ -98,6 +100,7 @@ class EngineService:
             if request.request_id in self._open:
                 raise ParameterError(f"a request with the id {request.request_id!r} is open already")
             self._open[request.request_id] = made
+            self._next_deadline = min(self._next_deadline, made.deadline)
             self._new.append(made)
             self._changed.notify_all()
 
@@ -119,29 +122,39 @@ class EngineService:
         """Free a conversation's cache."""
         self.engine.conversations.forget(conversation)
 
-    def wait(self, ready: Callable[[], bool]) -> None:
-        """Block until ``ready()``, stepping the engine if nobody else does. ``ready`` is called with the lock held.
+    def wait(self, ready: Callable[[], object]) -> None:
+        """Block until ``ready()``, stepping the engine if nobody else does. ``ready`` must not block.
 
         Raises:
             BaseException: what a step made here raises; all requests have failed then, and later ones are fine.
         """
         me = threading.get_ident()
-        while True:
+        while not ready():
             try:
                 with self._changed:
                     while self._thread is not None or self._driver is not None or self._stopping:
                         if ready():
                             return
-                        self._changed.wait()
-                    if ready():
-                        return
+                        self._sleep()
                     self._driver = me
                 self._round()
+                while not (ready() or self._stopping):
+                    if self._sleeping:
+                        self._notify()
+                    self._round()
             finally:
                 if self._driver == me:
                     with self._changed:
                         self._driver = None
                         self._changed.notify_all()
+
+    def _sleep(self) -> None:
+        """Wait for a change; the lock is held."""
+        self._sleeping += 1
+        try:
+            self._changed.wait()
+        finally:
+            self._sleeping -= 1
 
     def start(self) -> None:
         """Give the service a thread of its own that steps."""
@@ -213,12 +226,14 @@ class EngineService:
     def _round(self) -> None:
         """Take in requests and cancellations, step once, hand out the events."""
         try:
-            self._drop_cancelled()
+            if self._gone:
+                self._drop_cancelled()
             while self._new:
                 opened = self._new.popleft()
                 if opened.request.request_id in self._open:
                     self._begin(opened, opened.request.choice)
-            self._drop_late()
+            if time.perf_counter() > self._next_deadline:
+                self._drop_late()
             self._hand_out(self.engine.step())
         except BaseException as error:
             # Whatever interrupted a step, Ctrl-C included, left sequences between two states: none of them goes on.
@@ -237,7 +252,10 @@ class EngineService:
 
     def _drop_late(self) -> None:
         now = time.perf_counter()
-        for opened in [o for o in self._open.values() if o.deadline < now]:
+        with self._changed:
+            late = [opened for opened in self._open.values() if opened.deadline < now]
+            self._next_deadline = min((o.deadline for o in self._open.values() if o.deadline >= now), default=math.inf)
+        for opened in late:
             seconds = opened.request.timeout_s
             self._fail(opened, RequestTimeoutError(f"the request took longer than the {seconds:g} s it may take"))
 
@@ -260,19 +278,26 @@ class EngineService:
             self.engine.abort(sequence)
 
     def _hand_out(self, events: list[EngineEvent]) -> None:
+        if len(events) == 1:
+            self._deliver(events)
+            return
         by_request: dict[str, list[EngineEvent]] = {}
         for event in events:
             by_request.setdefault(event.request_id, []).append(event)
-        for request_id, several in by_request.items():
-            opened = self._open.get(request_id)
-            if opened is None:
-                continue
-            failed = next((event for event in several if event.error is not None), None)
-            if failed is not None and failed.error is not None:
-                self._fail(opened, failed.error)
-                continue
-            self._advance(opened, several)
-            opened.sink(several)
+        for several in by_request.values():
+            self._deliver(several)
+
+    def _deliver(self, events: list[EngineEvent]) -> None:
+        """Hand the events of one request to its sink."""
+        opened = self._open.get(events[0].request_id)
+        if opened is None:
+            return
+        for event in events:
+            if event.error is not None:
+                self._fail(opened, event.error)
+                return
+        self._advance(opened, events)
+        opened.sink(events)
 
     def _advance(self, opened: _Open, events: list[EngineEvent]) -> None:
         """Start a request's further completions behind its first one's prompt; take out what has ended."""

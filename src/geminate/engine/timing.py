@@ -40,9 +40,10 @@ class Timing:
     def observe(self, turns: list[Turn], events: list[EngineEvent]) -> None:
         """A step is over: teach the cost model, and add the step's time to every sequence's statistics."""
         took = self.elapsed()
-        if all(turn.is_round for turn in turns):
-            self.costs.observe_pass(sum(turn.count for turn in turns), self._passed - self._drafted)
-        if is_single_round(turns) and events:
+        single = is_single_round(turns)
+        if single or all(turn.is_round for turn in turns):
+            self.costs.observe_pass(sum([turn.count for turn in turns]), self._passed - self._drafted)
+        if single and events:
             steps = turns[0].draft.steps
             # The first draft after a pause finds its weights far from the core: no measure for a series of them.
             if steps and self._drafting:

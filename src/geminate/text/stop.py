@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Sequence
 
 from geminate.errors import ParameterError
@@ -52,22 +51,18 @@ class StopFilter:
         self._patterns = [_Pattern(stop) for stop in stops]
         self.matched: str | None = None
         self._held = ""
-        self._emitted = 0
-        self._pushes = 0
-        # Ends, in characters, of the pushes that reach up to or past what was emitted.
-        self._ends: deque[int] = deque()
 
     def push(self, delta: str) -> str:
         """Text that is safe to pass on after one token's ``delta`` (which may be empty).
 
         After a match nothing is passed on; the stop string and what follows it are dropped.
         """
+        if not self._patterns:
+            return delta
         if self.matched is not None:
             return ""
-        self._pushes += 1
         start = len(self._held)
         text = self._held + delta
-        self._ends.append(self._emitted + len(text))
         for i, char in enumerate(delta):
             complete = [p.text for p in self._patterns if p.feed(char)]
             if complete:
@@ -80,16 +75,6 @@ class StopFilter:
         """The text held back, when generation ended without a match."""
         return self._emit(self._held, len(self._held), "")
 
-    @property
-    def kept(self) -> int:
-        """How many pushes, from the first, hold all the text passed on: the token count at the cut."""
-        if self._emitted == 0:
-            return 0
-        return self._pushes - len(self._ends) + 1
-
     def _emit(self, text: str, length: int, held: str) -> str:
         self._held = held
-        self._emitted += length
-        while self._ends and self._ends[0] < self._emitted:
-            self._ends.popleft()
         return text[:length]
