@@ -28,7 +28,7 @@ from geminate.backends.select import make_backend
 from geminate.checkpoint.checkpoint import Checkpoint
 from geminate.families.gemma4.dialect import DIALECT
 from geminate.families.registry import load_target_config, open_model
-from geminate.formats.quantize import f32_to_bf16
+from geminate.formats.rounding import f32_to_bf16
 from geminate.loading.compile import compile_target
 from geminate.loading.load import locate
 from geminate.plan.config import TargetConfig

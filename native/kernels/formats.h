@@ -12,7 +12,7 @@ enum class Format : int { bf16, int8, int4 };
 
 struct FormatInfo {
   Format format;
-  const char* name;     // as in geminate.formats.packed
+  const char* name;     // as in geminate.formats.table
   int64_t cell_bytes;   // of kTileRows rows and kGroup columns, scales aside
   bool scaled;          // each row and group has a float16 scale
   bool quantized;       // multiplies int8 activations (QuantGroup), else float32

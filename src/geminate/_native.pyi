@@ -18,7 +18,7 @@ def uniform(key: int, token_id: int) -> float:
     """`geminate.decoding.noise.uniform` of one token."""
 
 class Matrix:
-    """Weights ``[stack, n, k]`` as `geminate.formats.packed` lays them out, kept alive.
+    """Weights ``[stack, n, k]`` as `geminate.backends.tiles` lays them out, kept alive.
 
     Args:
         format: bf16, int8 or int4.

@@ -15,7 +15,6 @@ from gguf import GGMLQuantizationType as T
 from geminate import LLM
 from geminate.backends.select import make_backend
 from geminate.families.registry import load_assistant_config, load_target_config, open_model
-from geminate.formats.unpack import table_rows, unpack_matrix
 from geminate.loading.compile import compile_target
 from geminate.params import SamplingParams
 from geminate.plan.batch import Rows
@@ -111,12 +110,12 @@ def test_no_second_rounding(models: dict[str, Path], tmp_path: Path, stored: T, 
                 continue
             expected = gguf.dequantize(reader[entry.name].data, stored)
             if name == "embed_tokens_per_layer":
-                got = table_rows(store.row_table(name), np.arange(config.ple_vocab, dtype=np.int32))
+                got = store.row_table(name).dequantized_rows(np.arange(config.ple_vocab, dtype=np.int32))
             else:
                 packed = store.matrix(name)
                 want = "int4" if (stored, weights) == (T.Q4_0, "auto") else "int8"
                 assert packed.format == want
-                got = np.stack([unpack_matrix(packed, i) for i in range(packed.stack)]).reshape(expected.shape)
+                got = np.stack([packed.dequantized(i) for i in range(packed.stack)]).reshape(expected.shape)
             assert np.array_equal(got, expected), name
             seen.add(name.rsplit(".", 1)[-1])
     assert {"embed_tokens", "embed_tokens_per_layer", "q_proj", "gate_up_proj"} <= seen
@@ -184,7 +183,7 @@ def test_other_quantizations_are_dequantized_and_said_once(tmp_path: Path, kind:
     store = open_weights(open_model(file), config, "auto", cache_dir=tmp_path / "cache", on_message=said.append)
     reader = {t.name: t for t in gguf.GGUFReader(file).tensors}
     expected = gguf.dequantize(reader["token_embd.weight"].data, kind)
-    got = unpack_matrix(store.embedding())
+    got = store.embedding().dequantized()
     assert store.embedding().format == "int8" and store.matrix("layers.0.mlp.gate_proj").format == "int4"
     assert store.format == "mixed"
     step = np.abs(expected.reshape(len(expected), -1, 32)).max(-1) / 127

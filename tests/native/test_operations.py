@@ -10,15 +10,16 @@ import pytest
 
 from geminate.backends.cpu.program import NativeBackend, _native, supported_isas
 from geminate.backends.kv_rings import KVRings
-from geminate.backends.reference.program import ReferenceBackend, choose_guess
+from geminate.backends.reference.program import ReferenceBackend
 from geminate.decoding import noise as rng
-from geminate.decoding.draft_rule import DraftRule
+from geminate.decoding.draft_rule import DraftRule, choose_draft_token
 from geminate.errors import BackendError
-from geminate.formats.packed import RowTable
-from geminate.formats.quantize import f32_to_bf16, pack_matrix, pack_rows_int8
+from geminate.formats.matrix import RowTable
 from geminate.kv.store import SlotSpec
 from geminate.plan import nodes as p
 from geminate.plan.batch import Batch, Rows
+from support import packed
+from support.packed import pack_matrix
 
 WIDTH, VOCAB, MOST = 77, 96, 33
 ISAS = supported_isas()
@@ -81,11 +82,7 @@ def experts(fmt: str) -> p.Plan:
 
 
 def row_table(fmt: str) -> RowTable:
-    values = G.standard_normal((VOCAB, 50)).astype(np.float32)
-    if fmt == "bf16":
-        return RowTable(format="bf16", rows=VOCAB, width=50, data=f32_to_bf16(values), scales=None)
-    codes, scales = pack_rows_int8(values)
-    return RowTable(format="int8", rows=VOCAB, width=50, data=codes, scales=scales)
+    return packed.row_table(G.standard_normal((VOCAB, 50)).astype(np.float32), fmt)  # type: ignore[arg-type]
 
 
 def cases() -> dict[str, Callable[[], p.Plan]]:
@@ -244,7 +241,7 @@ def test_guesses(rule: DraftRule) -> None:
     token, state = 5, hidden
     for j in range(6):
         candidates, logits, state = program.draft_step(token, state, 9, 9, cache)
-        token = int(candidates[choose_guess(candidates, logits, rule, 10 + j)])
+        token = int(candidates[choose_draft_token(candidates, logits, rule, 10 + j)])
         assert ids[j] == token
         e = np.exp(logits.astype(np.float64) - logits.max())
         assert confidence[j] == pytest.approx(e[token] / e.sum(), rel=1e-5)

@@ -34,9 +34,7 @@ def test_given_embeddings_stand_for_the_table(
     ids = [3, 44, 105, 7]
     taps: dict[str, np.ndarray] = {}
     hidden, logits = target.extend([Rows(cache=target.new_cache(), ids=ids, wanted=4)], taps)
-    from geminate.formats.unpack import unpack_rows
-
-    rows = unpack_rows(target.store.embedding(), np.array(ids, np.int32)) * np.float32(target.config.embed_scale)
+    rows = target.store.embedding().dequantized_rows(np.array(ids, np.int32)) * np.float32(target.config.embed_scale)
     given = Rows(cache=target.new_cache(), ids=ids, wanted=4, embeddings=rows)
     same = target.extend([given])
     assert np.array_equal(hidden, same[0]) and np.array_equal(logits, same[1])

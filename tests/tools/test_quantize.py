@@ -20,8 +20,7 @@ from geminate.checkpoint.coded_tensors import pack_nibbles, unpack_nibbles, with
 from geminate.checkpoint.safetensors_reader import checkpoint_files, read_files
 from geminate.errors import ConfigError, GeminateError, ParameterError, QuantizationError
 from geminate.families.registry import load_target_config, open_model
-from geminate.formats.quantize import f32_to_bf16, quantize_int4, quantize_int8
-from geminate.formats.unpack import bf16_to_f32, table_rows, unpack_matrix
+from geminate.formats.rounding import bf16_to_f32, f32_to_bf16, quantize_int4, quantize_int8
 from geminate.tools.quantize.importance import channel_importance
 from geminate.tools.quantize.run import quantize_model
 from geminate.weights.scale_search import on_int4_grid, quantize_searched
@@ -74,7 +73,7 @@ def test_search_is_never_worse_than_plain(seed: int, weighted: bool, spread: flo
 
     for fmt, plain in (("int8", quantize_int8), ("int4", quantize_int4)):
         codes, scales = plain(groups)
-        before = error(codes.astype(np.int64) - (8 if fmt == "int4" else 0), scales)
+        before = error(codes.astype(np.int64), scales)
         found, better = quantize_searched(groups, fmt, importance)
         assert (error(found, better) <= before * (1 + 1e-5) + 1e-30).all()
         assert found.min() >= (-8 if fmt == "int4" else -127) and found.max() <= (7 if fmt == "int4" else 127)
@@ -91,10 +90,10 @@ def test_nibbles(seed: int, half: int) -> None:
 
 def dense(store, spec) -> np.ndarray:
     if spec.role == "row_table":
-        return table_rows(store.row_table(spec.name), np.arange(spec.shape[0], dtype=np.int32))
+        return store.row_table(spec.name).dequantized_rows(np.arange(spec.shape[0], dtype=np.int32))
     if spec.role in ("matrix", "embedding", "experts"):
         packed = store.matrix(spec.name)
-        return np.stack([unpack_matrix(packed, i) for i in range(packed.stack)]).reshape(spec.shape)
+        return np.stack([packed.dequantized(i) for i in range(packed.stack)]).reshape(spec.shape)
     return store.vector(spec.name)
 
 
@@ -144,7 +143,7 @@ def test_weights_of_quantization_aware_training(models: dict[str, Path], tmp_pat
     for name, t in tensors.items():
         if t.dim() == 2 and t.shape[1] % 32 == 0:
             codes, scales = quantize_int4(t.float().numpy().reshape(t.shape[0], -1, 32))
-            on_grid = (codes.astype(np.float32) - 8) * scales.astype(np.float32)[..., None]
+            on_grid = codes.astype(np.float32) * scales.astype(np.float32)[..., None]
             tensors[name] = torch.from_numpy(on_grid.reshape(t.shape))
     save_torch(tensors, tmp_path / "qat" / "model.safetensors", metadata={"format": "pt"})
     file = to_gguf(tmp_path / "qat", tmp_path / "m.gguf", T.Q4_0)
@@ -157,7 +156,7 @@ def test_weights_of_quantization_aware_training(models: dict[str, Path], tmp_pat
     for spec in expected_tensors(config):
         if spec.role in ("matrix", "embedding") and spec.shape[1] % 32 == 0:
             a, b = ours.matrix(spec.name), theirs.matrix(spec.name)
-            assert np.array_equal(a.data, b.data), spec.name
+            assert np.array_equal(a.planes["codes"], b.planes["codes"]), spec.name
             assert np.array_equal(bf16(dense(ours, spec)), bf16(dense(theirs, spec)))
     quiet: list[str] = []
     open_weights(open_model(models["E4B"]), config, "int4", use_cache=False, on_message=quiet.append)

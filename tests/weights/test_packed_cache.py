@@ -11,7 +11,6 @@ import torch
 
 from geminate.checkpoint.safetensors_reader import checkpoint_files, read_files
 from geminate.families.registry import load_target_config, open_model
-from geminate.formats.unpack import table_rows
 from geminate.weights.packed_cache import ABANDONED, cache_directory, new_file
 from geminate.weights.store import open_weights
 from support.fabricate import make_target
@@ -68,8 +67,8 @@ def test_per_layer_table_is_read_in_place_in_bf16(tmp_path: Path) -> None:
     assert [store.from_cache for store in stores] == [False, True, False]
     for store in stores:
         table = store.row_table("embed_tokens_per_layer")
-        assert table.format == "bf16" and np.array_equal(table_rows(table, rows), want)
+        assert table.format == "bf16" and np.array_equal(table.dequantized_rows(rows), want)
         assert store.bytes_by_kind()["row_table"] == entry.nbytes
-        assert not table.data.flags.owndata, "mapped, not read into memory"
+        assert not table.planes["codes"].flags.owndata, "mapped, not read into memory"
     (file,) = cache.iterdir()
     assert entry.map().tobytes() not in file.read_bytes(), "the table is not in the cache file"

@@ -1,4 +1,4 @@
-"""Quantizers, packed layouts, the packed cache, names and fit."""
+"""The packed cache, names and fit."""
 
 from __future__ import annotations
 
@@ -15,63 +15,9 @@ from hypothesis import strategies as st
 from geminate.checkpoint.safetensors_reader import read_header
 from geminate.errors import DrafterMismatchError, WeightsError
 from geminate.families.registry import load_assistant_config, load_target_config, open_model
-from geminate.formats.quantize import f32_to_bf16, pack_matrix, pack_rows_int8
-from geminate.formats.unpack import bf16_to_f32, table_rows, unpack_matrix, unpack_rows
 from geminate.runtime.compatibility import check_fit
 from geminate.weights import packed_cache
 from geminate.weights.store import open_weights
-
-
-@settings(max_examples=40, deadline=None)
-@given(st.integers(1, 70), st.integers(1, 130), st.integers(0, 1000))
-def test_weights_on_a_grid_come_back_exactly(n: int, k: int, seed: int) -> None:
-    g = np.random.default_rng(seed)
-    groups = -(-k // 32)
-    scales = (2.0 ** g.integers(-12, 2, (n, groups)) * g.integers(1024, 2048, (n, groups)) / 1024).astype(np.float16)
-    scales *= g.choice([-1, 1], scales.shape).astype(np.float16)
-    for fmt, low, high in (("int8", -127, 127), ("int4", -8, 7)):
-        codes = g.integers(low, high + 1, (n, groups * 32))
-        codes[:, ::32] = low  # the extreme that fixes the scale stands in every group
-        used = np.abs(scales) if fmt == "int8" else scales
-        wide = (codes.reshape(n, groups, 32) * used.astype(np.float32)[..., None]).reshape(n, -1)[:, :k]
-        packed = pack_matrix(wide.astype(np.float32), fmt)  # type: ignore[arg-type]
-        assert np.array_equal(unpack_matrix(packed), wide)
-        rows = np.array([0, n - 1], dtype=np.int32)
-        assert np.array_equal(unpack_rows(packed, rows), wide[rows])
-
-
-@pytest.mark.parametrize(("fmt", "bound"), [("bf16", 2**-8), ("int8", 1 / 200), ("int4", 1 / 6)])
-def test_error_of_random_weights(fmt: str, bound: float) -> None:
-    w = np.random.default_rng(0).standard_normal((3, 40, 100)).astype(np.float32)
-    packed = pack_matrix(w, fmt)  # type: ignore[arg-type]
-    for i in range(3):
-        assert np.abs(unpack_matrix(packed, i) - w[i]).max() <= bound * np.abs(w).max()
-
-
-def test_zero_tiny_and_unusable_groups() -> None:
-    for fmt in ("int8", "int4"):
-        assert not unpack_matrix(pack_matrix(np.zeros((5, 40), np.float32), fmt)).any()  # type: ignore[arg-type]
-        assert not unpack_matrix(pack_matrix(np.full((5, 40), 1e-12, np.float32), fmt)).any()  # type: ignore[arg-type]
-        for bad in (np.inf, np.nan, 1e9):
-            with pytest.raises(WeightsError, match="not finite or too large"):
-                pack_matrix(np.full((1, 32), bad, np.float32), fmt)  # type: ignore[arg-type]
-
-
-def test_bf16_rounds_to_nearest_even() -> None:
-    import torch
-
-    x = np.random.default_rng(1).standard_normal(10_000).astype(np.float32)
-    assert np.array_equal(bf16_to_f32(f32_to_bf16(x)), torch.tensor(x).to(torch.bfloat16).float().numpy())
-
-
-def test_row_table() -> None:
-    from geminate.formats.packed import RowTable
-
-    x = np.random.default_rng(2).standard_normal((9, 50)).astype(np.float32)
-    codes, scales = pack_rows_int8(x)
-    table = RowTable(format="int8", rows=9, width=50, data=codes, scales=scales)
-    got = table_rows(table, np.array([8, 0], np.int32))
-    assert np.abs(got - x[[8, 0]]).max() < 0.02
 
 
 def test_cache_is_kept_reused_and_rebuilt(models: dict[str, Path], tmp_path: Path) -> None:
@@ -84,9 +30,9 @@ def test_cache_is_kept_reused_and_rebuilt(models: dict[str, Path], tmp_path: Pat
     first = load()
     assert not first.from_cache and first.path is not None and first.path.parent == tmp_path
     assert [f.name for f in tmp_path.iterdir()] == [first.path.name], "no temporary file stays"
-    want = unpack_matrix(first.embedding())
+    want = first.embedding().dequantized()
     again = load()
-    assert again.from_cache and np.array_equal(unpack_matrix(again.embedding()), want)
+    assert again.from_cache and np.array_equal(again.embedding().dequantized(), want)
     raw = first.path.read_bytes()
     damages = {
         "cut": raw[:-100],
@@ -100,7 +46,7 @@ def test_cache_is_kept_reused_and_rebuilt(models: dict[str, Path], tmp_path: Pat
         said.clear()
         rebuilt = load()
         assert not rebuilt.from_cache, what
-        assert np.array_equal(unpack_matrix(rebuilt.embedding()), want), what
+        assert np.array_equal(rebuilt.embedding().dequantized(), want), what
         assert any("packing the weights again" in line for line in said), what
     os.utime(models["E2B"] / "model.safetensors")
     said.clear()

@@ -6,6 +6,8 @@ from typing import Protocol
 
 from geminate.arrays import F32, I32
 from geminate.decoding.draft_rule import DraftRule, DraftStop
+from geminate.formats.matrix import Layout
+from geminate.formats.table import WeightFormat
 from geminate.kv.store import KVDtype, KVFactory, KVStore, SlotSpec
 from geminate.plan.batch import Batch
 from geminate.plan.nodes import Plan
@@ -67,6 +69,10 @@ class Backend(Protocol):
         Raises:
             BackendError: a dtype that this backend does not have.
         """
+        ...
+
+    def layout(self, fmt: WeightFormat) -> Layout:
+        """How this backend wants weights of a format in memory."""
         ...
 
     def compile(self, plan: Plan, *, max_rows: int) -> Program:

@@ -7,6 +7,15 @@ import warnings
 
 from geminate.backends.base import Backend
 from geminate.errors import BackendError
+from geminate.formats.matrix import Layout
+from geminate.formats.table import WeightFormat
+
+
+def layout(fmt: WeightFormat) -> Layout:
+    """The layout of whichever backend `make_backend` makes here: so far all of them read the same one."""
+    from geminate.backends.tiles import LAYOUTS
+
+    return LAYOUTS[fmt]
 
 
 def make_backend(threads: int | None = None) -> Backend:

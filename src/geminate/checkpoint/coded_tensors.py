@@ -6,7 +6,7 @@ j, column 2j + 1 in the high one, codes u in 0..15 for u - 8); ``NAME.scales`` i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -16,7 +16,7 @@ from geminate.arrays import F32, I8, U8, U16
 from geminate.checkpoint.entries import Entry, Grid
 from geminate.checkpoint.safetensors_reader import TensorEntry
 from geminate.errors import WeightsError
-from geminate.formats.packed import GROUP, padded
+from geminate.formats.table import FORMATS, Codes, WeightFormat, padded
 
 CODES, SCALES = ".codes", ".scales"
 METHOD = "geminate"  # quantization_config's quant_method
@@ -45,30 +45,30 @@ class CodedEntry:
         return self.stored.nbytes + self.scales.nbytes
 
     def map(self) -> np.ndarray:
-        """Never: codes are no plain numbers."""
+        """Always raises: a quantized tensor has no plain values to map."""
         raise WeightsError(f"{self.name} is quantized; it must not be")
 
     def codes(self, start: int, stop: int) -> tuple[I8, U16]:
         """See `Entry`.
 
         Raises:
-            WeightsError: scales that are not finite, or the int8 code -128, which the grid has not.
+            WeightsError: scales that are not finite, or a code outside the grid (int8's -128).
         """
         scales = self.scales.map()[start:stop]
         if not np.isfinite(scales.astype(np.float32)).all():
             raise WeightsError(f"{self.stored.path}: {self.name} has scales that are not finite; quantize again")
         raw = self.stored.map()[start:stop]
-        codes: I8 = raw.astype(np.int8) if self.grid == "int8" else unpack_nibbles(raw)
-        if self.grid == "int8" and (codes == -128).any():
-            raise WeightsError(f"{self.stored.path}: {self.name} holds the code -128; quantize again")
+        codes = STORED[self.grid].decode(raw)
+        lowest = FORMATS[self.grid].lowest
+        if (codes < lowest).any():
+            raise WeightsError(f"{self.stored.path}: {self.name} holds the code {codes.min()}; quantize again")
         return codes, np.ascontiguousarray(scales).view(np.uint16)
 
     def rows(self, start: int, stop: int) -> F32:
         """Rows start..stop of the leading axis as float32."""
         codes, bits = self.codes(start, stop)
-        wide = np.repeat(bits.view(np.float16).astype(np.float32), GROUP, axis=-1)[..., : self.shape[-1]]
-        made: F32 = codes.astype(np.float32) * wide
-        return made
+        flat = Codes(values=codes.reshape(-1, codes.shape[-1]), scales=bits.reshape(-1, bits.shape[-1]))
+        return FORMATS[self.grid].dequantize(flat).reshape(codes.shape)
 
 
 def pack_nibbles(codes: I8) -> U8:
@@ -83,6 +83,22 @@ def unpack_nibbles(packed: U8) -> I8:
     both = np.stack((packed & np.uint8(15), packed >> np.uint8(4)), axis=-1)
     wide: I8 = both.reshape(*packed.shape[:-1], -1).astype(np.int8) - np.int8(8)
     return wide
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stored:
+    """How a grid's codes stand in the file: its safetensors type, codes per number, and the way there and back."""
+
+    dtype: str
+    per_number: int
+    encode: Callable[[I8], np.ndarray]
+    decode: Callable[[np.ndarray], I8]
+
+
+STORED: dict[WeightFormat, Stored] = {
+    "int8": Stored(dtype="I8", per_number=1, encode=lambda codes: codes, decode=lambda raw: raw.astype(np.int8)),
+    "int4": Stored(dtype="U8", per_number=2, encode=pack_nibbles, decode=unpack_nibbles),
+}
 
 
 def with_coded(entries: Mapping[str, TensorEntry]) -> dict[str, Entry]:
@@ -111,9 +127,9 @@ def _coded(name: str, stored: TensorEntry, scales: TensorEntry) -> CodedEntry:
     grid = grids.get(stored.dtype)
     if grid is None or scales.dtype != "F16" or len(stored.shape) < 2:
         raise WeightsError(f"{stored.path}: {name} has codes {stored.dtype} and scales {scales.dtype}; quantize again")
-    k = stored.shape[-1] * (1 if grid == "int8" else 2)
+    k = stored.shape[-1] * STORED[grid].per_number
     shape = (*stored.shape[:-1], k)
-    if scales.shape != (*shape[:-1], padded(k, GROUP) // GROUP):
+    if scales.shape != (*shape[:-1], padded(k, FORMATS[grid].group) // FORMATS[grid].group):
         raise WeightsError(
             f"{stored.path}: {name} has codes {list(stored.shape)} and scales {list(scales.shape)}; quantize again"
         )

@@ -16,8 +16,7 @@ import numpy as np
 from geminate.arrays import F32, I8, U16
 from geminate.checkpoint.entries import Grid
 from geminate.errors import WeightsError
-from geminate.formats.quantize import quantize_int8
-from geminate.formats.unpack import bf16_to_f32
+from geminate.formats.rounding import bf16_to_f32, quantize_int8
 
 PLAIN = {"F32": "<f4", "F16": "<f2", "BF16": "<u2", "I32": "<i4", "I64": "<i8"}
 GRIDS: dict[str, Grid] = {"Q4_0": "int4", "Q8_0": "int8"}

@@ -19,7 +19,7 @@ import numpy as np
 from geminate.arrays import F32, I8, U16
 from geminate.checkpoint.entries import Grid
 from geminate.errors import ModelNotFoundError, WeightsError
-from geminate.formats.unpack import bf16_to_f32
+from geminate.formats.rounding import bf16_to_f32
 
 # bfloat16 has no NumPy dtype: its bits travel as uint16.
 DTYPES: dict[str, type[np.generic]] = {

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from geminate.arrays import F32
+import numpy as np
+
+from geminate.arrays import F32, I32
+from geminate.decoding.noise import gumbel
+
+DRAFT_TOP_K = 64  # candidates that a noisy choice considers where the rule sets no top_k
 
 
 @dataclass(frozen=True, kw_only=True)
 class DraftRule:
-    """How the drafter picks its guess from its own logits; it never affects what is emitted.
+    """How the drafter picks a draft token from its own logits; it never affects what is emitted.
 
-    temperature 0 is argmax. Otherwise: logits / temperature, the ``top_k`` largest (0: backend's
-    limit of 64), then top_p and min_p, then argmax of (log q + Gumbel noise of (seed, choice,
-    position of the guessed token, token id)): the noise the target will use at that position.
+    temperature 0 is argmax. Otherwise: logits / temperature, the ``top_k`` largest (0: `DRAFT_TOP_K`), then top_p and
+    min_p, then argmax of (log q + Gumbel noise of (seed, choice, position of the draft token, token id)): the noise the
+    target will use at that position.
     """
 
     temperature: float = 0.0
@@ -24,20 +29,36 @@ class DraftRule:
     choice: int = 0
 
 
+def choose_draft_token(candidates: I32, logits: F32, rule: DraftRule, position: int) -> int:
+    """Index into ``candidates`` of the draft token for ``position``; see `DraftRule`."""
+    if rule.temperature == 0:
+        return int(np.argmax(logits))
+    order = np.argsort(-logits, kind="stable")[: rule.top_k or DRAFT_TOP_K]
+    scaled = logits[order].astype(np.float64) / rule.temperature
+    q = np.exp(scaled - scaled[0])
+    q /= q.sum()
+    before = np.cumsum(q) - q
+    keep = (before < rule.top_p) & (q >= rule.min_p * q[0])
+    keep[0] = True
+    order, q = order[keep], q[keep]
+    noise = gumbel(rule.seed, rule.choice, position, candidates[order])
+    return int(order[np.argmax(np.log(q) + noise)])
+
+
 STOP_BINS = 16
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class DraftStop:
-    """When a draft ends before k guesses.
+    """When a draft ends before k tokens.
 
-    After guess j with probability q: survival *= calibration[bin of q], bins of equal width over 0..1; guess
-    j + 1 is made only if survival * ahead[j + 1] >= need[j + 1].
+    After draft token j with probability q: survival *= calibration[bin of q], bins of equal width over 0..1; token
+    j + 1 is drafted only if survival * ahead[j + 1] >= need[j + 1].
 
     Attributes:
-        calibration: float32 [STOP_BINS], chance that a guess of this confidence is accepted.
-        ahead: float32 [>= k], chance that guess j is accepted before it is known.
-        need: float32 [>= k], least survival that pays for guess j.
+        calibration: float32 [STOP_BINS], chance that a draft token of this confidence is accepted.
+        ahead: float32 [>= k], chance that draft token j is accepted before it is known.
+        need: float32 [>= k], the smallest survival that pays for draft token j.
     """
 
     calibration: F32

@@ -86,7 +86,12 @@ def load_pair(
     target_config = source.target_config()
     backend = make_backend(threads)
     open_packed = functools.partial(
-        open_weights, cache_dir=cache_dir, use_cache=use_cache, progress=progress, on_message=on_message
+        open_weights,
+        layouts=backend.layout,
+        cache_dir=cache_dir,
+        use_cache=use_cache,
+        progress=progress,
+        on_message=on_message,
     )
     store = open_packed(source, target_config, weights)
     target = compile_target(target_config, store, backend, max_rows=prefill_chunk + MAX_DRAFT)

@@ -7,7 +7,7 @@ from typing import Protocol
 import numpy as np
 
 from geminate.arrays import F32, I32
-from geminate.formats.packed import PackedMatrix, RowTable
+from geminate.formats.matrix import PackedMatrix, RowTable
 from geminate.plan.nodes import (
     Linear,
     Node,

@@ -18,7 +18,7 @@ from typing import TypeAlias
 import numpy as np
 
 from geminate.arrays import F32, I32
-from geminate.formats.packed import PackedMatrix, RowTable
+from geminate.formats.matrix import PackedMatrix, RowTable
 
 
 class RopeTable:

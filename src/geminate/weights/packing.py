@@ -10,15 +10,16 @@ import numpy as np
 from geminate.arrays import F32, I32
 from geminate.checkpoint.entries import Entry
 from geminate.errors import WeightsError
-from geminate.formats.packed import GROUP, TILE_ROWS, WeightFormat, padded
-from geminate.formats.quantize import f32_to_bf16, pack_block, pack_codes, pack_rows_int8
-from geminate.formats.unpack import bf16_to_f32
+from geminate.formats.matrix import Layout
+from geminate.formats.rounding import bf16_to_f32
+from geminate.formats.table import FORMATS, Codes, WeightFormat, padded
 from geminate.plan.config import AssistantConfig, TargetConfig
 from geminate.weights import packed_cache as pc
 from geminate.weights.presets import Preset, tensor_format
 from geminate.weights.scale_search import recovered, trained_for_int4
 from geminate.weights.specs import BLOCKS, Matched, TensorSpec, expected_tensors
 
+Layouts = Callable[[WeightFormat], Layout]  # `Backend.layout`
 Progress = Callable[[str, int, int], None]  # tensor name, bytes done, bytes in all
 BLOCK_BYTES = 4 << 20  # float32 rows of one packing step; temporaries are several times that
 
@@ -40,8 +41,8 @@ def requantized(matched: Matched, config: TargetConfig | AssistantConfig, preset
 
 
 def passes_through(entry: Entry, fmt: WeightFormat) -> bool:
-    """Whether stored codes can be taken as they are: the int4 grid is part of the int8 grid."""
-    return entry.grid == fmt or (entry.grid == "int4" and fmt == "int8")
+    """Whether stored codes can be taken as they are."""
+    return entry.grid == fmt or entry.grid in FORMATS[fmt].includes
 
 
 def pack_all(
@@ -50,6 +51,7 @@ def pack_all(
     matched: Matched,
     config: TargetConfig | AssistantConfig,
     preset: Preset,
+    layouts: Layouts,
     progress: Progress | None,
 ) -> None:
     """Pack every expected tensor into ``file``; what needs no packing is only noted."""
@@ -60,7 +62,7 @@ def pack_all(
     for spec in expected_tensors(config):
         entry = matched.tensors[spec.name]
         fmt = tensor_format(spec, entry, preset, config)
-        tensors[spec.name] = _pack_one(writer, spec, entry, fmt)
+        tensors[spec.name] = _pack_one(writer, spec, entry, layouts(fmt), fmt)
         done += entry.nbytes
         if progress is not None:
             progress(spec.name, done, total)
@@ -68,18 +70,15 @@ def pack_all(
     writer.finish()
 
 
-def _steps(rows: int, width: int) -> Iterator[tuple[int, int]]:
-    step = max(TILE_ROWS, BLOCK_BYTES // (4 * width) // TILE_ROWS * TILE_ROWS)
+def _steps(rows: int, width: int, multiple: int = 1) -> Iterator[tuple[int, int]]:
+    step = max(multiple, BLOCK_BYTES // (4 * width) // multiple * multiple)
     for start in range(0, rows, step):
         yield start, min(start + step, rows)
 
 
-def _row_blocks(entry: Entry, rows: int, width: int) -> Iterator[F32]:
-    for start, stop in _steps(rows, width):
-        yield entry.rows(start, stop)
-
-
-def _pack_one(writer: pc.CacheWriter, spec: TensorSpec, entry: Entry, fmt: WeightFormat) -> dict[str, Any]:
+def _pack_one(
+    writer: pc.CacheWriter, spec: TensorSpec, entry: Entry, layout: Layout, fmt: WeightFormat
+) -> dict[str, Any]:
     info: dict[str, Any] = {"role": spec.role, "parameters": int(np.prod(spec.shape))}
     if spec.role in ("vector", "scalar"):
         value = entry.rows(0, spec.shape[0]) if entry.shape else _number(entry)
@@ -95,16 +94,14 @@ def _pack_one(writer: pc.CacheWriter, spec: TensorSpec, entry: Entry, fmt: Weigh
         return info
     n, k = spec.shape[-2:]
     stack = spec.shape[0] if spec.role == "experts" else 1
-    info |= {"n": n, "k": k, "stack": stack}
+    info |= {"n": n, "k": k, "stack": stack, "format": fmt}
     if spec.role == "row_table":
-        info["format"] = fmt
         # The largest tensor, already row-major bfloat16: read in place, never copied to the cache or to memory.
         if fmt == "bf16" and entry.dtype == "BF16" and entry.offset % 2 == 0:
             return info | {"mapped": True}
-        _pack_row_table(writer, spec, entry, info["format"] == "bf16")
+        _pack_row_table(writer, spec, entry, fmt)
         return info
-    info["format"] = fmt
-    _pack_matrix(writer, spec.name, entry, info)
+    _pack_matrix(writer, spec.name, entry, layout, info)
     return info
 
 
@@ -120,59 +117,60 @@ def _checked_order(entry: Entry, vocab: int) -> I32:
     return order.astype(np.int32)
 
 
-def _pack_row_table(writer: pc.CacheWriter, spec: TensorSpec, entry: Entry, bf16: bool) -> None:
+def _pack_row_table(writer: pc.CacheWriter, spec: TensorSpec, entry: Entry, fmt: WeightFormat) -> None:
     rows, width = spec.shape
-    if bf16:
-        rounded = (f32_to_bf16(block) for block in _row_blocks(entry, rows, width))
-        writer.add(spec.name, "<u2", spec.shape, rounded)
-        return
-    wide = padded(width, GROUP)
-    exact = passes_through(entry, "int8")
+    row = FORMATS[fmt]
+    wide = padded(width, row.group or 1)
     scales: list[np.ndarray] = []
 
     def blocks() -> Iterator[np.ndarray]:
         for start, stop in _steps(rows, width):
-            if exact:
-                codes, scale = entry.codes(start, stop)
-                packed = np.zeros((len(codes), wide), dtype=np.int8)
-                packed[:, :width] = codes
-            else:
-                packed, scale = pack_rows_int8(entry.rows(start, stop))
-            scales.append(scale)
+            codes = _codes(entry, start, stop, fmt, trained=False)
+            if codes.scales is not None:
+                scales.append(codes.scales)
+            packed = np.zeros((len(codes.values), wide), dtype=row.dtype)
+            packed[:, : codes.values.shape[1]] = codes.values
             yield packed
 
-    writer.add(spec.name, "|i1", (rows, wide), blocks())
-    writer.add(f"{spec.name}#scales", "<u2", (rows, wide // GROUP), scales)
+    writer.add(spec.name, row.dtype, (rows, wide), blocks())
+    if scales:
+        writer.add(f"{spec.name}#scales", "<u2", (rows, wide // row.group), scales)
 
 
-def _pack_matrix(writer: pc.CacheWriter, name: str, entry: Entry, info: dict[str, Any]) -> None:
+def _codes(entry: Entry, start: int, stop: int, fmt: WeightFormat, *, trained: bool) -> Codes:
+    """Rows of a matrix in a format: their own codes where they have them, else rounded; leading axes are flattened.
+
+    Args:
+        trained: the weights lie on a Q4_0 grid whose codes are to be found.
+    """
+    if passes_through(entry, fmt):
+        codes, bits = entry.codes(start, stop)
+        return Codes(values=codes.reshape(-1, codes.shape[-1]), scales=bits.reshape(-1, bits.shape[-1]))
+    rows = entry.rows(start, stop)
+    rows = rows.reshape(-1, rows.shape[-1])
+    if trained:
+        codes, bits = recovered(rows)
+        return Codes(values=codes, scales=bits)
+    return FORMATS[fmt].quantize(rows)
+
+
+def _pack_matrix(writer: pc.CacheWriter, name: str, entry: Entry, layout: Layout, info: dict[str, Any]) -> None:
     n, k, stack, fmt = info["n"], info["k"], info["stack"], info["format"]
-    tiles, groups = padded(n, TILE_ROWS) // TILE_ROWS, padded(k, GROUP) // GROUP
-    scales: list[np.ndarray] = []
+    # A block's codes are written at once; its other planes, small, behind all codes.
+    rest: dict[str, list[np.ndarray]] = {plane: [] for plane in FORMATS[fmt].planes[1:]}
     trained = fmt == "int4" and entry.dtype == "BF16" and trained_for_int4(entry)
     if trained:
         info["on_grid"] = True
 
     def blocks() -> Iterator[np.ndarray]:
-        for which in range(stack):
-            for start, stop in _steps(n, k) if stack == 1 else [(which, which + 1)]:
-                data: np.ndarray
-                scale: np.ndarray | None
-                if passes_through(entry, fmt):
-                    codes, bits = entry.codes(start, stop)
-                    data, scale = pack_codes(codes.reshape(-1, k), bits.reshape(-1, groups), fmt)
-                elif trained:
-                    codes, bits = recovered(entry.rows(start, stop).reshape(-1, k))
-                    data, scale = pack_codes(codes, bits, fmt)
-                else:
-                    data, scale = pack_block(entry.rows(start, stop).reshape(-1, k), fmt)
-                if scale is not None:
-                    scales.append(scale)
-                yield data
+        steps = _steps(n, k, layout.rows) if stack == 1 else ((which, which + 1) for which in range(stack))
+        for start, stop in steps:
+            planes = layout.pack(_codes(entry, start, stop, fmt, trained=trained))
+            for plane, parts in rest.items():
+                parts.append(planes[plane])
+            yield planes["codes"]
 
-    if fmt == "bf16":
-        writer.add(name, "<u2", (stack, tiles, groups * GROUP, TILE_ROWS), blocks())
-        return
-    chunks = 8 if fmt == "int8" else 4
-    writer.add(name, "|u1", (stack, tiles, groups, chunks, TILE_ROWS, 4), blocks())
-    writer.add(f"{name}#scales", "<u2", (stack, tiles, groups, TILE_ROWS), scales)
+    shapes = layout.shapes(n, k)
+    for plane, (dtype, shape) in shapes.items():
+        parts = blocks() if plane == "codes" else rest[plane]
+        writer.add(name if plane == "codes" else f"{name}#{plane}", dtype, (stack, *shape), parts)

@@ -6,7 +6,7 @@ from typing import Literal, get_args
 
 from geminate.checkpoint.entries import Entry
 from geminate.errors import ParameterError
-from geminate.formats.packed import WeightFormat
+from geminate.formats.table import WeightFormat
 from geminate.plan.config import AssistantConfig, TargetConfig
 from geminate.weights.specs import TensorSpec
 

@@ -1,8 +1,9 @@
 """Scales and codes with less error than the plain rule's, and those that bf16 weights already lie on.
 
-Plain rules are in `quantize`. A group of 32 weights w with scale s has error sum_j i_j (w_j - s q_j)^2, with
-importance i (1, or the mean square of the input channel, as llama.cpp's imatrix weighs it). For given codes the best
-scale is sum(i w q) / sum(i q q); codes and scale are improved in turns from several starts.
+Plain rules are in `geminate.formats.rounding`. A group of 32 weights w with scale s has error
+sum_j i_j (w_j - s q_j)^2, with importance i (1, or the mean square of the input channel, as llama.cpp's imatrix weighs
+it). For given codes the best scale is sum(i w q) / sum(i q q); codes and scale are improved in turns from several
+starts.
 """
 
 from __future__ import annotations
@@ -11,11 +12,9 @@ import numpy as np
 
 from geminate.arrays import F32, I8, U16
 from geminate.checkpoint.entries import Entry
-from geminate.formats.packed import GROUP, WeightFormat, padded
-from geminate.formats.quantize import f32_to_bf16, quantize_int4, quantize_int8
+from geminate.formats.rounding import bf16_to_f32, f32_to_bf16, quantize_int4
+from geminate.formats.table import FORMATS, WeightFormat, grouped
 
-LOWEST = {"int8": -127, "int4": -8}
-HIGHEST = {"int8": 127, "int4": 7}
 # Starts: the largest weight of a group at these codes (of -8..7; a negative scale turns the asymmetry round).
 STARTS = {"int4": (-8.0, -7.6, -7.2, -6.8, -6.4, 7.4, 7.0, 6.6), "int8": (127.0, 126.0, 125.0, 123.0, 120.0)}
 TURNS = 2
@@ -31,7 +30,10 @@ def quantize_searched(groups: F32, fmt: WeightFormat, importance: F32 | None = N
     Raises:
         WeightsError: weights that are not finite or too large.
     """
-    codes, scales = _plain(groups, fmt)
+    plain = FORMATS[fmt].quantize(groups.reshape(-1, groups.shape[-1]))
+    assert plain.scales is not None
+    codes: I8 = plain.values.reshape(groups.shape).view(np.int8)
+    scales = plain.scales.reshape(groups.shape[:-1]).view(np.float16)
     weight = np.float32(1) if importance is None else importance
     best = _error(groups, codes, scales, weight)
     at = np.abs(groups).argmax(axis=-1)[..., None]
@@ -54,17 +56,10 @@ def quantize_searched(groups: F32, fmt: WeightFormat, importance: F32 | None = N
     return codes, scales
 
 
-def _plain(groups: F32, fmt: WeightFormat) -> tuple[I8, np.ndarray]:
-    if fmt == "int8":
-        return quantize_int8(groups)
-    codes, scales = quantize_int4(groups)
-    return codes.astype(np.int8) - np.int8(8), scales
-
-
 def _codes(groups: F32, scale: F32, fmt: WeightFormat) -> F32:
     wide = scale[..., None]
     ratio = np.divide(groups, wide, out=np.zeros_like(groups), where=wide != 0)
-    q: F32 = np.clip(np.rint(ratio), LOWEST[fmt], HIGHEST[fmt])
+    q: F32 = np.clip(np.rint(ratio), FORMATS[fmt].lowest, FORMATS[fmt].highest)
     return q
 
 
@@ -72,11 +67,6 @@ def _error(groups: F32, codes: np.ndarray, scales: np.ndarray, weight: F32 | np.
     off = groups - codes.astype(np.float32) * scales.astype(np.float32)[..., None]
     error: F32 = (weight * off * off).sum(axis=-1)
     return error
-
-
-def _bf16(x: F32) -> F32:
-    wide: F32 = (f32_to_bf16(x).astype(np.uint32) << np.uint32(16)).view(np.float32)
-    return wide
 
 
 def on_int4_grid(groups: F32) -> tuple[I8, np.ndarray, np.ndarray]:
@@ -117,7 +107,7 @@ def on_int4_grid(groups: F32) -> tuple[I8, np.ndarray, np.ndarray]:
                 half = _middle(x, q).astype(np.float16)
             for _ in range(abs(step or 0)):
                 half = np.nextafter(half, np.float16(np.inf if step and step > 0 else -np.inf))
-            right = (_bf16(half.astype(np.float32)[:, None] * q) == x).all(axis=-1)
+            right = (bf16_to_f32(f32_to_bf16(half.astype(np.float32)[:, None] * q)) == x).all(axis=-1)
             codes[left[right]], scales[left[right]] = q[right].astype(np.int8), half[right]
             done[left[right]] = True
             left, x, q, half = left[~right], x[~right], q[~right], half[~right]
@@ -140,7 +130,7 @@ def _middle(x: F32, q: F32) -> F32:
 
 def trained_for_int4(entry: Entry) -> bool:
     """Whether bf16 weights lie on a Q4_0 grid, by a sample of their rows; of others, hardly any group does."""
-    sample = _grouped(entry.rows(0, min(SAMPLE_ROWS, entry.shape[0])).reshape(-1, entry.shape[-1]))[:SAMPLE_GROUPS]
+    sample = _groups(entry.rows(0, min(SAMPLE_ROWS, entry.shape[0])).reshape(-1, entry.shape[-1]))[:SAMPLE_GROUPS]
     if not np.isfinite(sample).all():
         return False  # the ordinary way says what is wrong
     _, _, right = on_int4_grid(sample)
@@ -152,15 +142,14 @@ def recovered(rows: F32) -> tuple[I8, U16]:
 
     Groups that are not on it, if there are any, are rounded by the plain rule.
     """
-    groups = _grouped(rows)
+    groups = _groups(rows)
     codes, scales, right = on_int4_grid(groups)
     if not right.all():
-        codes[~right], scales[~right] = _plain(groups[~right], "int4")
+        codes[~right], scales[~right] = quantize_int4(groups[~right])
     return codes.reshape(len(rows), -1), scales.reshape(len(rows), -1).view(np.uint16)
 
 
-def _grouped(rows: F32) -> F32:
+def _groups(rows: F32) -> F32:
     """float32 [n, k] as [n * groups, 32], zeros behind the last column."""
-    full = np.zeros((len(rows), padded(rows.shape[1], GROUP)), dtype=np.float32)
-    full[:, : rows.shape[1]] = rows
-    return full.reshape(-1, GROUP)
+    by_row = grouped(rows)
+    return by_row.reshape(-1, by_row.shape[-1])

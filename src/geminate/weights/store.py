@@ -13,13 +13,15 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from geminate.arrays import F32, I32
+from geminate.backends import select
 from geminate.checkpoint.checkpoint import Checkpoint
 from geminate.checkpoint.entries import Entry
 from geminate.errors import WeightsError
-from geminate.formats.packed import PackedMatrix, RowTable, WeightFormat
+from geminate.formats.matrix import PackedMatrix, RowTable
+from geminate.formats.table import FORMATS, WeightFormat
 from geminate.plan.config import AssistantConfig, TargetConfig
 from geminate.weights import packed_cache as pc
-from geminate.weights.packing import Progress, pack_all, requantized
+from geminate.weights.packing import Layouts, Progress, pack_all, requantized
 from geminate.weights.presets import Preset, tensor_format
 from geminate.weights.specs import canonical, expected_tensors, match
 
@@ -40,6 +42,7 @@ class WeightStore:
         self,
         arrays: dict[str, np.ndarray],
         meta: dict[str, Any],
+        layouts: Layouts,
         *,
         path: Path | None,
         from_cache: bool,
@@ -50,6 +53,7 @@ class WeightStore:
             reason: (count, size) for reason, (count, size) in meta["skipped"].items()
         }
         self._arrays = arrays
+        self._layouts = layouts
         self._tensors: dict[str, dict[str, Any]] = meta["tensors"]
         self._made: dict[str, PackedMatrix] = {}
         streamed = self.bytes_by_format()
@@ -58,9 +62,10 @@ class WeightStore:
     def replaced(self, names: Collection[str], other: WeightStore) -> WeightStore:
         """These weights with the tensors ``names`` taken from ``other``; nothing is copied."""
         tensors = {n: (other if n in names else self)._info(n) for n in self._tensors}
-        arrays = {a: v for a, v in self._arrays.items() if a.removesuffix("#scales") not in names}
-        arrays |= {a: v for a, v in other._arrays.items() if a.removesuffix("#scales") in names}
-        return WeightStore(arrays, {"tensors": tensors, "skipped": {}}, path=None, from_cache=self.from_cache)
+        arrays = {a: v for a, v in self._arrays.items() if a.split("#")[0] not in names}
+        arrays |= {a: v for a, v in other._arrays.items() if a.split("#")[0] in names}
+        meta = {"tensors": tensors, "skipped": {}}
+        return WeightStore(arrays, meta, self._layouts, path=None, from_cache=self.from_cache)
 
     def _info(self, name: str) -> dict[str, Any]:
         if name not in self._tensors:
@@ -75,11 +80,18 @@ class WeightStore:
                 format=info["format"],
                 n=info["n"],
                 k=info["k"],
-                data=self._arrays[name],
-                scales=self._arrays.get(f"{name}#scales"),
+                planes=self._planes(name),
+                layout=self._layouts(info["format"]),
                 stack=info["stack"],
             )
         return self._made[name]
+
+    def _planes(self, name: str) -> dict[str, np.ndarray]:
+        """The arrays of a tensor by plane; of a vector, ``codes`` alone."""
+        kept = {"codes": self._arrays[name]}
+        for plane in FORMATS[self._info(name).get("format", "bf16")].planes[1:]:
+            kept[plane] = self._arrays[f"{name}#{plane}"]
+        return kept
 
     def embedding(self) -> PackedMatrix:
         """The token embedding, which is the head too."""
@@ -92,8 +104,7 @@ class WeightStore:
             format=info["format"],
             rows=info["n"],
             width=info["k"],
-            data=self._arrays[name],
-            scales=self._arrays.get(f"{name}#scales"),
+            planes=self._planes(name),
         )
 
     def vector(self, name: str) -> F32:
@@ -116,7 +127,7 @@ class WeightStore:
         Tables that are read row by row are left alone. The system may still drop pages when memory is short.
         """
         names = [n for n, info in self._tensors.items() if info["role"] != "row_table"]
-        arrays = [self._arrays[a] for n in names for a in (n, f"{n}#scales") if a in self._arrays]
+        arrays = [array for name in names for array in self._planes(name).values()]
         total, done = sum(a.nbytes for a in arrays), 0
         for array in arrays:
             flat = array.reshape(-1).view(np.uint8)
@@ -138,7 +149,7 @@ class WeightStore:
     def tensor_bytes(self, name: str) -> int:
         """Packed bytes of one tensor, scales included."""
         self._info(name)
-        return sum(self._arrays[a].nbytes for a in (name, f"{name}#scales") if a in self._arrays)
+        return sum(array.nbytes for array in self._planes(name).values())
 
     def bytes_by_kind(self) -> dict[str, int]:
         """Packed bytes per kind of tensor: matrix, embedding, experts, row_table, vector, ..."""
@@ -170,6 +181,7 @@ def open_weights(
     config: TargetConfig | AssistantConfig,
     preset: Preset,
     *,
+    layouts: Layouts | None = None,
     cache_dir: Path | None = None,
     use_cache: bool = True,
     progress: Progress | None = None,
@@ -178,18 +190,20 @@ def open_weights(
     """Weights of a checkpoint, packed for the kernels.
 
     Args:
-        source: where the weights are. preset: see `formats.tensor_format`.
+        source: where the weights are. preset: see `presets.tensor_format`.
+        layouts: of the backend that will run them; None: of the one that `make_backend` chooses.
         cache_dir: where packed weights are kept; see `packed_cache.cache_directory`.
-        progress: told about every packed tensor. on_message: told what a user should know, once.
+        progress: called after every packed tensor. on_message: called with what a user should know, once.
 
     Raises:
         WeightsError, ModelNotFoundError: see their messages.
     """
     say = on_message or (lambda text: None)
+    layouts = layouts or select.layout
     checkpoint, entries = source.checkpoint, source.tensors
     if preset == "auto" and all(entry.grid is None for entry in entries.values()):
         preset = "int8"  # the same bytes: one cache file serves both
-    fingerprint = _fingerprint(checkpoint, config, preset, entries)
+    fingerprint = _fingerprint(checkpoint, config, preset, entries, layouts)
     folder = pc.cache_directory(cache_dir)
     path = folder / f"{checkpoint.path.name}-{checkpoint.place}-{preset}.geminate"
     if use_cache and path.exists():
@@ -198,7 +212,7 @@ def open_weights(
                 arrays, meta = pc.open_cache(kept_file, fingerprint)
             if any(info.get("mapped") for info in meta["tensors"].values()):
                 _map_sources(arrays, meta, {canonical(n): e for n, e in entries.items()})
-            return WeightStore(arrays, meta, path=path, from_cache=True)
+            return WeightStore(arrays, meta, layouts, path=path, from_cache=True)
         except (WeightsError, OSError, ValueError, KeyError) as error:
             say(f"{error}; packing the weights again")
     matched = match(entries, config, str(checkpoint.path))
@@ -219,7 +233,7 @@ def open_weights(
         file = pc.anonymous_file()
     try:
         try:
-            pack_all(file, fingerprint, matched, config, preset, progress)
+            pack_all(file, fingerprint, matched, config, preset, layouts, progress)
             if named is not None:
                 os.fsync(file.fileno())
                 os.replace(named, path)
@@ -233,7 +247,7 @@ def open_weights(
             named = None
             file = pc.anonymous_file()
             try:
-                pack_all(file, fingerprint, matched, config, preset, progress)
+                pack_all(file, fingerprint, matched, config, preset, layouts, progress)
             except OSError as again:
                 raise WeightsError(
                     f"cannot write packed weights anywhere: {again.strerror}; "
@@ -247,7 +261,7 @@ def open_weights(
     if on_grid := sum(bool(info.get("on_grid")) for info in meta["tensors"].values()):
         say(f"{on_grid} matrices lie on a Q4_0 grid (quantization-aware training): packed with their own codes")
     _map_sources(arrays, meta, matched.tensors)
-    return WeightStore(arrays, meta, path=kept, from_cache=False)
+    return WeightStore(arrays, meta, layouts, path=kept, from_cache=False)
 
 
 def _map_sources(arrays: dict[str, np.ndarray], meta: dict[str, Any], tensors: Mapping[str, Entry]) -> None:
@@ -258,11 +272,16 @@ def _map_sources(arrays: dict[str, np.ndarray], meta: dict[str, Any], tensors: M
 
 
 def _fingerprint(
-    checkpoint: Checkpoint, config: TargetConfig | AssistantConfig, preset: Preset, entries: Mapping[str, Entry]
+    checkpoint: Checkpoint,
+    config: TargetConfig | AssistantConfig,
+    preset: Preset,
+    entries: Mapping[str, Entry],
+    layouts: Layouts,
 ) -> dict[str, Any]:
     shape = hashlib.sha256(repr(sorted(asdict(config).items(), key=str)).encode()).hexdigest()
     stored = {canonical(name): entry for name, entry in entries.items()}
     # What a preset means may change with the version; a file packed under the old meaning is stale.
     formats = [(s.name, tensor_format(s, stored.get(s.name), preset, config)) for s in expected_tensors(config)]
     meaning = hashlib.sha256(repr(formats).encode()).hexdigest()
-    return {"files": checkpoint.stamps, "config": shape, "format": preset, "meaning": meaning, "layout": pc.VERSION}
+    arranged = {fmt: layouts(fmt).name for _, fmt in formats}
+    return {"files": checkpoint.stamps, "config": shape, "format": preset, "meaning": meaning, "layout": arranged}

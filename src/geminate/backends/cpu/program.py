@@ -10,9 +10,11 @@ import numpy as np
 
 from geminate.arrays import F32, I32, U8, U16
 from geminate.backends.kv_rings import RingFactory, table
+from geminate.backends.tiles import LAYOUTS, TileLayout
 from geminate.decoding.draft_rule import DraftRule, DraftStop
 from geminate.errors import BackendError
-from geminate.formats.packed import TILE_ROWS, PackedMatrix, RowTable, padded
+from geminate.formats.matrix import PackedMatrix, Planes, RowTable
+from geminate.formats.table import WeightFormat
 from geminate.kv.store import KVDtype, KVFactory, KVStore, SlotSpec
 from geminate.plan import nodes as p
 from geminate.plan.batch import Batch
@@ -79,6 +81,10 @@ class NativeBackend:
         """See `geminate.backends.base.Backend.new_kv`."""
         return RingFactory(slots, max_rows=max_rows, dtype=dtype)
 
+    def layout(self, fmt: WeightFormat) -> TileLayout:
+        """See `geminate.backends.base.Backend.layout`."""
+        return LAYOUTS[fmt]
+
     def compile(self, plan: p.Plan, *, max_rows: int) -> NativeProgram:
         """A native program for ``plan``."""
         return NativeProgram(plan, self, max_rows=max_rows)
@@ -97,8 +103,11 @@ class NativeBackend:
         return self._pool
 
 
-def _flat(array: np.ndarray) -> U8:
-    return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+def _planes(planes: Planes) -> tuple[U8, U16 | None]:
+    """Codes as bytes and scales, flat."""
+    scales = planes.get("scales")
+    codes = np.ascontiguousarray(planes["codes"]).reshape(-1).view(np.uint8)
+    return codes, None if scales is None else np.ascontiguousarray(scales).reshape(-1)
 
 
 class NativeProgram:
@@ -120,14 +129,16 @@ class NativeProgram:
 
     def _matrix(self, w: PackedMatrix) -> _native.Matrix:
         if id(w) not in self._matrices:
-            scales = None if w.scales is None else np.ascontiguousarray(w.scales).reshape(-1)
-            self._matrices[id(w)] = _native.Matrix(w.format, w.n, w.k, w.stack, _flat(w.data), scales)
+            if w.layout is not LAYOUTS[w.format]:
+                raise BackendError(f"weights in the layout {w.layout.name!r}; the native kernels read another")
+            codes, scales = _planes(w.planes)
+            self._matrices[id(w)] = _native.Matrix(w.format, w.n, w.k, w.stack, codes, scales)
             self._keep.append(w)
         return self._matrices[id(w)]
 
     def _table(self, t: RowTable) -> _native.RowTable:
-        scales = None if t.scales is None else np.ascontiguousarray(t.scales).reshape(-1)
-        return _native.RowTable(t.format, t.rows, t.width, _flat(t.data), scales)
+        codes, scales = _planes(t.planes)
+        return _native.RowTable(t.format, t.rows, t.width, codes, scales)
 
     def _add(self, node: p.Node) -> None:
         add, at = self._program, self._index
@@ -168,7 +179,7 @@ class NativeProgram:
                 add.gather(at[node.x], at[node.out])
             case p.CentroidHead():
                 order = np.ascontiguousarray(node.ordering, np.int32)
-                table = clustered(node.table, order, node.centroids.n)
+                table = LAYOUTS[node.table.format].clustered(node.table, order, node.centroids.n)
                 add.centroid_head(
                     at[node.x], at[node.out], at[node.ids], self._matrix(node.centroids),
                     self._matrix(table), order, node.top_k,
@@ -261,32 +272,3 @@ class NativeProgram:
         if self.plan.candidate_ids is None:
             candidates = np.arange(len(logits), dtype=np.int32)
         return candidates, logits, following
-
-
-def clustered(table: PackedMatrix, order: I32, clusters: int) -> PackedMatrix:
-    """The table's rows in cluster order, one matrix of the stack per cluster; codes are moved, not requantized."""
-    size = len(order) // clusters
-    chunks, last = (1, 1) if table.format == "bf16" else (8 if table.format == "int8" else 4, 4)
-    tiles, per_row = table.n_padded // TILE_ROWS, padded(size, TILE_ROWS)
-
-    def moved(array: np.ndarray, inner: int, width: int, fill: int) -> np.ndarray:
-        rows = array.reshape(tiles, inner, TILE_ROWS, width).transpose(0, 2, 1, 3)
-        flat = rows.reshape(tiles * TILE_ROWS, inner, width)
-        out = np.full((clusters, per_row, inner, width), fill, dtype=array.dtype)
-        out[:, :size] = flat[order].reshape(clusters, size, inner, width)
-        tiled = out.reshape(clusters, per_row // TILE_ROWS, TILE_ROWS, inner, width)
-        return np.ascontiguousarray(tiled.transpose(0, 1, 3, 2, 4))
-
-    groups = table.k_padded // 32
-    if table.format == "bf16":
-        return PackedMatrix(
-            format="bf16", n=size, k=table.k, data=moved(table.data, table.k_padded, 1, 0), scales=None,
-            stack=clusters,
-        )  # fmt: skip
-    assert table.scales is not None
-    scales: U16 = moved(table.scales, groups, 1, 0)
-    zero = 128 if table.format == "int8" else 0x88
-    return PackedMatrix(
-        format=table.format, n=size, k=table.k, data=moved(table.data, groups * chunks, last, zero),
-        scales=scales, stack=clusters,
-    )  # fmt: skip

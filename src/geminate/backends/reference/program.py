@@ -12,16 +12,15 @@ import numpy as np
 
 from geminate.arrays import F32, I32, I64
 from geminate.backends.kv_rings import RingFactory, rings
-from geminate.decoding.draft_rule import DraftRule, DraftStop, confidence_bin
-from geminate.decoding.noise import gumbel
-from geminate.formats.packed import GROUP, PackedMatrix
-from geminate.formats.unpack import table_rows, unpack_matrix, unpack_rows
+from geminate.backends.tiles import LAYOUTS, TileLayout
+from geminate.decoding.draft_rule import DraftRule, DraftStop, choose_draft_token, confidence_bin
+from geminate.formats.matrix import PackedMatrix
+from geminate.formats.table import FORMATS, GROUP, WeightFormat
 from geminate.kv.store import KVDtype, KVFactory, KVStore, SlotSpec
 from geminate.plan import nodes as p
 from geminate.plan.batch import Batch
 
 Row: TypeAlias = dict[str, F32]
-DRAFT_TOP_K = 64  # candidates a noisy guess considers when the rule sets no top_k
 
 
 def quantize_activation(x: F32) -> F32:
@@ -62,6 +61,10 @@ class ReferenceBackend:
         """See `geminate.backends.base.Backend.new_kv`."""
         return RingFactory(slots, max_rows=max_rows, dtype=dtype)
 
+    def layout(self, fmt: WeightFormat) -> TileLayout:
+        """See `geminate.backends.base.Backend.layout`; the native kernels', so that both read one packed file."""
+        return LAYOUTS[fmt]
+
     def compile(self, plan: p.Plan, *, max_rows: int) -> ReferenceProgram:
         """A program for ``plan``; ``max_rows`` bounds a pass as in the native backend."""
         return ReferenceProgram(plan, max_rows=max_rows)
@@ -78,11 +81,11 @@ class ReferenceProgram:
     def _weights(self, w: PackedMatrix, which: int = 0) -> F32:
         key = (id(w), which)  # the plan keeps w alive
         if key not in self._wide:
-            self._wide[key] = unpack_matrix(w, which)
+            self._wide[key] = w.dequantized(which)
         return self._wide[key]
 
     def _linear(self, x: F32, w: PackedMatrix, which: int = 0) -> F32:
-        seen = x if w.format == "bf16" else quantize_activation(x)
+        seen = quantize_activation(x) if FORMATS[w.format].quantized_activations else x
         out: F32 = self._weights(w, which) @ np.ascontiguousarray(seen)
         return out
 
@@ -149,7 +152,7 @@ class ReferenceProgram:
         confidence = np.empty(k, dtype=np.float32)
         for j in range(k):
             candidates, logits, hidden = self.draft_step(token, hidden, position, rope_position, cache)
-            best = choose_guess(candidates, logits, rule, position + 1 + j)
+            best = choose_draft_token(candidates, logits, rule, position + 1 + j)
             token = int(candidates[best])
             guesses[j] = token
             confidence[j] = softmax(logits)[best]
@@ -162,10 +165,10 @@ class ReferenceProgram:
     def _apply(self, node: p.Node, row: Row, token: int, position: int, rope_position: int, cache: KVStore) -> None:
         match node:
             case p.Embed():
-                wide = unpack_rows(node.table, np.array([token], dtype=np.int32))[0]
+                wide = node.table.dequantized_rows(np.array([token], dtype=np.int32))[0]
                 row[node.out] = wide * np.float32(node.scale)
             case p.RowLookup():
-                wide = table_rows(node.table, np.array([token], dtype=np.int32))[0]
+                wide = node.table.dequantized_rows(np.array([token], dtype=np.int32))[0]
                 row[node.out] = wide * np.float32(node.scale)
             case p.Concat():
                 row[node.out] = np.concatenate([row[node.a], row[node.b]])
@@ -239,19 +242,3 @@ def _attention(q: F32, node: p.Attention, position: int, cache: KVStore) -> F32:
     weights = softmax(np.einsum("ghd,gkd->ghk", heads, keys))
     out: F32 = np.einsum("ghk,gkd->ghd", weights, values).reshape(-1).astype(np.float32)
     return out
-
-
-def choose_guess(candidates: I32, logits: F32, rule: DraftRule, position: int) -> int:
-    """Index into ``candidates`` of the drafter's guess for ``position``; see `DraftRule`."""
-    if rule.temperature == 0:
-        return int(np.argmax(logits))
-    order = np.argsort(-logits, kind="stable")[: rule.top_k or DRAFT_TOP_K]
-    scaled = logits[order].astype(np.float64) / rule.temperature
-    q = np.exp(scaled - scaled[0])
-    q /= q.sum()
-    before = np.cumsum(q) - q
-    keep = (before < rule.top_p) & (q >= rule.min_p * q[0])
-    keep[0] = True
-    order, q = order[keep], q[keep]
-    noise = gumbel(rule.seed, rule.choice, position, candidates[order])
-    return int(order[np.argmax(np.log(q) + noise)])

@@ -11,9 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geminate.arrays import F32, I32
-from geminate.backends.reference.program import DRAFT_TOP_K, choose_guess
 from geminate.decoding.constraint import Constraint
-from geminate.decoding.draft_rule import DraftRule, confidence_bin
+from geminate.decoding.draft_rule import DRAFT_TOP_K, DraftRule, choose_draft_token, confidence_bin
 from geminate.errors import GrammarError
 from geminate.runtime.drafter import DrafterModel
 from geminate.speculation.draft import Draft, DraftContext
@@ -31,7 +30,7 @@ def allowed_prefix(constraint: Constraint | None, tokens: Seq[int]) -> tuple[int
             constraint.advance(token)
             taken += 1
     except GrammarError:
-        pass  # too complex for a guess: verification meets and reports it if the reply gets there
+        pass  # too complex for a draft: verification meets and reports it if the reply gets there
     finally:
         constraint.rollback(taken)
     return tuple(tokens[:taken])
@@ -58,10 +57,10 @@ def constrained_draft(model: DrafterModel, context: DraftContext, k: int) -> Dra
             allowed = constraint.allowed()
             candidates, logits, hidden = model.step(token, hidden, context.cache)
             steps += 1
-            guess = _guess(candidates, logits, allowed, context.rule, context.cache.length + steps)
-            if guess is None:
+            chosen = _draft_token(candidates, logits, allowed, context.rule, context.cache.length + steps)
+            if chosen is None:
                 break
-            token, share = guess
+            token, share = chosen
             constraint.advance(token)
             ids.append(token)
             confidence.append(share)
@@ -76,10 +75,10 @@ def constrained_draft(model: DrafterModel, context: DraftContext, k: int) -> Dra
     return Draft(token_ids=tuple(ids), confidence=tuple(confidence), steps=steps)
 
 
-def _guess(
+def _draft_token(
     candidates: I32, logits: F32, allowed: NDArray[np.bool_], rule: DraftRule, position: int
 ) -> tuple[int, float] | None:
-    """The guess for ``position`` and its share of the allowed candidates' softmax; None if none is allowed."""
+    """The draft token for ``position`` and its share of the allowed candidates' softmax; None if none is allowed."""
     if np.count_nonzero(allowed) == 1:  # whether or not a centroid head thought of it
         return int(np.argmax(allowed)), 1.0
     open_to = np.flatnonzero(allowed[candidates])
@@ -94,7 +93,7 @@ def _guess(
 def _choose(ids: I32, logits: F32, rule: DraftRule, position: int) -> int:
     most = rule.top_k or DRAFT_TOP_K
     if rule.temperature == 0 or len(ids) <= 4 * most:
-        return choose_guess(ids, logits, rule, position)
+        return choose_draft_token(ids, logits, rule, position)
     # Sorting a whole vocabulary costs more than the drafter's step.
     largest = np.sort(np.argpartition(-logits, most)[:most])
-    return int(largest[choose_guess(ids[largest], logits[largest], rule, position)])
+    return int(largest[choose_draft_token(ids[largest], logits[largest], rule, position)])

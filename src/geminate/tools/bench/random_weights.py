@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 
-from geminate.arrays import F32, I32, U8, U16
-from geminate.formats.packed import PackedMatrix, RowTable, padded
+from geminate.arrays import F32, I32
+from geminate.backends import select
+from geminate.formats.matrix import PackedMatrix, RowTable
+from geminate.formats.table import FORMATS, WeightFormat, padded
 from geminate.plan.config import AssistantConfig, TargetConfig
 from geminate.weights.presets import Preset, tensor_format
 from geminate.weights.specs import TensorSpec, expected_tensors
@@ -15,18 +17,19 @@ from geminate.weights.specs import TensorSpec, expected_tensors
 MATRIX_ROLES = ("matrix", "embedding", "keep", "experts")
 
 
-def _cells(spec: TensorSpec) -> int:
+def _shapes(spec: TensorSpec, fmt: WeightFormat) -> dict[str, tuple[np.dtype[Any], tuple[int, ...]]]:
+    """Type and shape of each plane of a tensor, stack included."""
     *stack, n, k = spec.shape
-    return int(np.prod(stack, dtype=np.int64)) * padded(n, 16) * padded(k, 32)
+    shapes = select.layout(fmt).shapes(n, k)
+    return {plane: (np.dtype(dtype), (*stack, *shape)) for plane, (dtype, shape) in shapes.items()}
 
 
 def matrix_bytes(spec: TensorSpec, preset: Preset, config: TargetConfig | AssistantConfig) -> int:
     """Packed bytes, scales included, of a tensor that passes stream; 0 for others."""
     if spec.role not in MATRIX_ROLES:
         return 0
-    cells = _cells(spec)
-    sizes = {"bf16": 2 * cells, "int8": cells * 17 // 16, "int4": cells * 9 // 16}
-    return sizes[tensor_format(spec, None, preset, config)]
+    shapes = _shapes(spec, tensor_format(spec, None, preset, config))
+    return sum(dtype.itemsize * int(np.prod(shape, dtype=np.int64)) for dtype, shape in shapes.values())
 
 
 def streamed_bytes(config: TargetConfig | AssistantConfig, preset: Preset) -> int:
@@ -39,7 +42,7 @@ class RandomStore:
 
     Args:
         config: what the tensors are for.
-        preset: see `formats.tensor_format`.
+        preset: see `presets.tensor_format`.
     """
 
     def __init__(self, config: TargetConfig | AssistantConfig, preset: Preset) -> None:
@@ -55,19 +58,21 @@ class RandomStore:
         """A random packed matrix, or a stack of them."""
         if name not in self._made:
             spec = self.specs[name]
-            fmt, cells = tensor_format(spec, None, self.format, self.config), _cells(spec)
-            size = {"bf16": 2 * cells, "int8": cells, "int4": cells // 2}[fmt]
+            fmt = tensor_format(spec, None, self.format, self.config)
+            shapes = _shapes(spec, fmt)
+            dtype, shape = shapes["codes"]
             # Rotated, so that no two experts or layers hold the same rows.
-            data: U8 | U16 = np.resize(np.roll(self._noise, int(self._rng.integers(1 << 24))), size)
-            scales = None
-            if fmt == "bf16":
-                data = (data.view(np.uint16) & np.uint16(0x807F)) | np.uint16(0x3C00)  # about 0.01, either sign
-            else:
+            size = dtype.itemsize * int(np.prod(shape, dtype=np.int64))
+            codes = np.resize(np.roll(self._noise, int(self._rng.integers(1 << 24))), size).view(dtype)
+            if not FORMATS[fmt].group:
+                codes = (codes & np.uint16(0x807F)) | np.uint16(0x3C00)  # about 0.01, either sign
+            planes = {"codes": codes}
+            if "scales" in shapes:
                 # 2^-12; the embedding 2^-4, so that tokens stay different and are routed to different experts.
                 scale = 0x2C00 if spec.role == "embedding" else 0x0C00
-                scales = np.full(cells // 32, scale, dtype=np.uint16)
+                planes["scales"] = np.full(shapes["scales"][1], scale, dtype=np.uint16)
             self._made[name] = PackedMatrix(
-                format=fmt, n=spec.shape[-2], k=spec.shape[-1], data=data, scales=scales,
+                format=fmt, n=spec.shape[-2], k=spec.shape[-1], planes=planes, layout=select.layout(fmt),
                 stack=spec.shape[0] if len(spec.shape) == 3 else 1,
             )  # fmt: skip
         return self._made[name]
@@ -79,10 +84,12 @@ class RandomStore:
     def row_table(self, name: str) -> RowTable:
         """Zeros, never touched beyond the rows that are read."""
         rows, width = self.specs[name].shape
-        return RowTable(
-            format="int8", rows=rows, width=width, data=np.zeros((rows, padded(width, 32)), dtype=np.int8),
-            scales=np.zeros((rows, padded(width, 32) // 32), np.uint16),
-        )  # fmt: skip
+        wide = padded(width, FORMATS["int8"].group)
+        planes: dict[str, np.ndarray] = {
+            "codes": np.zeros((rows, wide), dtype=np.int8),
+            "scales": np.zeros((rows, wide // FORMATS["int8"].group), np.uint16),
+        }
+        return RowTable(format="int8", rows=rows, width=width, planes=planes)
 
     def vector(self, name: str) -> F32:
         """Ones."""

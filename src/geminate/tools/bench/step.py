@@ -43,7 +43,7 @@ class StepBench:
 
     Args:
         shape: a name of `geminate.tools.bench.shapes.SHAPES` or a model directory.
-        weights: see `formats.tensor_format`; ``auto`` is int8 here.
+        weights: see `presets.tensor_format`; ``auto`` is int8 here.
         threads: None is one for each physical core.
         context: positions already in the cache.
         layers: a shorter stack; None takes all, or as many whole blocks as fit into memory.

@@ -17,12 +17,12 @@ import numpy as np
 
 from geminate.arrays import F32, I8, U16
 from geminate.backends.select import make_backend
-from geminate.checkpoint.coded_tensors import CODES, METHOD, SCALES, pack_nibbles
+from geminate.checkpoint.coded_tensors import CODES, METHOD, SCALES, STORED
 from geminate.checkpoint.entries import Entry
 from geminate.errors import ParameterError, QuantizationError
 from geminate.families.base import Model
 from geminate.families.registry import open_model
-from geminate.formats.packed import GROUP, TILE_ROWS, WeightFormat, padded
+from geminate.formats.table import FORMATS, WeightFormat, grouped, padded
 from geminate.loading.load import locate
 from geminate.plan.config import TargetConfig
 from geminate.text.tokenizer import Tokenizer
@@ -120,8 +120,9 @@ def _planned(spec: TensorSpec, entry: Entry, preset: Preset, config: TargetConfi
     if not chosen:
         return _Plan(spec=spec, entry=entry, name=name, format=None)
     fmt = tensor_format(spec, entry, preset, config)
-    if fmt == "int4" and spec.shape[-1] % 2:
-        raise QuantizationError(f"{entry.name} has {spec.shape[-1]} columns; int4 needs an even number")
+    per_number = STORED[fmt].per_number
+    if spec.shape[-1] % per_number:
+        raise QuantizationError(f"{entry.name} has {spec.shape[-1]} columns; {fmt} needs a multiple of {per_number}")
     return _Plan(spec=spec, entry=entry, name=name.removesuffix(".weight"), format=fmt)
 
 
@@ -156,10 +157,9 @@ def _shapes(plan: _Plan) -> dict[str, Planned]:
         dtype = plan.entry.dtype if plan.entry.dtype in ("BF16", "F16") and not plan.entry.whole_norm else "F32"
         return {plan.name: Planned(dtype=dtype, shape=spec.shape)}
     *front, k = spec.shape
-    codes = Planned(dtype="I8", shape=spec.shape)
-    if fmt == "int4":
-        codes = Planned(dtype="U8", shape=(*front, k // 2))
-    scales = Planned(dtype="F16", shape=(*front, padded(k, GROUP) // GROUP))
+    stored, group = STORED[fmt], FORMATS[fmt].group
+    codes = Planned(dtype=stored.dtype, shape=(*front, k // stored.per_number))
+    scales = Planned(dtype="F16", shape=(*front, padded(k, group) // group))
     return {plan.name + CODES: codes, plan.name + SCALES: scales}
 
 
@@ -205,7 +205,7 @@ def _codes(plan: _Plan, importance: F32 | None, scales: list[U16], counts: dict[
     trained = not exact and fmt == "int4" and entry.dtype == "BF16" and trained_for_int4(entry)
     way = "exact" if exact else "trained" if trained else "searched" if importance is None else "weighted"
     counts[way] += 1
-    step = 1 if len(spec.shape) == 3 else max(TILE_ROWS, BLOCK_BYTES // (4 * k))
+    step = 1 if len(spec.shape) == 3 else max(1, BLOCK_BYTES // (4 * k))
     for start in range(0, spec.shape[0], step):
         stop = min(start + step, spec.shape[0])
         codes: I8
@@ -217,19 +217,17 @@ def _codes(plan: _Plan, importance: F32 | None, scales: list[U16], counts: dict[
             codes, bits = recovered(flat) if trained else _searched(flat, fmt, importance)
             codes, bits = codes.reshape(*rows.shape[:-1], -1), bits.reshape(*rows.shape[:-1], -1)
         scales.append(bits)
-        yield pack_nibbles(codes[..., :k]) if fmt == "int4" else codes[..., :k]
+        yield STORED[fmt].encode(codes[..., :k])
 
 
 def _searched(rows: F32, fmt: WeightFormat, importance: F32 | None) -> tuple[I8, U16]:
-    groups = padded(rows.shape[1], GROUP) // GROUP
-    full = np.zeros((len(rows), groups * GROUP), dtype=np.float32)
-    full[:, : rows.shape[1]] = rows
+    groups = grouped(rows)
     weight: F32 | None = None
     if importance is not None:
-        flat = np.ones(groups * GROUP, dtype=np.float32)
+        flat = np.ones(groups[0].size, dtype=np.float32)
         flat[: len(importance)] = importance
-        weight = flat.reshape(1, groups, GROUP)
-    codes, scales = quantize_searched(full.reshape(len(rows), groups, GROUP), fmt, weight)
+        weight = flat.reshape(1, *groups.shape[1:])
+    codes, scales = quantize_searched(groups, fmt, weight)
     return codes.reshape(len(rows), -1), scales.view(np.uint16)
 
 

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 
 from geminate.errors import TrainingError
 from geminate.families.registry import open_model
-from geminate.formats.unpack import bf16_to_f32
+from geminate.formats.rounding import bf16_to_f32
 from geminate.plan.config import RopeConfig, TargetConfig
 from geminate.runtime.compatibility import check_fit
 from geminate.runtime.drafter import RopePosition

@@ -14,7 +14,6 @@ import torch
 
 from geminate.errors import ParameterError, TrainingError
 from geminate.families.registry import load_assistant_config, open_model
-from geminate.formats.unpack import unpack_matrix
 from geminate.llm import LLM
 from geminate.params import ResolvedSampling, SamplingParams
 from geminate.runtime.drafter import RopePosition
@@ -239,7 +238,7 @@ def _start(
         return drafter, raw  # the checkpoint brings table and clusters
     own = sum(p.numel() for p in drafter.parameters())
     on_message(f"a new drafter: {own / 1e6:.1f} M parameters, a table of {drafter.table.numel() / 1e6:.1f} M")
-    table = torch.from_numpy(unpack_matrix(llm.pair.target.store.embedding()))
+    table = torch.from_numpy(llm.pair.target.store.embedding().dequantized())
     drafter.table.copy_(principal_rows(table, config.text.hidden_size))
     if drafter.centroids is not None:
         cluster_tokens(drafter, on_round=lambda done, total: stage("clusters of the vocabulary", done, total))

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from geminate.arrays import F32, I32
-from geminate.formats.unpack import unpack_rows
 from geminate.runtime.target import TargetModel
 from geminate.tools.train.drafter import KeyValues
 
@@ -55,7 +54,7 @@ class Teacher:
     def embed(self, ids: I32) -> F32:
         """Scaled target embeddings, float32 [len(ids), backbone]."""
         unique, back = np.unique(ids, return_inverse=True)
-        rows = unpack_rows(self.target.store.embedding(), unique.astype(np.int32))
+        rows = self.target.store.embedding().dequantized_rows(unique.astype(np.int32))
         scaled: F32 = rows[back] * np.float32(self.target.config.embed_scale)
         return scaled
 

@@ -1,0 +1,121 @@
+"""The weight formats, a row each: what stored numbers mean, not how they lie in memory.
+
+A weight matrix W [n, k] is used as y = x @ W.T. A quantized format stores a code per weight and a float16 scale per
+output row and group of columns: w = code * scale. How a backend arranges codes and scales is its `Layout`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from geminate.arrays import F32, I8, U16
+from geminate.formats.rounding import bf16_to_f32, f32_to_bf16, quantize_int4, quantize_int8
+
+WeightFormat = Literal["bf16", "int8", "int4"]
+GROUP = 32  # columns that share a scale, in every quantized format so far
+
+
+def padded(size: int, multiple: int) -> int:
+    """The smallest multiple of ``multiple`` that is at least ``size``."""
+    return -(-size // multiple) * multiple
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Codes:
+    """Rows of a matrix as a format stores them.
+
+    Attributes:
+        values: int8 [n, k] codes, or uint16 [n, k] bfloat16 bits; k may be padded with zeros to whole groups.
+        scales: uint16 [n, groups] float16 bits; None for a format without scales.
+    """
+
+    values: I8 | U16
+    scales: U16 | None = None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Format:
+    """A weight format.
+
+    Attributes:
+        bits: of a stored weight, scales aside. dtype: NumPy type of `Codes.values`.
+        group: columns that share a scale; 0 without scales.
+        lowest, highest: codes; 0, 0 without codes.
+        planes: arrays that a tensor consists of, in the order in which the packed file has them.
+        quantized_activations: whether products see activations rounded to int8 by groups, or as they are.
+        row_table: whether tables that are read row by row come in this format.
+        includes: formats whose codes and scales are valid here as they are.
+        quantize: float32 [n, k] to `Codes`, k padded to whole groups.
+
+            Raises:
+                WeightsError: weights that are not finite or too large for a float16 scale.
+        dequantize: `Codes` to float32 [n, k].
+    """
+
+    name: WeightFormat
+    bits: int
+    dtype: str
+    group: int = 0
+    lowest: int = 0
+    highest: int = 0
+    planes: tuple[str, ...] = ("codes",)
+    quantized_activations: bool = False
+    row_table: bool = False
+    includes: frozenset[str] = frozenset()
+    quantize: Callable[[F32], Codes]
+    dequantize: Callable[[Codes], F32]
+
+    def nbytes(self, n: int, k: int) -> int:
+        """Bytes of a matrix, scales included, without what a layout pads."""
+        return n * k * self.bits // 8 + (2 * n * (padded(k, self.group) // self.group) if self.group else 0)
+
+
+def grouped(rows: F32, group: int = GROUP) -> F32:
+    """float32 [n, k] as [n, groups, group], zeros behind the last column."""
+    full = np.zeros((len(rows), padded(rows.shape[1], group)), dtype=np.float32)
+    full[:, : rows.shape[1]] = rows
+    return full.reshape(len(rows), -1, group)
+
+
+def _quantizer(rule: Callable[[F32], tuple[I8, np.ndarray]]) -> Callable[[F32], Codes]:
+    def quantize(rows: F32) -> Codes:
+        codes, scales = rule(grouped(rows))
+        return Codes(values=codes.reshape(len(rows), -1), scales=scales.view(np.uint16))
+
+    return quantize
+
+
+def _scaled(codes: Codes) -> F32:
+    assert codes.scales is not None
+    n, k = codes.values.shape
+    wide = np.zeros((n, codes.scales.shape[1] * GROUP), dtype=np.float32)
+    wide[:, :k] = codes.values
+    scales = codes.scales.view(np.float16).astype(np.float32)
+    out: F32 = (wide.reshape(n, -1, GROUP) * scales[..., None]).reshape(n, -1)[:, :k]
+    return out
+
+
+FORMATS: dict[WeightFormat, Format] = {
+    made.name: made
+    for made in (
+        Format(
+            name="bf16", bits=16, dtype="<u2", row_table=True,
+            quantize=lambda rows: Codes(values=f32_to_bf16(rows)),
+            dequantize=lambda codes: bf16_to_f32(codes.values.view(np.uint16)),
+        ),
+        Format(
+            name="int8", bits=8, dtype="|i1", group=GROUP, lowest=-127, highest=127, planes=("codes", "scales"),
+            quantized_activations=True, row_table=True, includes=frozenset({"int4"}),
+            quantize=_quantizer(quantize_int8), dequantize=_scaled,
+        ),
+        Format(
+            name="int4", bits=4, dtype="|i1", group=GROUP, lowest=-8, highest=7, planes=("codes", "scales"),
+            quantized_activations=True,
+            quantize=_quantizer(quantize_int4), dequantize=_scaled,
+        ),
+    )
+}  # fmt: skip

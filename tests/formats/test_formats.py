@@ -1,0 +1,108 @@
+"""The format table: what stored numbers mean, packed and back; and that the C++ table says the same."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from geminate.backends import select
+from geminate.errors import WeightsError
+from geminate.formats.rounding import bf16_to_f32, f32_to_bf16
+from geminate.formats.table import FORMATS, Codes
+from support.packed import pack_matrix, row_table
+
+NATIVE = Path(__file__).parents[2] / "native" / "kernels" / "formats.h"
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 70), st.integers(1, 130), st.integers(0, 1000))
+def test_weights_on_a_grid_come_back_exactly(n: int, k: int, seed: int) -> None:
+    g = np.random.default_rng(seed)
+    groups = -(-k // 32)
+    scales = (2.0 ** g.integers(-12, 2, (n, groups)) * g.integers(1024, 2048, (n, groups)) / 1024).astype(np.float16)
+    scales *= g.choice([-1, 1], scales.shape).astype(np.float16)
+    for fmt, low, high in (("int8", -127, 127), ("int4", -8, 7)):
+        codes = g.integers(low, high + 1, (n, groups * 32))
+        codes[:, ::32] = low  # the extreme that fixes the scale stands in every group
+        used = np.abs(scales) if fmt == "int8" else scales
+        wide = (codes.reshape(n, groups, 32) * used.astype(np.float32)[..., None]).reshape(n, -1)[:, :k]
+        packed = pack_matrix(wide.astype(np.float32), fmt)  # type: ignore[arg-type]
+        assert np.array_equal(packed.dequantized(), wide)
+        rows = np.array([0, n - 1], dtype=np.int32)
+        assert np.array_equal(packed.dequantized_rows(rows), wide[rows])
+
+
+@pytest.mark.parametrize(("fmt", "bound"), [("bf16", 2**-8), ("int8", 1 / 200), ("int4", 1 / 6)])
+def test_error_of_random_weights(fmt: str, bound: float) -> None:
+    w = np.random.default_rng(0).standard_normal((3, 40, 100)).astype(np.float32)
+    packed = pack_matrix(w, fmt)  # type: ignore[arg-type]
+    for i in range(3):
+        assert np.abs(packed.dequantized(i) - w[i]).max() <= bound * np.abs(w).max()
+
+
+def test_zero_tiny_and_unusable_groups() -> None:
+    for fmt in ("int8", "int4"):
+        assert not pack_matrix(np.zeros((5, 40), np.float32), fmt).dequantized().any()  # type: ignore[arg-type]
+        assert not pack_matrix(np.full((5, 40), 1e-12, np.float32), fmt).dequantized().any()  # type: ignore[arg-type]
+        for bad in (np.inf, np.nan, 1e9):
+            with pytest.raises(WeightsError, match="not finite or too large"):
+                pack_matrix(np.full((1, 32), bad, np.float32), fmt)  # type: ignore[arg-type]
+
+
+def test_bf16_rounds_to_nearest_even() -> None:
+    x = np.random.default_rng(1).standard_normal(10_000).astype(np.float32)
+    assert np.array_equal(bf16_to_f32(f32_to_bf16(x)), torch.tensor(x).to(torch.bfloat16).float().numpy())
+
+
+def test_row_table() -> None:
+    x = np.random.default_rng(2).standard_normal((9, 50)).astype(np.float32)
+    got = row_table(x, "int8").dequantized_rows(np.array([8, 0], np.int32))
+    assert np.abs(got - x[[8, 0]]).max() < 0.02
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from(sorted(FORMATS)), st.integers(1, 40), st.integers(1, 100), st.integers(0, 1000))
+def test_a_layout_keeps_codes_and_scales(fmt: str, n: int, k: int, seed: int) -> None:
+    """Any rows, in any order, repeated or not, come back as they went in."""
+    row, layout = FORMATS[fmt], select.layout(fmt)  # type: ignore[index, arg-type]
+    g = np.random.default_rng(seed)
+    low, high = (row.lowest, row.highest) if row.group else (0, 65535)
+    values = g.integers(low, high + 1, (n, k)).astype(row.dtype)
+    scales = g.integers(0, 30000, (n, -(-k // row.group))).astype(np.uint16) if row.group else None
+    planes = layout.pack(Codes(values=values, scales=scales))
+    shapes = layout.shapes(n, k)
+    assert list(planes) == list(shapes) == list(row.planes)
+    for name, (dtype, shape) in shapes.items():
+        assert (planes[name].dtype, planes[name].shape) == (np.dtype(dtype), shape)
+    rows = g.integers(0, n, 7).astype(np.int32)
+    for asked, want in ((None, np.arange(n)), (rows, rows)):
+        got = layout.unpack(planes, n, k, asked)
+        assert np.array_equal(got.values, values[want])
+        assert scales is None or np.array_equal(got.scales, scales[want])
+    if n % layout.rows == 0 and k % 32 == 0:
+        assert sum(plane.nbytes for plane in planes.values()) == row.nbytes(n, k)
+
+
+def test_the_native_table_has_the_same_rows() -> None:
+    """Names, bytes of a cell, scales and activations of native/kernels/formats.h."""
+    found = re.findall(
+        r'\.name = "(\w+)",\s*\.cell_bytes = (\d+),\s*\.scaled = (\w+),\s*\.quantized = (\w+),\s*\.table_bytes = (\d+)',
+        NATIVE.read_text(),
+    )
+    ours = [
+        (
+            row.name,
+            str(16 * 32 * row.bits // 8),
+            "true" if "scales" in row.planes else "false",
+            "true" if row.quantized_activations else "false",
+            str(row.bits // 8 if row.row_table else 0),
+        )
+        for row in FORMATS.values()
+    ]
+    assert found == ours
