@@ -41,7 +41,7 @@ struct alignas(64) QuantGroup {
   int32_t unused[5];
 };
 
-// Packed weights; layouts as in geminate.formats.packed.
+// Packed weights; layouts as in geminate.backends.tiles.
 struct Matrix {
   Format format;
   int64_t n, k;           // of one matrix of the stack

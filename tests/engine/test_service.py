@@ -18,7 +18,7 @@ from geminate.engine.messages import EngineEvent, EngineRequest
 from geminate.engine.service import EngineService
 from geminate.errors import ContextLengthError, DrainingError, EngineFailedError, QueueFullError, RequestTimeoutError
 from geminate.kv.budget import KVBudget
-from geminate.server.openai.pieces import PieceReader
+from geminate.server.chunks import ChunkReader
 from geminate.server.run import make_service
 from geminate.server.settings import Settings
 
@@ -88,7 +88,7 @@ def test_a_job_equals_generate(llm: LLM, service: EngineService) -> None:
         for speculation in (0, 3, "auto", "ngram"):
             asked = job(llm, params={"logprobs": 2}, speculation=speculation)
             events = (await collect(AsyncEvents(service, asked)))[0]
-            reader = PieceReader(llm, llm.tokenizer, asked)  # type: ignore[arg-type]
+            reader = ChunkReader(llm, llm.tokenizer, asked)  # type: ignore[arg-type]
             pieces = [reader.read(event) for event in events]
             assert ids_of(events) == want.token_ids
             assert "".join(d.text for p in pieces for d in p.deltas) == want.text

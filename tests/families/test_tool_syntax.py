@@ -14,13 +14,12 @@ from geminate.families.gemma4.tool_grammar import calls_lark
 from geminate.families.gemma4.tool_reader import ArgumentsReader
 from geminate.families.gemma4.tool_reader import Gemma4CallReader as CallReader
 from geminate.grammar.compiler import GrammarCompiler, ToolCalls
-from geminate.text.call_tokens import CallTokens
 from geminate.text.template import ChatTemplate
 from support.tiny_tokenizer import EMBEDDED, embedded_tokenizer
 from support.tool_calls import render
 
 TOKENIZER = embedded_tokenizer()
-TOKENS = CallTokens.find(TOKENIZER)
+TOKENS = TOKENIZER.call_tokens()
 COMPILER = GrammarCompiler(TOKENIZER, vocab_size=TOKENIZER.vocab_size, eos_ids=[1, 106, 50])
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from geminate.server.http.app import create_app
+from geminate.server.app import create_app
 from geminate.server.settings import Settings
 from geminate.server.state import ServerState
 from support.serving import MODEL, chat_body

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from geminate.errors import ParameterError
-from geminate.server.http.app import create_app
+from geminate.server.app import create_app
 from geminate.server.http.auth import Keys, load_keys
 from geminate.server.settings import Settings
 from support.cli import refused

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
+import numpy as np
+
 from geminate.arrays import F32, I32
 from geminate.decoding.draft_rule import DraftRule, DraftStop
 from geminate.formats.matrix import Layout
@@ -49,6 +51,11 @@ class Program(Protocol):
         """
         ...
 
+    @property
+    def expert_reads(self) -> int:
+        """Experts that the last pass read, over all layers; 0 where that is not counted."""
+        ...
+
     def draft_step(
         self, token: int, hidden: F32, position: int, rope_position: int, cache: KVStore
     ) -> tuple[I32, F32, F32]:
@@ -77,4 +84,16 @@ class Backend(Protocol):
 
     def compile(self, plan: Plan, *, max_rows: int) -> Program:
         """A program that runs up to ``max_rows`` rows a pass."""
+        ...
+
+
+class MeasuredBackend(Backend, Protocol):
+    """A backend that can measure the ceilings of this machine."""
+
+    def read_seconds(self, data: np.ndarray) -> float:
+        """Seconds in which all threads together read ``data`` (uint8 [n]) once."""
+        ...
+
+    def multiply_rate(self) -> float:
+        """int8 multiply-accumulates a second of all threads, operands in registers."""
         ...

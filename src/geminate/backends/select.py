@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 
-from geminate.backends.base import Backend
+from geminate.backends.base import Backend, MeasuredBackend
 from geminate.errors import BackendError
 from geminate.formats.matrix import Layout
 from geminate.formats.table import WeightFormat
@@ -16,6 +16,17 @@ def layout(fmt: WeightFormat) -> Layout:
     from geminate.backends.tiles import LAYOUTS
 
     return LAYOUTS[fmt]
+
+
+def native_backend(threads: int | None = None) -> MeasuredBackend:
+    """The native backend, which benchmarks need.
+
+    Raises:
+        BackendError: kernels not built, or an instruction set this machine lacks.
+    """
+    from geminate.backends.cpu.program import NativeBackend
+
+    return NativeBackend(threads)
 
 
 def make_backend(threads: int | None = None) -> Backend:

@@ -13,9 +13,9 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from geminate.backends.cpu.program import physical_cores
 from geminate.cli import common as c
 from geminate.llm import LLM
+from geminate.machine import physical_cores
 from geminate.params import SamplingParams
 from geminate.tools.exactness import Difference, Setting, verify
 

@@ -23,7 +23,6 @@ from geminate.grammar.json_schema import has_finite_value, schema_text
 from geminate.grammar.state import Grammar as Grammar
 from geminate.grammar.state import message
 from geminate.grammar.token_range import token_range
-from geminate.text.call_tokens import CallTokens
 from geminate.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -167,7 +166,7 @@ class GrammarCompiler:
             case Lark(grammar):
                 body = {"lark_grammar": _lark(grammar)}
             case ToolCalls():
-                tokens = CallTokens.find(self._tokenizer)
+                tokens = self._tokenizer.call_tokens()
                 syntax = self._tokenizer.dialect.tools
                 assert syntax is not None
                 lark = syntax.grammar(

@@ -10,7 +10,7 @@ from prometheus_client.registry import Collector
 
 from geminate.engine.service import ServiceSnapshot
 from geminate.params import MAX_DRAFT
-from geminate.server.openai.pieces import Piece
+from geminate.server.chunks import Chunk
 
 disable_created_metrics()  # type: ignore[no-untyped-call]
 PREFIX = "geminate:"
@@ -94,7 +94,7 @@ class Metrics:
         )  # fmt: skip
         self.registry.register(_Gauges(model, snapshot))
 
-    def rounds_of(self, pieces: Iterable[Piece]) -> None:
+    def rounds_of(self, pieces: Iterable[Chunk]) -> None:
         """Count rounds; every counter is touched once, however many there are."""
         tokens = drafts = drafted = accepted = 0
         lengths: dict[int, int] = {}

@@ -18,7 +18,7 @@ from geminate.engine.service import EngineService
 from geminate.errors import BackendError, GeminateError
 from geminate.kv.budget import KVBudget
 from geminate.llm import LLM
-from geminate.server.http.app import make_app
+from geminate.server.app import make_app
 from geminate.server.http.auth import Keys, load_keys
 from geminate.server.http.limits import timed_protocol
 from geminate.server.http.logs import configure, log

@@ -3,8 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Protocol
 
-from geminate.text.tokenizer import Tokenizer
+
+class TokenTexts(Protocol):
+    """What is known of single tokens; a `Tokenizer` is one."""
+
+    def piece(self, token: int) -> str | int | None:
+        """A token's text, its byte, or None for no token."""
+        ...
+
+    def is_special(self, token: int) -> bool:
+        """Whether the token is no part of plain text."""
+        ...
 
 
 class Detokenizer:
@@ -19,7 +30,7 @@ class Detokenizer:
         skip_special: leave special tokens out; they do not end a run of bytes then.
     """
 
-    def __init__(self, tokenizer: Tokenizer, *, skip_special: bool = True) -> None:
+    def __init__(self, tokenizer: TokenTexts, *, skip_special: bool = True) -> None:
         self._tokenizer = tokenizer
         self._skip_special = skip_special
         self._bytes = bytearray()

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
-if TYPE_CHECKING:
-    from geminate.text.call_tokens import CallTokens
-    from geminate.text.tokenizer import Tokenizer
+from geminate.text.call_tokens import CallTokens
+from geminate.text.detokenizer import TokenTexts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +69,7 @@ class ToolSyntax:
     opened: str
     closed: str
     quote: str
-    reader: Callable[[Tokenizer, CallTokens], CallReader]
+    reader: Callable[[TokenTexts, CallTokens], CallReader]
     grammar: CallGrammar
 
 

@@ -109,7 +109,7 @@ class ChatReply:
         if tools and syntax is not None:
             texts = (syntax.opened, syntax.closed, syntax.quote)
             if all(tokenizer.token_id(text) is not None for text in texts):
-                self._tokens = CallTokens.find(tokenizer)
+                self._tokens = tokenizer.call_tokens()
 
     @property
     def stopped(self) -> bool:

@@ -15,7 +15,8 @@ from pathlib import Path
 import tokenizers
 
 from geminate.checkpoint.checkpoint import Checkpoint
-from geminate.errors import TokenizerError
+from geminate.errors import ParameterError, TokenizerError
+from geminate.text.call_tokens import CallTokens
 from geminate.text.dialect import PLAIN, Dialect
 
 _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
@@ -109,6 +110,23 @@ class Tokenizer:
     def _special_id(self, name: str) -> int | None:
         text = self.specials.get(name)
         return None if text is None else self.token_id(text)
+
+    def call_tokens(self) -> CallTokens:
+        """The tokens that enclose a tool call, by the dialect's marks.
+
+        Raises:
+            ParameterError: the dialect has no tool calls, or the vocabulary lacks a token of theirs.
+        """
+        syntax = self.dialect.tools
+        if syntax is None:
+            raise ParameterError("this model's family has no syntax for tool calls: it cannot call tools")
+        found: list[int] = []
+        for text in (syntax.opened, syntax.closed, syntax.quote):
+            token = self.token_id(text)
+            if token is None:
+                raise ParameterError(f"this model's tokenizer has no {text} token: it cannot call tools")
+            found.append(token)
+        return CallTokens(opened=found[0], closed=found[1], quote=found[2])
 
     def token_id(self, text: str) -> int | None:
         """Id of a token by its exact string."""

@@ -16,6 +16,7 @@ from geminate.errors import BackendError
 from geminate.formats.matrix import PackedMatrix, Planes, RowTable
 from geminate.formats.table import WeightFormat
 from geminate.kv.store import KVDtype, KVFactory, KVStore, SlotSpec
+from geminate.machine import physical_cores
 from geminate.plan import nodes as p
 from geminate.plan.batch import Batch
 
@@ -36,19 +37,6 @@ def native_available() -> bool:
 def supported_isas() -> list[str]:
     """Instruction sets of this build that this machine runs, best first."""
     return _native.supported_isas() if native_available() else []
-
-
-def physical_cores() -> int:
-    """Physical cores this process may run on; hyper-threads of one core count once."""
-    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
-    cores: set[str] = set()
-    for cpu in allowed:
-        try:
-            with open(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list") as f:
-                cores.add(f.read().strip())
-        except OSError:
-            cores.add(str(cpu))
-    return max(1, len(cores))
 
 
 class NativeBackend:

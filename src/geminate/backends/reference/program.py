@@ -118,6 +118,8 @@ class ReferenceProgram:
             logits[i] = rows[int(r)][self.plan.logits]
         return hidden, logits
 
+    expert_reads = 0  # not counted
+
     def draft_step(
         self, token: int, hidden: F32, position: int, rope_position: int, cache: KVStore
     ) -> tuple[I32, F32, F32]:

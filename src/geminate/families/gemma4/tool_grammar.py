@@ -14,6 +14,7 @@ from typing import Any
 
 from geminate.errors import ParameterError
 from geminate.grammar.json_schema import has_finite_value, resolve, schema_text
+from geminate.grammar.pattern import whole_text_terminal
 from geminate.grammar.token_range import token_range
 from geminate.text.call_tokens import CallTokens
 
@@ -251,7 +252,7 @@ class _Writer:
         if least or most is not None:
             parts.append(f"/(?s:.{{{least or 0},{'' if most is None else most}}})/")
         if "pattern" in schema:
-            pattern = _whole(str(schema["pattern"]))
+            pattern = whole_text_terminal(str(schema["pattern"]))
             if pattern is None:
                 self._lacks(path, f"the pattern {schema['pattern']!r}")
             else:
@@ -352,21 +353,3 @@ def _within(option: object, kinds: list[str]) -> bool:
     """Whether a schema itself restricts its values to these types."""
     kind = option.get("type") if isinstance(option, Mapping) else None
     return isinstance(kind, str) and kind in kinds
-
-
-def _whole(pattern: str) -> str | None:
-    """A JSON Schema pattern, which may match anywhere in the text, as a terminal that matches the whole text.
-
-    None if the pattern has anchors inside, look-around or back-references.
-    """
-    from llguidance import LLMatcher, regex_to_lark
-
-    opened = pattern.startswith("^")
-    closed = re.search(r"(?<!\\)(\\\\)*\$$", pattern) is not None
-    body = pattern[opened : len(pattern) - closed]
-    bare = re.sub(r"\\.|\[\^?(\\.|[^\]])*\]", "", body)
-    if "^" in bare or "$" in bare or ((opened or closed) and "|" in re.sub(r"\([^()]*\)", "", bare)):
-        return None
-    inner = f"({regex_to_lark(body, use_ascii='dw')})"
-    terminal = f"/{'' if opened else '(?s:.*)'}{inner}{'' if closed else '(?s:.*)'}/"
-    return None if LLMatcher.validate_grammar(LLMatcher.grammar_from_lark(f"start: {terminal}")) else terminal

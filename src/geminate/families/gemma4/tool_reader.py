@@ -10,8 +10,7 @@ import json
 import re
 
 from geminate.text.call_tokens import CallTokens
-from geminate.text.detokenizer import Detokenizer
-from geminate.text.tokenizer import Tokenizer
+from geminate.text.detokenizer import Detokenizer, TokenTexts
 
 _HEADER = re.compile(r"\s*(call:)?\s*([A-Za-z0-9_.:/-]+)\s*")
 _NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
@@ -230,7 +229,7 @@ class Gemma4CallReader:
         rest: the text of what is no call after all.
     """
 
-    def __init__(self, tokenizer: Tokenizer, tokens: CallTokens) -> None:
+    def __init__(self, tokenizer: TokenTexts, tokens: CallTokens) -> None:
         self._quote = tokens.quote
         self._detokenizer = Detokenizer(tokenizer)
         self._header = ""

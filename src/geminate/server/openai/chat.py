@@ -13,16 +13,16 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
+from geminate.server.chunks import Chunk
 from geminate.server.http.errors import JsonResponse, bad_request
 from geminate.server.http.logs import context_of
 from geminate.server.http.parsing import parse
-from geminate.server.http.sse import EventStream, chunks
 from geminate.server.openai.choice import Choice
 from geminate.server.openai.conversation import chat_messages, tool_functions
 from geminate.server.openai.formats import choose_tools, grammar_spec, prompt_and_grammar, thinking_wanted
 from geminate.server.openai.generation import Generation, sampling_params, until_gone
-from geminate.server.openai.pieces import Piece
 from geminate.server.openai.schemas_chat import ChatRequest, NamedChoice
+from geminate.server.openai.sse import EventStream, chunks
 from geminate.server.openai.tokens import chat_logprobs, trace
 from geminate.server.state import Model, ServerState
 
@@ -146,7 +146,7 @@ class ChatResult:
     def _totals(self) -> dict[str, Any]:
         return {"usage": self.generation.usage(), "timings": self.generation.timings()}
 
-    def _take(self, choice: int, piece: Piece) -> dict[str, Any]:
+    def _take(self, choice: int, piece: Chunk) -> dict[str, Any]:
         state = self.choices[choice]
         delta = state.take(piece)
         if piece.finish_reason is not None:
@@ -166,7 +166,7 @@ class ChatResult:
 
         return chunks(self.generation, partial(self._chunk, head, tail), last if self.usage else None)
 
-    def _chunk(self, head: bytes, tail: bytes, choice: int, piece: Piece) -> bytes:
+    def _chunk(self, head: bytes, tail: bytes, choice: int, piece: Chunk) -> bytes:
         first = not self.choices[choice].begun
         delta = self._take(choice, piece)
         if not (delta or piece.finish_reason or self.trace or self.logprobs):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from geminate.server.openai.pieces import Piece
+from geminate.server.chunks import Chunk
 
 
 class Choice:
@@ -23,7 +23,7 @@ class Choice:
         self.finish_reason: str | None = None
         self.begun = False
 
-    def take(self, piece: Piece) -> dict[str, Any]:
+    def take(self, piece: Chunk) -> dict[str, Any]:
         """Add a piece and return it as a chat delta, which is empty if the piece adds no text."""
         delta: dict[str, Any] = {}
         for part in piece.deltas:

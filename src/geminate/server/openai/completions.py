@@ -13,13 +13,13 @@ from typing import Any, cast
 from starlette.requests import Request
 from starlette.responses import Response
 
+from geminate.server.chunks import Chunk
 from geminate.server.http.errors import JsonResponse, bad_request
 from geminate.server.http.logs import context_of
 from geminate.server.http.parsing import parse
-from geminate.server.http.sse import EventStream, chunks
 from geminate.server.openai.generation import INLINE_CHARS, Generation, in_thread, sampling_params, until_gone
-from geminate.server.openai.pieces import Piece
 from geminate.server.openai.schemas_chat import CompletionRequest
+from geminate.server.openai.sse import EventStream, chunks
 from geminate.server.openai.tokens import CompletionLogprobs, trace
 from geminate.server.state import Model, ServerState
 
@@ -78,7 +78,7 @@ class CompletionResult:
             "system_fingerprint": model.fingerprint,
         }
 
-    def _take(self, choice: int, piece: Piece) -> dict[str, Any]:
+    def _take(self, choice: int, piece: Chunk) -> dict[str, Any]:
         if piece.finish_reason is not None:
             self._open -= 1
             self.generation.ended(choice, piece.finish_reason)
@@ -129,7 +129,7 @@ class CompletionResult:
 
         return chunks(self.generation, partial(self._chunk, head, tail), last if self.usage else None)
 
-    def _chunk(self, head: bytes, tail: bytes, choice: int, piece: Piece) -> bytes:
+    def _chunk(self, head: bytes, tail: bytes, choice: int, piece: Chunk) -> bytes:
         entry = self._take(choice, piece)
         if not (entry["text"] or piece.finish_reason or self.trace or self.logprobs):
             return b""

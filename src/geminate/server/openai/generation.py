@@ -19,10 +19,10 @@ from geminate.engine.stats import Stats
 from geminate.errors import GeminateError, GrammarError
 from geminate.grammar.compiler import Grammar
 from geminate.params import SamplingParams, parse_speculation
+from geminate.server.chunks import Chunk, ChunkReader, merged
 from geminate.server.http.errors import bad_request, from_geminate
 from geminate.server.http.logs import RequestContext
 from geminate.server.http.parsing import ClientGone
-from geminate.server.openai.pieces import Piece, PieceReader, merged
 from geminate.server.openai.schemas_common import Sampling
 from geminate.server.openai.tokens import trace
 from geminate.server.state import Model, ServerState
@@ -122,7 +122,7 @@ class Generation:
         wanted = body.speculation if body.speculation is not None else state.settings.speculation
         speculation = parse_speculation(wanted)
         self.streams: list[AsyncEvents] = []
-        self._readers: dict[int, PieceReader] = {}
+        self._readers: dict[int, ChunkReader] = {}
         if body.user is not None:
             context.fields["user"] = body.user
         try:
@@ -168,7 +168,7 @@ class Generation:
         )
         first = len(self.streams) * n
         for choice in range(n):
-            self._readers[first + choice] = PieceReader(self.model.llm, self.model.tokenizer, request)
+            self._readers[first + choice] = ChunkReader(self.model.llm, self.model.tokenizer, request)
         return AsyncEvents(self.model.service, request)
 
     def cancel(self) -> None:
@@ -181,7 +181,7 @@ class Generation:
         """The seed of the first prompt's choices."""
         return self.streams[0].request.sampling.seed
 
-    async def batches(self) -> AsyncGenerator[list[tuple[int, Piece]], None]:
+    async def batches(self) -> AsyncGenerator[list[tuple[int, Chunk]], None]:
         """(choice, piece) of all choices, as many at once as are available; merged by choice unless traced.
 
         Raises:
@@ -206,15 +206,15 @@ class Generation:
             self.cancel()
             self._finish(outcome)
 
-    async def _one(self, index: int) -> AsyncGenerator[list[tuple[int, Piece]], None]:
+    async def _one(self, index: int) -> AsyncGenerator[list[tuple[int, Chunk]], None]:
         first = index * self.n
         source = cast(AsyncGenerator[list[EngineEvent], None], self.streams[index].batches())
         async with aclosing(source) as batches:
             async for events in batches:
                 yield [(first + e.choice, self._readers[first + e.choice].read(e)) for e in events]
 
-    async def _merged(self) -> AsyncGenerator[list[tuple[int, Piece]], None]:
-        queue: asyncio.Queue[list[tuple[int, Piece]] | BaseException | None] = asyncio.Queue()
+    async def _merged(self) -> AsyncGenerator[list[tuple[int, Chunk]], None]:
+        queue: asyncio.Queue[list[tuple[int, Chunk]] | BaseException | None] = asyncio.Queue()
 
         async def pump(index: int) -> None:
             try:
@@ -241,7 +241,7 @@ class Generation:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _count(self, batch: list[tuple[int, Piece]]) -> None:
+    def _count(self, batch: list[tuple[int, Chunk]]) -> None:
         metrics, now = self.state.metrics, time.perf_counter()
         opened, closed = self.model.thought_open, self.model.thought_close
         counts: dict[int, int] = {}
@@ -290,7 +290,7 @@ class Generation:
         """Prompt tokens found in the prefix cache."""
         return sum(s.reused_tokens for choice, s in self.stats.items() if choice % self.n == 0)
 
-    def extras(self, choice: int, piece: Piece, *, last: bool) -> dict[str, Any]:
+    def extras(self, choice: int, piece: Chunk, *, last: bool) -> dict[str, Any]:
         """A chunk's extension fields: the round if tracing is on, and with the ``last`` chunk the timings."""
         more: dict[str, Any] = {}
         if self._trace:

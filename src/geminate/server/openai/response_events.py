@@ -7,10 +7,10 @@ from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
 from typing import Any, Protocol
 
+from geminate.server.chunks import Chunk
 from geminate.server.http.errors import ApiError
-from geminate.server.http.sse import named_event
 from geminate.server.openai.generation import Generation
-from geminate.server.openai.pieces import Piece
+from geminate.server.openai.sse import named_event
 from geminate.server.openai.tokens import chat_logprobs, trace
 from geminate.server.state import Model
 from geminate.text.reply import ReplyDelta
@@ -123,7 +123,7 @@ class ResponseEvents:
                 if made:
                     yield made
 
-    def _piece(self, piece: Piece) -> Iterator[Event]:
+    def _piece(self, piece: Chunk) -> Iterator[Event]:
         if self.logprobs:
             self._logprobs.extend(chat_logprobs(self.model, piece.tokens))
         tracing = trace(0, piece) if self.traced else None

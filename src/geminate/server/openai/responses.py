@@ -12,12 +12,12 @@ from starlette.responses import Response
 from geminate.server.http.errors import ApiError, JsonResponse, bad_request
 from geminate.server.http.logs import context_of
 from geminate.server.http.parsing import parse
-from geminate.server.http.sse import EventStream
 from geminate.server.openai.conversation import response_messages, tool_functions
 from geminate.server.openai.formats import choose_tools, grammar_spec, prompt_and_grammar, thinking_wanted
 from geminate.server.openai.generation import Generation, sampling_params, until_gone
 from geminate.server.openai.response_events import ResponseEvents
 from geminate.server.openai.schemas_responses import NamedFunction, ResponseRequest
+from geminate.server.openai.sse import EventStream
 from geminate.server.state import Model, ServerState
 
 LOGPROBS = "message.output_text.logprobs"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from geminate.server.openai.pieces import Piece, TokenPiece
+from geminate.server.chunks import Chunk, ChunkToken
 from geminate.server.state import Model
 from geminate.text.detokenizer import Detokenizer
 
@@ -22,7 +22,7 @@ def _entry(model: Model, token: int, logprob: float) -> dict[str, Any]:
     return {"token": model.llm.token_text(token), "logprob": logprob, "bytes": token_bytes(model, token)}
 
 
-def chat_logprobs(model: Model, tokens: Sequence[TokenPiece]) -> list[dict[str, Any]]:
+def chat_logprobs(model: Model, tokens: Sequence[ChunkToken]) -> list[dict[str, Any]]:
     """``logprobs.content``: one entry per token, special tokens included."""
     made = []
     for token in tokens:
@@ -41,7 +41,7 @@ class CompletionLogprobs:
         self._detokenizer = Detokenizer(model.tokenizer)
         self._offset = 0
 
-    def push(self, tokens: Sequence[TokenPiece]) -> dict[str, Any]:
+    def push(self, tokens: Sequence[ChunkToken]) -> dict[str, Any]:
         """The fields for these tokens; offsets count characters from the start of the choice's text."""
         text = self._model.llm.token_text
         made: dict[str, Any] = {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
@@ -56,7 +56,7 @@ class CompletionLogprobs:
         return made
 
 
-def trace(choice: int, piece: Piece) -> dict[str, Any]:
+def trace(choice: int, piece: Chunk) -> dict[str, Any]:
     """One round of the trace, for the field ``geminate``."""
     tokens = [{"id": t.id, "text": t.text, "origin": t.origin} for t in piece.tokens]
     return {"choice": choice, "tokens": tokens, "drafted": piece.drafted, "accepted": piece.accepted}

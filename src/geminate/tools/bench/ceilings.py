@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from geminate.arrays import U8
-from geminate.backends.cpu.program import NativeBackend
+from geminate.backends.base import MeasuredBackend
 
 
 class Ceilings:
@@ -17,7 +17,7 @@ class Ceilings:
 
     BYTES = 1 << 28  # far beyond the caches
 
-    def __init__(self, backend: NativeBackend) -> None:
+    def __init__(self, backend: MeasuredBackend) -> None:
         self.backend = backend
         self._data: U8 = np.ones(self.BYTES, dtype=np.uint8)
 

@@ -14,8 +14,8 @@ from typing import Any, cast
 import numpy as np
 
 from geminate import __version__, machine
-from geminate.backends.cpu.program import NativeBackend, NativeProgram
 from geminate.backends.kv_rings import rings
+from geminate.backends.select import native_backend
 from geminate.decoding.draft_rule import DraftRule
 from geminate.errors import ParameterError
 from geminate.kv.store import KVStore
@@ -69,7 +69,7 @@ class StepBench:
             raise ParameterError(f"--context must be 1 to {most}, not {context}")
         self.prefill_tokens = min(PREFILL, config.max_position_embeddings)
         self.config, self.weights, self.context = config, weights, context
-        self.backend = NativeBackend(threads)
+        self.backend = native_backend(threads)
         self.target = compile_target(config, _store(RandomStore(config, weights)), self.backend, max_rows=MAX_ROWS)
         self.drafter: DrafterModel | None = None
         if assistant is not None:
@@ -110,7 +110,7 @@ class StepBench:
     @property
     def experts_read(self) -> int:
         """Experts that the last pass read, over all layers."""
-        return cast(NativeProgram, self.target.program).expert_reads
+        return self.target.program.expert_reads
 
 
 def _store(random: RandomStore) -> WeightStore:

@@ -17,7 +17,7 @@ _ORIGINS: dict[str, Origin] = {"mtp": "drafter", "ngram": "copied", "forced": "f
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class TokenPiece:
+class ChunkToken:
     """One emitted token with its origin and its own text, special tokens included (empty within a run of bytes)."""
 
     id: int
@@ -27,30 +27,30 @@ class TokenPiece:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Piece:
+class Chunk:
     """The output of one choice in one round; the last one has the finish reason and the statistics."""
 
     choice: int
     deltas: list[ReplyDelta]
-    tokens: list[TokenPiece]
+    tokens: list[ChunkToken]
     drafted: int
     accepted: int
     finish_reason: Literal["stop", "length"] | None = None
     stats: Stats | None = None
 
 
-class PieceReader:
+class ChunkReader:
     """Converts the engine events of one choice into pieces."""
 
     def __init__(self, llm: LLM, tokenizer: Tokenizer, request: EngineRequest) -> None:
         self._token_text = llm.token_text
         self._reply = make_reply(request.reply, tokenizer, request.sampling.stop)
 
-    def read(self, event: EngineEvent) -> Piece:
+    def read(self, event: EngineEvent) -> Chunk:
         """Convert one engine event."""
         tokens, text, source = event.token_ids, self._token_text, _ORIGINS[event.source]
         made = [
-            TokenPiece(
+            ChunkToken(
                 id=token,
                 origin=source if i < event.accepted else "target",
                 text=text(token),
@@ -66,7 +66,7 @@ class PieceReader:
             deltas.extend(self._reply.flush())
             if self._reply.stopped:
                 finish = "stop"  # flushed bytes can still complete a stop string
-        return Piece(
+        return Chunk(
             choice=event.choice,
             deltas=deltas,
             tokens=made,
@@ -77,17 +77,17 @@ class PieceReader:
         )
 
 
-def merged(pieces: list[tuple[int, Piece]]) -> list[tuple[int, Piece]]:
+def merged(pieces: list[tuple[int, Chunk]]) -> list[tuple[int, Chunk]]:
     """Merge (choice number, piece) pairs into one piece per choice, keeping their order."""
     if len(pieces) == 1:
         return pieces
-    by_choice: dict[int, list[Piece]] = {}
+    by_choice: dict[int, list[Chunk]] = {}
     for number, piece in pieces:
         by_choice.setdefault(number, []).append(piece)
     return [
         (
             number,
-            Piece(
+            Chunk(
                 choice=several[-1].choice,
                 deltas=[delta for piece in several for delta in piece.deltas],
                 tokens=[token for piece in several for token in piece.tokens],

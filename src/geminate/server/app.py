@@ -19,11 +19,11 @@ from geminate.server.http.auth import AuthMiddleware, Keys
 from geminate.server.http.errors import ApiError, JsonResponse, from_geminate, internal
 from geminate.server.http.limits import BodyLimitMiddleware
 from geminate.server.http.logs import ContextMiddleware, context_of
-from geminate.server.http.openapi import DOCS, document
 from geminate.server.http.parsing import ClientGone
 from geminate.server.openai.chat import chat
 from geminate.server.openai.completions import completions
 from geminate.server.openai.models import detokenize, get_model, list_models, tokenize
+from geminate.server.openai.openapi import DOCS, document
 from geminate.server.openai.responses import responses
 from geminate.server.page.routes import page_router
 from geminate.server.settings import Settings

@@ -10,11 +10,11 @@ from typing import Any
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from geminate.server.chunks import Chunk
 from geminate.server.http.errors import ApiError, internal
 from geminate.server.http.logs import RequestContext, log
 from geminate.server.http.parsing import ClientGone
 from geminate.server.openai.generation import Generation, until_gone
-from geminate.server.openai.pieces import Piece
 
 DONE = b"data: [DONE]\n\n"
 _HEADERS = [
@@ -35,7 +35,7 @@ def named_event(data: dict[str, Any]) -> bytes:
 
 
 async def chunks(
-    generation: Generation, chunk: Callable[[int, Piece], bytes], last: Callable[[], dict[str, Any]] | None
+    generation: Generation, chunk: Callable[[int, Chunk], bytes], last: Callable[[], dict[str, Any]] | None
 ) -> AsyncGenerator[bytes, None]:
     """Encoded chunks of all choices, as many at once as are available; then the ``last`` chunk, if any, and [DONE]."""
     async with aclosing(generation.batches()) as batches:
