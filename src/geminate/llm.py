@@ -23,6 +23,7 @@ from geminate.grammar.state import Grammar
 from geminate.kv.budget import KVBudget
 from geminate.loading.calibrate import cost_profile
 from geminate.loading.load import load_pair
+from geminate.loading.options import LoadOptions
 from geminate.output import Completion, Delta, Output
 from geminate.params import ResolvedSampling, SamplingParams, parse_speculation
 from geminate.runtime.drafter import RopePosition
@@ -56,16 +57,10 @@ class LLM:
     """A target and its drafter, ready to generate.
 
     Args:
-        model: directory or hub id; None is the embedded pair.
-        drafter: ``auto`` (found beside the model), a directory or hub id, or None for none.
-        weights: ``bf16``, ``int8`` or ``int4``; the drafter is never kept below int8.
-        threads: worker threads; None is the number of physical cores.
-        prefill_chunk: prompt tokens per pass.
-        rope_position: the drafter's rotary position, ``P`` (transformers) or ``P-1`` (LiteRT-LM, vLLM);
-            changes acceptance, never the output.
-        use_cache, cache_dir: whether and where packed weights are kept.
-        prefault: touch all weights while loading, so that the first answer does not wait for the disk.
-        on_message: told what a user should know while loading. progress: (tensor, bytes done, bytes).
+        model, drafter, weights, threads, prefill_chunk, rope_position, use_cache, cache_dir, prefault: see
+            `geminate.loading.options.LoadOptions`.
+        on_message: called with what a user should know while loading.
+        progress: called with (tensor, bytes done, bytes) while weights are packed.
 
     Raises:
         GeminateError: with the cause and the way out.
@@ -86,19 +81,18 @@ class LLM:
         on_message: Message | None = None,
         progress: Progress | None = None,
     ) -> None:
-        pair = load_pair(
-            model,
+        options = LoadOptions(
+            model=model,
             drafter=drafter,
             weights=weights,
             threads=threads,
             prefill_chunk=prefill_chunk,
             rope_position=rope_position,
             use_cache=use_cache,
-            cache_dir=None if cache_dir is None else Path(cache_dir),
+            cache_dir=cache_dir,
             prefault=prefault,
-            on_message=on_message,
-            progress=progress,
         )
+        pair = load_pair(options, on_message=on_message, progress=progress)
         self.pair = pair
         self.config = pair.target.config
         source = pair.source

@@ -9,7 +9,7 @@ import math
 import operator
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from numbers import Real
 from typing import Literal
 
@@ -187,8 +187,10 @@ class ResolvedSampling:
 class SamplingParams:
     """How to choose tokens and when to stop. None means: the model's own default (generation_config).
 
+    A field's metadata make its command-line option; see `geminate.loading.options.LoadOptions`.
+
     Attributes:
-        max_tokens: most tokens to emit, >= 1.
+        max_tokens: maximum number of tokens to generate, >= 1.
         temperature: divides the logits; finite, >= 0; 0 is greedy.
         top_k: keep the k most likely tokens; 0 keeps all.
         top_p: keep the most likely tokens until their mass reaches top_p, 0 < top_p <= 1.
@@ -208,20 +210,43 @@ class SamplingParams:
         ParameterError: a value outside its range; the message names field, value and range.
     """
 
-    max_tokens: int = 256
-    temperature: float | None = None
-    top_k: int | None = None
-    top_p: float | None = None
-    min_p: float | None = None
+    max_tokens: int = field(
+        default=256, metadata={"help": "Maximum number of tokens to generate.", "flags": ("--max-tokens", "-n")}
+    )
+    temperature: float | None = field(
+        default=None, metadata={"help": "0 is greedy.", "flags": ("--temperature", "-t"), "empty": "the model's"}
+    )
+    top_k: int | None = field(
+        default=None, metadata={"help": "Keep the k most likely tokens; 0 is off.", "empty": "the model's"}
+    )
+    top_p: float | None = field(
+        default=None,
+        metadata={
+            "help": "Keep the most likely tokens up to this probability mass; 1 is off.",
+            "empty": "the model's",
+        },
+    )
+    min_p: float | None = field(
+        default=None,
+        metadata={
+            "help": "Drop tokens less likely than this fraction of the most likely one; 0 is off.",
+            "empty": "the model's",
+        },
+    )
     repetition_penalty: float | None = None
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     logit_bias: Mapping[int, float] | tuple[tuple[int, float], ...] = ()
-    seed: int | None = None
-    ignore_eos: bool = False
-    stop: str | Sequence[str] = ()
+    seed: int | None = field(
+        default=None,
+        metadata={"help": "Random seed; equal seeds give equal text.", "empty": "drawn and reported"},
+    )
+    ignore_eos: bool = field(default=False, metadata={"help": "Continue past end-of-sequence tokens."})
+    stop: str | Sequence[str] = field(default=(), metadata={"help": "End before this text; repeatable."})
     stop_token_ids: Sequence[int] = ()
-    logprobs: int | None = None
+    logprobs: int | None = field(
+        default=None, metadata={"help": "Number of top logprobs to report per token, with --json.", "empty": "none"}
+    )
 
     def __post_init__(self) -> None:
         def put(name: str, value: object) -> None:
@@ -308,8 +333,8 @@ def parse_speculation(value: object) -> Literal["auto", "ngram"] | int:
     """How a request drafts.
 
     Args:
-        value: ``"off"`` (0), ``"auto"``, ``"ngram"`` (copied text only, as much as fits), an integer 0 to
-            `MAX_DRAFT` (guesses of the drafter), or its digits.
+        value: ``"off"`` (0), ``"auto"``, ``"ngram"`` (prompt-lookup drafts only, as long as they
+            may be), an integer 0 to `MAX_DRAFT` (draft tokens of the drafter), or its digits.
 
     Raises:
         ParameterError: anything else.

@@ -19,6 +19,7 @@ from geminate.families.gemma4.dialect import DIALECT
 from geminate.families.registry import load_target_config
 from geminate.loading.load import load_pair
 from geminate.loading.locate import locate_drafter, locate_model
+from geminate.loading.options import LoadOptions
 from geminate.text.tokenizer import Tokenizer
 from support.cli import refused
 from support.fabricate_gguf import to_gguf
@@ -147,7 +148,7 @@ def small(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> 
 
 def use(path: Path) -> None:
     """All that a start does with a file, weights included."""
-    load_pair(path, drafter=None, use_cache=False, threads=1)
+    load_pair(LoadOptions(model=path, drafter=None, use_cache=False, threads=1))
     Tokenizer.load(Checkpoint.open(path), DIALECT)
 
 
@@ -216,4 +217,4 @@ def test_where_files_and_their_drafters_are_found(tmp_path: Path, small: Path, m
     exact.write_bytes(drafter.read_bytes())
     assert locate_drafter(str(model), model, "auto") == exact
     with pytest.raises(GeminateError, match="is a drafter"):
-        load_pair(drafter)
+        load_pair(LoadOptions(model=drafter))

@@ -11,15 +11,15 @@ import pytest
 from geminate import LLM, SamplingParams
 from geminate.backends.kv_rings import KVRings
 from geminate.engine.engine import Engine
-from geminate.tools.exactness import CHUNKS, COMPANY, SPECULATION, TEMPERATURES, settings, verify
+from geminate.tools.exactness import BATCHES, CHUNKS, SPECULATION, TEMPERATURES, settings, verify
 
 
 def test_default_runs_cover_all_pairs_in_at_most_24() -> None:
     runs = settings((1, 2), drafter=True, full=False)
     assert len(runs) <= 24 and len(set(runs)) == len(runs)
     assert {r.temperature for r in runs} == set(TEMPERATURES)
-    values = [SPECULATION, (1, 2), CHUNKS, COMPANY, (True, False)]
-    rows = [(r.speculation, r.threads, r.prefill_chunk, r.company, r.temperature == 0) for r in runs]
+    values = [SPECULATION, (1, 2), CHUNKS, BATCHES, (True, False)]
+    rows = [(r.speculation, r.threads, r.prefill_chunk, r.batch, r.temperature == 0) for r in runs]
     for i, j in itertools.combinations(range(5), 2):
         seen = {(row[i], row[j]) for row in rows}
         assert seen == set(itertools.product(values[i], values[j]))
@@ -67,4 +67,4 @@ def test_a_wrong_kept_prefix_is_found(models: dict[str, Path], monkeypatch: pyte
 
     monkeypatch.setattr(KVRings, "restore", damaged)
     report = verify(make, (1, 2), prompt, params)
-    assert report.difference is not None and report.difference.other.company == "others"
+    assert report.difference is not None and report.difference.other.batch == "others"

@@ -6,13 +6,15 @@ from typing import Annotated
 
 import typer
 
-from geminate.cli import bench as b
-from geminate.cli import evaluate as e
-from geminate.cli import generate as g
-from geminate.cli import inspect as i
-from geminate.cli import quantize as q
-from geminate.cli import serve as s
-from geminate.cli import train as t
+from geminate.cli import serve, train_drafter
+from geminate.cli.bench_decode import decode
+from geminate.cli.bench_step import step
+from geminate.cli.chat import chat
+from geminate.cli.evaluate import evaluate_command
+from geminate.cli.generate import generate
+from geminate.cli.info import info
+from geminate.cli.quantize import quantize_command
+from geminate.cli.verify import verify_command
 
 app = typer.Typer(
     help=__doc__,
@@ -21,15 +23,23 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-app.command("generate")(g.generate)
-app.command("chat")(g.chat)
-app.command("info")(i.info)
-app.command("verify")(i.verify_command)
-app.command("eval")(e.evaluate_command)
-app.command("quantize")(q.quantize_command)
-app.command("serve")(s.command())
-app.add_typer(b.app, name="bench")
-app.add_typer(t.app, name="train")
+app.command("generate")(generate)
+app.command("chat")(chat)
+app.command("info")(info)
+app.command("verify")(verify_command)
+app.command("eval")(evaluate_command)
+app.command("quantize")(quantize_command)
+app.command("serve")(serve.command())
+
+bench = typer.Typer(
+    help="Measure this machine: pass times of real shapes, decoding speed of a pair.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+bench.command("step")(step)
+bench.command("decode")(decode)
+app.add_typer(bench, name="bench")
+app.add_typer(train_drafter.app, name="train")
 
 
 def _version(wanted: bool) -> None:
@@ -43,7 +53,7 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def root(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it and leave.")
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
     """Gemma 4 with its MTP drafter on the CPU: the same output with speculation on or off, only faster."""

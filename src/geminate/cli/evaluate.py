@@ -1,73 +1,73 @@
-"""``geminate eval``: what a weight format costs on a text."""
+"""``geminate eval``."""
 
 from __future__ import annotations
 
-import json
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from geminate import machine
-from geminate.cli import common as c
+from geminate.cli.console import Bars, fail, out, read_text, say, write_json
+from geminate.cli.flags import JsonOpt, ModelArg, loading, options
+from geminate.loading.options import LoadOptions
 from geminate.tools.evaluate.run import Evaluation, evaluate
 from geminate.weights.presets import check_preset
 
-ModelPos = Annotated[str | None, typer.Argument(help="Directory, GGUF or hub id; default: the embedded pair.")]
 WORST_GROUPS = 12
 
 
+@options(loaded=loading("threads", "use_cache"))
 def evaluate_command(
-    model: ModelPos = None,
+    model: ModelArg = None,
     text: Annotated[Path | None, typer.Option("--text", help="A plain text file, UTF-8.", show_default=False)] = None,
     weights: Annotated[
-        list[str] | None, typer.Option("--weights", help="A format; may be repeated; default: int8, int4+, int4.")
+        list[str] | None,
+        typer.Option("--weights", help="Weight format to evaluate; repeatable.", show_default="int8, int4+, int4"),
     ] = None,
     reference: Annotated[
-        str | None, typer.Option("--reference", help="Whose bf16 weights to compare with; default: the model's own.")
+        str | None,
+        typer.Option("--reference", help="Compare with this model's bf16 weights.", show_default="the model itself"),
     ] = None,
-    context: Annotated[int, typer.Option("--context", help="Tokens of a window.")] = 512,
-    max_tokens: Annotated[int, typer.Option("--max-tokens", help="Tokens of the text that are used.")] = 8192,
+    context: Annotated[int, typer.Option("--context", help="Tokens per window.")] = 512,
+    max_tokens: Annotated[int, typer.Option("--max-tokens", help="Number of tokens of the text to use.")] = 8192,
     by_tensor: Annotated[
-        str | None, typer.Option("--by-tensor", help="Tell apart which tensors this format costs most.")
+        str | None, typer.Option("--by-tensor", help="Show which tensors lose the most quality in this format.")
     ] = None,
-    threads: c.ThreadsOpt = None,
-    no_cache: c.NoCache = False,
-    json_out: Annotated[bool, typer.Option("--json", help="One JSON line, last.")] = False,
+    *,
+    loaded: LoadOptions,
+    json_out: JsonOpt = False,
 ) -> None:
-    """Perplexity, KL divergence and top-1 agreement of weight formats against bf16, teacher-forced on a text."""
-    with c.user_errors():
-        if text is None:
-            c.fail("name a text with --text FILE: plain text like what the model is used for")
-        presets = [check_preset(name) for name in weights or ("int8", "int4+", "int4")]
-        apart = None if by_tensor is None else check_preset(by_tensor)
-        bar = Progress(
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-            console=c.err, transient=True, disable=not c.err.is_terminal,
-        )  # fmt: skip
-        with bar:
-            packing = bar.add_task("packing", total=None, visible=False)
-            scoring = bar.add_task("positions", total=None)
-            found = evaluate(
-                model, c.read_text(text), presets, reference=reference, context=context, max_tokens=max_tokens,
-                by_tensor=apart, threads=threads, use_cache=not no_cache, on_message=c.say,
-                progress=lambda name, done, total: bar.update(packing, completed=done, total=total, visible=True),
-                on_rows=lambda done, total: bar.update(scoring, completed=done, total=total),
-            )  # fmt: skip
-        show(found)
-        if json_out:
-            body = {"benchmark": "eval", "machine": machine.describe(), "context": context, **found.as_dict()}
-            sys.stdout.write(json.dumps(body) + "\n")
-            sys.stdout.flush()
+    """Perplexity, KL divergence and top-1 agreement of weight formats against bf16, teacher-forced on a text.
+
+    Lower KL is better; below 0.01 nats the difference is hardly noticeable.
+    """
+    if text is None:
+        fail("name a text with --text FILE: plain text like what the model is used for")
+    presets = [check_preset(name) for name in weights or ("int8", "int4+", "int4")]
+    with Bars() as bars:
+        found = evaluate(
+            model,
+            read_text(text),
+            presets,
+            reference=reference,
+            context=context,
+            max_tokens=max_tokens,
+            by_tensor=None if by_tensor is None else check_preset(by_tensor),
+            threads=loaded.threads,
+            use_cache=loaded.use_cache,
+            on_message=say,
+            progress=lambda name, done, total: bars.part("packing", done, total),
+            on_rows=lambda done, total: bars.part("positions", done, total),
+        )
+    show(found)
+    if json_out:
+        write_json({"benchmark": "eval", "machine": machine.describe(), "context": context, **found.as_dict()})
 
 
 def show(found: Evaluation) -> None:
     """Tables on stdout."""
-    out = Console(highlight=False)
     out.print(f"{found.positions:,} positions in {found.windows} windows of {found.model}", soft_wrap=True)
     table = Table("format", "MB a pass", "perplexity", "KL (nats)", "worst 1 %", "top-1", box=None)
     table.add_row("bf16", f"{found.bytes_bf16 / 1e6:,.1f}", f"{found.perplexity_bf16:.3f}", "", "", "")
@@ -82,7 +82,7 @@ def show(found: Evaluation) -> None:
     if found.by_tensor is None:
         return
     worst = sorted(found.by_tensor, key=lambda g: -(g.kl_per_mb or 0.0))[:WORST_GROUPS]
-    table = Table("alone in that format", "KL (nats)", "top-1", "MB more in int8", "KL saved per MB", box=None)
+    table = Table("only this in that format", "KL (nats)", "top-1", "MB more in int8", "KL saved per MB", box=None)
     for g in worst:
         rate = "" if g.kl_per_mb is None else f"{g.kl_per_mb:.3g}"
         table.add_row(g.group, f"{g.score.kl:.4g}", f"{100 * g.score.top1:.2f} %", f"{g.bytes_to_int8 / 1e6:.2f}", rate)

@@ -9,7 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from geminate.cli import common as c
+from geminate.cli.console import fail, user_errors
+from geminate.cli.model import load
 
 NEEDS = ("fastapi", "uvicorn", "prometheus_client", "llguidance", "pydantic")
 MISSING = "the server needs {}, which is not installed: pip install 'geminate[server]'"
@@ -20,28 +21,16 @@ def _missing() -> str | None:
 
 
 def _serve(config: str | None, flags: dict[str, Any]) -> None:
-    with c.user_errors():
+    with user_errors():
         missing = _missing()
         if missing is not None:
-            c.fail(MISSING.format(missing))
+            fail(MISSING.format(missing))
         from geminate.server.http.logs import log
         from geminate.server.run import serve
         from geminate.server.settings import load_settings
 
         settings = load_settings(flags, config=config)
-        serve(
-            settings,
-            lambda: c.load(
-                settings.model,
-                drafter=settings.drafter,
-                weights=settings.weights,
-                threads=settings.threads,
-                rope_position=settings.rope_position,
-                no_cache=not settings.cache,
-                prefault=settings.prefault,
-                tell=lambda message: log("info", message),
-            ),
-        )
+        serve(settings, lambda: load(settings.loading(), on_message=lambda message: log("info", message)))
 
 
 def command() -> Callable[..., None]:
@@ -63,8 +52,8 @@ def command() -> Callable[..., None]:
     ]
     for row in rows():
         kind: Any = list[row.kind] if row.several else str if row.size else row.kind  # type: ignore[name-defined]
-        says = f"{row.help} Default: {row.default}."
-        info = typer.Argument(help=says) if row.name == "model" else typer.Option(row.flag, help=says)
+        text = f"{row.help} Default: {row.default}."
+        info = typer.Argument(help=text) if row.name == "model" else typer.Option(row.flag, help=text)
         parameters.append(
             inspect.Parameter(
                 row.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, info]

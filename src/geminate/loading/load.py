@@ -7,16 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from geminate.backends.select import make_backend
-from geminate.errors import ConfigError, ParameterError
+from geminate.errors import ConfigError
 from geminate.families.base import Model
 from geminate.families.registry import open_model
 from geminate.loading.compile import compile_drafter, compile_target
 from geminate.loading.locate import embedded_pair, locate_drafter, locate_model
+from geminate.loading.options import LoadOptions
 from geminate.params import MAX_DRAFT
-from geminate.runtime.drafter import DrafterModel, RopePosition
+from geminate.runtime.drafter import DrafterModel
 from geminate.runtime.target import TargetModel
 from geminate.weights.packing import Progress
-from geminate.weights.presets import Preset, check_preset
 from geminate.weights.store import Message, open_weights
 
 
@@ -57,52 +57,38 @@ class Pair:
     drafter: DrafterModel | None
 
 
-def load_pair(
-    model: str | Path | None = None,
-    *,
-    drafter: str | Path | None = "auto",
-    weights: Preset = "auto",
-    threads: int | None = None,
-    prefill_chunk: int = 256,
-    rope_position: RopePosition = "P",
-    use_cache: bool = True,
-    cache_dir: Path | None = None,
-    prefault: bool = False,
-    on_message: Message | None = None,
-    progress: Progress | None = None,
-) -> Pair:
-    """Load and compile; see `geminate.LLM` for the arguments.
+def load_pair(options: LoadOptions, *, on_message: Message | None = None, progress: Progress | None = None) -> Pair:
+    """Load and compile.
+
+    Args:
+        on_message: called with what a user should know.
+        progress: called with (tensor, bytes done, bytes) while weights are packed.
 
     Raises:
         GeminateError: with the cause and the way out.
     """
-    check_preset(weights)
-    if rope_position not in ("P", "P-1"):
-        raise ParameterError(f"rope_position must be 'P' or 'P-1', not {rope_position!r}")
-    if not 1 <= prefill_chunk <= 4096:
-        raise ParameterError(f"prefill_chunk must be 1 to 4096, not {prefill_chunk}")
-    located = locate(model, drafter)
+    located = locate(options.model, options.drafter)
     source = open_model(located.target)
     target_config = source.target_config()
-    backend = make_backend(threads)
+    backend = make_backend(options.threads)
     open_packed = functools.partial(
         open_weights,
         layouts=backend.layout,
-        cache_dir=cache_dir,
-        use_cache=use_cache,
+        cache_dir=None if options.cache_dir is None else Path(options.cache_dir),
+        use_cache=options.use_cache,
         progress=progress,
         on_message=on_message,
     )
-    store = open_packed(source, target_config, weights)
-    target = compile_target(target_config, store, backend, max_rows=prefill_chunk + MAX_DRAFT)
+    store = open_packed(source, target_config, options.weights)
+    target = compile_target(target_config, store, backend, max_rows=options.prefill_chunk + MAX_DRAFT)
     drafter_model = None
     if located.drafter is not None:
         drafter_source = open_model(located.drafter)
         assistant = drafter_source.drafter_config()
-        drafter_store = open_packed(drafter_source, assistant, weights)
-        drafter_model = compile_drafter(assistant, drafter_store, target, rope_position)
-        if prefault:
+        drafter_store = open_packed(drafter_source, assistant, options.weights)
+        drafter_model = compile_drafter(assistant, drafter_store, target, options.rope_position)
+        if options.prefault:
             drafter_store.prefault(progress)
-    if prefault:
+    if options.prefault:
         store.prefault(progress)
     return Pair(located=located, source=source, target=target, drafter=drafter_model)

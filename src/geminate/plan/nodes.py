@@ -3,7 +3,7 @@
 The model code (``geminate.families``) builds a `Plan` once; a backend compiles it and runs it for any
 number of rows. Every buffer is float32 [rows, width]. Every operation computes output row i from
 input row i (and the KV cache of that row's sequence) alone: this is the numeric contract, and it is why
-a row has the same bits whatever its company.
+a row has the same bits whatever else is in the batch.
 
 Rows carry (token id, position, sequence). `GatherRows` switches from all rows to the rows whose
 logits are wanted; operations after it see only those.

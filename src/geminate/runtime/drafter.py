@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from geminate.runtime.target import TargetModel
 from geminate.weights.store import WeightStore
 
 RopePosition = Literal["P", "P-1"]
+ROPE_POSITIONS: tuple[RopePosition, ...] = get_args(RopePosition)
 
 
 class DrafterModel:

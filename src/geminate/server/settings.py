@@ -18,15 +18,18 @@ import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from geminate.errors import GeminateError, ParameterError
+from geminate.loading.options import LoadOptions
 from geminate.params import parse_speculation
+from geminate.runtime.drafter import ROPE_POSITIONS, RopePosition
 from geminate.weights.presets import check_preset
 
 ENV_PREFIX = "GEMINATE_SERVE_"
 CONFIG_ENV = "GEMINATE_SERVE_CONFIG"
 _SIZE = re.compile(r"(\d+)\s*(|k|m|g|t)(i?b)?", re.IGNORECASE)
+_LOADING = {item.name: item for item in dataclasses.fields(LoadOptions)}
 _TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 
 
@@ -58,6 +61,13 @@ def _setting(
     return field(default=default, metadata=metadata)
 
 
+def _from_loading(name: str, **limits: Any) -> Any:
+    """A field with the default and the help that it has in `LoadOptions`."""
+    item = _LOADING[name]
+    meta = item.metadata
+    return _setting(item.default, meta["help"], group="model", default_text=meta.get("empty"), **limits)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """Validated settings; see each field's help.
@@ -66,27 +76,13 @@ class Settings:
         ParameterError: a value of the wrong type or outside its range, or values that contradict each other.
     """
 
-    model: str | None = _setting(
-        None, "Model directory, GGUF file or Hugging Face hub id.", group="model", default_text="the embedded pair"
-    )
-    drafter: str = _setting("auto", "auto, none, embedded, or a directory, GGUF file or hub id.", group="model")
-    weights: str = _setting(
-        "auto",
-        "Weight format: bf16, int8, int4 or int4+; auto: keep the file's own quantization (Q4_0, Q8_0) if it has one, "
-        "otherwise int8.",
-        group="model",
-        check=check_preset,
-    )
-    threads: int | None = _setting(
-        None, "Number of worker threads.", group="model", low=1, high=1024, default_text="physical cores"
-    )
-    rope_position: str = _setting(
-        "P", "Rotary position used by the drafter: P or P-1.", group="model", choices=("P", "P-1")
-    )
+    model: str | None = _from_loading("model")
+    drafter: str = _from_loading("drafter")
+    weights: str = _from_loading("weights", check=check_preset)
+    threads: int | None = _from_loading("threads", low=1, high=1024)
+    rope_position: str = _from_loading("rope_position", choices=ROPE_POSITIONS)
     cache: bool = _setting(True, "Cache packed weights on disk for the next start.", group="model")
-    prefault: bool = _setting(
-        False, "Load all weights into memory at start, so the first request does not wait for the disk.", group="model"
-    )
+    prefault: bool = _from_loading("prefault")
     model_id: str | None = _setting(
         None, "Name of the model in the API.", group="model", default_text="from the model's path"
     )
@@ -189,6 +185,18 @@ class Settings:
             raise ParameterError("model_id and alias must not be empty")
         if "*" in self.cors_origin and len(self.cors_origin) > 1:
             raise ParameterError("cors_origin '*' already allows every origin; remove the other origins")
+
+    def loading(self) -> LoadOptions:
+        """The settings of the model's group as what loads it."""
+        return LoadOptions(
+            model=self.model,
+            drafter=None if self.drafter == "none" else self.drafter,
+            weights=check_preset(self.weights),
+            threads=self.threads,
+            rope_position=cast(RopePosition, self.rope_position),
+            use_cache=self.cache,
+            prefault=self.prefault,
+        )
 
 
 def _check(item: dataclasses.Field[Any], value: object) -> None:

@@ -1,11 +1,11 @@
 """The proof that speculation changes nothing: the same prompts under many settings, tokens and logits compared.
 
 A *run* is one prompt under one choice of every setting. By default the runs of a prompt are a covering array: every
-value occurs, and every pair of values of two settings (speculation, threads, chunk, company, greedy or sampled) occurs
-together; the two temperatures take turns in the sampled runs. Company is as a server has it:
-alone, or among others that come and go and from the kept prefix of an earlier run. That is found greedily, in a
-fixed order. The full choice is the cross product. Greedy and sampled runs differ among each other by intent; within
-one way of drawing every run must give the same token ids and the same hash over the logits of every emitted position.
+value occurs, and every pair of values of two settings (speculation, threads, chunk, batch, greedy or sampled) occurs
+together; the two temperatures alternate in the sampled runs. The array is found greedily, in a fixed order. A batch is
+the prompt alone, or as in a server: among other sequences that come and go, starting from the prefix cache of an
+earlier run. ``full`` runs the cross product. Greedy and sampled runs differ from each other by intent; runs with the
+same temperature must give the same token ids and the same hash over the logits of every emitted position.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from geminate.kv.budget import KVBudget
 from geminate.llm import LLM
 from geminate.params import SamplingParams
 
-Company = Literal["alone", "others"]
+BatchKind = Literal["alone", "others"]
 SPECULATION: tuple[int | str, ...] = (0, 1, 2, 3, 4, 5, 6, 7, 8, "ngram", "auto")
 TEMPERATURES = (0.0, 0.7, 1.2)
 CHUNKS = (256, 7)
-COMPANY: tuple[Company, ...] = ("alone", "others")
-OTHERS = 7  # sequences beside the one that is looked at
+BATCHES: tuple[BatchKind, ...] = ("alone", "others")
+OTHERS = 7  # sequences beside the one under test
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +40,7 @@ class Setting:
     speculation: int | str
     threads: int
     prefill_chunk: int
-    company: Company
+    batch: BatchKind
     temperature: float
 
 
@@ -67,7 +67,7 @@ class Difference:
 class Report:
     """What a verification found; ``identical`` only if every run agreed.
 
-    ``reused``: prompt tokens that came from kept prefixes.
+    ``reused``: prompt tokens taken from the prefix cache.
     """
 
     identical: bool
@@ -94,15 +94,15 @@ class _Run:
 def settings(threads: Seq[int], *, drafter: bool, full: bool) -> list[Setting]:
     """The runs of one prompt, plain decoding of every temperature first."""
     speculation = SPECULATION if drafter else (0, "ngram")
-    plain = [(0, threads[-1], CHUNKS[0], COMPANY[0], t) for t in TEMPERATURES]
+    plain = [(0, threads[-1], CHUNKS[0], BATCHES[0], t) for t in TEMPERATURES]
     if full:
-        chosen = list(itertools.product(speculation, threads, CHUNKS, COMPANY, TEMPERATURES))
+        chosen = list(itertools.product(speculation, threads, CHUNKS, BATCHES, TEMPERATURES))
     else:
         sampled = itertools.cycle(TEMPERATURES[1:])
-        covering = _covering([speculation, tuple(threads), CHUNKS, COMPANY, ("greedy", "sampled")])
+        covering = _covering([speculation, tuple(threads), CHUNKS, BATCHES, ("greedy", "sampled")])
         chosen = [(s, n, c, o, 0.0 if way == "greedy" else next(sampled)) for s, n, c, o, way in covering]
     ordered = plain + [c for c in chosen if c not in plain]
-    return [Setting(speculation=s, threads=n, prefill_chunk=c, company=o, temperature=t) for s, n, c, o, t in ordered]
+    return [Setting(speculation=s, threads=n, prefill_chunk=c, batch=o, temperature=t) for s, n, c, o, t in ordered]
 
 
 def _covering(values: list[Seq[Any]]) -> list[tuple[Any, ...]]:
@@ -131,7 +131,7 @@ def _covering(values: list[Seq[Any]]) -> list[tuple[Any, ...]]:
 def _run(llm: LLM, prompt: list[int], setting: Setting, params: SamplingParams) -> _Run:
     mine = replace(params, temperature=setting.temperature, seed=7 if params.seed is None else params.seed)
     request = llm.request(prompt, mine, speculation=setting.speculation, want_logits=True)
-    if setting.company == "alone":
+    if setting.batch == "alone":
         engine = llm.new_engine(prefill_chunk=setting.prefill_chunk, costs=llm.engine.timing.costs)
         sequence = engine.add(request)
         events = engine.run()
@@ -212,7 +212,7 @@ def verify(
     Args:
         models: the LLM for a thread count; called once per count.
         threads: thread counts to try. params: max_tokens and the seed; temperature is set per run.
-        on_run: told (runs done, runs in all).
+        on_run: called with (runs done, total runs).
 
     Returns:
         a report at the first difference, or when all is done.

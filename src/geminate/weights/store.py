@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import IO, Any, Literal, Protocol
 
 import numpy as np
 
@@ -208,11 +208,7 @@ def open_weights(
     path = folder / f"{checkpoint.path.name}-{checkpoint.place}-{preset}.geminate"
     if use_cache and path.exists():
         try:
-            with path.open("rb") as kept_file:
-                arrays, meta = pc.open_cache(kept_file, fingerprint)
-            if any(info.get("mapped") for info in meta["tensors"].values()):
-                _map_sources(arrays, meta, {canonical(n): e for n, e in entries.items()})
-            return WeightStore(arrays, meta, layouts, path=path, from_cache=True)
+            return _from_cache(path, fingerprint, entries, layouts)
         except (WeightsError, OSError, ValueError, KeyError) as error:
             say(f"{error}; packing the weights again")
     matched = match(entries, config, str(checkpoint.path))
@@ -220,48 +216,63 @@ def open_weights(
         say(f"skipped {count} tensors ({size / 1e6:.1f} MB): {reason}")
     if rounded := requantized(matched, config, preset):
         say(rounded)
-    named: Path | None = None
-    kept: Path | None = None
-    if use_cache:
-        try:
-            file = pc.new_file(folder)
-            named = Path(file.name)
-        except OSError as error:
-            say(f"cannot keep packed weights in {folder} ({error.strerror}); running without the cache")
-            file = pc.anonymous_file()
-    else:
-        file = pc.anonymous_file()
-    try:
-        try:
-            pack_all(file, fingerprint, matched, config, preset, layouts, progress)
-            if named is not None:
-                os.fsync(file.fileno())
-                os.replace(named, path)
-                kept = path
-        except OSError as error:  # a full disk, most likely
-            if named is None:
-                raise WeightsError(f"cannot write packed weights: {error.strerror}") from None
-            say(f"cannot keep packed weights in {folder} ({error.strerror}); running without the cache")
-            file.close()
-            named.unlink(missing_ok=True)
-            named = None
-            file = pc.anonymous_file()
-            try:
-                pack_all(file, fingerprint, matched, config, preset, layouts, progress)
-            except OSError as again:
-                raise WeightsError(
-                    f"cannot write packed weights anywhere: {again.strerror}; "
-                    "free some disk space or point GEMINATE_CACHE to a disk that has some"
-                ) from None
+
+    def write(file: IO[bytes]) -> None:
+        pack_all(file, fingerprint, matched, config, preset, layouts, progress)
+
+    kept = _packed_at(path, write, say) if use_cache else None
+    with kept or _packed_nowhere(write) as file:
         arrays, meta = pc.open_cache(file, fingerprint)
-    finally:
-        file.close()
-        if named is not None and kept is None:
-            named.unlink(missing_ok=True)
     if on_grid := sum(bool(info.get("on_grid")) for info in meta["tensors"].values()):
         say(f"{on_grid} matrices lie on a Q4_0 grid (quantization-aware training): packed with their own codes")
     _map_sources(arrays, meta, matched.tensors)
-    return WeightStore(arrays, meta, layouts, path=kept, from_cache=False)
+    return WeightStore(arrays, meta, layouts, path=None if kept is None else path, from_cache=False)
+
+
+def _from_cache(path: Path, fingerprint: dict[str, Any], entries: Mapping[str, Entry], layouts: Layouts) -> WeightStore:
+    with path.open("rb") as file:
+        arrays, meta = pc.open_cache(file, fingerprint)
+    _map_sources(arrays, meta, {canonical(name): entry for name, entry in entries.items()})
+    return WeightStore(arrays, meta, layouts, path=path, from_cache=True)
+
+
+def _packed_at(path: Path, write: Callable[[IO[bytes]], None], say: Message) -> IO[bytes] | None:
+    """Write the packed file in one piece; None, and a message, where it cannot be kept."""
+    temporary: Path | None = None
+    try:
+        file = pc.new_file(path.parent)
+        temporary = Path(file.name)
+        try:
+            write(file)
+            os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            file.close()
+            raise
+        return file
+    except OSError as error:  # not writable, or a full disk
+        say(f"cannot keep packed weights in {path.parent} ({error.strerror}); running without the cache")
+        return None
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def _packed_nowhere(write: Callable[[IO[bytes]], None]) -> IO[bytes]:
+    """Write the packed weights to a file without a name, which lives as long as this process."""
+    file = pc.anonymous_file()
+    try:
+        write(file)
+    except OSError as error:
+        file.close()
+        raise WeightsError(
+            f"cannot write packed weights anywhere: {error.strerror}; "
+            "free some disk space or point GEMINATE_CACHE to a disk that has some"
+        ) from None
+    except BaseException:
+        file.close()
+        raise
+    return file
 
 
 def _map_sources(arrays: dict[str, np.ndarray], meta: dict[str, Any], tensors: Mapping[str, Entry]) -> None:

@@ -48,7 +48,7 @@ def test_not_better_exits_with_three_and_keeps_the_old_one(prompts: Path, tmp_pa
     done = geminate("train", "drafter", "--data", str(prompts), "--out", str(out), *SMALL, "--learning-rate", "1e-9")
     assert done.returncode == 3, done.stderr
     assert not out.exists() and "NOT better" in done.stdout
-    assert "update 0: held-out tokens a round" in done.stderr
+    assert "update 0: held-out tokens per round" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from geminate.arrays import I32
 from geminate.backends.select import make_backend
 from geminate.errors import ParameterError, TokenizerError
+from geminate.families.base import Model
 from geminate.families.registry import open_model
 from geminate.loading.compile import compile_target
 from geminate.loading.load import locate
+from geminate.plan.config import TargetConfig
 from geminate.runtime.target import TargetModel
 from geminate.text.tokenizer import Tokenizer
 from geminate.text.windows import windows
@@ -22,7 +25,7 @@ from geminate.weights.packing import Progress
 from geminate.weights.presets import Preset
 from geminate.weights.store import Message, WeightStore, open_weights
 
-OnRows = Callable[[int, int], None]  # positions done, positions in all
+OnRows = Callable[[int, int], None]  # positions done, total positions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,36 +90,17 @@ def evaluate(
         presets: formats to compare with bf16; none of them is ``bf16``.
         reference: the model whose bf16 weights all are compared with, and whose tokenizer reads the text; None is
             ``model`` itself. For a quantized copy, the original it was made from.
-        by_tensor: a format whose cost is told apart by groups of tensors.
-        progress, on_message: as for `load_pair`. on_rows: told (positions done, positions in all).
+        by_tensor: a format whose cost is also measured by groups of tensors.
+        progress, on_message: as for `load_pair`. on_rows: called with (positions done, total positions).
 
     Raises:
         GeminateError: with the cause and the way out.
     """
-    if not presets:
-        raise ParameterError("name at least one format to compare with bf16")
-    if "bf16" in presets or by_tensor == "bf16":
-        raise ParameterError("bf16 is what the others are compared with; name int8, int4 or int4+")
-    if len(set(presets)) < len(presets):
-        raise ParameterError("a format is named twice")
-    if reference is not None and by_tensor is not None:
-        raise ParameterError("groups of tensors are told apart within one model: leave out the reference")
+    _check(presets, reference, by_tensor)
     source = open_model(locate(model, None).target)
-    config = source.target_config()
     original = source if reference is None else open_model(locate(reference, None).target)
-    original_config = config if reference is None else original.target_config()
-    if original_config.vocab_size != config.vocab_size:
-        raise ParameterError(
-            f"the reference has {original_config.vocab_size} tokens and the model {config.vocab_size}: "
-            "a quantized copy is compared with the model it was made from"
-        )
-    tokenizer = Tokenizer.load(original.checkpoint, original.family.dialect)
-    if tokenizer is None:
-        raise TokenizerError("this model has no tokenizer, so no text can be scored")
-    most = min(config.max_position_embeddings, original_config.max_position_embeddings)
-    if context > most:
-        raise ParameterError(f"windows of {context} tokens: this model's context is {most}")
-    parts = windows(tokenizer.encode(text, add_bos=False), tokenizer.bos_id, context, max_tokens)
+    config, original_config = source.target_config(), original.target_config()
+    parts = _windows(original, config, original_config, text, context, max_tokens)
     open_any = functools.partial(open_weights, use_cache=use_cache, progress=progress, on_message=on_message)
     open_store = functools.partial(open_any, source, config)
     backend = make_backend(threads)
@@ -130,24 +114,59 @@ def evaluate(
     perplexity, scores = compare(exact, others, parts, on_rows)
     groups = None
     if by_tensor is not None:
-        for preset in ("int8", by_tensor):
-            if preset not in stores:
-                stores[preset] = open_store(preset)
+        stores |= {preset: open_store(preset) for preset in ("int8", by_tensor) if preset not in stores}
         groups = by_group(
             config, {n: stores[n] for n in ("bf16", "int8", by_tensor)}, by_tensor, backend, parts, on_rows
         )
     return Evaluation(
-        model=source.path, reference=original.path, windows=len(parts), positions=sum(len(part) - 1 for part in parts),
+        model=source.path,
+        reference=original.path,
+        windows=len(parts),
+        positions=sum(len(part) - 1 for part in parts),
         perplexity_bf16=perplexity,
-        bytes_bf16=_streamed(stores["bf16"]), by_tensor=groups,
-        formats=[
-            FormatScore(
-                preset=preset, streamed_bytes=_streamed(stores[preset]), score=scores[preset],
-                bytes_by_format={str(k): v for k, v in stores[preset].bytes_by_format().items()},
-            )
-            for preset in presets
-        ],
-    )  # fmt: skip
+        bytes_bf16=_streamed(stores["bf16"]),
+        by_tensor=groups,
+        formats=[_format_score(preset, stores[preset], scores[preset]) for preset in presets],
+    )
+
+
+def _format_score(preset: Preset, store: WeightStore, score: Score) -> FormatScore:
+    by_format = {str(fmt): size for fmt, size in store.bytes_by_format().items()}
+    return FormatScore(preset=preset, streamed_bytes=_streamed(store), score=score, bytes_by_format=by_format)
+
+
+def _check(presets: Sequence[Preset], reference: str | Path | None, by_tensor: Preset | None) -> None:
+    if not presets:
+        raise ParameterError("name at least one format to compare with bf16")
+    if "bf16" in presets or by_tensor == "bf16":
+        raise ParameterError("bf16 is what the others are compared with; name int8, int4 or int4+")
+    if len(set(presets)) < len(presets):
+        raise ParameterError("a format is named twice")
+    if reference is not None and by_tensor is not None:
+        raise ParameterError("--by-tensor compares within one model: leave out the reference")
+
+
+def _windows(
+    original: Model,
+    config: TargetConfig,
+    original_config: TargetConfig,
+    text: str,
+    context: int,
+    max_tokens: int | None,
+) -> list[I32]:
+    """The text as windows of token ids, each within both models' context."""
+    if original_config.vocab_size != config.vocab_size:
+        raise ParameterError(
+            f"the reference has {original_config.vocab_size} tokens and the model {config.vocab_size}: "
+            "a quantized copy is compared with the model it was made from"
+        )
+    tokenizer = Tokenizer.load(original.checkpoint, original.family.dialect)
+    if tokenizer is None:
+        raise TokenizerError("this model has no tokenizer, so no text can be scored")
+    limit = min(config.max_position_embeddings, original_config.max_position_embeddings)
+    if context > limit:
+        raise ParameterError(f"windows of {context} tokens: this model's context is {limit}")
+    return windows(tokenizer.encode(text, add_bos=False), tokenizer.bos_id, context, max_tokens)
 
 
 def _streamed(store: WeightStore) -> int:

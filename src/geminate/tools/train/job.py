@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -23,9 +23,12 @@ from geminate.tools.train.checkpoint import load_drafter, save_drafter, scratch_
 from geminate.tools.train.clusters import cluster_tokens, principal_rows
 from geminate.tools.train.drafter import Drafter
 from geminate.tools.train.gate import Comparison, Served, compare, is_better, serve
+from geminate.tools.train.hardware import has_fast_bf16
 from geminate.tools.train.lessons import LessonStore
 from geminate.tools.train.loop import Loop, LoopSettings, Progress, State, Text
+from geminate.tools.train.options import LossName, TrainOptions
 from geminate.tools.train.prompts import Example, Examples, read_examples, split
+from geminate.tools.train.rounds import LossSettings
 from geminate.tools.train.teacher import Teacher
 from geminate.weights.presets import Preset, check_preset
 
@@ -64,6 +67,25 @@ class Job:
     threads: int | None
     device: str
     loop: LoopSettings
+
+    @classmethod
+    def of(cls, options: TrainOptions, *, weights: Preset, threads: int | None, rope_position: RopePosition) -> Job:
+        """The run that these options describe."""
+        o = options
+        loss = LossSettings(
+            name=cast(LossName, o.loss), steps=o.draft_steps, soft=o.soft, own_tokens=o.own_tokens, sampled=o.sampled
+        )
+        loop = LoopSettings(
+            steps=o.updates, hours=o.hours, batch_tokens=o.batch_tokens, accumulate=o.accumulate, rate=o.peak_rate,
+            weight_decay=0.01, clip=1.0, seed=o.seed, evaluate_every=o.evaluate_every,
+            bf16=o.dtype == "bfloat16" or (o.dtype == "auto" and has_fast_bf16(o.device)), loss=loss,
+        )  # fmt: skip
+        return cls(
+            target=o.target, drafter=o.drafter, weights=weights, data=o.data, out=o.out, init=o.start, as_is=o.as_is,
+            max_length=o.max_length, new_tokens=o.new_tokens, temperature=o.temperature, rope_position=rope_position,
+            hidden=o.hidden, layers=o.layers, heads=o.heads, intermediate=o.intermediate,
+            centroid_head=o.centroid_head, lessons_gb=o.lessons_gb, threads=threads, device=o.device, loop=loop,
+        )  # fmt: skip
 
     def described(self) -> dict[str, Any]:
         """For plan.json and the model card; what may change between a run and its resumption is left out."""

@@ -13,13 +13,13 @@ accepted under the best coupling (Leviathan et al. 2023, arXiv:2211.17192, corol
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from torch import Tensor
 
-LossName = Literal["lk", "mix", "ce", "tv"]
-LOSSES: tuple[str, ...] = get_args(LossName)
+from geminate.tools.train.options import LossName
+
 CHUNK = 512  # rows whose logits exist at a time
 
 

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from geminate.tools.train.clusters import cluster_recall
 from geminate.tools.train.drafter import Drafter
-from geminate.tools.train.loss import LossName, RoundLoss, candidates
+from geminate.tools.train.loss import RoundLoss, candidates
+from geminate.tools.train.options import LossName
 from geminate.tools.train.teacher import Batch
 
 PROMPT_WEIGHT = 0.3  # rows that predict prompt tokens: the target did not write them, but they are text

@@ -1,0 +1,79 @@
+"""``geminate bench step``."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from geminate.cli.console import Bars, fail, out, write_json
+from geminate.cli.flags import JsonOpt, loading, options
+from geminate.loading.options import LoadOptions
+from geminate.tools.bench.shapes import SHAPES
+from geminate.tools.bench.step import StepBench, run
+
+
+@options(loaded=loading("weights", "threads", weights="int4"))
+def step(
+    shape: Annotated[str, typer.Option("--shape", help=f"{', '.join(SHAPES)}, or a model directory.")] = "gemma-4-E2B",
+    rows: Annotated[
+        str, typer.Option("--rows", help="Row counts M, comma-separated; ratios are to the first.")
+    ] = "1,2,3,4,5,6,8,12,16",
+    context: Annotated[int, typer.Option("--context", help="Number of positions already in the KV cache.")] = 128,
+    layers: Annotated[
+        int | None, typer.Option("--layers", help="Use fewer layers.", show_default="all that fit in memory")
+    ] = None,
+    *,
+    loaded: LoadOptions,
+    repeats: Annotated[int, typer.Option("--repeats", min=3, help="Number of interleaved rounds.")] = 9,
+    json_out: JsonOpt = False,
+) -> None:
+    """Time passes over M rows of a real shape with random weights, beside the machine's ceilings."""
+    counts = parse_rows(rows)
+    bench = StepBench(shape, loaded.weights, threads=loaded.threads, context=context, layers=layers)
+    with Bars() as bars:
+        result = {"shape": shape} | run(bench, counts, repeats, lambda done, total: bars.part("rounds", done, total))
+    print_step(result)
+    if json_out:
+        write_json(result)
+
+
+def parse_rows(text: str) -> list[int]:
+    """Row counts of a comma-separated list."""
+    try:
+        rows = [int(part) for part in text.split(",")]
+    except ValueError:
+        fail(f"--rows must be numbers with commas between, not {text!r}")
+    if not all(1 <= m <= 256 for m in rows) or len(set(rows)) != len(rows):
+        fail(f"--rows must be different numbers from 1 to 256, not {text!r}")
+    return rows
+
+
+def print_step(r: dict[str, Any]) -> None:
+    """The table, ceiling first."""
+    of = "" if r["layers"] == r["of_layers"] else f" ({r['layers']} of {r['of_layers']} layers)"
+    out.print(f"{r['shape']}{of}, {r['weights']}, context {r['context']}; {r['isa']}, {r['threads']} threads")
+    out.print(f"machine: {r['machine']}", markup=False)
+    by_bytes = r["weight_bytes"] / r["bandwidth_gbps"] / 1e6
+    by_macs = r["macs_per_row"] / r["int8_gmacs"] / 1e6
+    out.print(
+        f"ceiling: {r['weight_bytes'] / 1e9:.3f} GB at {r['bandwidth_gbps']} GB/s = {by_bytes:.1f} ms a pass; "
+        f"{r['macs_per_row'] / 1e9:.2f} G multiply-accumulates at {r['int8_gmacs']} G/s = {by_macs:.1f} ms a row"
+    )
+    table = Table(box=None)
+    moe = "experts_per_layer" in r
+    for name in ("M", "T(M) ms", "best ms", f"T(M)/T({r['ratio_to_rows']})", "of ceiling", *["experts"] * moe):
+        table.add_column(name, justify="right")
+    for m, ms in r["step_ms"].items():
+        extra = [f"{r['experts_per_layer'][m]}"] if moe else []
+        table.add_row(
+            m, f"{ms:.2f}", f"{r['best_ms'][m]:.2f}", f"{r['ratio'][m]:.2f}", f"{r['ceiling_fraction'][m]:.2f}", *extra
+        )
+    out.print(table)
+    if r["draft_step_ms"]:
+        out.print(f"draft step {r['draft_step_ms']:.3f} ms, {100 * r['draft_step_share']:.2f} % of T(1)")
+    out.print(
+        f"prefill of {r['prefill_tokens']} tokens: {r['prefill_tokens_per_s']} tokens/s, "
+        f"{100 * r['prefill_peak_share']:.0f} % of the int8 peak"
+    )

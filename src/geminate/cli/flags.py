@@ -1,0 +1,138 @@
+"""Command-line options made from the fields of a dataclass (`LoadOptions`, `SamplingParams`), declared once there."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import types
+import typing
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, Literal
+
+import typer
+
+from geminate.cli.console import user_errors
+from geminate.loading.options import LoadOptions
+from geminate.params import SamplingParams
+
+ModelArg = Annotated[
+    str | None, typer.Argument(help="Directory, GGUF file or hub id.", show_default="the embedded pair")
+]
+JsonOpt = Annotated[bool, typer.Option("--json", help="Print the result as one JSON line, last.")]
+SpeculationOpt = Annotated[
+    str, typer.Option("--speculation", "-k", help="auto, off, ngram or a draft length 0..16; never changes the output.")
+]
+SAMPLING = ("temperature", "top_k", "top_p", "min_p", "seed")
+
+
+class Group:
+    """Options for some fields of a dataclass.
+
+    Args:
+        kind: the dataclass; a field's metadata hold ``help``, ``flags``, ``empty`` and ``none``, see `LoadOptions`.
+        names: its fields, in the order of the help text.
+        defaults: other defaults than the dataclass has.
+    """
+
+    def __init__(self, kind: type[Any], *names: str, **defaults: Any) -> None:
+        fields = {f.name: f for f in dataclasses.fields(kind)}
+        self.kind = kind
+        self.fields = [fields[name] for name in names]
+        self.defaults = defaults
+        self.hints = typing.get_type_hints(kind)
+
+    def default(self, item: dataclasses.Field[Any]) -> Any:
+        """The default of a field in this command."""
+        return self.defaults.get(item.name, item.default)
+
+    def annotation(self, item: dataclasses.Field[Any]) -> Any:
+        """The field as Typer's ``Annotated[type, Option(...)]``."""
+        meta = item.metadata
+        flags = meta.get("flags", ("--" + item.name.replace("_", "-"),))
+        option = typer.Option(
+            *flags, help=meta["help"], show_default=meta.get("empty", self.default(item) is not False)
+        )
+        return Annotated[_plain(self.hints[item.name]), option]
+
+    def parameters(self) -> list[inspect.Parameter]:
+        """The options as parameters of a command."""
+        made = []
+        for item in self.fields:
+            default = self.default(item)
+            # A field that is on by default becomes a switch that turns it off.
+            shown = False if default is True else None if default == () else default
+            made.append(_parameter(item.name, self.annotation(item), shown))
+        return made
+
+    def take(self, given: dict[str, Any]) -> Any:
+        """Remove the options from ``given`` and make the dataclass of them.
+
+        Raises:
+            ParameterError: a value outside its range.
+        """
+        values = {}
+        for item in self.fields:
+            value = given.pop(item.name)
+            if self.default(item) is True:
+                value = not value
+            elif value is None and item.default == ():
+                value = ()
+            elif value is not None and value == item.metadata.get("none"):
+                value = None
+            values[item.name] = value
+        return self.kind(**values)
+
+
+def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
+
+
+def _plain(hint: Any) -> Any:
+    """A type that Typer can parse: text for paths and literals, a list for repeated options."""
+    kinds = (
+        typing.get_args(hint)
+        if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union
+        else [hint]
+    )
+    empty = type(None) in kinds
+    if any(typing.get_origin(kind) is Sequence for kind in kinds):
+        return list[str] | None
+    if str in kinds or any(typing.get_origin(kind) is Literal for kind in kinds):
+        return str | None if empty else str
+    return hint
+
+
+def options(**groups: Group) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Decorator of a command: a parameter named in ``groups`` becomes that group's options; see `user_errors`."""
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        hints = typing.get_type_hints(command, include_extras=True)
+        parameters: list[inspect.Parameter] = []
+        for own in inspect.signature(command).parameters.values():
+            if own.name in groups:
+                parameters += groups[own.name].parameters()
+            else:
+                parameters.append(_parameter(own.name, hints[own.name], own.default))
+
+        def run(**given: Any) -> None:
+            with user_errors():
+                for name, group in groups.items():
+                    given[name] = group.take(given)
+                command(**given)
+
+        run.__name__, run.__doc__ = command.__name__, command.__doc__
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {p.name: p.annotation for p in parameters}
+        return run
+
+    return decorate
+
+
+def loading(*names: str, **defaults: Any) -> Group:
+    """Options of `LoadOptions`."""
+    return Group(LoadOptions, *names, **defaults)
+
+
+def sampling(*names: str, **defaults: Any) -> Group:
+    """Options of `SamplingParams`."""
+    return Group(SamplingParams, *names, **defaults)

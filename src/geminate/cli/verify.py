@@ -1,0 +1,121 @@
+"""``geminate verify``."""
+
+from __future__ import annotations
+
+import functools
+import json
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from geminate.cli.console import Bars, err, fail, read_text, write, write_json
+from geminate.cli.flags import ModelArg, loading, options, sampling
+from geminate.cli.model import load
+from geminate.llm import LLM
+from geminate.loading.options import LoadOptions
+from geminate.machine import physical_cores
+from geminate.params import SamplingParams
+from geminate.tools.exactness import Difference, Report, Setting, verify
+
+EMBEDDED_PROMPTS = (
+    "Once upon a time",
+    "<bos><|turn>user\nWhat is 12 + 7?<turn|>\n<|turn>model\n",
+    "<bos><|turn>user\nWrite a Python function. Return the sum of a list of numbers.<turn|>\n<|turn>model\n",
+    "The capital of",
+    # Longer than a block of the prefix cache, so that there is something to reuse.
+    "<bos><|turn>user\nRead this. "
+    + "A fox saw a boat on the river, and the boat had seven red bells. " * 12
+    + "How many bells were there?<turn|>\n<|turn>model\n",
+)
+
+
+@options(loaded=loading("drafter", "weights", "threads"), params=sampling("max_tokens", max_tokens=48))
+def verify_command(
+    model: ModelArg = None,
+    *,
+    loaded: LoadOptions,
+    prompts: Annotated[
+        Path | None, typer.Option("--prompts", help="JSON lines or plain lines.", show_default="a few texts")
+    ] = None,
+    params: SamplingParams,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Use only the first prompts.")] = None,
+    full: Annotated[
+        bool, typer.Option("--full", help="Run every combination of settings instead of every pair.")
+    ] = False,
+    json_out: Annotated[bool, typer.Option("--json", help="Print the report as one JSON line.")] = False,
+) -> None:
+    """Prove on this machine that tokens and logits do not depend on speculation, threads, chunking or batch."""
+    counts = [1, max(2, loaded.threads or physical_cores())]
+
+    @functools.cache
+    def make(count: int) -> LLM:
+        return load(LoadOptions(**vars(loaded) | {"model": model, "threads": count}), quiet=count != 1)
+
+    chosen = _default_prompts(make(1)) if prompts is None else read_prompts(prompts)
+    started = time.perf_counter()
+    with Bars() as bars:
+        report = verify(
+            make,
+            counts,
+            chosen[:limit],
+            SamplingParams(max_tokens=params.max_tokens, seed=7, ignore_eos=True),
+            full=full,
+            on_run=lambda done, total: bars.part("verifying", done, total),
+        )
+    _print(report, time.perf_counter() - started, json_out)
+    if report.difference is not None:
+        err.print("NOT identical: " + _explain(report.difference), markup=False, soft_wrap=True)
+        raise typer.Exit(1)
+
+
+def _default_prompts(llm: LLM) -> list[str | list[int]]:
+    if llm.tokenizer is not None:
+        return list(EMBEDDED_PROMPTS)
+    vocab = llm.config.vocab_size
+    step = max(1, vocab // 11)
+    return [[(i * step + 3) % vocab for i in range(150)]]
+
+
+def read_prompts(path: Path) -> list[str | list[int]]:
+    """Prompts of a file: JSON lines with ``prompt`` (text or ids) or ``turns``, or plain lines of text."""
+    prompts: list[str | list[int]] = []
+    for number, line in enumerate(read_text(path).splitlines(), 1):
+        if not line.strip():
+            continue
+        if not line.lstrip().startswith("{"):
+            prompts.append(line)
+            continue
+        try:
+            item = json.loads(line)
+            prompts.append(item["prompt"] if "prompt" in item else item["turns"][0])
+        except (ValueError, KeyError, IndexError, TypeError):
+            fail(f"{path}, line {number}: expected JSON with 'prompt' or 'turns'")
+    if not prompts:
+        fail(f"{path} holds no prompts")
+    return prompts
+
+
+def _print(report: Report, seconds: float, as_json: bool) -> None:
+    if as_json:
+        write_json({**report.as_dict(), "seconds": round(seconds, 2)})
+    elif report.identical:
+        write(
+            f"identical: {report.prompts} prompts, {report.runs} runs, {report.tokens} tokens, "
+            f"{report.reused} prompt tokens from the prefix cache, logits hash {report.logits_hash} ({seconds:.1f} s)\n"
+        )
+
+
+def _explain(d: Difference) -> str:
+    return (
+        f"prompt {d.prompt}, position {d.position}: token {d.plain_token} (top logits {d.plain_top}) with "
+        f"{_describe(d.plain)}; token {d.other_token} (top logits {d.other_top}) with {_describe(d.other)}"
+    )
+
+
+def _describe(s: Setting) -> str:
+    return (
+        f"speculation {s.speculation}, {s.threads} threads, prefill chunk {s.prefill_chunk}, "
+        f"batch: {s.batch}, temperature {s.temperature}"
+    )

@@ -1,0 +1,69 @@
+"""How a model is loaded: one declaration for `LLM`, the command line and the server."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from geminate.errors import ParameterError
+from geminate.runtime.drafter import ROPE_POSITIONS, RopePosition
+from geminate.weights.presets import Preset, check_preset
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadOptions:
+    """Which pair to load, and how.
+
+    A field's metadata make its command-line option: ``help``, ``flags`` (default: the name with dashes), ``empty``
+    (what None means), ``none`` (the word for None).
+
+    Attributes:
+        model: directory, GGUF file or hub id; None is the embedded pair.
+        drafter: ``auto`` (found beside the model), ``embedded``, a directory, GGUF file or hub id, or None for none.
+        weights: ``bf16``, ``int8``, ``int4``, ``int4+``, or ``auto``: the file's own grid if it has one, else int8.
+            The drafter is never kept below int8.
+        threads: worker threads; None is the number of physical cores.
+        prefill_chunk: maximum number of prompt tokens in one forward pass, 1 to 4096.
+        rope_position: the drafter's rotary position, ``P`` (transformers) or ``P-1`` (LiteRT-LM, vLLM); changes
+            acceptance, never the output.
+        use_cache, cache_dir: whether packed weights are kept on disk, and where; None is the user's cache directory.
+        prefault: load all weights into memory now, so that the first answer does not wait for the disk.
+
+    Raises:
+        ParameterError: a value outside its range.
+    """
+
+    model: str | Path | None = field(
+        default=None,
+        metadata={"help": "Directory, GGUF file or hub id.", "flags": ("--model", "-m"), "empty": "the embedded pair"},
+    )
+    drafter: str | Path | None = field(
+        default="auto", metadata={"help": "auto, none, embedded, or a directory, GGUF file or hub id.", "none": "none"}
+    )
+    weights: Preset = field(
+        default="auto",
+        metadata={
+            "help": "Weight format: bf16, int8, int4 or int4+; auto: keep the file's own quantization (Q4_0, Q8_0) if "
+            "it has one, otherwise int8."
+        },
+    )
+    threads: int | None = field(default=None, metadata={"help": "Number of worker threads.", "empty": "physical cores"})
+    prefill_chunk: int = 256
+    rope_position: RopePosition = field(
+        default="P", metadata={"help": "Rotary position used by the drafter: P or P-1."}
+    )
+    use_cache: bool = field(
+        default=True, metadata={"help": "Do not keep packed weights on disk.", "flags": ("--no-cache",)}
+    )
+    cache_dir: str | Path | None = None
+    prefault: bool = field(
+        default=False,
+        metadata={"help": "Load all weights into memory at start, so the first answer does not wait for the disk."},
+    )
+
+    def __post_init__(self) -> None:
+        check_preset(self.weights)
+        if self.rope_position not in ROPE_POSITIONS:
+            raise ParameterError(f"rope_position must be 'P' or 'P-1', not {self.rope_position!r}")
+        if not 1 <= self.prefill_chunk <= 4096:
+            raise ParameterError(f"prefill_chunk must be 1 to 4096, not {self.prefill_chunk}")
