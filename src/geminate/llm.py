@@ -43,7 +43,7 @@ MAX_RUNNING = 8  # completions of one LLM that share passes; more of them wait
 
 
 def stop_check(request: EngineRequest, tokenizer: Tokenizer) -> StopCheck:
-    """A function that takes a completion's tokens in order and says when one of its stop strings is complete."""
+    """A function that takes a completion's tokens in order and returns True once a stop string is complete."""
     reply = make_reply(request.reply, tokenizer, request.sampling.stop)
 
     def check(token: int) -> bool:
@@ -129,7 +129,7 @@ class LLM:
         return self.tokenizer
 
     def token_text(self, token: int) -> str:
-        """What a token reads like by itself, special tokens included; a byte as ``<0xE2>``."""
+        """The text of a single token, special tokens included; a byte as ``<0xE2>``."""
         piece = None if self.tokenizer is None else self.tokenizer.piece(token)
         if isinstance(piece, int):
             return f"<0x{piece:02X}>"
@@ -242,7 +242,7 @@ class LLM:
             prompts: text, token ids, or a list of either.
             speculation: ``auto``, ``off``, ``ngram`` or a draft length 0..16; changes the speed, not the output.
             on_logits: called with (position, raw logits float32 [vocab]) of every emitted token of a single prompt.
-            grammar: what every answer is kept to, from ``llm.grammars.compile``.
+            grammar: what every completion must match, from ``llm.grammars.compile``.
 
         Raises:
             GeminateError: bad parameters or prompts; nothing is generated then.
@@ -294,14 +294,14 @@ class LLM:
         conversation: str | None = None,
         grammar: Grammar | None = None,
     ) -> Iterator[Delta]:
-        """Complete one prompt piece by piece; closing the iterator ends the generation.
+        """Complete one prompt as a stream; closing the iterator ends the generation.
 
         Any number of streams may be open at once, in one thread or several.
 
         Args:
             conversation: a name under which the KV cache is kept at the end; a later prompt with the same name starts
                 from what it shares with it. `forget` frees it. See `ChatSession`.
-            grammar: what the answer is kept to, from ``llm.grammars.compile``.
+            grammar: what the completion must match, from ``llm.grammars.compile``.
 
         Yields:
             at most one `Delta` per round; the last carries the `Output`.
@@ -318,7 +318,7 @@ class LLM:
         self.service.forget(conversation)
 
     def close(self) -> None:
-        """End what runs, with an error for whoever waits for it; the LLM cannot be used afterwards."""
+        """Stop: running requests end with an error, and the LLM cannot be used afterwards."""
         if not self._closed:
             self._closed = True
             self.service.stop()

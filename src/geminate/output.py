@@ -1,4 +1,4 @@
-"""What `LLM` gives back: whole completions, pieces of streamed ones, and how events become them."""
+"""What `LLM` returns: whole completions, deltas of streamed ones, and how events become them."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ class Output:
 
 @dataclass(frozen=True, kw_only=True)
 class Delta:
-    """A piece of a streamed completion.
+    """A part of a streamed completion.
 
     Attributes:
         text: text that is certain now. token_ids: the tokens behind it.
-        output: the whole completion, with the last piece only.
+        output: the whole completion, with the last delta only.
     """
 
     text: str

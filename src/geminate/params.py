@@ -1,6 +1,6 @@
-"""What a request may ask for: sampling parameters and draft length, validated where they are made.
+"""Options of a request: sampling parameters and draft length, validated where they are made.
 
-Parameters that are not implemented do not exist here: asking for one is a TypeError, never a silent no.
+Parameters that are not implemented do not exist here: asking for one is a TypeError, never ignored.
 """
 
 from __future__ import annotations
@@ -279,7 +279,7 @@ class SamplingParams:
                 this object wins over it.
 
         Raises:
-            ParameterError: a default outside its range; the message says that it is the model's.
+            ParameterError: a default outside its range; the message names generation_config.
         """
         given = defaults or {}
         values: dict[str, float | int] = dict(_OFF)
@@ -312,7 +312,7 @@ class SamplingParams:
         )
 
 
-# Fields that a generation_config may fill, and what they are when nobody says anything.
+# Fields that a generation_config may fill, and their values when neither does.
 _FROM_MODEL = {
     "temperature": _temperature,
     "top_k": _top_k,

@@ -59,7 +59,7 @@ class ChatSession:
         """Say something; the answer, as far as it was generated, joins the conversation.
 
         Yields:
-            pieces of the answer; the last one carries the `Output`.
+            deltas of the answer; the last one carries the `Output`.
 
         Raises:
             GeminateError: the model has no chat template, or bad parameters; the conversation is as before then.

@@ -36,9 +36,7 @@ def embedded_metadata() -> dict[str, Any]:
     added = {t["content"]: t for t in whole["added_tokens"]}
     vocab |= {text: t["id"] for text, t in added.items()}
     tokens = sorted(vocab, key=lambda t: vocab[t])
-    types = [
-        (3 if added[t]["special"] else 4) if t in added else 6 if t in BYTES else 1 for t in tokens
-    ]  # fmt: skip
+    types = [(3 if added[t]["special"] else 4) if t in added else 6 if t in BYTES else 1 for t in tokens]
     merges = [m if isinstance(m, str) else " ".join(m) for m in whole["model"]["merges"]]
     return {
         "model": "gemma4", "tokens": tokens, "token_type": np.array(types, np.int32), "merges": merges,
@@ -166,10 +164,12 @@ def test_templates_of_a_file(tmp_path: Path) -> None:
     import gguf
 
     writer = gguf.GGUFWriter(tmp_path / "t.gguf", "gemma4")
-    writer.add_chat_template([
-        {"name": "default", "template": "{{ bos_token }}D{{ messages[0]['content'] }}"},
-        {"name": "tool_use", "template": "T"},
-    ])  # fmt: skip
+    writer.add_chat_template(
+        [
+            {"name": "default", "template": "{{ bos_token }}D{{ messages[0]['content'] }}"},
+            {"name": "tool_use", "template": "T"},
+        ]
+    )
     writer.add_token_list(["<pad>", "<eos>", "<bos>"])
     writer.add_bos_token_id(2)
     for step in (writer.write_header_to_file, writer.write_kv_data_to_file, writer.write_tensors_to_file, writer.close):

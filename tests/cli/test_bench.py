@@ -46,9 +46,18 @@ def test_decode_the_embedded_pair() -> None:
 
 def test_decode_at_given_acceptance() -> None:
     r = last_line(
-        "decode", "--synthetic-acceptance", "1,1,0", "--lengths", "1,3,6", "--limit", "1", "--max-tokens", "40",
-        "--repeats", "1",
-    )  # fmt: skip
+        "decode",
+        "--synthetic-acceptance",
+        "1,1,0",
+        "--lengths",
+        "1,3,6",
+        "--limit",
+        "1",
+        "--max-tokens",
+        "40",
+        "--repeats",
+        "1",
+    )
     assert r["accepted_per_position"][:3] == [1.0, 1.0, 0.0], "s_i is the survival of position i"
     assert r["acceptance_length"]["1"] == pytest.approx(2.0, abs=0.1) and r["acceptance_length"]["6"] == pytest.approx(
         3.0, abs=0.15

@@ -74,9 +74,13 @@ def test_same_text_as_their_assisted_generation(size: str, models: dict[str, Pat
     model = AutoModelForCausalLM.from_pretrained(models[size], dtype=torch.float32).eval()
     ids = np.random.default_rng(8).integers(3, VOCAB, 10).tolist()
     theirs = model.generate(
-        torch.tensor([ids]), attention_mask=torch.ones(1, 10, dtype=torch.long), do_sample=False, max_new_tokens=24,
-        assistant_model=assistant(models[size].with_name(f"{size}-assistant"), size), eos_token_id=None,
-    )[0, 10:].tolist()  # fmt: skip
+        torch.tensor([ids]),
+        attention_mask=torch.ones(1, 10, dtype=torch.long),
+        do_sample=False,
+        max_new_tokens=24,
+        assistant_model=assistant(models[size].with_name(f"{size}-assistant"), size),
+        eos_token_id=None,
+    )[0, 10:].tolist()
     params = SamplingParams(max_tokens=24, temperature=0.0, ignore_eos=True)
     ours = LLM(models[size], weights="bf16").generate([ids], params, speculation=4)[0].token_ids
     with torch.no_grad():

@@ -60,9 +60,13 @@ tokens = st.lists(st.integers(0, 39), max_size=12).map(tuple)
 @settings(deadline=None)  # a busy machine is no failure
 @given(options, tokens, tokens, tokens, st.integers(0, 200), st.sampled_from([None, 2, 8]))
 def test_distribution_is_the_textbooks(
-    values: dict[str, object], prompt: tuple[int, ...], output: tuple[int, ...],
-    drafts: tuple[int, ...], seed: int, levels: int | None,
-) -> None:  # fmt: skip
+    values: dict[str, object],
+    prompt: tuple[int, ...],
+    output: tuple[int, ...],
+    drafts: tuple[int, ...],
+    seed: int,
+    levels: int | None,
+) -> None:
     s = resolved(**values)
     row = logits(40, seed, levels)
     made = distribution(row, s, counts(s, prompt, output).extended(drafts))
@@ -76,9 +80,12 @@ def test_distribution_is_the_textbooks(
 @settings(deadline=None)  # a busy machine is no failure
 @given(options, tokens, tokens, tokens, st.integers(0, 200))
 def test_verify_row_and_decode_row_draw_the_same(
-    values: dict[str, object], prompt: tuple[int, ...], output: tuple[int, ...],
-    drafts: tuple[int, ...], seed: int,
-) -> None:  # fmt: skip
+    values: dict[str, object],
+    prompt: tuple[int, ...],
+    output: tuple[int, ...],
+    drafts: tuple[int, ...],
+    seed: int,
+) -> None:
     """Drafted tokens counted provisionally, and tokens really emitted, give the same bits."""
     s = resolved(**values)
     row = logits(40, seed)
@@ -171,9 +178,12 @@ def test_matches_transformers_warpers() -> None:
     s = resolved(temperature=0.7, top_k=50, top_p=0.9, min_p=0.03, repetition_penalty=1.4)
     scores = torch.tensor(row.astype(np.float64))[None]
     for step in (
-        hf.RepetitionPenaltyLogitsProcessor(1.4), hf.TemperatureLogitsWarper(0.7),
-        hf.TopKLogitsWarper(50), hf.TopPLogitsWarper(0.9), hf.MinPLogitsWarper(0.03),
-    ):  # fmt: skip
+        hf.RepetitionPenaltyLogitsProcessor(1.4),
+        hf.TemperatureLogitsWarper(0.7),
+        hf.TopKLogitsWarper(50),
+        hf.TopPLogitsWarper(0.9),
+        hf.MinPLogitsWarper(0.03),
+    ):
         scores = step(ids, scores)
     expected = torch.softmax(scores, -1)[0].numpy()
     law = distribution(row, s, counts(s, (5, 9), (9, 250)))

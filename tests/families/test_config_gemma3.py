@@ -37,8 +37,10 @@ def same(ours: TargetConfig, ref: Gemma3TextConfig) -> None:
     rotary = Gemma3RotaryEmbedding(ref)
     for layer in ours.layers:
         assert (layer.heads, layer.kv_heads, layer.head_dim) == (
-            ref.num_attention_heads, ref.num_key_value_heads, ref.head_dim,
-        )  # fmt: skip
+            ref.num_attention_heads,
+            ref.num_key_value_heads,
+            ref.head_dim,
+        )
         assert layer.window == (ref.sliding_window if layer.kind == "sliding_attention" else 0)
         assert layer.query_scale == ref.query_pre_attn_scalar**-0.5
         assert layer.intermediate == ref.intermediate_size and layer.kv_donor == layer.index
@@ -47,8 +49,10 @@ def same(ours: TargetConfig, ref: Gemma3TextConfig) -> None:
         want = getattr(rotary, f"{kind}_inv_freq").numpy()
         np.testing.assert_array_max_ulp(ours.inv_freq(kind), want, maxulp=2)
     assert (ours.vocab_size, ours.hidden_size, ours.softcap) == (
-        ref.vocab_size, ref.hidden_size, ref.final_logit_softcapping,
-    )  # fmt: skip
+        ref.vocab_size,
+        ref.hidden_size,
+        ref.final_logit_softcapping,
+    )
     assert ours.norm_unit_offset and ours.ple_dim == 0 and ours.moe is None
     assert ours.max_position_embeddings == ref.max_position_embeddings
 
@@ -123,8 +127,11 @@ def test_refused(changes: dict[str, Any], says: str) -> None:
 
 
 def assistant(size: str, **text: Any) -> dict[str, Any]:
-    return {"model_type": "gemma4_assistant", "text_config": {**drafter_text(size), **text},
-            "backbone_hidden_size": text_settings(size)["hidden_size"]}  # fmt: skip
+    return {
+        "model_type": "gemma4_assistant",
+        "text_config": {**drafter_text(size), **text},
+        "backbone_hidden_size": text_settings(size)["hidden_size"],
+    }
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -209,9 +209,12 @@ def test_conversations_compare_content_too() -> None:
         cache.advance(50)
         kept.keep("talk", cache, [*tokens, 7], image(20, 30, b"a cat"))
         request = EngineRequest(
-            request_id="r", prompt_ids=tokens, sampling=SamplingParams().resolved(), conversation="talk",
+            request_id="r",
+            prompt_ids=tokens,
+            sampling=SamplingParams().resolved(),
+            conversation="talk",
             contents=image(20, 30, digest),
-        )  # fmt: skip
+        )
         assert kept.take(request, tokens).length == expected
 
 

@@ -70,9 +70,12 @@ def test_what_is_not_implemented_does_not_exist() -> None:
 
 def test_values_are_normalised() -> None:
     p = SamplingParams(
-        top_k=np.int64(3), temperature=np.float32(0.5), stop=["b", "a", "b"],
-        stop_token_ids=[9, 4, 9], logit_bias={7: 1, 2: -INF},
-    )  # fmt: skip
+        top_k=np.int64(3),
+        temperature=np.float32(0.5),
+        stop=["b", "a", "b"],
+        stop_token_ids=[9, 4, 9],
+        logit_bias={7: 1, 2: -INF},
+    )
     assert type(p.top_k) is int and type(p.temperature) is float
     assert p.stop == ("b", "a") and p.stop_token_ids == (4, 9)
     assert p.logit_bias == ((2, -INF), (7, 1.0))
@@ -135,10 +138,21 @@ def test_every_field_reaches_the_resolved_form() -> None:
     names = {f.name for f in dataclasses.fields(SamplingParams)}
     assert names == {f.name for f in dataclasses.fields(ResolvedSampling)}
     given = SamplingParams(
-        max_tokens=3, temperature=0.5, top_k=2, top_p=0.5, min_p=0.25, repetition_penalty=1.5,
-        presence_penalty=1.0, frequency_penalty=-1.0, logit_bias={1: 1.0}, seed=4, ignore_eos=True,
-        stop="s", stop_token_ids=[8], logprobs=2,
-    )  # fmt: skip
+        max_tokens=3,
+        temperature=0.5,
+        top_k=2,
+        top_p=0.5,
+        min_p=0.25,
+        repetition_penalty=1.5,
+        presence_penalty=1.0,
+        frequency_penalty=-1.0,
+        logit_bias={1: 1.0},
+        seed=4,
+        ignore_eos=True,
+        stop="s",
+        stop_token_ids=[8],
+        logprobs=2,
+    )
     resolved = given.resolved()
     plain = SamplingParams().resolved()
     for name in names:

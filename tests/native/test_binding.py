@@ -162,6 +162,26 @@ def test_errors_of_rows() -> None:
     with pytest.raises(ValueError, match="draft: the program is no drafter"):
         z, none = np.zeros(1, np.int32), None
         embedder(1).draft(
-            0, floats(8), 1, 1, np.zeros((1, 0, 3), np.uint64), [], [], 1, 0.0, 0, 1.0, 0.0, 0, 0,
-            none, none, none, z, floats(1), floats(8), floats(8), z,
-        )  # fmt: skip
+            0,
+            floats(8),
+            1,
+            1,
+            np.zeros((1, 0, 3), np.uint64),
+            [],
+            [],
+            1,
+            0.0,
+            0,
+            1.0,
+            0.0,
+            0,
+            0,
+            none,
+            none,
+            none,
+            z,
+            floats(1),
+            floats(8),
+            floats(8),
+            z,
+        )

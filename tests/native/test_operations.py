@@ -74,10 +74,15 @@ def experts(fmt: str) -> p.Plan:
     nodes: list[p.Node] = [
         p.Linear(x="x", out="s", w=weights(e, WIDTH, "bf16")),
         p.Experts(
-            x="x", scores="s", out="o", gate_up=weights(2 * inner, hidden, fmt, e), down=weights(hidden, inner, fmt, e),
-            top_k=3, per_expert_scale=(1 + 0.1 * G.standard_normal(e)).astype(np.float32),
+            x="x",
+            scores="s",
+            out="o",
+            gate_up=weights(2 * inner, hidden, fmt, e),
+            down=weights(hidden, inner, fmt, e),
+            top_k=3,
+            per_expert_scale=(1 + 0.1 * G.standard_normal(e)).astype(np.float32),
         ),
-    ]  # fmt: skip
+    ]
     return plan(nodes, "o", {"s": e, "o": hidden})
 
 

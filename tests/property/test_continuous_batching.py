@@ -20,9 +20,10 @@ from support.engines import bounded, cold
 from support.fabricate import SIZES, VOCAB
 
 SLOW = settings(
-    max_examples=10, deadline=None,
+    max_examples=10,
+    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)  # fmt: skip
+)
 
 
 def params(seed: int, tokens: int = 24) -> SamplingParams:

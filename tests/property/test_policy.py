@@ -41,10 +41,15 @@ class Guesser:
 
 
 def simulate(
-    passes: list[float], step: float, rounds: int, accept: Callable[[int, int], bool], noise: Callable[[], float],
-    confidence: Callable[[int], float] = lambda i: 0.5, tokens: Callable[[int], int] = lambda i: i,
+    passes: list[float],
+    step: float,
+    rounds: int,
+    accept: Callable[[int, int], bool],
+    noise: Callable[[], float],
+    confidence: Callable[[int], float] = lambda i: 0.5,
+    tokens: Callable[[int], int] = lambda i: i,
     profile: CostProfile | None = None,
-) -> tuple[float, float, list[int]]:  # fmt: skip
+) -> tuple[float, float, list[int]]:
     """(virtual seconds, tokens emitted, draft lengths). accept(round, position); tokens(i): the i-th token."""
     costs, stats = CostModel(profile), AcceptanceStats()
     policy = AutoPolicy(Guesser(confidence), costs, stats)
@@ -98,9 +103,15 @@ def test_regret_against_plain_is_bounded(
 
     profile = CostProfile(passes=(1.0,) * PROFILE_ROWS, draft_step=0.0) if wrong_profile else None
     clock, emitted, _ = simulate(
-        passes, step, 1500, accept, lambda: float(np.exp(jitter * rng.standard_normal() - jitter * jitter / 2)),
-        confidence=lambda i: float(rng.random()), tokens=(lambda i: i % 5) if loops else (lambda i: i), profile=profile,
-    )  # fmt: skip
+        passes,
+        step,
+        1500,
+        accept,
+        lambda: float(np.exp(jitter * rng.standard_normal() - jitter * jitter / 2)),
+        confidence=lambda i: float(rng.random()),
+        tokens=(lambda i: i % 5) if loops else (lambda i: i),
+        profile=profile,
+    )
     # The debt account: 8 plain rounds, a debt of one round more, 2 % for repaying; the rest is noise of the clock.
     most = 8.0 + passes[16] + 16 * step
     assert clock <= emitted * (1.06 + 0.15 * jitter) + 3 * most
@@ -154,9 +165,15 @@ def test_confidence_is_calibrated() -> None:
 def test_copies_win_where_text_repeats() -> None:
     profile = CostProfile(passes=tuple(1.0 + 0.02 * m for m in range(PROFILE_ROWS)), draft_step=0.2)
     clock, emitted, _ = simulate(
-        list(profile.passes), 0.2, 300, lambda *_: True, lambda: 1.0, confidence=lambda i: 0.9,
-        tokens=lambda i: i % 11, profile=profile,
-    )  # fmt: skip
+        list(profile.passes),
+        0.2,
+        300,
+        lambda *_: True,
+        lambda: 1.0,
+        confidence=lambda i: 0.9,
+        tokens=lambda i: i % 11,
+        profile=profile,
+    )
     assert emitted / clock > 9, "a loop is copied at the price of rows alone"
 
 

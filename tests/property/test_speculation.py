@@ -17,9 +17,10 @@ from geminate.speculation.draft import Draft, DraftContext
 from support.fabricate import SIZES, VOCAB
 
 SLOW = settings(
-    max_examples=12, deadline=None,
+    max_examples=12,
+    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)  # fmt: skip
+)
 
 
 class Oracle:
@@ -66,9 +67,14 @@ def test_any_drafter_any_k(
 ) -> None:
     prompt = np.random.default_rng(seed).integers(3, VOCAB, length).tolist()
     params = SamplingParams(
-        max_tokens=60, temperature=temperature, seed=seed, top_k=20, ignore_eos=True, repetition_penalty=penalty,
+        max_tokens=60,
+        temperature=temperature,
+        seed=seed,
+        top_k=20,
+        ignore_eos=True,
+        repetition_penalty=penalty,
         logit_bias={7: 1.5},
-    )  # fmt: skip
+    )
     plain = watched(llm, prompt, params, 0)
     own = llm.engine.drafter
     try:

@@ -130,14 +130,22 @@ def make_drafter(size: str, directory: Path, *, seed: int = 1, **changes: Any) -
         "use_bidirectional_attention", "use_double_wide_mlp", "enable_moe_block", "num_experts", "top_k_experts",
         "moe_intermediate_size", "final_logit_softcapping", "num_kv_shared_layers")}  # fmt: skip
     text |= {
-        "hidden_size": 48, "intermediate_size": 56, "layer_types": pattern(1, 3), "num_hidden_layers": 4,
+        "hidden_size": 48,
+        "intermediate_size": 56,
+        "layer_types": pattern(1, 3),
+        "num_hidden_layers": 4,
         "num_kv_shared_layers": 4,
-    }  # fmt: skip
+    }
     if size != "12B":
         text |= {"hidden_size_per_layer_input": 0, "vocab_size_per_layer_input": 0}
     text |= changes.pop("text", {})
-    own = {"backbone_hidden_size": target["hidden_size"], "num_centroids": 32, "centroid_intermediate_top_k": 6,
-           "use_ordered_embeddings": size in ("E2B", "E4B"), **changes}  # fmt: skip
+    own = {
+        "backbone_hidden_size": target["hidden_size"],
+        "num_centroids": 32,
+        "centroid_intermediate_top_k": 6,
+        "use_ordered_embeddings": size in ("E2B", "E4B"),
+        **changes,
+    }
     model: torch.nn.Module
     if size == "12B":
         model = Gemma4UnifiedAssistantForCausalLM(

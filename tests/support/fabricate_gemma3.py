@@ -83,9 +83,12 @@ def drafter_text(size: str) -> dict[str, Any]:
 def make_drafter(size: str, directory: Path, *, seed: int = 1, text: dict[str, Any] | None = None) -> Path:
     """Save a random drafter that fits `make_target`'s model of the same size."""
     config = Gemma4AssistantConfig(
-        text_config={**drafter_text(size), **(text or {})}, backbone_hidden_size=text_settings(size)["hidden_size"],
-        num_centroids=32, centroid_intermediate_top_k=6, use_ordered_embeddings=size == "1B",
-    )  # fmt: skip
+        text_config={**drafter_text(size), **(text or {})},
+        backbone_hidden_size=text_settings(size)["hidden_size"],
+        num_centroids=32,
+        centroid_intermediate_top_k=6,
+        use_ordered_embeddings=size == "1B",
+    )
     model = Gemma4AssistantForCausalLM(config)
     randomise(model, seed)
     if config.use_ordered_embeddings:

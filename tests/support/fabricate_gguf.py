@@ -16,10 +16,11 @@ from gguf import GGMLQuantizationType as T
 from safetensors.torch import load_file
 
 OWN = {  # not in the package's map
-    "pre_projection": "nextn.pre_projection.weight", "post_projection": "nextn.post_projection.weight",
+    "pre_projection": "nextn.pre_projection.weight",
+    "post_projection": "nextn.post_projection.weight",
     "masked_embedding.centroids": "masked_embd_centroids.weight",
     "masked_embedding.token_ordering": "masked_embd_ordering",
-}  # fmt: skip
+}
 
 
 def gguf_name(name: str, names: gguf.TensorNameMap) -> str:
@@ -99,10 +100,12 @@ def _metadata(writer: gguf.GGUFWriter, arch: str, config: dict[str, Any], text: 
     layers, shared = text["num_hidden_layers"], text.get("num_kv_shared_layers") or 0
     ropes = text["rope_parameters"]
     numbers = {
-        "context_length": text["max_position_embeddings"], "embedding_length": text["hidden_size"],
-        "block_count": layers, "attention.head_count": text["num_attention_heads"],
+        "context_length": text["max_position_embeddings"],
+        "embedding_length": text["hidden_size"],
+        "block_count": layers,
+        "attention.head_count": text["num_attention_heads"],
         "attention.sliding_window": text["sliding_window"],
-    }  # fmt: skip
+    }
     writer.add_float32(f"{arch}.rope.freq_base", ropes["full_attention"]["rope_theta"])
     writer.add_float32(f"{arch}.rope.freq_base_swa", ropes["sliding_attention"]["rope_theta"])
     writer.add_float32(f"{arch}.attention.layer_norm_rms_epsilon", text["rms_norm_eps"])
@@ -111,9 +114,11 @@ def _metadata(writer: gguf.GGUFWriter, arch: str, config: dict[str, Any], text: 
     sliding = [kind == "sliding_attention" for kind in text["layer_types"]]
     if arch == "gemma3":
         numbers |= {
-            "attention.key_length": text["head_dim"], "attention.value_length": text["head_dim"],
-            "attention.head_count_kv": text["num_key_value_heads"], "feed_forward_length": text["intermediate_size"],
-        }  # fmt: skip
+            "attention.key_length": text["head_dim"],
+            "attention.value_length": text["head_dim"],
+            "attention.head_count_kv": text["num_key_value_heads"],
+            "feed_forward_length": text["intermediate_size"],
+        }
         if ropes["full_attention"]["rope_type"] == "linear":
             writer.add_string(f"{arch}.rope.scaling.type", "linear")
             writer.add_float32(f"{arch}.rope.scaling.factor", ropes["full_attention"]["factor"])
@@ -137,8 +142,11 @@ def _metadata(writer: gguf.GGUFWriter, arch: str, config: dict[str, Any], text: 
         widths = [width * 2 if double and i >= layers - shared else width for i in range(layers)]
         writer.add_array(f"{arch}.feed_forward_length", widths)
         if text.get("enable_moe_block"):
-            numbers |= {"expert_count": text["num_experts"], "expert_used_count": text["top_k_experts"],
-                        "expert_feed_forward_length": text["moe_intermediate_size"]}  # fmt: skip
+            numbers |= {
+                "expert_count": text["num_experts"],
+                "expert_used_count": text["top_k_experts"],
+                "expert_feed_forward_length": text["moe_intermediate_size"],
+            }
         if arch == "gemma4-assistant":
             numbers |= {"embedding_length_out": config["backbone_hidden_size"], "nextn_predict_layers": layers}
     for key, value in numbers.items():

@@ -32,10 +32,12 @@ def round_chunk(tokens: list[tuple[int, str, str]], drafted: int, **delta: str) 
         "object": "chat.completion.chunk",
         "choices": [{"index": 0, "delta": delta, "finish_reason": None}],
         "geminate": {
-            "choice": 0, "drafted": drafted, "accepted": min(drafted, accepted),
+            "choice": 0,
+            "drafted": drafted,
+            "accepted": min(drafted, accepted),
             "tokens": [{"id": id, "text": text, "origin": origin} for id, text, origin in tokens],
         },
-    }  # fmt: skip
+    }
 
 
 class FakeChat:

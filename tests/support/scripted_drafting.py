@@ -146,9 +146,14 @@ def _load(s: Scenario, policy: Any, policies: list[Any]) -> Load | None:
 
 
 def _settle(
-    s: Scenario, index: int, rng: random.Random, costs: CostModel, policies: list[Any], texts: list[list[int]],
+    s: Scenario,
+    index: int,
+    rng: random.Random,
+    costs: CostModel,
+    policies: list[Any],
+    texts: list[list[int]],
     round_: list[tuple[Draft, Any]],
-) -> None:  # fmt: skip
+) -> None:
     """Accept by the script, and tell costs and policies."""
     rows = sum(1 + len(draft.token_ids) for draft, _ in round_)
     spent = (1.0 + s.slope * (rows - 1)) * rng.uniform(0.9, 1.2)

@@ -16,9 +16,11 @@ MODES = ("off", "auto", 3, "ngram")
 def params(number: int) -> SamplingParams:
     """Of answer ``number``: lengths, temperatures and seeds differ, some stop at a string."""
     return SamplingParams(
-        max_tokens=8 + number % 23, temperature=(number % 3) * 0.5, seed=number % 5,
+        max_tokens=8 + number % 23,
+        temperature=(number % 3) * 0.5,
+        seed=number % 5,
         stop=["the"] if number % 4 == 3 else [],
-    )  # fmt: skip
+    )
 
 
 class Answers:

@@ -141,10 +141,13 @@ def test_windows() -> None:
 
 def test_what_is_refused(tmp_path: Path) -> None:
     for presets, options, says in (
-        ((), {}, "at least one"), (("bf16",), {}, "compared with"), (("int8", "int8"), {}, "twice"),
-        (("int8",), {"by_tensor": "bf16"}, "compared with"), (("int8",), {"context": 10**6}, "context is"),
+        ((), {}, "at least one"),
+        (("bf16",), {}, "compared with"),
+        (("int8", "int8"), {}, "twice"),
+        (("int8",), {"by_tensor": "bf16"}, "compared with"),
+        (("int8",), {"context": 10**6}, "context is"),
         (("int8",), {"by_tensor": "int4", "reference": EMBEDDED}, "leave out the reference"),
-    ):  # fmt: skip
+    ):
         with pytest.raises(ParameterError, match=says):
             evaluate(None, "some text " * 50, presets, **options)  # type: ignore[arg-type]
     text = tmp_path / "t.txt"

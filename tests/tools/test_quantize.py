@@ -185,8 +185,18 @@ def test_the_command_and_what_it_writes_are_served(tmp_path: Path) -> None:
     text = tmp_path / "c.txt"
     text.write_text("Once upon a time there was a small house by the sea. " * 60)
     out = tmp_path / "q"
-    done = geminate("quantize", "--weights", "int4", "--out", str(out), "--calibration", str(text), "--json",
-                    "--calibration-tokens", "600")  # fmt: skip
+    done = geminate(
+        "quantize",
+        "--weights",
+        "int4",
+        "--out",
+        str(out),
+        "--calibration",
+        str(text),
+        "--json",
+        "--calibration-tokens",
+        "600",
+    )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1])["weighted"] > 50
     served = geminate("generate", str(out), "Once upon", "-n", "8", "-t", "0", "--json")

@@ -68,8 +68,13 @@ def test_all_problems_are_named_at_once(models: dict[str, Path], tmp_path: Path)
 
     with pytest.raises(WeightsError) as error:
         matched(models["31B"], tmp_path, change)
-    for part in ("misses tensors: layers.0.mlp.gate_proj", "and 1 more", "does not know: model.surprise",
-                 f"{UP} is [3, 3], expected [128, 96]", "model.norm.weight is I8"):  # fmt: skip
+    for part in (
+        "misses tensors: layers.0.mlp.gate_proj",
+        "and 1 more",
+        "does not know: model.surprise",
+        f"{UP} is [3, 3], expected [128, 96]",
+        "model.norm.weight is I8",
+    ):
         assert part in str(error.value)
 
 

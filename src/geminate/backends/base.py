@@ -44,8 +44,8 @@ class Program(Protocol):
 
         All k steps unless ``stop`` ends the draft earlier.
 
-        Step j runs one row with id ``token`` (then its own guesses), ``hidden_in`` = ``hidden``
-        float32 [backbone] (then its own ``plan.hidden``), position constant. The guess of step j
+        Step j runs one row with id ``token`` (then its own draft tokens), ``hidden_in`` = ``hidden``
+        float32 [backbone] (then its own ``plan.hidden``), position constant. The token of step j
         stands at absolute position ``position + 1 + j``. Probability: of the untruncated softmax at
         temperature 1 over the candidates.
         """

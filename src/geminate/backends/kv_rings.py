@@ -22,8 +22,8 @@ class KVRings:
 
     Args:
         slots: one spec per KV-producing layer.
-        max_context: most positions the sequence may ever hold.
-        max_rows: most rows one pass may write (prefill chunk, or k + 1).
+        max_context: maximum number of positions of the sequence.
+        max_rows: maximum number of rows one pass may write (prefill chunk, or k + 1).
         whole: take the memory of ``max_context`` positions at once (untouched pages cost nothing) instead of growing.
 
     Attributes:

@@ -48,17 +48,19 @@ def _from_nibbles(strips: np.ndarray) -> np.ndarray:
 
 STRIPS: dict[WeightFormat, Strip] = {
     "bf16": Strip(
-        dtype="<u2", shape=(32, 1),
+        dtype="<u2",
+        shape=(32, 1),
         encode=lambda codes: codes[..., None],
         decode=lambda strips: strips[..., 0],
     ),
     "int8": Strip(
-        dtype="|u1", shape=(8, 4),
+        dtype="|u1",
+        shape=(8, 4),
         encode=lambda codes: (codes.view(np.uint8) ^ np.uint8(0x80)).reshape(*codes.shape[:2], 8, 4),
         decode=lambda strips: (strips ^ np.uint8(0x80)).view(np.int8).reshape(*strips.shape[:2], GROUP),
     ),
     "int4": Strip(dtype="|u1", shape=(4, 4), encode=_nibbles, decode=_from_nibbles),
-}  # fmt: skip
+}
 
 
 class TileLayout:

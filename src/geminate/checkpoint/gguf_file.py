@@ -160,7 +160,7 @@ class _Parser:
             if count > (self.size - self.at) // 8:
                 raise self.bad(f"an array claims {count} strings")
             return self.texts(count)
-        if inner not in NUMBERS:  # arrays of arrays are possible in the format and used by nobody
+        if inner not in NUMBERS:  # arrays of arrays are possible in the format but unused
             raise self.bad(f"an array holds values of type {inner}, which is not supported")
         width = struct.calcsize("<" + NUMBERS[inner])
         if count > (self.size - self.at) // width:

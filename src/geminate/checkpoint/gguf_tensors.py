@@ -68,8 +68,9 @@ class GgufEntry:
         """Stored bytes of rows start..stop, uint8 [rows, ..., bytes of a row]."""
         stop = min(stop, self.shape[0])
         each = self.nbytes // self.shape[0]
-        raw = np.memmap(self.path, mode="r", dtype=np.uint8, offset=self.offset + start * each,
-                        shape=((stop - start) * each,))  # fmt: skip
+        raw = np.memmap(
+            self.path, mode="r", dtype=np.uint8, offset=self.offset + start * each, shape=((stop - start) * each,)
+        )
         return raw.reshape(stop - start, *self.shape[1:-1], -1)
 
     def map(self) -> np.ndarray:

@@ -117,10 +117,14 @@ def print_decode(r: dict[str, Any]) -> None:
         gain = r["speedup_auto"] if mode == "auto" else r["speedup"].get(mode)
         spread = "" if gain is None else f"{gain['mean']:.2f} ({gain['spread'][0]:.2f}-{gain['spread'][1]:.2f})"
         table.add_row(
-            mode, f"{rate:.1f}", spread, "" if gain is None else f"{gain['worst']:.2f}",
-            f"{r['acceptance_length'][mode]:.2f}", f"{r['round_ms'][mode]['p50']:.2f}",
+            mode,
+            f"{rate:.1f}",
+            spread,
+            "" if gain is None else f"{gain['worst']:.2f}",
+            f"{r['acceptance_length'][mode]:.2f}",
+            f"{r['round_ms'][mode]['p50']:.2f}",
             f"{r['round_ms'][mode]['p99']:.2f}",
-        )  # fmt: skip
+        )
     out.print(table)
     if r["speedup_auto"] is not None and len(r["speedup_auto"]["by_category"]) > 1:
         out.print("auto by category: " + ", ".join(f"{k} {x:.2f}" for k, x in r["speedup_auto"]["by_category"].items()))

@@ -75,9 +75,13 @@ def show(found: Evaluation) -> None:
         s = each.score
         error = "" if s.kl_error is None else f" ± {s.kl_error:.1g}"
         table.add_row(
-            each.preset, f"{each.streamed_bytes / 1e6:,.1f}", f"{s.perplexity:.3f}", f"{s.kl:.4g}{error}",
-            f"{s.kl_p99:.3g}", f"{100 * s.top1:.2f} %",
-        )  # fmt: skip
+            each.preset,
+            f"{each.streamed_bytes / 1e6:,.1f}",
+            f"{s.perplexity:.3f}",
+            f"{s.kl:.4g}{error}",
+            f"{s.kl_p99:.3g}",
+            f"{100 * s.top1:.2f} %",
+        )
     out.print(table)
     if found.by_tensor is None:
         return

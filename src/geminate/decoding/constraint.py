@@ -1,4 +1,4 @@
-"""What restricts a reply to a grammar: which tokens may come next."""
+"""Protocol for constrained decoding: which tokens may come next."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 class Constraint(Protocol):
     """The state of one grammar in one sequence; it advances with every emitted token.
 
-    The target's law at a row is restricted to `allowed` of the tokens before that row, so a reply is the same
-    whatever was drafted.
+    The target's distribution at a row is restricted to `allowed` after the tokens before that row, so the completion
+    is the same whatever was drafted.
     """
 
     def allowed(self) -> NDArray[np.bool_]:
@@ -28,5 +28,5 @@ class Constraint(Protocol):
         ...
 
     def forced(self) -> tuple[int, ...]:
-        """Tokens that the grammar leaves little choice about, possibly none: a guess for drafts."""
+        """Likely next tokens where the grammar leaves little choice, possibly none; used as a draft."""
         ...

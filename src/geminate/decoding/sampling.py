@@ -38,7 +38,7 @@ from geminate.errors import GeminateError, ParameterError
 from geminate.params import ResolvedSampling
 
 _F64 = NDArray[np.float64]
-# Tokens looked at first when only top_p truncates; most nuclei of a language model are smaller.
+# Tokens examined first when only top_p truncates; most nuclei of a language model are smaller.
 _NUCLEUS_BLOCK = 512
 # Values folded into one maximum before a vocabulary is searched for its largest few.
 _FOLD = 64
@@ -49,7 +49,7 @@ class TokenCounts:
 
     Args:
         prompt: token ids of the prompt.
-        sampling: says whether anything needs counting.
+        sampling: whether any penalty needs counts.
     """
 
     def __init__(self, prompt: Iterable[int], sampling: ResolvedSampling) -> None:
@@ -113,7 +113,7 @@ class TokenCounts:
 
 @dataclass(frozen=True, kw_only=True)
 class Distribution:
-    """A normalised law over the tokens that truncation left.
+    """A normalised distribution over the tokens that truncation left.
 
     Attributes:
         ids: int64 [s], ascending, s >= 1.
@@ -141,7 +141,7 @@ class TokenLogprobs:
 def distribution(
     logits: F32, sampling: ResolvedSampling, counts: TokenCounts, allowed: NDArray[np.bool_] | None = None
 ) -> Distribution:
-    """The law of the next token, by the steps in the module's docstring.
+    """The distribution of the next token, by the steps in the module's docstring.
 
     Args:
         logits: float32 [vocab], raw.
@@ -176,12 +176,12 @@ def distribution(
     return Distribution(ids=ids, logp=scaled - np.log(np.exp(scaled).sum()))
 
 
-def draw(law: Distribution, seed: int, choice: int, position: int) -> int:
+def draw(p: Distribution, seed: int, choice: int, position: int) -> int:
     """The token at absolute ``position``: argmax of log p + noise, lowest id on ties; pure."""
-    if len(law.ids) == 1:
-        return int(law.ids[0])
-    noise = gumbel(seed, choice, position, law.ids)
-    return int(law.ids[np.argmax(law.logp + noise)])
+    if len(p.ids) == 1:
+        return int(p.ids[0])
+    noise = gumbel(seed, choice, position, p.ids)
+    return int(p.ids[np.argmax(p.logp + noise)])
 
 
 def token_logprobs(logits: F32, token: int, top: int) -> TokenLogprobs:
@@ -202,7 +202,7 @@ def token_logprobs(logits: F32, token: int, top: int) -> TokenLogprobs:
 
 
 def draft_rule(sampling: ResolvedSampling, choice: int) -> DraftRule:
-    """How a drafter should guess to meet `draw` with the same noise; penalties and bias it does without."""
+    """How a drafter should choose tokens to agree with `draw`: the same noise, without penalties and bias."""
     return DraftRule(
         temperature=sampling.temperature,
         top_k=sampling.top_k,

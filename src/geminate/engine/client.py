@@ -21,7 +21,7 @@ class EngineClient(Protocol):
     """What a user of an engine needs, wherever the engine runs; only plain data crosses."""
 
     def submit(self, request: EngineRequest) -> str:
-        """Hand a request in; its id.
+        """Submit a request; returns its id.
 
         Raises:
             ServiceError, ContextLengthError, ParameterError: it is not taken.
@@ -37,7 +37,7 @@ class EngineClient(Protocol):
         ...
 
     def cancel(self, request_id: str) -> None:
-        """Give a request up; after its end this does nothing."""
+        """Cancel a request; after its end this does nothing."""
         ...
 
 
@@ -129,11 +129,11 @@ class AsyncEvents:
         if wake:
             try:
                 self._loop.call_soon_threadsafe(self._ready.set)
-            except RuntimeError:  # the loop is gone, and nobody listens any more
+            except RuntimeError:  # the loop is closed: no one is waiting for events
                 self.closed = True
 
     def cancel(self) -> None:
-        """Give up, in the event loop: memory is free within a round, the iteration ends. Again, it does nothing."""
+        """Cancel, in the event loop: memory is free within a round, the iteration ends. A second call does nothing."""
         if not self.closed:
             self.closed = True
             self._ready.set()

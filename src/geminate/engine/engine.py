@@ -48,8 +48,8 @@ class Engine:
         costs: what passes and draft steps cost here; without it, they are learned on the way.
         constraints: makes the fresh state of a grammar from its source text; None: no grammars.
         stop_checks: makes the check for a request's stop strings; None: no stop strings.
-        verifier: compares drafts with draws; anything else than the default is for measuring.
-        copies: whether ``auto`` may draft copied text.
+        verifier: compares drafts with draws; anything but the default is for benchmarks.
+        copies: whether ``auto`` may make prompt-lookup (n-gram) drafts.
 
     Attributes:
         running, waiting: sequences in the order they came.
@@ -167,7 +167,7 @@ class Engine:
         if need > self.memory.limit:
             raise ContextLengthError(
                 f"{prompt} prompt tokens and an answer of up to {context - prompt} need "
-                f"{need / 1e6:.0f} MB of KV cache, and there are {self.memory.limit / 1e6:.0f} MB in all; "
+                f"{need / 1e6:.0f} MB of KV cache, and the budget is {self.memory.limit / 1e6:.0f} MB; "
                 "shorten the prompt, ask for fewer tokens, or give the server more memory for the KV cache"
             )
 
@@ -209,7 +209,7 @@ class Engine:
         del sequence.cache
 
     def step(self) -> list[EngineEvent]:
-        """One forward pass over rows of the running sequences; what each of them emitted, or failed of."""
+        """One forward pass over rows of the running sequences; what each emitted, or the error that ended it."""
         self.timing.begin()
         self._admit()
         turns, room = self.scheduler.turns(self.running)
@@ -268,7 +268,7 @@ class Engine:
         """Step until nothing runs or waits; all events.
 
         Raises:
-            Exception: what a sequence failed of, when all have ended.
+            Exception: the error that ended a sequence, once all have ended.
         """
         events: list[EngineEvent] = []
         while self.running or self.waiting:

@@ -36,7 +36,7 @@ class EngineRequest:
             and is, from there, the one that the earlier run would have given.
         conversation: name under which the KV cache is kept when the request ends; a later request with the same name
             starts from what its prompt shares with it. None: not kept.
-        reply: where stop strings count: in all text, in a chat's content, or there with tool calls taken apart.
+        reply: where stop strings count: in all text, in a chat's content, or there with tool calls parsed.
         want_logits: whether events carry the raw logits of the emitted tokens.
         timeout_s: seconds after which the request fails, waiting included; None: never.
     """

@@ -1,8 +1,8 @@
 """One engine for many clients: threads, event loops, a server.
 
 Requests and cancellations reach the engine between steps; events are handed to the sink of their request. A service
-that was started has a thread that steps; one that was not is stepped by whoever waits for events, one at a time, so a
-single caller pays for no switch of threads.
+that was started has a thread that steps; one that was not is stepped by the thread that waits for events, one at a
+time, so a single caller pays for no switch of threads.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class ServiceSnapshot:
 
 @dataclass(eq=False, slots=True)
 class _Open:
-    """A request from `submit` until its last event, or until nobody wants it.
+    """A request from `submit` until its last event, or until it is cancelled.
 
     Attributes:
         unfinished: completions whose last event is still to come. begun: whether all completions were started.
@@ -57,8 +57,9 @@ class EngineService:
     """Runs an `Engine` for any number of clients; every method may be called from any thread.
 
     Args:
-        engine: nobody else may use it while the service has open requests.
-        max_waiting: requests that may be open beyond the engine's ``max_running``; one more is refused. None: any.
+        engine: used by the service alone while it has open requests.
+        max_waiting: maximum number of open requests beyond the engine's ``max_running``; further ones are refused.
+            None: no limit.
     """
 
     def __init__(self, engine: Engine, *, max_waiting: int | None = None) -> None:
@@ -86,7 +87,7 @@ class EngineService:
         if self._failed is not None:
             raise EngineFailedError("the engine has failed; restart the server (its log has the cause)")
         if self._draining or self._stopping:
-            raise DrainingError("the server is shutting down and takes no new requests")
+            raise DrainingError("the server is shutting down and accepts no new requests")
         self.engine.check(request)
         seconds = request.timeout_s
         made = _Open(request, sink, request.n, math.inf if seconds is None else time.perf_counter() + seconds)
@@ -105,7 +106,7 @@ class EngineService:
             self._changed.notify_all()
 
     def cancel(self, request_id: str) -> None:
-        """Give a request up: no more events, its memory is free before the next step. Unknown ids are fine.
+        """Cancel a request: no more events, its memory is free before the next step. Unknown ids are fine.
 
         Called by the garbage collector too, so it takes no lock that this thread may hold.
         """
@@ -123,7 +124,7 @@ class EngineService:
         self.engine.conversations.forget(conversation)
 
     def wait(self, ready: Callable[[], object]) -> None:
-        """Block until ``ready()``, stepping the engine if nobody else does. ``ready`` must not block.
+        """Block until ``ready()``, stepping the engine if no other thread does. ``ready`` must not block.
 
         Raises:
             BaseException: what a step made here raises; all requests have failed then, and later ones are fine.

@@ -103,19 +103,38 @@ FORMATS: dict[WeightFormat, Format] = {
     made.name: made
     for made in (
         Format(
-            name="bf16", bits=16, dtype="<u2", row_table=True,
+            name="bf16",
+            bits=16,
+            dtype="<u2",
+            row_table=True,
             quantize=lambda rows: Codes(values=f32_to_bf16(rows)),
             dequantize=lambda codes: bf16_to_f32(codes.values.view(np.uint16)),
         ),
         Format(
-            name="int8", bits=8, dtype="|i1", group=GROUP, lowest=-127, highest=127, planes=("codes", "scales"),
-            quantized_activations=True, row_table=True, includes=frozenset({"int4"}),
-            quantize=_quantizer(quantize_int8), dequantize=_scaled,
+            name="int8",
+            bits=8,
+            dtype="|i1",
+            group=GROUP,
+            lowest=-127,
+            highest=127,
+            planes=("codes", "scales"),
+            quantized_activations=True,
+            row_table=True,
+            includes=frozenset({"int4"}),
+            quantize=_quantizer(quantize_int8),
+            dequantize=_scaled,
         ),
         Format(
-            name="int4", bits=4, dtype="|i1", group=GROUP, lowest=-8, highest=7, planes=("codes", "scales"),
+            name="int4",
+            bits=4,
+            dtype="|i1",
+            group=GROUP,
+            lowest=-8,
+            highest=7,
+            planes=("codes", "scales"),
             quantized_activations=True,
-            quantize=_quantizer(quantize_int4), dequantize=_scaled,
+            quantize=_quantizer(quantize_int4),
+            dequantize=_scaled,
         ),
     )
-}  # fmt: skip
+}

@@ -30,7 +30,7 @@ def cost_profile(pair: Pair, on_message: Message | None = None) -> CostProfile |
     """The kept profile of this machine, pair and thread count; measured and kept if there is none.
 
     Returns:
-        None for the reference backend, whose passes nobody should time.
+        None for the reference backend, which is not worth timing.
     """
     if pair.target.backend.name != "native":
         return None
@@ -43,8 +43,10 @@ def cost_profile(pair: Pair, on_message: Message | None = None) -> CostProfile |
         pass
     profile = measure(pair)
     if on_message is not None and profile.passes[0] > 0.01:
-        on_message(f"measured what a pass costs here: {profile.passes[0] * 1e3:.0f} ms for one row, "
-                   f"{profile.passes[4] * 1e3:.0f} ms for five")  # fmt: skip
+        on_message(
+            f"measured what a pass costs here: {profile.passes[0] * 1e3:.0f} ms for one row, "
+            f"{profile.passes[4] * 1e3:.0f} ms for five"
+        )
     _write(path, {**kept, key: profile.as_dict()})
     return profile
 
@@ -62,7 +64,7 @@ def measure(pair: Pair, budget: float = BUDGET) -> CostProfile:
         target.forward(batch)
         return time.perf_counter() - began
 
-    def guess(steps: int) -> float:
+    def draft(steps: int) -> float:
         assert pair.drafter is not None
         began = time.perf_counter()
         pair.drafter.draft(int(ids[0]), hidden, cache, steps, DraftRule())
@@ -84,15 +86,15 @@ def measure(pair: Pair, budget: float = BUDGET) -> CostProfile:
         for m in rows:
             times[m].append(run(m))
         if pair.drafter is not None:
-            guess(DRAFT)
+            draft(DRAFT)
             for steps, taken in drafts.items():
                 run(DRAFT + 1)  # as in a series of drafts: the first after a pause finds its weights far from the core
-                taken.append(guess(steps))
+                taken.append(draft(steps))
     short, long = (statistics.median(taken) if taken else 0.0 for taken in drafts.values())
     step = max(0.0, long - short) / (DRAFT - 1)
     medians = [statistics.median(times[m]) for m in rows]
     passes = np.interp(np.arange(1, PROFILE_ROWS + 1), rows, medians)
-    # More rows never cost less: a dip is noise, and would look like free guesses.
+    # More rows never cost less: a dip is noise, and would look like free drafts.
     grown = tuple(float(t) for t in np.maximum.accumulate(passes))
     return CostProfile(passes=grown, draft_step=step, draft_call=max(0.0, short - step))
 

@@ -52,7 +52,7 @@ def locate_model(name: str | Path) -> Path:
         cause = getattr(error, "strerror", None) or str(error)
         raise ModelNotFoundError(f"cannot look for a model at {_short(text)}: {cause}") from None
     if gguf or (exists and path.suffix == ".gguf"):
-        return path  # what is wrong with a damaged one, its reader says best
+        return path  # a damaged one is reported by its reader
     if exists:
         raise ModelNotFoundError(f"{name} is a file, but no GGUF; a model is that, or a directory with config.json")
     if not HUB_ID.fullmatch(text):

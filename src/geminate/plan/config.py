@@ -70,7 +70,7 @@ class RopeConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class GenerationDefaults:
-    """What generation_config.json recommends; None where it says nothing."""
+    """What generation_config.json recommends; None where it has no value."""
 
     do_sample: bool | None = None
     temperature: float | None = None

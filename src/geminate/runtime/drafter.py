@@ -48,13 +48,13 @@ class DrafterModel:
     def draft(
         self, token: int, hidden: F32, cache: KVStore, k: int, rule: DraftRule, stop: DraftStop | None = None
     ) -> tuple[I32, F32]:
-        """Guess up to k tokens after ``token``, which stands unprocessed at position ``cache.length``.
+        """Draft up to k tokens after ``token``, which stands unprocessed at position ``cache.length``.
 
         Args:
             hidden: float32 [backbone], the target's post-norm hidden state of the row before.
 
         Returns:
-            ids int32 [j] and the drafter's probability of each guess, float32 [j]; j is k unless ``stop`` ended it.
+            ids int32 [j] and the drafter's probability of each, float32 [j]; j is k unless ``stop`` ended it.
         """
         position = cache.length
         return self.program.draft(

@@ -22,7 +22,7 @@ class TargetModel:
         config, store: as loaded from one checkpoint.
         plan: of that configuration over these weights.
         backend: runs the plan.
-        max_rows: most rows of one pass (all sequences together).
+        max_rows: maximum number of rows of one pass, all sequences together.
     """
 
     def __init__(

@@ -40,7 +40,7 @@ class Chunk:
 
 
 class ChunkReader:
-    """Converts the engine events of one choice into pieces."""
+    """Converts the engine events of one choice into chunks."""
 
     def __init__(self, llm: LLM, tokenizer: Tokenizer, request: EngineRequest) -> None:
         self._token_text = llm.token_text
@@ -77,22 +77,22 @@ class ChunkReader:
         )
 
 
-def merged(pieces: list[tuple[int, Chunk]]) -> list[tuple[int, Chunk]]:
-    """Merge (choice number, piece) pairs into one piece per choice, keeping their order."""
-    if len(pieces) == 1:
-        return pieces
+def merged(chunks: list[tuple[int, Chunk]]) -> list[tuple[int, Chunk]]:
+    """Merge (choice number, chunk) pairs into one chunk per choice, keeping their order."""
+    if len(chunks) == 1:
+        return chunks
     by_choice: dict[int, list[Chunk]] = {}
-    for number, piece in pieces:
-        by_choice.setdefault(number, []).append(piece)
+    for number, chunk in chunks:
+        by_choice.setdefault(number, []).append(chunk)
     return [
         (
             number,
             Chunk(
                 choice=several[-1].choice,
-                deltas=[delta for piece in several for delta in piece.deltas],
-                tokens=[token for piece in several for token in piece.tokens],
-                drafted=sum(piece.drafted for piece in several),
-                accepted=sum(piece.accepted for piece in several),
+                deltas=[delta for chunk in several for delta in chunk.deltas],
+                tokens=[token for chunk in several for token in chunk.tokens],
+                drafted=sum(chunk.drafted for chunk in several),
+                accepted=sum(chunk.accepted for chunk in several),
                 finish_reason=several[-1].finish_reason,
                 stats=several[-1].stats,
             ),

@@ -20,7 +20,7 @@ _WHOLE = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320, 640, 1280)
 
 
 class _Gauges(Collector):
-    """What is read from the service when somebody asks."""
+    """Values read from the service when the metrics are scraped."""
 
     def __init__(self, model: str, snapshot: Callable[[], ServiceSnapshot]) -> None:
         self.model, self.snapshot = model, snapshot
@@ -29,9 +29,9 @@ class _Gauges(Collector):
         now = self.snapshot()
         share = now.kv_bytes_used / now.kv_bytes_limit if now.kv_bytes_limit else 0.0
         gauges = (
-            ("num_requests_running", "Answers being generated.", now.running),
-            ("num_requests_waiting", "Requests waiting for a place.", now.waiting),
-            ("kv_cache_usage_perc", "Share of the memory for keys and values in use, 0 to 1.", share),
+            ("num_requests_running", "Sequences being decoded.", now.running),
+            ("num_requests_waiting", "Requests in the queue.", now.waiting),
+            ("kv_cache_usage_perc", "Share of the KV-cache budget in use, 0 to 1.", share),
         )
         counters = (
             ("prefix_cache_queries", "Prompt tokens looked up in the prefix cache.", now.prefix_queries),
@@ -58,7 +58,7 @@ class Metrics:
         self._http.labels(path, str(status)).inc()
 
     def attach(self, model: str, snapshot: Callable[[], ServiceSnapshot]) -> None:
-        """Add what a loaded model has; once."""
+        """Add the metrics of a loaded model; called once."""
 
         def histogram(name: str, help: str, buckets: tuple[float, ...]) -> Histogram:
             return Histogram(PREFIX + name, help, ["model_name"], buckets=buckets, registry=self.registry).labels(model)
@@ -70,42 +70,48 @@ class Metrics:
             made = Counter(PREFIX + name, help, ["model_name", label], registry=self.registry)
             return {value: made.labels(model, value) for value in values}
 
-        self.first_token = histogram("time_to_first_token_seconds", "From arrival to the first token.", _FIRST)
+        self.first_token = histogram("time_to_first_token_seconds", "Time from arrival to the first token.", _FIRST)
         self.between_tokens = histogram(
-            "inter_token_latency_seconds", "Between tokens; a round's time is shared by its tokens.", _BETWEEN
+            "inter_token_latency_seconds", "Time between tokens; a round's time is shared by its tokens.", _BETWEEN
         )
-        self.whole = histogram("e2e_request_latency_seconds", "From arrival to the last token.", _WHOLE)
-        self.prompt_tokens = counter("prompt_tokens", "Prompt tokens of requests that began to answer.")
-        self.generation_tokens = counter("generation_tokens", "Tokens emitted.")
+        self.whole = histogram("e2e_request_latency_seconds", "Time from arrival to the last token.", _WHOLE)
+        self.prompt_tokens = counter("prompt_tokens", "Prompt tokens of requests that have started.")
+        self.generation_tokens = counter("generation_tokens", "Tokens generated.")
         self.drafts = counter("spec_decode_num_drafts", "Rounds with a draft.")
-        self.draft_tokens = counter("spec_decode_num_draft_tokens", "Tokens drafted.")
-        self.accepted_tokens = counter("spec_decode_num_accepted_tokens", "Drafted tokens that were emitted.")
+        self.draft_tokens = counter("spec_decode_num_draft_tokens", "Draft tokens made.")
+        self.accepted_tokens = counter("spec_decode_num_accepted_tokens", "Draft tokens accepted.")
         self.accepted_at = family(
-            "spec_decode_num_accepted_tokens_per_pos", "Drafted tokens that were emitted, by place in the draft.",
-            "position", [str(i) for i in range(MAX_DRAFT)],
-        )  # fmt: skip
+            "spec_decode_num_accepted_tokens_per_pos",
+            "Draft tokens accepted, by position in the draft.",
+            "position",
+            [str(i) for i in range(MAX_DRAFT)],
+        )
         self.rounds = family(
-            "spec_decode_rounds", "Rounds by chosen draft length.", "draft_length",
+            "spec_decode_rounds",
+            "Rounds by draft length.",
+            "draft_length",
             [str(i) for i in range(MAX_DRAFT + 1)],
-        )  # fmt: skip
+        )
         self.finished = family(
-            "request_success", "Answers by how they ended.", "finished_reason",
+            "request_success",
+            "Choices by finish reason.",
+            "finished_reason",
             ["stop", "length", "tool_calls", "abort", "error"],
-        )  # fmt: skip
+        )
         self.registry.register(_Gauges(model, snapshot))
 
-    def rounds_of(self, pieces: Iterable[Chunk]) -> None:
+    def rounds_of(self, chunks: Iterable[Chunk]) -> None:
         """Count rounds; every counter is touched once, however many there are."""
         tokens = drafts = drafted = accepted = 0
         lengths: dict[int, int] = {}
         places: dict[int, int] = {}
-        for piece in pieces:
-            tokens += len(piece.tokens)
-            lengths[piece.drafted] = lengths.get(piece.drafted, 0) + 1
-            drafts += piece.drafted > 0
-            drafted += piece.drafted
-            accepted += piece.accepted
-            for place in range(piece.accepted):
+        for chunk in chunks:
+            tokens += len(chunk.tokens)
+            lengths[chunk.drafted] = lengths.get(chunk.drafted, 0) + 1
+            drafts += chunk.drafted > 0
+            drafted += chunk.drafted
+            accepted += chunk.accepted
+            for place in range(chunk.accepted):
                 places[place] = places.get(place, 0) + 1
         self.generation_tokens.inc(tokens)
         if drafts:

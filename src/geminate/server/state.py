@@ -1,4 +1,4 @@
-"""What the routes share: the settings, the model once it is loaded, and where the server stands."""
+"""What the routes share: the settings, the model once it is loaded, and the server's status."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ class Model:
     """A loaded model as the API shows it.
 
     Attributes:
-        id: its name in the API. names: that and the aliases. context: most tokens of prompt and answer.
+        id: its name in the API. names: that and the aliases.
+        context: maximum number of tokens of prompt and completion.
         fingerprint: changes when the answers to the same request and seed may.
 
     Raises:
@@ -51,8 +52,8 @@ class Model:
         self.thought_open = None if marks is None else llm.tokenizer.token_id(marks.opened)
         self.thought_close = None if marks is None else llm.tokenizer.token_id(marks.closed)
 
-    def most_tokens(self, prompt: int, wanted: int) -> int:
-        """The longest answer up to ``wanted`` tokens for which there can be memory."""
+    def max_completion(self, prompt: int, wanted: int) -> int:
+        """The longest completion up to ``wanted`` tokens that fits the KV-cache budget."""
         memory = self.service.engine.memory
         assert memory is not None  # `make_service` bounds it
 
@@ -81,7 +82,7 @@ class Model:
 
 
 def default_id(model: str | None) -> str:
-    """A model's name from where it stands: the hub id, or the last part of the path."""
+    """A model's default name: the hub id, or the last part of the path."""
     if model is None:
         return EMBEDDED_ID
     path = Path(model)
@@ -93,14 +94,16 @@ def _fingerprint(llm: LLM) -> str:
     store, source = llm.pair.target.store, llm.pair.source
     stamps = [] if source is None else source.checkpoint.stamps
     parts = (
-        __version__, repr(llm.config), repr(sorted(store.bytes_by_format().items())),
+        __version__,
+        repr(llm.config),
+        repr(sorted(store.bytes_by_format().items())),
         repr([(name, size) for name, size, _ in stamps]),
-    )  # fmt: skip
+    )
     return "fp_" + hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
 
 
 class ServerState:
-    """Loading, ready, draining or failed."""
+    """The server's status (loading, ready, draining or failed), and its model."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -110,7 +113,7 @@ class ServerState:
         self._model: Model | None = None
 
     def attach(self, llm: LLM, service: EngineService) -> None:
-        """The model is there and its service started: answer from now on."""
+        """Use this loaded model, whose service has started; requests are accepted from now on."""
         model = Model(llm, service, self.settings)
         self.metrics.attach(model.id, service.snapshot)
         self._model = model
@@ -118,7 +121,7 @@ class ServerState:
             self.status = "ready"
 
     def drain(self) -> None:
-        """Take no new requests."""
+        """Refuse new requests."""
         self.status = "draining"
         if self._model is not None:
             self._model.service.drain()
@@ -132,10 +135,12 @@ class ServerState:
         """The model.
 
         Raises:
-            ApiError: 503 while it is not there, or about to go.
+            ApiError: 503 while it is loading, failed to load, or the server is shutting down.
         """
         if self.status == "draining":
-            raise unavailable("the server is shutting down and takes no new requests", "draining", DRAIN_RETRY_AFTER_S)
+            raise unavailable(
+                "the server is shutting down and accepts no new requests", "draining", DRAIN_RETRY_AFTER_S
+            )
         if self._model is None:
             if self.status == "failed":
                 raise unavailable(f"the model could not be loaded: {self.failure}", "failed", LOADING_RETRY_AFTER_S)
@@ -151,15 +156,22 @@ class ServerState:
         model = self.check_ready()
         if name is not None and name not in model.names:
             raise ApiError(
-                404, f"there is no model {name[:200]!r} here; this server has {model.id!r}", param="model",
+                404,
+                f"model {name[:200]!r} does not exist; this server has {model.id!r}",
+                param="model",
                 code="model_not_found",
-            )  # fmt: skip
+            )
         return model
 
     def choices(self, wanted: int, name: str) -> int:
-        """``wanted`` answers of one request, if they are not too many."""
+        """Check the number of choices of one request.
+
+        Raises:
+            ApiError: 400, more than ``max_choices``.
+        """
         if wanted > self.settings.max_choices:
             raise bad_request(
-                f"{name}: {wanted} answers, and one request may have {self.settings.max_choices} (max_choices)", name
+                f"{name}: {wanted} choices, but one request may have at most {self.settings.max_choices} (max_choices)",
+                name,
             )
         return wanted

@@ -75,7 +75,7 @@ class MatchRates(Rates):
         return bisect.bisect_right(cls.LEAST, length) - 1
 
     def observe_round(self, length: int, drafted: int, accepted: int) -> None:
-        """Count the copied tokens that were put to the test; the agreement grows with each."""
+        """Count the copied tokens that were verified; the agreement grows with each."""
         for i in range(min(drafted, accepted + 1)):
             self.observe(self.kind(length + i), i < accepted)
 

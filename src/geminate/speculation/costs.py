@@ -16,7 +16,7 @@ COMMON = 0.05  # of a new timing in all other estimates: the machine has modes
 STALE = 32  # timings after which an estimate that had none of its own counts little
 STALE_WEIGHT = 0.5
 REFRESH = 32  # timings between two looks at the whole table
-WIDE = 8  # row counts beyond the profile are told apart by this much
+WIDE = 8  # row counts beyond the profile are distinguished in steps of this
 # On what a draft token adds to a shared round: its estimates mix rounds of many kinds, and all wait for it.
 CAUTION = 1.15
 TINY = 1e-9  # seconds; a clock may not have moved
@@ -164,7 +164,7 @@ class CostModel:
         return [plain + CAUTION * (t - times[0]) for t in times]
 
     def _tabulate(self, most: int) -> list[float]:
-        """`round_time` by rows, 1 .. ``most`` of them, never falling: an estimate that says so is old."""
+        """`round_time` by rows, 1 .. ``most`` of them, never falling: a falling estimate is out of date."""
         rows = np.arange(1, most + 1)
         times = np.array([self._profiled(m) for m in range(1, most + 1)])
         if self._passes:
@@ -200,7 +200,7 @@ class CostModel:
     def observe_overhead(self, seconds: float, tokens: int) -> None:
         """Count a round's time outside drafting and the pass, in which ``tokens`` were emitted.
 
-        What every token costs however it came about says nothing about draft lengths; only a round's own
+        The cost of every token, drafted or not, carries no information about draft lengths; only a round's own
         share, taken to be as large as a token's, is kept.
         """
         share = seconds / (tokens + 1)

@@ -1,4 +1,4 @@
-"""What a drafter is: anything that guesses the next tokens. Guesses change the speed, never the output."""
+"""Drafts, and the protocol of a drafter: anything that proposes next tokens. Drafts never change the output."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from geminate.kv.store import KVStore
 
 @dataclass(kw_only=True, slots=True)  # one every round: a frozen one takes three times as long to make
 class DraftContext:
-    """What a drafter may look at.
+    """What a drafter may use.
 
     Attributes:
-        token_ids: prompt and answer so far; the last one is not processed by the target yet.
+        token_ids: prompt and completion so far; the last one is not processed by the target yet.
         hidden: float32 [hidden], the target's post-norm hidden state of the row before the last token.
         cache: the target's KV cache, positions 0..len(token_ids)-2.
-        rule: how to choose guesses, with the noise the target will draw with.
-        stop: when to end before k guesses; None: never. A drafter without confidence may ignore it.
+        rule: how to choose draft tokens, with the noise the target will draw with.
+        stop: when to end before k draft tokens; None: never. A drafter without confidence may ignore it.
         constraint: the grammar's state after ``token_ids``; a drafter may advance it and rolls back what it advanced.
     """
 
@@ -34,10 +34,10 @@ class DraftContext:
 
 @dataclass(frozen=True, kw_only=True)
 class Draft:
-    """Guesses, how sure the drafter was of each (0..1; empty if it cannot say), and where they come from.
+    """Draft tokens, the drafter's confidence in each (0..1; empty if it has none), and their source.
 
     Attributes:
-        steps: draft steps made for them, when more than are left.
+        steps: drafter forward steps spent on this draft, including tokens later cut by `first`; 0 if no drafter ran.
     """
 
     token_ids: tuple[int, ...] = ()
@@ -46,13 +46,13 @@ class Draft:
     steps: int = 0
 
     def first(self, k: int) -> Draft:
-        """The first k guesses."""
+        """The first k draft tokens."""
         return replace(self, token_ids=self.token_ids[:k], confidence=self.confidence[:k])
 
 
 class Drafter(Protocol):
-    """Guesses up to k tokens after ``context.token_ids``."""
+    """Proposes up to k tokens after ``context.token_ids``."""
 
     def draft(self, context: DraftContext, k: int) -> Draft:
-        """At most k guesses; fewer, or none, is fine."""
+        """At most k draft tokens; fewer, or none, is fine."""
         ...

@@ -1,4 +1,4 @@
-"""From emitted tokens to what a client is told: content, reasoning and tool calls, piece by piece."""
+"""From emitted tokens to what a client receives: deltas of content, reasoning and tool calls."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from geminate.text.tokenizer import Tokenizer
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReplyDelta:
-    """A piece of a reply.
+    """A delta of a reply.
 
     Attributes:
-        text: of content or reasoning, or the next piece of a call's arguments as JSON.
+        text: of content or reasoning, or the next part of a call's arguments as JSON.
         index: which tool call of this reply, from 0.
         call_id, name: of a tool call, with its first delta only.
     """
@@ -32,7 +32,7 @@ class ReplyDelta:
 
 
 class Reply(Protocol):
-    """Takes one reply's tokens apart."""
+    """Splits one reply's tokens into content, reasoning and tool calls."""
 
     @property
     def stopped(self) -> bool:
@@ -40,7 +40,7 @@ class Reply(Protocol):
         ...
 
     def push(self, token: int) -> list[ReplyDelta]:
-        """What is certain after one more token, often nothing; told every emitted token in order."""
+        """What is certain after one more token, often nothing; called with every emitted token in order."""
         ...
 
     def flush(self) -> list[ReplyDelta]:
@@ -81,13 +81,13 @@ class PlainReply:
 
 
 class ChatReply:
-    """A chat's completion, taken apart by the marks of the tokenizer's dialect: content, reasoning and tool calls.
+    """A chat's completion, split by the marks of the tokenizer's dialect: content, reasoning and tool calls.
 
     A call that cannot be read is closed so that its arguments are JSON; one without a tool's name is content.
 
     Args:
         stops: stop strings, of content alone.
-        tools: whether calls are taken apart; else their text is content. A model without the tokens has no calls.
+        tools: whether tool calls are parsed; else their text is content. A model without the tokens has no calls.
 
     Raises:
         ParameterError: an empty stop string.
@@ -189,7 +189,7 @@ class ChatReply:
 
 
 def make_reply(kind: Literal["text", "chat", "tools"], tokenizer: Tokenizer, stops: Sequence[str]) -> Reply:
-    """A fresh parser: of plain text, of a chat's reply, or of one whose tool calls are taken apart.
+    """A fresh parser: of plain text, of a chat's reply, or of one whose tool calls are parsed.
 
     Raises:
         ParameterError: an empty stop string.

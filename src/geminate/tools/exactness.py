@@ -239,13 +239,22 @@ def verify(
             difference = _compare(number, len(prompt), plain[setting.temperature], (setting, run))
             if difference is not None:
                 return Report(
-                    identical=False, prompts=number + 1, tokens=tokens, runs=done,
-                    logits_hash="", difference=difference,
-                )  # fmt: skip
+                    identical=False,
+                    prompts=number + 1,
+                    tokens=tokens,
+                    runs=done,
+                    logits_hash="",
+                    difference=difference,
+                )
     return Report(
-        identical=True, prompts=len(ids), tokens=tokens, runs=done,
-        logits_hash=digest.hexdigest(), difference=None, reused=reused,
-    )  # fmt: skip
+        identical=True,
+        prompts=len(ids),
+        tokens=tokens,
+        runs=done,
+        logits_hash=digest.hexdigest(),
+        difference=None,
+        reused=reused,
+    )
 
 
 def _runs(

@@ -20,7 +20,7 @@ from geminate.weights.scale_search import recovered, trained_for_int4
 from geminate.weights.specs import BLOCKS, Matched, TensorSpec, expected_tensors
 
 Layouts = Callable[[WeightFormat], Layout]  # `Backend.layout`
-Progress = Callable[[str, int, int], None]  # tensor name, bytes done, bytes in all
+Progress = Callable[[str, int, int], None]  # tensor name, bytes done, total bytes
 BLOCK_BYTES = 4 << 20  # float32 rows of one packing step; temporaries are several times that
 
 

@@ -13,7 +13,7 @@ from geminate.weights.specs import TensorSpec
 Preset = Literal["auto", "bf16", "int8", "int4", "int4+"]
 PRESETS: tuple[Preset, ...] = get_args(Preset)
 CHOSEN_ROLES = ("matrix", "embedding", "experts")  # whose format the preset decides
-# More than Q4_0's 4.5 bits a weight: whoever quantized the file held a head worth them.
+# More than Q4_0's 4.5 bits a weight: the quantizer considered the head worth them.
 FINE_HEADS = ("Q8_0", "Q8_1", "Q8_K", "Q6_K", "Q5_0", "Q5_1", "Q5_K")
 
 
@@ -37,7 +37,7 @@ def tensor_format(
     Args:
         entry: how it is stored; None for weights that come from no file.
         preset: ``auto`` takes what is stored on a grid as it is stored, and anything else as int8; ``int4+`` is int4
-            but for the matrices of `keeps_int8`. A drafter's matrices never go below int8: its guesses would suffer,
+            but for the matrices of `keeps_int8`. A drafter's matrices never go below int8: its acceptance would suffer,
             and it is small.
     """
     if spec.role == "keep":

@@ -75,7 +75,7 @@ def on_int4_grid(groups: F32) -> tuple[I8, np.ndarray, np.ndarray]:
     A group's largest weight has some code c; a scale near w / c is right if every weight of the group is, bit for bit,
     the bf16 of scale x code. Rounding leaves an interval of scales for every weight; the float16 nearest to the middle
     of their intersection is taken. ggml's own c is -8, which is tried first. Where several float16 scales give the same
-    bf16 weights, nothing tells them apart: the codes are the original's, the scale one of these.
+    bf16 weights, they cannot be distinguished: the codes are the original's, the scale one of these.
 
     Args:
         groups: float32 [N, 32] holding bfloat16 values.
@@ -132,7 +132,7 @@ def trained_for_int4(entry: Entry) -> bool:
     """Whether bf16 weights lie on a Q4_0 grid, by a sample of their rows; of others, hardly any group does."""
     sample = _groups(entry.rows(0, min(SAMPLE_ROWS, entry.shape[0])).reshape(-1, entry.shape[-1]))[:SAMPLE_GROUPS]
     if not np.isfinite(sample).all():
-        return False  # the ordinary way says what is wrong
+        return False  # packing reports what is wrong
     _, _, right = on_int4_grid(sample)
     return bool(right.mean() > 0.9) and bool(sample.any())
 

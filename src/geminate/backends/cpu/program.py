@@ -151,16 +151,19 @@ class NativeProgram:
             case p.KvStore():
                 add.kv_store(at[node.k], at[node.v], node.slot, self._kv_heads(node.slot))
             case p.Attention():
-                add.attention(
-                    at[node.q], at[node.out], node.slot, node.heads, node.kv_heads, node.head_dim,
-                    node.window, node.include_self,
-                )  # fmt: skip
+                shape = (node.heads, node.kv_heads, node.head_dim)
+                add.attention(at[node.q], at[node.out], node.slot, *shape, node.window, node.include_self)
             case p.Experts():
                 scale = np.ascontiguousarray(node.per_expert_scale, np.float32)
                 add.experts(
-                    at[node.x], at[node.scores], at[node.out], self._matrix(node.gate_up),
-                    self._matrix(node.down), node.top_k, scale,
-                )  # fmt: skip
+                    at[node.x],
+                    at[node.scores],
+                    at[node.out],
+                    self._matrix(node.gate_up),
+                    self._matrix(node.down),
+                    node.top_k,
+                    scale,
+                )
             case p.Softcap():
                 add.softcap(at[node.x], node.cap)
             case p.GatherRows():
@@ -169,9 +172,14 @@ class NativeProgram:
                 order = np.ascontiguousarray(node.ordering, np.int32)
                 table = LAYOUTS[node.table.format].clustered(node.table, order, node.centroids.n)
                 add.centroid_head(
-                    at[node.x], at[node.out], at[node.ids], self._matrix(node.centroids),
-                    self._matrix(table), order, node.top_k,
-                )  # fmt: skip
+                    at[node.x],
+                    at[node.out],
+                    at[node.ids],
+                    self._matrix(node.centroids),
+                    self._matrix(table),
+                    order,
+                    node.top_k,
+                )
             case p.Tap():
                 add.tap(at[node.x], len(self._tap_names))
                 self._tap_names.append(node.name)
@@ -227,10 +235,29 @@ class NativeProgram:
         cosines, sines = self._ropes(rope_position + 1)
         calibration, ahead, need = (None,) * 3 if stop is None else (stop.calibration, stop.ahead, stop.need)
         made = self._program.draft(
-            token, hidden, position, rope_position, table(cache)[None], cosines, sines, k, rule.temperature,
-            rule.top_k, rule.top_p, rule.min_p, rule.seed, rule.choice, calibration, ahead, need,
-            ids, probabilities, logits, following, candidates,
-        )  # fmt: skip
+            token,
+            hidden,
+            position,
+            rope_position,
+            table(cache)[None],
+            cosines,
+            sines,
+            k,
+            rule.temperature,
+            rule.top_k,
+            rule.top_p,
+            rule.min_p,
+            rule.seed,
+            rule.choice,
+            calibration,
+            ahead,
+            need,
+            ids,
+            probabilities,
+            logits,
+            following,
+            candidates,
+        )
         return ids[:made], probabilities[:made], logits, following, candidates
 
     def draft(

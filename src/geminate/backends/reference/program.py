@@ -150,19 +150,19 @@ class ReferenceProgram:
     ) -> tuple[I32, F32]:
         """See `geminate.backends.base.Program.draft`."""
         survival = np.float32(1.0)
-        guesses = np.empty(k, dtype=np.int32)
+        ids = np.empty(k, dtype=np.int32)
         confidence = np.empty(k, dtype=np.float32)
         for j in range(k):
             candidates, logits, hidden = self.draft_step(token, hidden, position, rope_position, cache)
             best = choose_draft_token(candidates, logits, rule, position + 1 + j)
             token = int(candidates[best])
-            guesses[j] = token
+            ids[j] = token
             confidence[j] = softmax(logits)[best]
             if stop is not None and j + 1 < k:
                 survival *= stop.calibration[confidence_bin(float(confidence[j]))]
                 if survival * stop.ahead[j + 1] < stop.need[j + 1]:
-                    return guesses[: j + 1], confidence[: j + 1]
-        return guesses, confidence
+                    return ids[: j + 1], confidence[: j + 1]
+        return ids, confidence
 
     def _apply(self, node: p.Node, row: Row, token: int, position: int, rope_position: int, cache: KVStore) -> None:
         match node:

@@ -133,7 +133,7 @@ def _refuse_unknown_arithmetic(text: Mapping[str, Any], traits: Traits) -> None:
         raise ConfigError(f"use_bidirectional_attention {direction!r} is not supported: text is decoded causally")
     for name in ("attn_logit_softcapping", "query_pre_attn_scalar", "rope_scaling", "quantization_config"):
         value = text.get(name)
-        # What `geminate quantize` wrote says so; its tensors say the rest.
+        # Written by `geminate quantize`; its tensors hold the details.
         if name == "quantization_config" and isinstance(value, Mapping) and value.get("quant_method") == "geminate":
             continue
         if value is not None and not (traits.query_scalar and name == "query_pre_attn_scalar"):

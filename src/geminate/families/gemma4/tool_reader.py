@@ -24,9 +24,9 @@ def _quoted(text: str) -> str:
 
 
 class ArgumentsReader:
-    """Turns the text after a call's name, ``{`` included, into JSON text, piece by piece.
+    """Turns the text after a call's name, ``{`` included, into JSON text, incrementally.
 
-    On what it cannot read it closes what is open and drops the rest, so the pieces always add up to a JSON object.
+    On what it cannot read it closes what is open and drops the rest, so the parts always add up to a JSON object.
 
     Attributes:
         malformed: something was dropped or added to make it JSON.

@@ -97,7 +97,7 @@ def _token_limit(body: ChatRequest) -> int | None:
 
 
 class ChatResult:
-    """Turns pieces into a ``chat.completion`` or its chunks."""
+    """Turns chunks into a ``chat.completion``, whole or streamed."""
 
     def __init__(self, model: Model, generation: Generation, body: ChatRequest) -> None:
         self.model, self.generation = model, generation
@@ -123,12 +123,12 @@ class ChatResult:
         rounds: list[dict[str, Any]] = []
         async with aclosing(self.generation.batches()) as batches:
             async for batch in batches:
-                for choice, piece in batch:
-                    self._take(choice, piece)
+                for choice, chunk in batch:
+                    self._take(choice, chunk)
                     if self.logprobs:
-                        logprobs[choice].extend(chat_logprobs(self.model, piece.tokens))
+                        logprobs[choice].extend(chat_logprobs(self.model, chunk.tokens))
                     if self.trace:
-                        rounds.append(trace(choice, piece))
+                        rounds.append(trace(choice, chunk))
         choices = [
             {
                 "index": index,
@@ -146,10 +146,10 @@ class ChatResult:
     def _totals(self) -> dict[str, Any]:
         return {"usage": self.generation.usage(), "timings": self.generation.timings()}
 
-    def _take(self, choice: int, piece: Chunk) -> dict[str, Any]:
+    def _take(self, choice: int, chunk: Chunk) -> dict[str, Any]:
         state = self.choices[choice]
-        delta = state.take(piece)
-        if piece.finish_reason is not None:
+        delta = state.take(chunk)
+        if chunk.finish_reason is not None:
             self._open -= 1
             assert state.finish_reason is not None
             self.generation.ended(choice, state.finish_reason)
@@ -166,16 +166,16 @@ class ChatResult:
 
         return chunks(self.generation, partial(self._chunk, head, tail), last if self.usage else None)
 
-    def _chunk(self, head: bytes, tail: bytes, choice: int, piece: Chunk) -> bytes:
+    def _chunk(self, head: bytes, tail: bytes, choice: int, chunk: Chunk) -> bytes:
         first = not self.choices[choice].begun
-        delta = self._take(choice, piece)
-        if not (delta or piece.finish_reason or self.trace or self.logprobs):
+        delta = self._take(choice, chunk)
+        if not (delta or chunk.finish_reason or self.trace or self.logprobs):
             return b""  # bytes of an incomplete character, or a special token
         if first:
             delta = {"role": "assistant", "content": None if "tool_calls" in delta else "", **delta}
-        logprobs = {"content": chat_logprobs(self.model, piece.tokens), "refusal": None} if self.logprobs else None
+        logprobs = {"content": chat_logprobs(self.model, chunk.tokens), "refusal": None} if self.logprobs else None
         reason = self.choices[choice].finish_reason
         entry = {"index": choice, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
         self.choices[choice].begun = True
-        more = {"choices": [entry], **self.generation.extras(choice, piece, last=self._open == 0)}
+        more = {"choices": [entry], **self.generation.extras(choice, chunk, last=self._open == 0)}
         return head + b"," + json.dumps(more, separators=(",", ":"))[1:-1].encode("ascii") + tail

@@ -23,10 +23,10 @@ class Choice:
         self.finish_reason: str | None = None
         self.begun = False
 
-    def take(self, piece: Chunk) -> dict[str, Any]:
-        """Add a piece and return it as a chat delta, which is empty if the piece adds no text."""
+    def take(self, chunk: Chunk) -> dict[str, Any]:
+        """Add a chunk and return it as a chat delta, which is empty if the chunk adds no text."""
         delta: dict[str, Any] = {}
-        for part in piece.deltas:
+        for part in chunk.deltas:
             if part.kind == "content":
                 self._content.append(part.text)
                 if part.text:
@@ -37,10 +37,10 @@ class Choice:
                     delta["reasoning_content"] = delta.get("reasoning_content", "") + part.text
             else:
                 self._call(delta, part.index, part.call_id, part.name, part.text)
-        if piece.finish_reason is not None:
+        if chunk.finish_reason is not None:
             # A tool call that was cut off by the token limit must not be acted on.
-            called = self._calls and piece.finish_reason == "stop"
-            self.finish_reason = "tool_calls" if called else piece.finish_reason
+            called = self._calls and chunk.finish_reason == "stop"
+            self.finish_reason = "tool_calls" if called else chunk.finish_reason
         return delta
 
     def _call(self, delta: dict[str, Any], index: int, id: str | None, name: str | None, text: str) -> None:

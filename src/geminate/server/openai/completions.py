@@ -61,7 +61,7 @@ def _as_list(prompt: str | list[int] | list[str] | list[list[int]]) -> list[str 
 
 
 class CompletionResult:
-    """Turns pieces into a ``text_completion`` or its chunks."""
+    """Turns chunks into a ``text_completion``, whole or streamed."""
 
     def __init__(self, model: Model, generation: Generation, body: CompletionRequest, choices: int) -> None:
         self.model, self.generation = model, generation
@@ -78,15 +78,15 @@ class CompletionResult:
             "system_fingerprint": model.fingerprint,
         }
 
-    def _take(self, choice: int, piece: Chunk) -> dict[str, Any]:
-        if piece.finish_reason is not None:
+    def _take(self, choice: int, chunk: Chunk) -> dict[str, Any]:
+        if chunk.finish_reason is not None:
             self._open -= 1
-            self.generation.ended(choice, piece.finish_reason)
+            self.generation.ended(choice, chunk.finish_reason)
         return {
             "index": choice,
-            "text": "".join(delta.text for delta in piece.deltas),
-            "logprobs": None if self.logprobs is None else self.logprobs[choice].push(piece.tokens),
-            "finish_reason": piece.finish_reason,
+            "text": "".join(delta.text for delta in chunk.deltas),
+            "logprobs": None if self.logprobs is None else self.logprobs[choice].push(chunk.tokens),
+            "finish_reason": chunk.finish_reason,
         }
 
     async def whole(self) -> dict[str, Any]:
@@ -97,8 +97,8 @@ class CompletionResult:
         rounds: list[dict[str, Any]] = []
         async with aclosing(self.generation.batches()) as batches:
             async for batch in batches:
-                for choice, piece in batch:
-                    part, whole = self._take(choice, piece), made[choice]
+                for choice, chunk in batch:
+                    part, whole = self._take(choice, chunk), made[choice]
                     whole["text"] += part["text"]
                     whole["finish_reason"] = part["finish_reason"]
                     if whole["logprobs"] is None:
@@ -107,7 +107,7 @@ class CompletionResult:
                         for name, values in part["logprobs"].items():
                             whole["logprobs"][name].extend(values)
                     if self.trace:
-                        rounds.append(trace(choice, piece))
+                        rounds.append(trace(choice, chunk))
         body = {
             **self._head,
             "choices": made,
@@ -129,9 +129,9 @@ class CompletionResult:
 
         return chunks(self.generation, partial(self._chunk, head, tail), last if self.usage else None)
 
-    def _chunk(self, head: bytes, tail: bytes, choice: int, piece: Chunk) -> bytes:
-        entry = self._take(choice, piece)
-        if not (entry["text"] or piece.finish_reason or self.trace or self.logprobs):
+    def _chunk(self, head: bytes, tail: bytes, choice: int, chunk: Chunk) -> bytes:
+        entry = self._take(choice, chunk)
+        if not (entry["text"] or chunk.finish_reason or self.trace or self.logprobs):
             return b""
-        more = {"choices": [entry], **self.generation.extras(choice, piece, last=self._open == 0)}
+        more = {"choices": [entry], **self.generation.extras(choice, chunk, last=self._open == 0)}
         return head + json.dumps(more, separators=(",", ":"))[1:-1].encode("ascii") + tail

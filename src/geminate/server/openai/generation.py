@@ -1,4 +1,4 @@
-"""One HTTP request in the engine service: its engine requests, their pieces as they arrive, and its totals."""
+"""One HTTP request in the engine service: its engine requests, their chunks as they arrive, and its totals."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ class Generation:
             )
         room = limit - len(prompt)
         if not self._bounded:
-            room = min(room, max(1, self.model.most_tokens(len(prompt), params.max_tokens)))
+            room = min(room, max(1, self.model.max_completion(len(prompt), params.max_tokens)))
         if params.max_tokens > room:
             params = replace(params, max_tokens=room)
         request = EngineRequest(
@@ -182,7 +182,7 @@ class Generation:
         return self.streams[0].request.sampling.seed
 
     async def batches(self) -> AsyncGenerator[list[tuple[int, Chunk]], None]:
-        """(choice, piece) of all choices, as many at once as are available; merged by choice unless traced.
+        """(choice, chunk) of all choices, as many at once as are available; merged by choice unless traced.
 
         Raises:
             ApiError: the request failed or timed out.
@@ -245,18 +245,18 @@ class Generation:
         metrics, now = self.state.metrics, time.perf_counter()
         opened, closed = self.model.thought_open, self.model.thought_close
         counts: dict[int, int] = {}
-        metrics.rounds_of(piece for _, piece in batch)
-        for choice, piece in batch:
-            counts[choice] = counts.get(choice, 0) + len(piece.tokens)
-            for token in piece.tokens:
+        metrics.rounds_of(chunk for _, chunk in batch)
+        for choice, chunk in batch:
+            counts[choice] = counts.get(choice, 0) + len(chunk.tokens)
+            for token in chunk.tokens:
                 if token.id == opened:
                     self._thinking.add(choice)
                 if choice in self._thinking:
                     self.reasoning += 1
                     if token.id == closed:
                         self._thinking.discard(choice)
-            if piece.stats is not None:
-                self.stats[choice] = piece.stats
+            if chunk.stats is not None:
+                self.stats[choice] = chunk.stats
         for choice, count in counts.items():
             self.generated += count
             last = self._last.get(choice)
@@ -290,11 +290,11 @@ class Generation:
         """Prompt tokens found in the prefix cache."""
         return sum(s.reused_tokens for choice, s in self.stats.items() if choice % self.n == 0)
 
-    def extras(self, choice: int, piece: Chunk, *, last: bool) -> dict[str, Any]:
+    def extras(self, choice: int, chunk: Chunk, *, last: bool) -> dict[str, Any]:
         """A chunk's extension fields: the round if tracing is on, and with the ``last`` chunk the timings."""
         more: dict[str, Any] = {}
         if self._trace:
-            more["geminate"] = trace(choice, piece)
+            more["geminate"] = trace(choice, chunk)
         if last:
             more["timings"] = self.timings()
             if self._trace:

@@ -1,4 +1,4 @@
-"""Pieces as the events of ``/v1/responses``, in OpenAI's order; the last event has the complete response."""
+"""Chunks as the events of ``/v1/responses``, in OpenAI's order; the last event has the complete response."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class _Item:
 
 
 class ResponseEvents:
-    """Turns a generation's pieces into events.
+    """Turns a generation's chunks into events.
 
     Args:
         logprobs: add log-probabilities to the output text.
@@ -118,25 +118,25 @@ class ResponseEvents:
         async with aclosing(self.generation.batches()) as batches:
             async for batch in batches:
                 made: list[Event] = []
-                for _, piece in batch:
-                    made.extend(self._piece(piece))
+                for _, chunk in batch:
+                    made.extend(self._chunk(chunk))
                 if made:
                     yield made
 
-    def _piece(self, piece: Chunk) -> Iterator[Event]:
+    def _chunk(self, chunk: Chunk) -> Iterator[Event]:
         if self.logprobs:
-            self._logprobs.extend(chat_logprobs(self.model, piece.tokens))
-        tracing = trace(0, piece) if self.traced else None
+            self._logprobs.extend(chat_logprobs(self.model, chunk.tokens))
+        tracing = trace(0, chunk) if self.traced else None
         if tracing is not None:
             self.rounds.append(tracing)
-        for delta in piece.deltas:
+        for delta in chunk.deltas:
             if delta.text or delta.name is not None:
                 for event in self._delta(delta):
                     if tracing is not None and event["type"].endswith(".delta"):
                         event["geminate"], tracing = tracing, None
                     yield event
-        if piece.finish_reason is not None:
-            yield from self._end(piece.finish_reason)
+        if chunk.finish_reason is not None:
+            yield from self._end(chunk.finish_reason)
 
     def _delta(self, delta: ReplyDelta) -> Iterator[Event]:
         item = self._item

@@ -40,7 +40,7 @@ async def chunks(
     """Encoded chunks of all choices, as many at once as are available; then the ``last`` chunk, if any, and [DONE]."""
     async with aclosing(generation.batches()) as batches:
         async for batch in batches:
-            yield b"".join([chunk(choice, piece) for choice, piece in batch])
+            yield b"".join([chunk(choice, part) for choice, part in batch])
     yield (b"" if last is None else event(last())) + DONE
 
 

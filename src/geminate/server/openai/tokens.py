@@ -34,7 +34,7 @@ def chat_logprobs(model: Model, tokens: Sequence[ChunkToken]) -> list[dict[str, 
 
 
 class CompletionLogprobs:
-    """``logprobs`` of ``/v1/completions`` for one choice, built up piece by piece."""
+    """``logprobs`` of ``/v1/completions`` for one choice, built up chunk by chunk."""
 
     def __init__(self, model: Model) -> None:
         self._model = model
@@ -56,7 +56,7 @@ class CompletionLogprobs:
         return made
 
 
-def trace(choice: int, piece: Chunk) -> dict[str, Any]:
+def trace(choice: int, chunk: Chunk) -> dict[str, Any]:
     """One round of the trace, for the field ``geminate``."""
-    tokens = [{"id": t.id, "text": t.text, "origin": t.origin} for t in piece.tokens]
-    return {"choice": choice, "tokens": tokens, "drafted": piece.drafted, "accepted": piece.accepted}
+    tokens = [{"id": t.id, "text": t.text, "origin": t.origin} for t in chunk.tokens]
+    return {"choice": choice, "tokens": tokens, "drafted": chunk.drafted, "accepted": chunk.accepted}

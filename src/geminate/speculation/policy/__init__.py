@@ -26,7 +26,7 @@ def make_policy(
 
     Args:
         speculation: as `geminate.params.parse_speculation` gives it.
-        copies: whether ``auto`` may draft copied text.
+        copies: whether ``auto`` may make prompt-lookup (n-gram) drafts.
     """
     if speculation == "auto":
         return AutoPolicy(drafter, costs, stats, copies=copies)

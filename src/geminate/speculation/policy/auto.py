@@ -1,6 +1,6 @@
-"""``auto``: the drafter, copied text, forced text or nothing, whichever promises most tokens per second.
+"""``auto``: a draft of the drafter, of prompt lookup, of a grammar, or none: whichever gives most tokens per second.
 
-The policy decides by timings and luck. It can, because what is emitted never depends on what was drafted.
+Its decisions depend on timings and chance; the output does not, because it never depends on what was drafted.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ class AutoPolicy:
     spent deciding is measured, and a sequence whose drafts pay for neither rests.
 
     Args:
-        drafter: proposes tokens; None: only copied and forced text is drafted.
+        drafter: proposes tokens; None: only prompt-lookup and grammar drafts are made.
         costs: of passes and draft steps. stats: acceptance, shared by the sequences of an engine.
-        copies: whether text is copied.
+        copies: whether prompt-lookup (n-gram) drafts are made.
         clock: seconds, for the time spent deciding.
     """
 
@@ -90,7 +90,7 @@ class AutoPolicy:
     def _copy(
         self, ngram: NgramSource, context: DraftContext, limit: int, seconds: Sequence[float], load: BatchLoad
     ) -> Decision:
-        """Copied text, if it promises more than the drafter and plain decoding."""
+        """A prompt-lookup draft, if it promises more than the drafter and plain decoding."""
         offer = ngram.offer(context, limit)
         if offer is None:
             return NO_DRAFT
@@ -140,8 +140,8 @@ class AutoPolicy:
             self.account.charge(seconds / plain, accepted + 1)
             if draft.steps:
                 # A draft after a pause is slower than one of a series, which is what there is to decide about.
-                usual = self.costs.round_time(count, steps=draft.steps)
-                self._probes.count_gain(accepted + 1 - min(seconds, usual) / plain)
+                typical = self.costs.round_time(count, steps=draft.steps)
+                self._probes.count_gain(accepted + 1 - min(seconds, typical) / plain)
 
     def _weigh(self, shared: Shared, count: int, accepted: int, *, drafted: bool) -> None:
         """What a shared round's draft was worth, in tokens of the batch."""

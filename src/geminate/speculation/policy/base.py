@@ -1,4 +1,4 @@
-"""What a policy is: each round it decides a sequence's draft, and it learns what became of it."""
+"""The protocol of a policy: each round it decides a sequence's draft, and it learns the outcome."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Policies that do not weigh anything: always k tokens of the drafter, or always what can be copied."""
+"""Policies without costs: always k tokens of the drafter, or always a prompt-lookup draft."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class FixedPolicy:
 
 
 class NgramPolicy:
-    """Copies as much as fits wherever the text repeats itself, whatever it costs; else what a grammar forces."""
+    """The longest prompt-lookup draft wherever the text repeats itself, whatever its cost; else a grammar draft."""
 
     def __init__(self) -> None:
         self.averages = DraftAverages()

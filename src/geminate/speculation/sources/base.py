@@ -1,4 +1,4 @@
-"""What a draft source is: it offers what it could draft and how likely that is to be accepted; a policy decides."""
+"""The protocol of a draft source: it offers drafts with their chance of acceptance; a policy decides."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Offer:
     Attributes:
         rates: estimated chance that draft token i is accepted if those before it were, i from 0.
         tokens: the tokens, where they are known already; else `DraftSource.draft` makes them.
-        match: for copied text, where it is copied from.
+        match: of a prompt-lookup draft: where it is copied from.
     """
 
     rates: Sequence[float]

@@ -39,8 +39,8 @@ def allowed_prefix(constraint: Constraint | None, tokens: Seq[int]) -> tuple[int
 def constrained_draft(model: DrafterModel, context: DraftContext, k: int) -> Draft:
     """At most k draft tokens: the forced ones if there are any, else the drafter's, step by step under the mask.
 
-    A draft token is chosen as `DraftRule` says among the candidates that are allowed, and its confidence is
-    its share of their softmax. The draft ends where ``context.stop`` says so, or where no candidate is allowed.
+    A draft token is chosen by `DraftRule` among the candidates that are allowed, and its confidence is
+    its share of their softmax. The draft ends by ``context.stop``, or where no candidate is allowed.
     """
     constraint = context.constraint
     if constraint is None:

@@ -20,7 +20,7 @@ class MtpDrafter:
         self.model = model
 
     def draft(self, context: DraftContext, k: int) -> Draft:
-        """k draft tokens, or fewer where ``context.stop`` says so; one native call for all of them.
+        """k draft tokens, or fewer by ``context.stop``; one native call for all of them.
 
         Under a grammar the steps are single calls; see `geminate.speculation.sources.constrained`.
         """

@@ -185,10 +185,17 @@ def _per_position(stats: list[Stats]) -> list[float]:
 
 
 def _report(
-    engine: Engine, prompts: list[BenchPrompt], modes: list[Mode], categories: list[str],
-    seconds: dict[tuple[int, str, Mode], float], tallies: dict[Mode, _Tally],
-    stats: dict[tuple[str, Mode], list[Stats]], repeats: int, max_tokens: int, temperature: float,
-) -> dict[str, Any]:  # fmt: skip
+    engine: Engine,
+    prompts: list[BenchPrompt],
+    modes: list[Mode],
+    categories: list[str],
+    seconds: dict[tuple[int, str, Mode], float],
+    tallies: dict[Mode, _Tally],
+    stats: dict[tuple[str, Mode], list[Stats]],
+    repeats: int,
+    max_tokens: int,
+    temperature: float,
+) -> dict[str, Any]:
     median = statistics.median
 
     def name(mode: Mode) -> str:
@@ -198,10 +205,11 @@ def _report(
         by_category = {c: median(seconds[r, c, 0] / seconds[r, c, mode] for r in range(repeats)) for c in categories}
         overall = [statistics.mean(seconds[r, c, 0] / seconds[r, c, mode] for c in categories) for r in range(repeats)]
         return {
-            "mean": round(statistics.mean(by_category.values()), 3), "worst": round(min(by_category.values()), 3),
+            "mean": round(statistics.mean(by_category.values()), 3),
+            "worst": round(min(by_category.values()), 3),
             "spread": [round(min(overall), 3), round(max(overall), 3)],
             "by_category": {c: round(x, 3) for c, x in by_category.items()},
-        }  # fmt: skip
+        }
 
     every = {mode: [s for c in categories for s in stats[c, mode]] for mode in modes}
     longest = max((m for m in modes if isinstance(m, int)), default=0)

@@ -72,9 +72,13 @@ class RandomStore:
                 scale = 0x2C00 if spec.role == "embedding" else 0x0C00
                 planes["scales"] = np.full(shapes["scales"][1], scale, dtype=np.uint16)
             self._made[name] = PackedMatrix(
-                format=fmt, n=spec.shape[-2], k=spec.shape[-1], planes=planes, layout=select.layout(fmt),
+                format=fmt,
+                n=spec.shape[-2],
+                k=spec.shape[-1],
+                planes=planes,
+                layout=select.layout(fmt),
                 stack=spec.shape[0] if len(spec.shape) == 3 else 1,
-            )  # fmt: skip
+            )
         return self._made[name]
 
     def embedding(self) -> PackedMatrix:

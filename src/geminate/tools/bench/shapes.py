@@ -51,10 +51,16 @@ def target_dict(name: str) -> dict[str, Any]:
     block = ["sliding_attention"] * pattern + ["full_attention"]
     if ple:
         shape |= {"hidden_size_per_layer_input": 256, "vocab_size_per_layer_input": 262144}
-    return COMMON | shape | {
-        "layer_types": block * (layers // len(block)), "num_attention_heads": heads, "num_key_value_heads": kv,
-        "num_global_key_value_heads": global_kv,
-    }  # fmt: skip
+    return (
+        COMMON
+        | shape
+        | {
+            "layer_types": block * (layers // len(block)),
+            "num_attention_heads": heads,
+            "num_key_value_heads": kv,
+            "num_global_key_value_heads": global_kv,
+        }
+    )
 
 
 def drafter_dict(name: str) -> dict[str, Any]:
@@ -96,8 +102,10 @@ def shortened(raw: dict[str, Any], layers: int) -> dict[str, Any]:
     shared = int(raw.get("num_kv_shared_layers") or 0)
     kept = max(block, layers - round(shared * layers / total / block) * block) if shared else layers
     return raw | {
-        "num_hidden_layers": layers, "layer_types": kinds[:layers], "num_kv_shared_layers": layers - kept,
-    }  # fmt: skip
+        "num_hidden_layers": layers,
+        "layer_types": kinds[:layers],
+        "num_kv_shared_layers": layers - kept,
+    }
 
 
 def load_shape(shape: str, layers: int | None) -> tuple[TargetConfig, AssistantConfig | None, int]:

@@ -1,7 +1,7 @@
 """Decoding at given acceptance rates: drafts, passes and bookkeeping are real, accept or reject is a seeded coin.
 
 For models of random weights, whose drafter is never right: it measures the engine at published acceptance rates.
-The text means nothing, and exactness does not apply: accepted guesses are emitted as they are.
+The text means nothing, and exactness does not apply: accepted draft tokens are emitted as they are.
 """
 
 from __future__ import annotations

@@ -42,10 +42,12 @@ class Score:
     def as_dict(self) -> dict[str, Any]:
         """Rounded, for JSON."""
         return {
-            "perplexity": round(self.perplexity, 4), "kl": float(f"{self.kl:.5g}"),
+            "perplexity": round(self.perplexity, 4),
+            "kl": float(f"{self.kl:.5g}"),
             "kl_error": None if self.kl_error is None else float(f"{self.kl_error:.3g}"),
-            "kl_p99": float(f"{self.kl_p99:.4g}"), "top1": round(self.top1, 5),
-        }  # fmt: skip
+            "kl_p99": float(f"{self.kl_p99:.4g}"),
+            "top1": round(self.top1, 5),
+        }
 
 
 @dataclass
@@ -108,7 +110,7 @@ def compare(
     Args:
         others: by name; all have the reference's vocabulary.
         windows: token ids, int32 [context] each.
-        on_rows: told (positions done, positions in all).
+        on_rows: called with (positions done, total positions).
 
     Returns:
         the reference's perplexity, and a score for each of the others.
@@ -145,7 +147,7 @@ def _threads(count: int) -> Iterator[ThreadPoolExecutor]:
         try:
             yield pool
         finally:
-            pool.shutdown(cancel_futures=True)  # Ctrl-C must not wait for rows nobody will read
+            pool.shutdown(cancel_futures=True)  # Ctrl-C must not wait for rows that no one will read
 
 
 def _logits(model: TargetModel, ids: I32, cache: KVStore) -> F32:
@@ -157,6 +159,9 @@ def _score(sums: _Sums, total: int) -> Score:
     every = np.concatenate([np.array(part) for part in sums.kl])
     error = float(np.std(means, ddof=1) / math.sqrt(len(means))) if len(means) > 1 else None
     return Score(
-        perplexity=math.exp(sums.nll / total), kl=float(every.mean()), kl_error=error,
-        kl_p99=float(np.quantile(every, 0.99)), top1=sums.equal / total,
-    )  # fmt: skip
+        perplexity=math.exp(sums.nll / total),
+        kl=float(every.mean()),
+        kl_error=error,
+        kl_p99=float(np.quantile(every, 0.99)),
+        top1=sums.equal / total,
+    )

@@ -19,9 +19,12 @@ from geminate.weights.store import WeightStore
 
 TOGETHER = 8  # variants that share the reference's passes: each keeps buffers and a KV cache
 PARTS = {
-    "self_attn": "attention", "mlp": "mlp", "experts": "experts",
-    "per_layer_input_gate": "per-layer input", "per_layer_projection": "per-layer input",
-}  # fmt: skip
+    "self_attn": "attention",
+    "mlp": "mlp",
+    "experts": "experts",
+    "per_layer_input_gate": "per-layer input",
+    "per_layer_projection": "per-layer input",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +87,7 @@ def by_group(
 
     Args:
         stores: of ``bf16``, ``int8`` and ``fmt``.
-        on_rows: told (positions done, positions in all), over all groups.
+        on_rows: called with (positions done, total positions), over all groups.
 
     Returns:
         one entry a group, in the model's order.
@@ -106,16 +109,20 @@ def by_group(
             on_rows(at * total + done, len(batches) * total)
 
         scores |= compare(reference, models, windows, report)[1]
-    sizes = {name: {f: store.tensor_bytes(name) for f, store in stores.items()} for group in every.values()
-             for name in group}  # fmt: skip
+    sizes = {
+        name: {f: store.tensor_bytes(name) for f, store in stores.items()} for group in every.values() for name in group
+    }
 
     def size(group: str, of: str) -> int:
         return int(np.sum([sizes[name][of] for name in every[group]]))
 
     return [
         GroupCost(
-            group=name, tensors=len(every[name]), score=scores[name],
-            bytes_saved=size(name, "bf16") - size(name, fmt), bytes_to_int8=size(name, "int8") - size(name, fmt),
+            group=name,
+            tensors=len(every[name]),
+            score=scores[name],
+            bytes_saved=size(name, "bf16") - size(name, fmt),
+            bytes_to_int8=size(name, "int8") - size(name, fmt),
         )
         for name in names
-    ]  # fmt: skip
+    ]

@@ -37,7 +37,7 @@ def channel_importance(
     the expert.
 
     Args:
-        windows: token ids, int32 [context] each. on_rows: told (positions done, positions in all).
+        windows: token ids, int32 [context] each. on_rows: called with (positions done, total positions).
     """
     specs = [s for s in expected_tensors(config) if s.role in ("matrix", "embedding", "experts")]
     plan = family_of(config.model_type).plan(config, store)

@@ -78,7 +78,7 @@ def quantize_model(
         model: as for `geminate.LLM`. out: a directory that does not exist yet.
         preset: int8, int4 or int4+.
         calibration: a text; errors then count by what enters each matrix on it. None weighs all channels alike.
-        on_stage: told (what, done, in all).
+        on_stage: called with (what, done, total).
 
     Raises:
         GeminateError: with the cause and the way out; nothing is left behind.
