@@ -1,7 +1,8 @@
 """What weight formats cost on a model and a held-out text, and what `geminate quantize` wins back; one JSON object.
 
 Usage:
-    python benchmarks/quantization.py --corpus build/training/corpus --work build/quantization --json FILE [--model M]
+    python benchmarks/quantization.py --corpus build/embedded_pair/corpus --work build/quantization --json FILE \
+        [--model M]
 
 ``--model`` is a directory or a GGUF file; without it the embedded pair. Two texts that share nothing are made from the
 corpus of the embedded pair (its train and held-out parts) and the Python standard library: one to calibrate with, one

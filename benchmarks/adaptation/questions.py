@@ -14,7 +14,7 @@ TURN = re.compile(r"<\|turn>user\n(.*?)<turn\|>", re.DOTALL)
 def main() -> None:
     """Write ``count`` of them."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--corpus", type=Path, required=True, help="train.jsonl of training/prepare_corpus.py")
+    parser.add_argument("--corpus", type=Path, required=True, help="train.jsonl of the embedded pair's corpus")
     parser.add_argument("--count", type=int, required=True)
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()

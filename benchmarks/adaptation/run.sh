@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
 # What a fine-tune costs the embedded pair's drafter and what training brings back; and rope position P against P-1.
 # Usage: bash benchmarks/adaptation/run.sh [WORK]     (default build/adaptation; some 50 minutes on two cores)
-# Needs geminate with its [train] extra and the corpus of training/README.md. Steps whose result is there are skipped.
+# Needs geminate with its [train] extra and the corpus of recipes/embedded_pair/README.md. Steps whose result is there are skipped.
 set -euo pipefail
 work=${1:-build/adaptation}
 python=${PYTHON:-python3}
 here=$(cd "$(dirname "$0")" && pwd)
-corpus=build/training/corpus/train.jsonl
-[ -e "$corpus" ] || { echo "make build/training/corpus first: training/README.md" >&2; exit 1; }
+corpus=build/embedded_pair/corpus/train.jsonl
+[ -e "$corpus" ] || { echo "make build/embedded_pair/corpus first: recipes/embedded_pair/README.md" >&2; exit 1; }
 mkdir -p "$work/prompts"
 
-[ -e "$work/target/config.json" ] || "$python" training/finetune_target.py --out "$work" --minutes 8
+[ -e "$work/target/config.json" ] || "$python" recipes/embedded_pair/finetune_target.py --out "$work" --minutes 8
 # 600 requests to learn from, 200 to measure with; 400 questions of the old kind, so that it is not forgotten.
 head -n 600 "$work/requests.jsonl" > "$work/prompts/sql.jsonl"
 tail -n 200 "$work/requests.jsonl" > "$work/held_out.jsonl"

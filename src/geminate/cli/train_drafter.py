@@ -26,8 +26,8 @@ NOT_BETTER = 3
 TRAIN = (
     "data", "out", "target", "drafter", "init", "as_is", "hours", "updates", "max_length", "new_tokens", "temperature",
     "batch_tokens", "accumulate", "learning_rate", "loss", "soft", "draft_steps", "own_tokens", "sampled",
-    "evaluate_every", "hidden", "layers", "heads", "intermediate", "centroid_head", "seed", "lessons_gb", "device",
-    "dtype", "restart",
+    "evaluate_every", "hidden", "layers", "heads", "intermediate", "centroid_head", "centroids", "seed", "cache_gb",
+    "device", "dtype", "restart",
 )  # fmt: skip
 
 

@@ -97,6 +97,10 @@ def test_not_better_exits_with_three_and_keeps_the_old_one(prompts: Path, tmp_pa
             "--init scratch",
         ),
         (("--no-centroids",), "--init scratch"),
+        (("--centroids", "64"), "--init scratch"),
+        (("--init", "scratch", "--centroids", "64", "--no-centroids"), "exclude each other"),
+        (("--init", "scratch", "--centroids", "100", "--new-tokens", "4"), "divide the vocabulary"),
+        (("--init", "scratch", "--centroids", "8", "--new-tokens", "4"), "at least 16"),
         (
             (
                 "--dtype",

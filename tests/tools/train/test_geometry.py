@@ -39,7 +39,7 @@ def test_as_served(size: str, rope_position: RopePosition, at: int, models: dict
     assert served is not None
     drafter, _ = load_drafter(models[size].with_name(f"{size}-assistant"), llm.config, rope_position)
     ids = np.random.default_rng(3).integers(3, target.config.vocab_size, 70).tolist()
-    states = unrolled(drafter, collate([Teacher(target).lesson(ids, 10)], torch.device("cpu")))
+    states = unrolled(drafter, collate([Teacher(target).targets(ids, 10)], torch.device("cpu")))
     cache = target.new_cache()
     hidden, _ = target.extend([Rows(cache=cache, ids=ids[: at + 1])])
     state = hidden[-1]
@@ -55,15 +55,15 @@ def test_no_token_of_the_future_is_seen(models: dict[str, Path]) -> None:
     drafter, _ = load_drafter(models["E2B"].with_name("E2B-assistant"), llm.config, "P")
     ids = np.random.default_rng(4).integers(3, llm.config.vocab_size, 40).tolist()
     teacher = Teacher(llm.pair.target)
-    before = unrolled(drafter, collate([teacher.lesson(ids, 4)], torch.device("cpu")))
+    before = unrolled(drafter, collate([teacher.targets(ids, 4)], torch.device("cpu")))
     changed = 25
     other = [*ids]
     other[changed] = ids[changed] + 1 if ids[changed] + 1 < llm.config.vocab_size else 3
-    after = unrolled(drafter, collate([teacher.lesson(other, 4)], torch.device("cpu")))
+    after = unrolled(drafter, collate([teacher.targets(other, 4)], torch.device("cpu")))
     for j in range(STEPS):
         # Step j of row t has been fed the tokens up to t + 1 + j.
         unseen = changed - 1 - j
-        assert torch.equal(before[j][:unseen], after[j][:unseen]), f"step {j} sees what it is to guess"
+        assert torch.equal(before[j][:unseen], after[j][:unseen]), f"step {j} sees what it is to draft"
         assert not torch.allclose(before[j][unseen], after[j][unseen]), "the token that was fed must matter"
 
 
@@ -71,7 +71,7 @@ def test_keys_of_the_bonus_token_are_not_seen(models: dict[str, Path]) -> None:
     llm = LLM(models["E2B"], weights="int8")
     drafter, _ = load_drafter(models["E2B"].with_name("E2B-assistant"), llm.config, "P")
     ids = np.random.default_rng(5).integers(3, llm.config.vocab_size, 30).tolist()
-    batch = collate([Teacher(llm.pair.target).lesson(ids, 4)], torch.device("cpu"))
+    batch = collate([Teacher(llm.pair.target).targets(ids, 4)], torch.device("cpu"))
     before = unrolled(drafter, batch)
     row = 12
     for kind in batch.kv:

@@ -75,7 +75,7 @@ def test_same_logits_in_transformers(name: str, centroid_head: bool, models: dic
         chosen = torch.arange(text.vocab_size)
     torch.testing.assert_close(ours[chosen], want[chosen], rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(following[0, -1], out.last_hidden_state[0, 0], rtol=1e-3, atol=1e-3)
-    assert int(drafter.guess(normed[0, -1:])) == int(want.argmax())
+    assert int(drafter.draft(normed[0, -1:])) == int(want.argmax())
 
 
 @pytest.mark.parametrize("centroid_head", [True, False], ids=["clusters", "full head"])

@@ -32,7 +32,7 @@ def answer_all(
 
     Args:
         longest: tokens of prompt and answer together.
-        on_progress: told (examples done, examples in all).
+        on_progress: called with (examples done, total examples).
 
     Raises:
         TrainingError: the file cannot be written, or holds something else.

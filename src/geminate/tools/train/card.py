@@ -23,7 +23,7 @@ def model_card(
         "---", "library_name: transformers", "tags:", "- speculative-decoding", "- mtp", "- geminate", "---", "",
         "# MTP drafter", "",
         f"Drafter (`Gemma4AssistantForCausalLM`) of the target `{target}`, trained with `geminate train drafter`.",
-        "It guesses; the target decides: output does not depend on it, only speed.", "",
+        "It drafts and the target decides: the output does not depend on it, only the speed.", "",
         "    " + command, "",
         f"Data: `{data}`; {examples['training']} texts to learn from, {examples['held_out']} held out.", "",
         "## Held-out acceptance length as served (tokens a round)", "",

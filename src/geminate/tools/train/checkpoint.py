@@ -30,6 +30,7 @@ RENAMED = {
     "centroids.weight": "masked_embedding.centroids.weight",
     "token_ordering": "masked_embedding.token_ordering",
 }
+MIN_CLUSTERS = 16  # fewer make no centroid head
 GENERATION = {"is_assistant": True, "num_assistant_tokens": 4, "num_assistant_tokens_schedule": "constant"}
 
 
@@ -63,28 +64,29 @@ def scratch_config(
     heads: int | None,
     intermediate: int | None,
     centroid_head: bool,
+    centroids: int | None = None,
 ) -> dict[str, Any]:
     """config.json of a new drafter for ``target``, in the published layout; None picks a size by the target's width.
 
     The published sizes (E2B 256 wide, 12B and up 1024) suggest the widths; small vocabularies need no centroid head.
+
+    Raises:
+        TrainingError: a number of centroids that the head cannot have.
     """
     width = target.hidden_size
     hidden = hidden or (128 if width < 512 else 256 if width < 3072 else 1024)
-    layers = layers or (2 if width < 512 else 4)
     kinds = {la.kind: la for la in target.layers if not la.kv_shared}
     sliding, full = kinds.get("sliding_attention"), kinds.get("full_attention")
     some = sliding or full
     assert some is not None
-    pattern = ["sliding_attention"] * layers if full is None else ["full_attention"] * layers
-    if sliding is not None and full is not None:
-        pattern = ["sliding_attention"] * (layers - 1) + ["full_attention"]
+    pattern = [some.kind] * (layers or (2 if width < 512 else 4))
+    if full is not None:
+        pattern[-1] = "full_attention"
     kv = max(la.kv_heads for la in kinds.values())
     heads = heads or max(4, kv)
     vocab = target.vocab_size
-    clusters = max(1, 2 ** round(math.log2(vocab / 128)) if vocab >= 1024 else 1)
-    while vocab % clusters:
-        clusters //= 2
-    ordered = centroid_head and clusters >= 16
+    clusters = _clusters(vocab, centroids)
+    ordered = centroid_head and clusters >= MIN_CLUSTERS
     text = raw_target.get("text_config", raw_target)
     ropes = {kind: _rope_entry(rope) for kind, rope in target.rope.items()}
     # Wide full layers with one shared K and V have KV heads of their own in the published drafters as well.
@@ -101,11 +103,11 @@ def scratch_config(
         "text_config": {
             "model_type": "gemma4_text", "dtype": "bfloat16", "vocab_size": vocab,
             "vocab_size_per_layer_input": 0, "hidden_size": hidden, "hidden_size_per_layer_input": 0,
-            "intermediate_size": intermediate or (2 if width < 512 else 8) * hidden, "num_hidden_layers": layers,
+            "intermediate_size": intermediate or (2 if width < 512 else 8) * hidden, "num_hidden_layers": len(pattern),
             "num_attention_heads": heads, "num_key_value_heads": (sliding or some).kv_heads,
             "num_global_key_value_heads": full.kv_heads if k_eq_v and full is not None else None,
             "head_dim": (sliding or some).head_dim, "global_head_dim": (full or some).head_dim,
-            "layer_types": pattern, "num_kv_shared_layers": layers, "use_double_wide_mlp": False,
+            "layer_types": pattern, "num_kv_shared_layers": len(pattern), "use_double_wide_mlp": False,
             "attention_k_eq_v": k_eq_v, "enable_moe_block": False, "sliding_window": (sliding or some).window or 512,
             "max_position_embeddings": target.max_position_embeddings, "final_logit_softcapping": None,
             "hidden_activation": "gelu_pytorch_tanh", "rms_norm_eps": target.rms_norm_eps, "rope_parameters": ropes,
@@ -113,6 +115,21 @@ def scratch_config(
             "bos_token_id": text.get("bos_token_id", 2), "eos_token_id": 1, "pad_token_id": text.get("pad_token_id", 0),
         },
     }  # fmt: skip
+
+
+def _clusters(vocab: int, wanted: int | None) -> int:
+    """About 128 tokens a cluster, a power of two that divides the vocabulary; 1 for small ones."""
+    if wanted is not None:
+        if vocab % wanted or wanted < MIN_CLUSTERS:
+            raise TrainingError(
+                f"--centroids must be at least {MIN_CLUSTERS} and divide the vocabulary of {vocab:,} tokens, "
+                f"not {wanted}"
+            )
+        return wanted
+    clusters: int = max(1, 2 ** round(math.log2(vocab / 128)) if vocab >= 1024 else 1)
+    while vocab % clusters:
+        clusters //= 2
+    return clusters
 
 
 def _rope_entry(rope: RopeConfig) -> dict[str, Any]:

@@ -76,7 +76,7 @@ def _nearest(table: Tensor, means: Tensor, near: int) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def cluster_recall(drafter: Drafter, normed: Tensor, tokens: Tensor) -> float:
-    """Share of guesses whose right token stands in a chosen cluster: normed [N, hidden], tokens int64 [N]."""
+    """Share of draft tokens whose right token stands in a chosen cluster: normed [N, hidden], tokens int64 [N]."""
     assert drafter.centroids is not None
     if not len(normed):
         return 0.0

@@ -111,7 +111,7 @@ class Drafter(nn.Module):
         return owner
 
     @torch.no_grad()
-    def guess(self, normed: Tensor) -> Tensor:
+    def draft(self, normed: Tensor) -> Tensor:
         """Argmax as served, through the centroid head if there is one: normed [N, hidden] -> int64 [N]."""
         out = torch.empty(len(normed), dtype=torch.long, device=normed.device)
         for at in range(0, len(normed), 256):

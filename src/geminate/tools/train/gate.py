@@ -19,7 +19,7 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class Served:
-    """What decoding one held-out prompt took: rounds that verified guesses, and tokens they emitted."""
+    """What decoding one held-out prompt took: rounds that verified drafts, and tokens they emitted."""
 
     category: str
     rounds: int
@@ -54,10 +54,10 @@ def serve(
     longest: int,
     on_done: Callable[[], None],
 ) -> list[Served]:
-    """Decode every prompt with k guesses a round; without a drafter every round emits one token.
+    """Decode every prompt with k draft tokens a round; without a drafter every round emits one token.
 
     Args:
-        longest: tokens of prompt and answer together. on_done: told after each prompt.
+        longest: tokens of prompt and answer together. on_done: called after each prompt.
     """
     speculation = k if llm.pair.drafter is not None else 0
     found = []
@@ -98,5 +98,5 @@ def compare(old: list[Served], new: list[Served]) -> list[Comparison]:
 
 
 def is_better(comparisons: list[Comparison]) -> bool:
-    """All prompts together better beyond doubt, and no category worse beyond doubt."""
+    """All prompts together better with 95 % confidence, and no category worse with 95 % confidence."""
     return comparisons[0].low > 0 and all(c.high >= 0 for c in comparisons[1:])

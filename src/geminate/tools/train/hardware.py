@@ -1,4 +1,4 @@
-"""What training may use of this machine."""
+"""Properties of this machine that training depends on."""
 
 from __future__ import annotations
 

@@ -24,12 +24,12 @@ from geminate.tools.train.clusters import cluster_tokens, principal_rows
 from geminate.tools.train.drafter import Drafter
 from geminate.tools.train.gate import Comparison, Served, compare, is_better, serve
 from geminate.tools.train.hardware import has_fast_bf16
-from geminate.tools.train.lessons import LessonStore
 from geminate.tools.train.loop import Loop, LoopSettings, Progress, State, Text
 from geminate.tools.train.options import LossName, TrainOptions
 from geminate.tools.train.prompts import Example, Examples, read_examples, split
 from geminate.tools.train.rounds import LossSettings
 from geminate.tools.train.teacher import Teacher
+from geminate.tools.train.teacher_cache import TeacherCache
 from geminate.weights.presets import Preset, check_preset
 
 GATE_DRAFT = 4
@@ -44,7 +44,7 @@ class Job:
         target, drafter: as for `geminate.LLM`; ``drafter`` is the old one, which the gate compares with.
         init: ``drafter`` (the old one), ``scratch``, or a drafter's directory.
         temperature: of the answers and of the gate; None is the model's own setting.
-        lessons_gb: disk for what the target said of the texts, kept until the training is done.
+        cache_gb: disk space for the teacher targets, kept until the training is done.
     """
 
     target: str | None
@@ -63,7 +63,8 @@ class Job:
     heads: int | None
     intermediate: int | None
     centroid_head: bool
-    lessons_gb: float
+    centroids: int | None
+    cache_gb: float
     threads: int | None
     device: str
     loop: LoopSettings
@@ -84,14 +85,17 @@ class Job:
             target=o.target, drafter=o.drafter, weights=weights, data=o.data, out=o.out, init=o.start, as_is=o.as_is,
             max_length=o.max_length, new_tokens=o.new_tokens, temperature=o.temperature, rope_position=rope_position,
             hidden=o.hidden, layers=o.layers, heads=o.heads, intermediate=o.intermediate,
-            centroid_head=o.centroid_head, lessons_gb=o.lessons_gb, threads=threads, device=o.device, loop=loop,
+            centroid_head=o.centroid_head, centroids=o.centroids, cache_gb=o.cache_gb, threads=threads,
+            device=o.device, loop=loop,
         )  # fmt: skip
 
     def described(self) -> dict[str, Any]:
         """For plan.json and the model card; what may change between a run and its resumption is left out."""
         found = asdict(self)
-        for name in ("out", "threads", "device", "lessons_gb"):
+        for name in ("out", "threads", "device", "cache_gb"):
             del found[name]
+        if self.centroids is None:
+            del found["centroids"]  # so that runs begun before the option existed go on
         return {k: str(v) if isinstance(v, Path) else v for k, v in found.items()}
 
 
@@ -130,9 +134,9 @@ def check(job: Job) -> None:
     within("--sampled", loss.sampled, 1, 1 << 20)
     within("--evaluate-every", loop.evaluate_every, 1, 10**9)
     within("--max-length", job.max_length, 8, 1 << 20)
-    within("--lessons-gb", job.lessons_gb, 0, 1e6)
+    within("--lessons-gb", job.cache_gb, 0, 1e6)
     within("--new-tokens", job.new_tokens, 1, 1 << 20)
-    for name in ("hidden", "layers", "heads", "intermediate"):
+    for name in ("hidden", "layers", "heads", "intermediate", "centroids"):
         value = getattr(job, name)
         if value is not None:
             within(f"--{name}", value, 1, 1 << 16)
@@ -142,6 +146,8 @@ def check(job: Job) -> None:
         raise ParameterError(f"--max-length {job.max_length} is more than --batch-tokens {loop.batch_tokens}")
     if not job.centroid_head and job.init != "scratch":
         raise ParameterError("--no-centroids is for a drafter made with --init scratch; others stay as they are")
+    if job.centroids is not None and not job.centroid_head:
+        raise ParameterError("--centroids and --no-centroids exclude each other")
     if job.device != "cpu" and not torch.cuda.is_available():
         raise ParameterError(f"--device {job.device}: torch sees no such device; use cpu")
 
@@ -153,7 +159,7 @@ def run(
     """Train, compare, write; goes on where an earlier run of the same command stopped.
 
     Args:
-        command: for the model card. on_stage: told (what, done, in all) of the parts that are not training.
+        command: for the model card. on_stage: called with (what, done, total) of the parts that are not training.
 
     Raises:
         GeminateError: with the cause and the way out. KeyboardInterrupt: the best so far and a checkpoint stay.
@@ -173,12 +179,12 @@ def run(
         raise TrainingError("no text is left to learn from: the answers are too short; raise --new-tokens")
     drafter, raw = _start(job, llm, stage, on_message, resuming=(work / "checkpoint.pt").exists())
     drafter.to(job.device)
-    lessons = LessonStore(Teacher(llm.pair.target), work / "lessons", int(job.lessons_gb * 1e9))
-    loop = Loop(drafter, raw, lessons, texts, held_out, job.loop, work, on_progress)
+    teacher = TeacherCache(Teacher(llm.pair.target), work / "teacher", int(job.cache_gb * 1e9))
+    loop = Loop(drafter, raw, teacher, texts, held_out, job.loop, work, on_progress)
     if loop.resume():
         on_message(f"going on from update {loop.state.step} of {loop.state.steps}")
     state = loop.run()
-    lessons.clear()
+    teacher.clear()
     comparisons = _gate(job, llm, loop.best, examples.held_out, sampling, stage)
     better = is_better(comparisons)
     best, _ = load_drafter(loop.best, llm.config, job.rope_position)
@@ -231,7 +237,7 @@ def _texts(
         )  # fmt: skip
 
     def texts(part: list[Example]) -> list[Text]:
-        # A round needs a bonus token and a guess: shorter answers teach nothing.
+        # A round needs a bonus token and a draft token: shorter answers teach nothing.
         return [Text([*e.prompt, *answers[e.key]], len(e.prompt)) for e in part if len(answers[e.key]) >= 3]
 
     return texts(examples.training), texts(examples.held_out)
@@ -250,7 +256,7 @@ def _start(
         return load_drafter(Path(job.init), llm.config, job.rope_position)
     raw = scratch_config(
         llm.config, dict(open_model(located.target).raw), hidden=job.hidden, layers=job.layers, heads=job.heads,
-        intermediate=job.intermediate, centroid_head=job.centroid_head,
+        intermediate=job.intermediate, centroid_head=job.centroid_head, centroids=job.centroids,
     )  # fmt: skip
     config = load_assistant_config(raw)
     torch.manual_seed(job.loop.seed)

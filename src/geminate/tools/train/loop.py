@@ -23,10 +23,10 @@ import torch
 from geminate.errors import TrainingError
 from geminate.tools.train.checkpoint import save_drafter
 from geminate.tools.train.drafter import Drafter
-from geminate.tools.train.lessons import LessonStore
 from geminate.tools.train.optimiser import Optimiser, learning_rate
 from geminate.tools.train.rounds import Acceptance, BatchLoss, LossSettings, batch_loss, measure
 from geminate.tools.train.teacher import Batch, Teacher, collate
+from geminate.tools.train.teacher_cache import TeacherCache
 
 T = TypeVar("T")
 
@@ -42,7 +42,7 @@ class LoopSettings:
     Attributes:
         steps: updates, or None: as many as fit into ``hours``, decided once and kept in the checkpoint.
         batch_tokens: tokens of one pass. accumulate: passes of one update. rate: peak learning rate.
-        evaluate_every: updates between two looks at the held-out texts.
+        evaluate_every: updates between two evaluations of the held-out texts.
     """
 
     steps: int | None
@@ -68,7 +68,7 @@ class Text:
 
 @dataclass
 class Progress:
-    """What the loop tells whoever shows it."""
+    """Progress of the loop, for display."""
 
     step: int
     steps: int | None
@@ -93,13 +93,13 @@ class Loop:
     """One training run.
 
     Args:
-        texts, held_out: what to learn from, and what tells the best.
+        texts, held_out: what to learn from, and what decides the best.
         work: directory of checkpoint and best drafter. raw: the drafter's config.json.
-        on_progress: told after every update.
+        on_progress: called after every update.
     """
 
     def __init__(
-        self, drafter: Drafter, raw: dict[str, Any], teacher: Teacher | LessonStore, texts: list[Text],
+        self, drafter: Drafter, raw: dict[str, Any], teacher: Teacher | TeacherCache, texts: list[Text],
         held_out: list[Text], settings: LoopSettings, work: Path, on_progress: Callable[[Progress], None] | None = None,
     ) -> None:  # fmt: skip
         self.drafter, self.raw, self.teacher = drafter, raw, teacher
@@ -110,8 +110,8 @@ class Loop:
         self.state = State(steps=settings.steps)
         self.checkpoint, self.best = work / "checkpoint.pt", work / "best"
         self._epoch, self._epoch_start, self._plan = 0, 0, self._planned(0)
-        lessons = [teacher.lesson(text.ids, text.prompt) for text in held_out]
-        groups = _packed(lessons, lambda lesson: len(lesson.ids), settings.batch_tokens)
+        parts = [teacher.targets(text.ids, text.prompt) for text in held_out]
+        groups = _packed(parts, lambda part: len(part.ids), settings.batch_tokens)
         self.held_out = [collate(group, self.device) for group in groups]
 
     def resume(self) -> bool:
@@ -241,7 +241,7 @@ class Loop:
         self.on_progress(Progress(state.step, state.steps, loss, tokens / took))
 
     def evaluate(self) -> None:
-        """Look at the held-out texts; keep the drafter if it is the best so far."""
+        """Evaluate on the held-out texts; keep the drafter if it is the best so far."""
         seen = measure(self.drafter, self.held_out, self.settings.loss.steps)
         state = self.state
         state.history.append(
@@ -261,7 +261,7 @@ class Loop:
             self._epoch += 1
             self._plan = self._planned(self._epoch)
         texts = [self.texts[i] for i in self._plan[number - self._epoch_start]]
-        return collate([self.teacher.lesson(text.ids, text.prompt) for text in texts], self.device)
+        return collate([self.teacher.targets(text.ids, text.prompt) for text in texts], self.device)
 
     def _planned(self, epoch: int) -> list[list[int]]:
         """The batches of an epoch, as indices of texts."""
@@ -280,7 +280,7 @@ class Loop:
 
 @contextlib.contextmanager
 def _held_interrupt() -> Iterator[threading.Event]:
-    """Hold a Ctrl-C back until the block is done, and tell it; a second one is heeded at once."""
+    """Hold a Ctrl-C back until the block is done, then raise it; a second one is raised at once."""
     asked = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield asked

@@ -1,4 +1,4 @@
-"""What a guess is trained for: the target's distribution, by cross-entropy and total variation.
+"""What a draft token is trained for: the target's distribution, by cross-entropy and total variation.
 
 With p the target and q the drafter, sum over x of min(p, q) = 1 - TV(p, q) is the chance that a drafted token is
 accepted under the best coupling (Leviathan et al. 2023, arXiv:2211.17192, corollary 3.6). Choices of the loss:
@@ -6,7 +6,7 @@ accepted under the best coupling (Leviathan et al. 2023, arXiv:2211.17192, corol
 - ``ce``: cross-entropy of q against p.
 - ``tv``: 1 - sum min(p, q): acceptance itself, flat where q is far from p.
 - ``mix``: 0.1 ce + 0.9 tv, as DSpark's released Gemma 4 configurations weigh them.
-- ``lk``: w ce + (1 - w) tv with w = exp(-3 acceptance): cross-entropy while guesses are poor, acceptance once they are
+- ``lk``: w ce + (1 - w) tv with w = exp(-3 acceptance): cross-entropy while drafts are poor, acceptance once they are
   good (the hybrid LK loss).
 """
 
@@ -58,7 +58,7 @@ def ce_share(loss: LossName, acceptance: Tensor) -> Tensor:
 
 
 class RoundLoss(torch.autograd.Function):
-    """Weighted loss of N guesses; gradients are made chunk by chunk, so no [N, C] array outlives its chunk."""
+    """Weighted loss of N draft tokens; gradients are made chunk by chunk, so no [N, C] array outlives its chunk."""
 
     @staticmethod
     def forward(
@@ -71,15 +71,15 @@ class RoundLoss(torch.autograd.Function):
         weights: Tensor,
         name: LossName,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Loss, the chance of acceptance, and the likeliest candidate of every guess.
+        """Loss, the chance of acceptance, and the most likely candidate of every row.
 
         Args:
             normed: float32 [N, D]. table: float32 [C, D], the candidates' rows. correction: float32 [C].
-            at: int64 [N, m], where in C the target's likeliest tokens stand. p: float32 [N, m], their shares, sum 1.
+            at: int64 [N, m], where in C the target's most likely tokens stand. p: float32 [N, m], their shares, sum 1.
             weights: float32 [N].
 
         Returns:
-            The sum of weight x loss; min(p, q) summed, float32 [N]; where in C the guess stands, int64 [N].
+            The sum of weight x loss; min(p, q) summed, float32 [N]; where in C the draft token stands, int64 [N].
         """
         d_normed, d_table = torch.empty_like(normed), torch.zeros_like(table)
         accepted = torch.empty(len(normed), device=normed.device)

@@ -60,8 +60,11 @@ class TrainOptions:
     heads: int | None = _option(None, "From scratch: number of attention heads.", empty="chosen by the target's")
     intermediate: int | None = _option(None, "From scratch: MLP width.", empty="chosen by the target's")
     centroid_head: bool = _option(True, "From scratch: use a full output head, without clusters.", "--no-centroids")
+    centroids: int | None = _option(
+        None, "From scratch: number of token clusters of the centroid head.", empty="chosen by the vocabulary"
+    )
     seed: int = _option(0, "Random seed for answers, shuffling and initial weights.")
-    lessons_gb: float = _option(
+    cache_gb: float = _option(
         10.0, "Disk space (GB) for cached target outputs; 0 recomputes them every epoch.", "--lessons-gb"
     )
     device: str = _option("cpu", "cpu or cuda: where the drafter is trained.")

@@ -38,7 +38,7 @@ class Example:
 
     @property
     def key(self) -> str:
-        """What tells examples apart, and decides which are held out: a hash of the prompt."""
+        """Identifies an example, and decides which are held out: a hash of the prompt."""
         return hashlib.sha256(repr(self.prompt).encode()).hexdigest()
 
     @property

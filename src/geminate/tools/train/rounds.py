@@ -24,7 +24,7 @@ class LossSettings:
 
     Attributes:
         steps: draft steps unrolled. soft: weight of the target's softmax in p, the rest is on its best token.
-        own_tokens: share of rows on which a step counts only if the drafter's own guesses before it were right.
+        own_tokens: share of rows on which a step counts only if the drafter's own draft tokens before it were right.
         sampled: random tokens in the candidates of a large vocabulary. centroid_weight: of the cluster loss.
     """
 
@@ -67,8 +67,8 @@ def batch_loss(
     """The loss of a batch over all rounds and steps.
 
     A step's weight at a row is the chance that all steps before it are accepted (of min(p, q), detached), at least
-    LEAST_SURVIVAL; on a share of rows it is instead 1 or 0 by whether the drafter's own guesses were the text's tokens:
-    there the round lives on its own tokens, and where they are wrong the served round has ended.
+    LEAST_SURVIVAL; on a share of rows it is instead 1 or 0 by whether the drafter's own draft tokens were the text's:
+    there the round continues from its own tokens, and where they are wrong the served round has ended.
     """
     device = drafter.table.device
     vocab = drafter.config.text.vocab_size
@@ -88,7 +88,7 @@ def batch_loss(
     for j in range(settings.steps):
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             normed, hidden = drafter.step(shifted(batch.embedded, j + 1), hidden, batch.kv, geometry)
-        row = at + 1 + j  # the target row whose draw this guess must equal
+        row = at + 1 + j  # the target row whose draw this draft token must equal
         weight = torch.where(row < prompt - 1, PROMPT_WEIGHT, 1.0) * (row < whole) * survival
         keep = weight.reshape(-1) > 0
         if not keep.any():
@@ -121,8 +121,8 @@ class Acceptance:
     """Counts over held-out answers.
 
     Attributes:
-        tried, accepted: rounds that reached step i, and in which its guess was the text's token.
-        recall_hits: share of guesses whose token stood in a chosen cluster, summed; recall_batches: over these.
+        tried, accepted: rounds that reached step i, and in which its draft token was the text's token.
+        recall_hits: share of draft tokens whose token stood in a chosen cluster, summed; recall_batches: over these.
     """
 
     tried: list[float]
@@ -132,13 +132,13 @@ class Acceptance:
 
     @property
     def by_position(self) -> list[float]:
-        """Chance that guesses 1 .. i are all accepted."""
+        """Chance that draft tokens 1 .. i are all accepted."""
         first = max(1.0, self.tried[0])
         return [a / first for a in self.accepted]
 
     @property
     def length(self) -> float:
-        """Expected tokens a round at as many guesses as there are positions."""
+        """Expected tokens a round at drafts as long as there are positions."""
         return 1.0 + sum(self.by_position)
 
     @property
@@ -149,21 +149,21 @@ class Acceptance:
 
 @torch.no_grad()
 def measure(drafter: Drafter, batches: list[Batch], steps: int) -> Acceptance:
-    """Acceptance with every answer row as the start of a round, guesses chosen as served, tokens of the text fed."""
+    """Acceptance with every answer row as the start of a round, drafted as served, fed the tokens of the text."""
     seen = Acceptance([0.0] * steps, [0.0] * steps)
     for batch in batches:
         t = batch.ids.shape[1]
         geometry = drafter.geometry(t)
         at = torch.arange(t, device=batch.ids.device)[None, :]
         prompt, whole = batch.lengths[:, :1], batch.lengths[:, 1:]
-        # Rounds whose bonus token is in the answer and whose guesses all have a token to be compared to.
+        # Rounds whose bonus token is in the answer and whose draft tokens all have a token to be compared to.
         alive = (at >= prompt - 1) & (at + 1 + steps < whole)
         hidden = batch.hidden
         for j in range(steps):
             normed, hidden = drafter.step(shifted(batch.embedded, j + 1), hidden, batch.kv, geometry)
             seen.tried[j] += float(alive.sum())
             flat, wanted = normed[alive], shifted(batch.ids, j + 2)[alive]
-            right = drafter.guess(flat) == wanted
+            right = drafter.draft(flat) == wanted
             if drafter.centroids is not None and j == 0 and len(flat):
                 seen.recall_hits += cluster_recall(drafter, flat, wanted)
                 seen.recall_batches += 1

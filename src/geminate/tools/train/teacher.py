@@ -1,4 +1,4 @@
-"""What the served target says of a text, through our own kernels: hidden states, donors' keys and values, logits."""
+"""Teacher targets: the served target's outputs for a text (hidden states, donors' keys and values, logits)."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ HEAD_BYTES = 64 << 20  # float32 logits of one pass
 
 
 @dataclass(frozen=True)
-class Lesson:
-    """One text of T tokens as the served target sees it.
+class TeacherTargets:
+    """The target's outputs for one text of T tokens.
 
     Attributes:
         ids: int64 [T]. prompt: how many of them are the prompt.
         embedded: float32 [T, backbone], scaled embeddings. hidden: float32 [T, backbone], after the last norm.
         kv: keys and values of the donor layers by kind, float32 [kv_heads, T, head_dim].
-        top_ids: int64 [T, m], likeliest next tokens of every row, best first; top_logits: float32 [T, m].
+        top_ids: int64 [T, m], most likely next tokens of every row, best first; top_logits: float32 [T, m].
     """
 
     ids: Tensor
@@ -58,8 +58,8 @@ class Teacher:
         scaled: F32 = rows[back] * np.float32(self.target.config.embed_scale)
         return scaled
 
-    def lesson(self, ids: list[int], prompt: int) -> Lesson:
-        """One text; see `Lesson`."""
+    def targets(self, ids: list[int], prompt: int) -> TeacherTargets:
+        """One text; see `TeacherTargets`."""
         array = np.array(ids, dtype=np.int32)
         cache = self.target.new_cache()
         slots = {kind: self.target.slots[at] for kind, at in self.donors.items()}
@@ -76,7 +76,7 @@ class Teacher:
             for kind, slot in self.donors.items():
                 # A sliding layer's ring forgets: its rows are taken while they are there.
                 kv[kind][0][:, at], kv[kind][1][:, at] = cache.rows(slot, at.start, at.stop)
-        return Lesson(
+        return TeacherTargets(
             ids=torch.from_numpy(array.astype(np.int64)),
             prompt=prompt,
             embedded=torch.from_numpy(self.embed(array)),
@@ -89,7 +89,7 @@ class Teacher:
 
 @dataclass(frozen=True)
 class Batch:
-    """Lessons side by side, zero-padded to the longest: as `Lesson`, with a leading axis; lengths int64 [B, 2]."""
+    """`TeacherTargets` of B texts, zero-padded to the longest, with a leading axis B; lengths int64 [B, 2]."""
 
     ids: Tensor
     lengths: Tensor  # prompt, whole
@@ -105,9 +105,9 @@ class Batch:
         return int(self.lengths[:, 1].sum())
 
 
-def collate(lessons: list[Lesson], device: torch.device) -> Batch:
+def collate(texts: list[TeacherTargets], device: torch.device) -> Batch:
     """A batch on a device."""
-    longest = max(len(lesson.ids) for lesson in lessons)
+    longest = max(len(text.ids) for text in texts)
 
     def stacked(parts: list[Tensor], axis: int) -> Tensor:
         padded = []
@@ -117,16 +117,16 @@ def collate(lessons: list[Lesson], device: torch.device) -> Batch:
             padded.append(torch.cat((part, part.new_zeros(shape)), dim=axis))
         return torch.stack(padded).to(device)
 
-    kinds = lessons[0].kv.keys()
+    kinds = texts[0].kv.keys()
     return Batch(
-        ids=stacked([le.ids for le in lessons], 0),
-        lengths=torch.tensor([[le.prompt, len(le.ids)] for le in lessons], device=device),
-        embedded=stacked([le.embedded for le in lessons], 0),
-        hidden=stacked([le.hidden for le in lessons], 0),
+        ids=stacked([text.ids for text in texts], 0),
+        lengths=torch.tensor([[text.prompt, len(text.ids)] for text in texts], device=device),
+        embedded=stacked([text.embedded for text in texts], 0),
+        hidden=stacked([text.hidden for text in texts], 0),
         kv={
-            kind: (stacked([le.kv[kind][0] for le in lessons], 1), stacked([le.kv[kind][1] for le in lessons], 1))
+            kind: (stacked([text.kv[kind][0] for text in texts], 1), stacked([text.kv[kind][1] for text in texts], 1))
             for kind in kinds
         },
-        top_ids=stacked([le.top_ids for le in lessons], 0),
-        top_logits=stacked([le.top_logits for le in lessons], 0),
+        top_ids=stacked([text.top_ids for text in texts], 0),
+        top_logits=stacked([text.top_logits for text in texts], 0),
     )

@@ -1,8 +1,8 @@
-"""Lessons kept on disk between epochs: what the target says of a text does not change while a drafter learns.
+"""Teacher targets kept on disk between epochs: the target's outputs for a text do not change while a drafter learns.
 
-Running the target is the larger part of training (nearly half of it for Gemma 3 270M, over nine tenths for E2B), and it
-says the same every time, bit for bit; so a text is shown to it once, while there is room. A lesson takes a few KB a
-token: hidden states, donors' keys and values in the cache's float16, the likeliest tokens.
+Running the target is the larger part of training (nearly half of it for Gemma 3 270M, over nine tenths for E2B), and
+its outputs are the same bits every time; so each text is run once, while there is room. They take a few KB a token:
+hidden states, donors' keys and values in the cache's float16, the most likely tokens.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from geminate.tools.train.teacher import Lesson, Teacher
+from geminate.tools.train.teacher import Teacher, TeacherTargets
 
-SPARE_BYTES = 2 << 30  # disk that is left to others
+SPARE_BYTES = 2 << 30  # disk space that is left free
 
 
-class LessonStore:
-    """A `Teacher` that remembers.
+class TeacherCache:
+    """A `Teacher` whose outputs are kept on disk.
 
     Args:
-        directory: where lessons are kept; None keeps none. limit: bytes of them at most.
+        directory: where they are kept; None keeps none. limit: maximum number of bytes.
     """
 
     def __init__(self, teacher: Teacher, directory: Path | None, limit: int) -> None:
@@ -38,30 +38,30 @@ class LessonStore:
                 left.unlink()
             self.used = sum(path.stat().st_size for path in directory.iterdir())
 
-    def lesson(self, ids: list[int], prompt: int) -> Lesson:
-        """One text; see `Lesson`. The same bits whether kept or made anew."""
+    def targets(self, ids: list[int], prompt: int) -> TeacherTargets:
+        """One text; see `TeacherTargets`. The same bits whether kept or made anew."""
         if self.directory is None or self.limit <= 0:
-            return self.teacher.lesson(ids, prompt)
+            return self.teacher.targets(ids, prompt)
         raw = torch.tensor(ids, dtype=torch.int32)
         path = self.directory / f"{hashlib.sha256(raw.numpy().tobytes()).hexdigest()[:32]}.safetensors"
         found = self._read(path, raw, prompt)
         if found is None:
-            found = self.teacher.lesson(ids, prompt)
+            found = self.teacher.targets(ids, prompt)
             self._write(path, raw, found)
         return found
 
     def clear(self) -> None:
-        """Remove what is kept: the training is done."""
+        """Remove what is kept, once the training is done."""
         if self.directory is not None:
             shutil.rmtree(self.directory, ignore_errors=True)
 
-    def _read(self, path: Path, ids: Tensor, prompt: int) -> Lesson | None:
+    def _read(self, path: Path, ids: Tensor, prompt: int) -> TeacherTargets | None:
         try:
             kept = load_file(path)
             if not torch.equal(kept["ids"], ids):
                 return None
             kinds = [name[5:] for name in kept if name.startswith("keys_")]
-            return Lesson(
+            return TeacherTargets(
                 ids=ids.long(),
                 prompt=prompt,
                 embedded=torch.from_numpy(self.teacher.embed(ids.numpy())),
@@ -73,14 +73,14 @@ class LessonStore:
         except (OSError, KeyError, SafetensorError):  # none, or a damaged one: made anew
             return None
 
-    def _write(self, path: Path, ids: Tensor, lesson: Lesson) -> None:
+    def _write(self, path: Path, ids: Tensor, targets: TeacherTargets) -> None:
         tensors = {
             "ids": ids,
-            "hidden": lesson.hidden,
-            "top_logits": lesson.top_logits,
-            "top_ids": lesson.top_ids.int(),
+            "hidden": targets.hidden,
+            "top_logits": targets.top_logits,
+            "top_ids": targets.top_ids.int(),
         }
-        for kind, (keys, values) in lesson.kv.items():  # they come from a float16 cache
+        for kind, (keys, values) in targets.kv.items():  # they come from a float16 cache
             tensors |= {f"keys_{kind}": keys.half(), f"values_{kind}": values.half()}
         size = sum(t.nbytes for t in tensors.values()) + 2048
         new = path.with_name(f".{path.name}")
@@ -89,7 +89,7 @@ class LessonStore:
                 return
             save_file(tensors, new)
             os.replace(new, path)
-        except (OSError, SafetensorError):  # a lesson is kept or it is not; training goes on
+        except (OSError, SafetensorError):  # kept or not, training goes on
             new.unlink(missing_ok=True)
             return
         self.used += size

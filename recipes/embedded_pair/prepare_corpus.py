@@ -1,6 +1,8 @@
 """Build the training corpus: JSON lines of documents, shuffled, benchmark items held out.
 
-Usage: python training/prepare_corpus.py --raw DIR --held-out src/geminate/assets/prompts/bench80.jsonl --out DIR
+Usage:
+    python recipes/embedded_pair/prepare_corpus.py --raw DIR --out DIR \
+        --held-out src/geminate/assets/prompts/bench80.jsonl
 """
 
 from __future__ import annotations
@@ -23,21 +25,10 @@ def shingles(text: str, size: int = 8) -> set[str]:
     return {" ".join(words[i : i + size]) for i in range(max(1, len(words) - size + 1))}
 
 
-def main() -> int:
-    """Write train.jsonl and held_out.jsonl and print the sizes."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--raw", type=Path, required=True, help="directory of the unpacked packages")
-    parser.add_argument("--held-out", type=Path, required=True, help="benchmark prompts to exclude")
-    parser.add_argument("--out", type=Path, default=Path("build/training/corpus"))
-    parser.add_argument("--seed", type=int, default=1)
-    args = parser.parse_args()
-    for path in (args.raw, args.held_out):
-        if not path.exists():
-            print(f"missing: {path}", file=sys.stderr)
-            return 2
-    rng = random.Random(args.seed)
+def banned_phrases(held_out: Path) -> set[str]:
+    """Phrases of the benchmark prompts that no training document may hold."""
     banned: set[str] = set()
-    for line in args.held_out.read_text().splitlines():
+    for line in held_out.read_text().splitlines():
         for turn in json.loads(line)["turns"]:
             # The instruction around a passage is common; the passage and the question are what must not leak.
             for part in re.split(r"\n\n|Passage:|Question:", turn):
@@ -45,7 +36,7 @@ def main() -> int:
                     banned |= shingles(part)
                 elif len(part.split()) >= 3:
                     banned.add(" ".join(re.findall(r"\w+", part.lower())))
-    banned -= {
+    return banned - {
         phrase
         for question in (
             "Which country is this passage about, and what happened there?",
@@ -55,6 +46,22 @@ def main() -> int:
         )
         for phrase in shingles(question)
     }
+
+
+def main() -> int:
+    """Write train.jsonl and held_out.jsonl and print the sizes."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--raw", type=Path, required=True, help="directory of the unpacked packages")
+    parser.add_argument("--held-out", type=Path, required=True, help="benchmark prompts to exclude")
+    parser.add_argument("--out", type=Path, default=Path("build/embedded_pair/corpus"))
+    parser.add_argument("--seed", type=int, default=1)
+    args = parser.parse_args()
+    for path in (args.raw, args.held_out):
+        if not path.exists():
+            print(f"missing: {path}", file=sys.stderr)
+            return 2
+    rng = random.Random(args.seed)
+    banned = banned_phrases(args.held_out)
     readers: dict[str, Iterable[str]] = {
         "chitchat": sources.chitchat(args.raw / "chitchat_dataset"),
         "wordnet": sources.wordnet(args.raw / "wordnet", rng, keep=0.3),

@@ -1,6 +1,6 @@
 """Fine-tune the embedded target on a domain of its own (`sql_domain`): what a user's fine-tune does to a drafter.
 
-Usage: python training/finetune_target.py --out DIR [--minutes 8]
+Usage: python recipes/embedded_pair/finetune_target.py --out DIR [--minutes 8]
 
 Writes DIR/target (Hugging Face layout) and DIR/requests.jsonl (prompts of the domain that were not trained on).
 """
@@ -27,7 +27,7 @@ from model import PRESETS, Target, hf_config
 from optim import schedule
 from sql_domain import pairs
 
-EMBEDDED = Path(__file__).parents[1] / "src" / "geminate" / "assets" / "embedded" / "target"
+EMBEDDED = Path(__file__).parents[2] / "src" / "geminate" / "assets" / "embedded" / "target"
 HELD_OUT = 800
 BATCH = 16
 

@@ -1,4 +1,4 @@
-"""Lessons from disk: the same bits, within their limit, whatever happened to the files."""
+"""Teacher targets from disk: the same bits, within their limit, whatever happened to the files."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file
 
 from geminate import LLM
-from geminate.tools.train.lessons import LessonStore
-from geminate.tools.train.teacher import Lesson, Teacher
+from geminate.tools.train.teacher import Teacher, TeacherTargets
+from geminate.tools.train.teacher_cache import TeacherCache
 
 IDS = [2, 9, 4, 77, 30, 12, 5, 41, 8, 100, 3, 7]
 
@@ -18,9 +18,9 @@ IDS = [2, 9, 4, 77, 30, 12, 5, 41, 8, 100, 3, 7]
 class Counting(Teacher):
     calls = 0
 
-    def lesson(self, ids: list[int], prompt: int) -> Lesson:
+    def targets(self, ids: list[int], prompt: int) -> TeacherTargets:
         self.calls += 1
-        return super().lesson(ids, prompt)
+        return super().targets(ids, prompt)
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def teacher(models: dict[str, Path]) -> Counting:
     return Counting(LLM(str(models["E2B"]), drafter=None).pair.target)
 
 
-def same(a: Lesson, b: Lesson) -> bool:
+def same(a: TeacherTargets, b: TeacherTargets) -> bool:
     pairs = [(a.ids, b.ids), (a.embedded, b.embedded), (a.hidden, b.hidden), (a.top_ids, b.top_ids),
              (a.top_logits, b.top_logits)]  # fmt: skip
     assert a.kv.keys() == b.kv.keys()
@@ -37,26 +37,26 @@ def same(a: Lesson, b: Lesson) -> bool:
     return a.prompt == b.prompt and all(x.dtype == y.dtype and torch.equal(x, y) for x, y in pairs)
 
 
-def test_kept_lessons_are_the_same_bits(teacher: Counting, tmp_path: Path) -> None:
-    store = LessonStore(teacher, tmp_path / "l", 10**9)
-    first = store.lesson(IDS, 4)
-    again = store.lesson(IDS, 4)
-    assert same(first, again) and same(first, Teacher.lesson(teacher, IDS, 4))
+def test_kept_targets_are_the_same_bits(teacher: Counting, tmp_path: Path) -> None:
+    store = TeacherCache(teacher, tmp_path / "l", 10**9)
+    first = store.targets(IDS, 4)
+    again = store.targets(IDS, 4)
+    assert same(first, again) and same(first, Teacher.targets(teacher, IDS, 4))
     calls = teacher.calls
-    assert same(LessonStore(teacher, tmp_path / "l", 10**9).lesson(IDS, 4), first)
+    assert same(TeacherCache(teacher, tmp_path / "l", 10**9).targets(IDS, 4), first)
     assert teacher.calls == calls, "a later run reads what an earlier one kept"
-    assert not same(store.lesson([*IDS[:-1], 6], 4), first)
+    assert not same(store.targets([*IDS[:-1], 6], 4), first)
 
 
 def test_the_limit_holds_and_zero_keeps_nothing(teacher: Counting, tmp_path: Path) -> None:
-    LessonStore(teacher, tmp_path / "none", 0).lesson(IDS, 4)
+    TeacherCache(teacher, tmp_path / "none", 0).targets(IDS, 4)
     assert not (tmp_path / "none").exists()
-    probe = LessonStore(teacher, tmp_path / "probe", 10**9)
-    probe.lesson(IDS, 4)
+    probe = TeacherCache(teacher, tmp_path / "probe", 10**9)
+    probe.targets(IDS, 4)
     one = next((tmp_path / "probe").iterdir()).stat().st_size
-    store = LessonStore(teacher, tmp_path / "l", int(2.9 * one))
+    store = TeacherCache(teacher, tmp_path / "l", int(2.9 * one))
     for last in range(5, 15):
-        store.lesson([*IDS, last], 4)
+        store.targets([*IDS, last], 4)
     kept = sum(path.stat().st_size for path in (tmp_path / "l").iterdir())
     assert 0 < kept <= 2.9 * one
     store.clear()
@@ -64,16 +64,16 @@ def test_the_limit_holds_and_zero_keeps_nothing(teacher: Counting, tmp_path: Pat
 
 
 def test_damaged_and_half_written_files_are_made_anew(teacher: Counting, tmp_path: Path) -> None:
-    store = LessonStore(teacher, tmp_path, 10**9)
-    first = store.lesson(IDS, 4)
+    store = TeacherCache(teacher, tmp_path, 10**9)
+    first = store.targets(IDS, 4)
     (path,) = tmp_path.iterdir()
     raw = path.read_bytes()
     for damaged in (b"", raw[:100], raw[: len(raw) // 2], b"x" * 500):
         path.write_bytes(damaged)
-        assert same(store.lesson(IDS, 4), first)
+        assert same(store.targets(IDS, 4), first)
         assert load_file(path)["ids"].tolist() == IDS, "and kept again"
     (tmp_path / ".left.safetensors").write_bytes(b"x")
-    LessonStore(teacher, tmp_path, 10**9)
+    TeacherCache(teacher, tmp_path, 10**9)
     assert not (tmp_path / ".left.safetensors").exists()
 
 
@@ -83,7 +83,7 @@ def test_a_full_disk_keeps_nothing_and_goes_on(
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("geminate.tools.train.lessons.save_file", full)
-    store = LessonStore(teacher, tmp_path, 10**9)
-    assert same(store.lesson(IDS, 4), store.lesson(IDS, 4))
+    monkeypatch.setattr("geminate.tools.train.teacher_cache.save_file", full)
+    store = TeacherCache(teacher, tmp_path, 10**9)
+    assert same(store.targets(IDS, 4), store.targets(IDS, 4))
     assert list(tmp_path.iterdir()) == []

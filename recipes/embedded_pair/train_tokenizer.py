@@ -1,6 +1,6 @@
 """Train the 8,192-token byte-fallback BPE of the embedded pair, with Gemma 4's special-token strings and ids.
 
-Usage: python training/train_tokenizer.py --corpus DIR --out DIR
+Usage: python recipes/embedded_pair/train_tokenizer.py --corpus DIR --out DIR
 """
 
 from __future__ import annotations
@@ -96,8 +96,8 @@ def texts(path: Path, every: int) -> Iterator[str]:
 def main() -> int:
     """Train, test the round trip, write tokenizer.json, tokenizer_config.json, chat_template.jinja."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--corpus", type=Path, default=Path("build/training/corpus"))
-    parser.add_argument("--out", type=Path, default=Path("build/training/tokenizer"))
+    parser.add_argument("--corpus", type=Path, default=Path("build/embedded_pair/corpus"))
+    parser.add_argument("--out", type=Path, default=Path("build/embedded_pair/tokenizer"))
     parser.add_argument("--every", type=int, default=2, help="train on every n-th document")
     args = parser.parse_args()
     train = args.corpus / "train.jsonl"
