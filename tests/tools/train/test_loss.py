@@ -8,8 +8,9 @@ from itertools import pairwise
 import pytest
 import torch
 
-from geminate.tools.train.loss import LOSSES, RoundLoss, candidates, ce_share
+from geminate.tools.train.loss import RoundLoss, candidates, ce_share
 from geminate.tools.train.optimiser import BETAS, EPS, RowAdam, learning_rate
+from geminate.tools.train.options import LOSSES
 
 
 def plain_loss(normed, table, correction, at, p, weights, name):  # type: ignore[no-untyped-def]
