@@ -175,9 +175,14 @@ def main() -> None:
             shutil.rmtree(copy, ignore_errors=True)
             began = time.perf_counter()
             quantize_model(
-                model, copy, fmt, calibration=text, calibration_tokens=args.calibration_tokens,
-                context=args.context, threads=args.threads,
-            )  # fmt: skip
+                model,
+                copy,
+                fmt,
+                calibration=text,
+                calibration_tokens=args.calibration_tokens,
+                context=args.context,
+                threads=args.threads,
+            )
             seconds = time.perf_counter() - began
             found = evaluate(copy, held_out, ["auto"], reference=model, **options)
             entry = {"weights": fmt, "how": how, "seconds": round(seconds, 1), **found.formats[0].as_dict()}

@@ -6,7 +6,7 @@ python=${1:-python3}
 run() {  # file, then the arguments of geminate
   local file=$1
   shift
-  "$python" -c "from geminate.cli.app import main; main()" bench "$@" --json | tee /dev/stderr | tail -1 > "benchmarks/$file"
+  "$python" -c "from geminate.cli.app import app; app()" bench "$@" --json | tee /dev/stderr | tail -1 > "benchmarks/$file"
 }
 run step-e2b-int4.json step --weights int4 --repeats 15
 run step-e2b-int8.json step --weights int8 --repeats 15

@@ -54,9 +54,10 @@ def write_model(path: Path, config: dict[str, object], specs: list[TensorSpec]) 
             name = spec.name if spec.role == "order" else f"{spec.name}.weight"
         size = int(np.prod(spec.shape)) * (8 if spec.role == "order" else 2)
         header[name] = {
-            "dtype": "I64" if spec.role == "order" else "BF16", "shape": list(spec.shape),
+            "dtype": "I64" if spec.role == "order" else "BF16",
+            "shape": list(spec.shape),
             "data_offsets": [at, at + size],
-        }  # fmt: skip
+        }
         at += size
     raw = json.dumps(header).encode()
     rng = np.random.default_rng(0)
@@ -111,8 +112,10 @@ def main() -> int:
         "kv_mb": round(last["kv"] / 1e6), "streamed_mb": round(streamed_bytes(config, "int4") / 1e6),
     }  # fmt: skip
     print(f"machine  {result['machine']}")
-    print(f"first token after {result['first_token_s']} s (limit 2.5), resident {result['resident_mb']} MB "
-          f"(allowed {result['allowed_mb']})")  # fmt: skip
+    print(
+        f"first token after {result['first_token_s']} s (limit 2.5), resident {result['resident_mb']} MB "
+        f"(allowed {result['allowed_mb']})"
+    )
     line = json.dumps(result)
     if args.json is not None:
         args.json.write_text(line + "\n")

@@ -40,9 +40,12 @@ def acceptance(target: Path, drafter: Path, prompts: list[str], rope_position: A
         plain += llm.generate(ids, params, speculation="off")[0].stats.decode_s
         auto += llm.generate(ids, params, speculation="auto")[0].stats.decode_s
     return {
-        "acceptance_length": round(tokens / rounds, 3), "survival": [round(a / rounds, 3) for a in accepted],
-        "auto_over_plain": round(plain / auto, 3), "prompts": len(prompts), "tokens": tokens,
-    }  # fmt: skip
+        "acceptance_length": round(tokens / rounds, 3),
+        "survival": [round(a / rounds, 3) for a in accepted],
+        "auto_over_plain": round(plain / auto, 3),
+        "prompts": len(prompts),
+        "tokens": tokens,
+    }
 
 
 def main() -> int:
@@ -62,9 +65,10 @@ def main() -> int:
     target, stock = EMBEDDED / "target", EMBEDDED / "drafter"
     result: dict[str, Any] = {"machine": machine.describe(), "geminate": geminate.__version__, "guesses": GUESSES}
     for name, pair in {
-        "original target, its drafter": (target, stock), "tuned target, stock drafter": (args.tuned, stock),
+        "original target, its drafter": (target, stock),
+        "tuned target, stock drafter": (args.tuned, stock),
         "tuned target, retrained drafter": (args.tuned, args.retrained),
-    }.items():  # fmt: skip
+    }.items():
         result[name] = {"domain": acceptance(*pair, domain), "bench80": acceptance(*pair, general)}
         print(name, json.dumps(result[name]), flush=True)
     before = result["original target, its drafter"]["bench80"]["acceptance_length"]

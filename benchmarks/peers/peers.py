@@ -137,9 +137,12 @@ def measure(contenders: dict[str, Contender], ours: Ours, rounds: int) -> dict[s
     }  # fmt: skip
     work = Work(ours.bench.config, "int4")
     return {
-        "bandwidth_gbps": round(median(bandwidth) / 1e9, 1), "int8_gmacs": round(median(peak) / 1e9, 1),
-        "weight_bytes": work.bytes(0, 1), "macs_per_row": work.macs(), "engines": engines,
-    }  # fmt: skip
+        "bandwidth_gbps": round(median(bandwidth) / 1e9, 1),
+        "int8_gmacs": round(median(peak) / 1e9, 1),
+        "weight_bytes": work.bytes(0, 1),
+        "macs_per_row": work.macs(),
+        "engines": engines,
+    }
 
 
 def end_to_end(ours: Ours, peers: Path, gguf: Path, assistant: Path, threads: int) -> dict[str, Any]:

@@ -120,7 +120,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     model = [str(args.model)] if args.model else []
-    command = [sys.executable, "-c", "from geminate.cli.app import main; main()", "serve", *model,
+    command = [sys.executable, "-c", "from geminate.cli.app import app; app()", "serve", *model,
                "--weights", args.weights, "--port", "PORT", "--max-running", "16"]  # fmt: skip
     servers: dict[str, Server] = {}
     try:
@@ -148,9 +148,11 @@ def measure(args: argparse.Namespace, servers: dict[str, Server]) -> dict[str, A
     """All numbers of clients, kinds of prompts and ways to answer."""
     ways = list(servers)
     common = {
-        "max_tokens": args.tokens, "temperature": 0, "logit_bias": {str(token): -100 for token in ENDS},
+        "max_tokens": args.tokens,
+        "temperature": 0,
+        "logit_bias": {str(token): -100 for token in ENDS},
         "stream_options": {"include_usage": True},
-    }  # fmt: skip
+    }
     names = {name: server.model() for name, server in servers.items()}
     rows: dict[tuple[str, int, str], list[dict[str, float]]] = {}
     said: dict[str, str] = {}

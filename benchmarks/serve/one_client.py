@@ -37,7 +37,7 @@ def main() -> int:
     llm = LLM(*model)
     llm.measure_costs()
     server = Server(
-        [sys.executable, "-c", "from geminate.cli.app import main; main()", "serve", *model, "--port", "PORT"],
+        [sys.executable, "-c", "from geminate.cli.app import app; app()", "serve", *model, "--port", "PORT"],
         "/health/ready",
     )
     bias = dict.fromkeys(ENDS, -100.0)

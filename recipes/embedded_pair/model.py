@@ -45,10 +45,18 @@ class Shape:
 PRESETS = {
     "small": Shape(),
     "large": Shape(
-        hidden=512, layers=15, shared=10, heads=8, head_dim=64, global_head_dim=128,
-        intermediate=416, ple=128, window=256, context=4096,
+        hidden=512,
+        layers=15,
+        shared=10,
+        heads=8,
+        head_dim=64,
+        global_head_dim=128,
+        intermediate=416,
+        ple=128,
+        window=256,
+        context=4096,
     ),
-}  # fmt: skip
+}
 
 
 def inv_freq(shape: Shape, kind: str) -> Tensor:

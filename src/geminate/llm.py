@@ -12,7 +12,6 @@ from typing import Any, Literal, cast
 import numpy as np
 
 from geminate.arrays import F32
-from geminate.engine.client import LocalClient
 from geminate.engine.engine import Engine
 from geminate.engine.messages import EngineEvent, EngineRequest
 from geminate.engine.sequence import StopCheck
@@ -107,7 +106,6 @@ class LLM:
         self._drafter = MtpDrafter(pair.drafter) if pair.drafter is not None else None
         self.engine = self.new_engine(max_running=MAX_RUNNING)
         self.service = EngineService(self.engine)
-        self.client = LocalClient(self.service)
         self._numbers = itertools.count()
         self._on_message = on_message
         self._loading = threading.Lock()
@@ -279,11 +277,11 @@ class LLM:
         try:
             for request in requests:
                 ids.append(request.request_id)
-                self.client.submit(request)
-            yield from self.client.events(*ids)
+                self.service.submit(request)
+            yield from self.service.events(*ids)
         finally:
             for request_id in ids:
-                self.client.cancel(request_id)
+                self.service.cancel(request_id)
 
     def stream(
         self,

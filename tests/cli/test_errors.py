@@ -120,7 +120,7 @@ def test_unwritable_cache_runs_without_it(tmp_path: Path) -> None:
 
 
 def test_stdout_closed_early() -> None:
-    command = [sys.executable, "-c", "from geminate.cli.app import main; main()", "generate", "Once", "-n", "400"]
+    command = [sys.executable, "-c", "from geminate.cli.app import app; app()", "generate", "Once", "-n", "400"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ) as process:
         assert process.stdout is not None and process.stderr is not None
         process.stdout.read(5)

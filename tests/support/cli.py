@@ -10,7 +10,7 @@ import sys
 def geminate(*args: str, stdin: bytes | None = None, env: dict[str, str] | None = None, timeout: float = 120):
     """Completed process with text output."""
     done = subprocess.run(
-        [sys.executable, "-c", "from geminate.cli.app import main; main()", *args],
+        [sys.executable, "-c", "from geminate.cli.app import app; app()", *args],
         input=b"" if stdin is None else stdin,
         capture_output=True,
         timeout=timeout,

@@ -28,7 +28,7 @@ class Served:
         self._news = threading.Condition()
         self.key = key
         self.process = subprocess.Popen(
-            [sys.executable, "-c", "from geminate.cli.app import main; main()", "serve", "--port", "0", *flags],
+            [sys.executable, "-c", "from geminate.cli.app import app; app()", "serve", "--port", "0", *flags],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,

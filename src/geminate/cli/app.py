@@ -57,8 +57,3 @@ def root(
     ] = False,
 ) -> None:
     """Gemma 4 with its MTP drafter on the CPU: the same output with speculation on or off, only faster."""
-
-
-def main() -> None:
-    """Entry point."""
-    app()

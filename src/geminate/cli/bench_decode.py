@@ -8,21 +8,22 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from geminate.cli.console import Bars, fail, out, write_json
+from geminate.cli.console import Bars, fail, out, user_errors, write_json
 from geminate.cli.flags import JsonOpt, ModelArg, loading, options, sampling
 from geminate.cli.model import load
 from geminate.engine.engine import Engine
 from geminate.loading.options import LoadOptions
-from geminate.params import MAX_DRAFT, SamplingParams
+from geminate.params import MAX_DRAFT
 from geminate.tools.bench.decode import BENCH80, BenchPrompt, Mode, engine_of_shape, random_prompts, read_prompts, run
 from geminate.tools.bench.step import StepBench
 from geminate.tools.bench.synthetic import Coin
 
+LOADING = loading("drafter", "weights", "threads")
+PARAMS = sampling("max_tokens", "temperature", max_tokens=128, temperature=0.0)
 
-@options(
-    loaded=loading("drafter", "weights", "threads"),
-    params=sampling("max_tokens", "temperature", max_tokens=128, temperature=0.0),
-)
+
+@options(LOADING, PARAMS)
+@user_errors()
 def decode(
     model: ModelArg = None,
     shape: Annotated[
@@ -41,13 +42,12 @@ def decode(
     lengths: Annotated[str, typer.Option("--lengths", help="Fixed draft lengths to run as well.")] = "1,2,3,4",
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Use only the first prompts.")] = None,
     repeats: Annotated[int, typer.Option("--repeats", min=1, help="Number of runs per prompt and mode.")] = 3,
-    *,
-    params: SamplingParams,
-    loaded: LoadOptions,
     layers: Annotated[int | None, typer.Option("--layers", help="With --shape: use fewer layers.")] = None,
     json_out: JsonOpt = False,
+    **given: Any,
 ) -> None:
     """Tokens per second plain, with fixed draft lengths and with auto, alternating on the same prompts."""
+    loaded, params = LOADING.take(given), PARAMS.take(given)
     modes = parse_modes(lengths)
     rates = None if survival is None else parse_survival(survival)
     if shape is None:

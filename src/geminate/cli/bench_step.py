@@ -7,14 +7,16 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from geminate.cli.console import Bars, fail, out, write_json
+from geminate.cli.console import Bars, fail, out, user_errors, write_json
 from geminate.cli.flags import JsonOpt, loading, options
-from geminate.loading.options import LoadOptions
 from geminate.tools.bench.shapes import SHAPES
 from geminate.tools.bench.step import StepBench, run
 
+LOADING = loading("weights", "threads", weights="int4")
 
-@options(loaded=loading("weights", "threads", weights="int4"))
+
+@options(LOADING)
+@user_errors()
 def step(
     shape: Annotated[str, typer.Option("--shape", help=f"{', '.join(SHAPES)}, or a model directory.")] = "gemma-4-E2B",
     rows: Annotated[
@@ -24,13 +26,12 @@ def step(
     layers: Annotated[
         int | None, typer.Option("--layers", help="Use fewer layers.", show_default="all that fit in memory")
     ] = None,
-    *,
-    loaded: LoadOptions,
     repeats: Annotated[int, typer.Option("--repeats", min=3, help="Number of interleaved rounds.")] = 9,
     json_out: JsonOpt = False,
+    **given: Any,
 ) -> None:
     """Time passes over M rows of a real shape with random weights, beside the machine's ceilings."""
-    counts = parse_rows(rows)
+    loaded, counts = LOADING.take(given), parse_rows(rows)
     bench = StepBench(shape, loaded.weights, threads=loaded.threads, context=context, layers=layers)
     with Bars() as bars:
         result = {"shape": shape} | run(bench, counts, repeats, lambda done, total: bars.part("rounds", done, total))

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from geminate.cli.console import err, fail, say, write
+from geminate.cli.console import err, fail, say, user_errors, write
 from geminate.cli.figures import summary
 from geminate.cli.flags import SAMPLING, SpeculationOpt, loading, options, sampling
 from geminate.cli.model import load
-from geminate.loading.options import LoadOptions
 from geminate.output import Output
 from geminate.params import SamplingParams, parse_speculation
 from geminate.session import ChatSession
@@ -23,21 +22,22 @@ HELP = """/help     show this text
 Ctrl-C    stop the answer, keep the conversation"""
 
 
-@options(
-    loaded=loading("model", "drafter", "weights", "threads", "rope_position", "use_cache", "prefault"),
-    params=sampling("max_tokens", *SAMPLING, max_tokens=512),
-)
+LOADING = loading("model", "drafter", "weights", "threads", "rope_position", "use_cache", "prefault")
+PARAMS = sampling("max_tokens", *SAMPLING, max_tokens=512)
+
+
+@options(LOADING, PARAMS)
+@user_errors()
 def chat(
-    *,
-    loaded: LoadOptions,
     speculation: SpeculationOpt = "auto",
     system: Annotated[str | None, typer.Option("--system", help="System message.")] = None,
     thinking: Annotated[
         bool | None, typer.Option("--thinking/--no-thinking", help="Turn the model's thinking mode on or off.")
     ] = None,
-    params: SamplingParams,
+    **given: Any,
 ) -> None:
     """Talk to a model; /help lists the commands."""
+    loaded, params = LOADING.take(given), PARAMS.take(given)
     parse_speculation(speculation)
     llm = load(loaded)
     talk = Talk(llm.session(system=system, enable_thinking=thinking), params, speculation)

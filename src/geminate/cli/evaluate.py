@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table
 
 from geminate import machine
-from geminate.cli.console import Bars, fail, out, read_text, say, write_json
+from geminate.cli.console import Bars, fail, out, read_text, say, user_errors, write_json
 from geminate.cli.flags import JsonOpt, ModelArg, loading, options
-from geminate.loading.options import LoadOptions
 from geminate.tools.evaluate.run import Evaluation, evaluate
 from geminate.weights.presets import check_preset
 
 WORST_GROUPS = 12
 
 
-@options(loaded=loading("threads", "use_cache"))
+LOADING = loading("threads", "use_cache")
+
+
+@options(LOADING)
+@user_errors()
 def evaluate_command(
     model: ModelArg = None,
     text: Annotated[Path | None, typer.Option("--text", help="A plain text file, UTF-8.", show_default=False)] = None,
@@ -35,14 +38,14 @@ def evaluate_command(
     by_tensor: Annotated[
         str | None, typer.Option("--by-tensor", help="Show which tensors lose the most quality in this format.")
     ] = None,
-    *,
-    loaded: LoadOptions,
     json_out: JsonOpt = False,
+    **given: Any,
 ) -> None:
     """Perplexity, KL divergence and top-1 agreement of weight formats against bf16, teacher-forced on a text.
 
     Lower KL is better; below 0.01 nats the difference is hardly noticeable.
     """
+    loaded = LOADING.take(given)
     if text is None:
         fail("name a text with --text FILE: plain text like what the model is used for")
     presets = [check_preset(name) for name in weights or ("int8", "int4+", "int4")]

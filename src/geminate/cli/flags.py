@@ -7,11 +7,10 @@ import inspect
 import types
 import typing
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import typer
 
-from geminate.cli.console import user_errors
 from geminate.loading.options import LoadOptions
 from geminate.params import SamplingParams
 
@@ -25,7 +24,10 @@ SpeculationOpt = Annotated[
 SAMPLING = ("temperature", "top_k", "top_p", "min_p", "seed")
 
 
-class Group:
+Options = TypeVar("Options")
+
+
+class Group(Generic[Options]):
     """Options for some fields of a dataclass.
 
     Args:
@@ -34,8 +36,8 @@ class Group:
         defaults: other defaults than the dataclass has.
     """
 
-    def __init__(self, kind: type[Any], *names: str, **defaults: Any) -> None:
-        fields = {f.name: f for f in dataclasses.fields(kind)}
+    def __init__(self, kind: type[Options], *names: str, **defaults: Any) -> None:
+        fields = {f.name: f for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
         self.kind = kind
         self.fields = [fields[name] for name in names]
         self.defaults = defaults
@@ -64,7 +66,7 @@ class Group:
             made.append(_parameter(item.name, self.annotation(item), shown))
         return made
 
-    def take(self, given: dict[str, Any]) -> Any:
+    def take(self, given: dict[str, Any]) -> Options:
         """Remove the options from ``given`` and make the dataclass of them.
 
         Raises:
@@ -102,37 +104,32 @@ def _plain(hint: Any) -> Any:
     return hint
 
 
-def options(**groups: Group) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Decorator of a command: a parameter named in ``groups`` becomes that group's options; see `user_errors`."""
+Command = TypeVar("Command", bound=Callable[..., None])
 
-    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+
+def options(*groups: Group[Any]) -> Callable[[Command], Command]:
+    """Decorator of a command: its ``**given`` are the options of ``groups``, for `Group.take` to make objects of."""
+
+    def decorate(command: Command) -> Command:
         hints = typing.get_type_hints(command, include_extras=True)
-        parameters: list[inspect.Parameter] = []
-        for own in inspect.signature(command).parameters.values():
-            if own.name in groups:
-                parameters += groups[own.name].parameters()
-            else:
-                parameters.append(_parameter(own.name, hints[own.name], own.default))
-
-        def run(**given: Any) -> None:
-            with user_errors():
-                for name, group in groups.items():
-                    given[name] = group.take(given)
-                command(**given)
-
-        run.__name__, run.__doc__ = command.__name__, command.__doc__
-        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-        run.__annotations__ = {p.name: p.annotation for p in parameters}
-        return run
+        own = [
+            _parameter(p.name, hints[p.name], p.default)
+            for p in inspect.signature(command).parameters.values()
+            if p.kind is not inspect.Parameter.VAR_KEYWORD
+        ]
+        parameters = [*own, *(p for group in groups for p in group.parameters())]
+        command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        command.__annotations__ = {p.name: p.annotation for p in parameters}
+        return command
 
     return decorate
 
 
-def loading(*names: str, **defaults: Any) -> Group:
+def loading(*names: str, **defaults: Any) -> Group[LoadOptions]:
     """Options of `LoadOptions`."""
     return Group(LoadOptions, *names, **defaults)
 
 
-def sampling(*names: str, **defaults: Any) -> Group:
+def sampling(*names: str, **defaults: Any) -> Group[SamplingParams]:
     """Options of `SamplingParams`."""
     return Group(SamplingParams, *names, **defaults)

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from geminate.cli.console import fail, read_stdin, say, write, write_json
+from geminate.cli.console import fail, read_stdin, say, user_errors, write, write_json
 from geminate.cli.figures import stats_json, summary
 from geminate.cli.flags import SAMPLING, SpeculationOpt, loading, options, sampling
 from geminate.cli.model import load
@@ -16,23 +16,23 @@ from geminate.loading.options import LoadOptions
 from geminate.output import Output
 from geminate.params import SamplingParams, parse_speculation
 
+LOADING = loading("model", "drafter", "weights", "threads", "rope_position", "use_cache", "prefault")
+PARAMS = sampling("max_tokens", *SAMPLING, "stop", "ignore_eos", "logprobs")
 
-@options(
-    loaded=loading("model", "drafter", "weights", "threads", "rope_position", "use_cache", "prefault"),
-    params=sampling("max_tokens", *SAMPLING, "stop", "ignore_eos", "logprobs"),
-)
+
+@options(LOADING, PARAMS)
+@user_errors()
 def generate(
     words: Annotated[
         list[str] | None,
         typer.Argument(metavar="[MODEL] [PROMPT]", help="Text to continue; - or nothing reads standard input."),
     ] = None,
-    *,
-    loaded: LoadOptions,
     speculation: SpeculationOpt = "auto",
-    params: SamplingParams,
     json_out: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")] = False,
+    **given: Any,
 ) -> None:
     """Continue a text, streamed to stdout; figures go to stderr."""
+    loaded, params = LOADING.take(given), PARAMS.take(given)
     if params.logprobs is not None and not json_out:
         fail("--logprobs needs --json: there is no place for them in plain text")
     parse_speculation(speculation)

@@ -8,22 +8,24 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from geminate.cli.console import out, write_json
+from geminate.cli.console import out, user_errors, write_json
 from geminate.cli.flags import ModelArg, loading, options
 from geminate.cli.model import load
 from geminate.llm import LLM
 from geminate.loading.options import LoadOptions
 
+LOADING = loading("drafter", "weights")
 
-@options(loaded=loading("drafter", "weights"))
+
+@options(LOADING)
+@user_errors()
 def info(
     model: ModelArg = None,
-    *,
-    loaded: LoadOptions,
     json_out: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    **given: Any,
 ) -> None:
     """Shape, parameters and bytes of a model, and the drafter found for it."""
-    body = describe(load(LoadOptions(**vars(loaded) | {"model": model})))
+    body = describe(load(LoadOptions(**vars(LOADING.take(given)) | {"model": model})))
     if json_out:
         write_json(body)
         return

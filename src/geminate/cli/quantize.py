@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from geminate.cli.console import Bars, read_text, say, write, write_json
+from geminate.cli.console import Bars, read_text, say, user_errors, write, write_json
 from geminate.cli.flags import JsonOpt, ModelArg, loading, options
-from geminate.loading.options import LoadOptions
 from geminate.tools.quantize.run import quantize_model
 from geminate.weights.presets import check_preset
 
+LOADING = loading("threads")
 
-@options(loaded=loading("threads"))
+
+@options(LOADING)
+@user_errors()
 def quantize_command(
     out: Annotated[Path, typer.Option("--out", help="A directory that does not exist yet.")],
     model: ModelArg = None,
@@ -28,9 +30,8 @@ def quantize_command(
     calibration_tokens: Annotated[
         int, typer.Option("--calibration-tokens", help="Number of tokens of that text to use.")
     ] = 8192,
-    *,
-    loaded: LoadOptions,
     json_out: JsonOpt = False,
+    **given: Any,
 ) -> None:
     """Write a quantized copy with less error than plain rounding, which is served as it is."""
     preset = check_preset(weights)
@@ -42,7 +43,7 @@ def quantize_command(
             preset,
             calibration=text,
             calibration_tokens=calibration_tokens,
-            threads=loaded.threads,
+            threads=LOADING.take(given).threads,
             on_stage=bars.part,
             on_message=say,
         )

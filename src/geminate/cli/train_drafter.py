@@ -6,14 +6,13 @@ import importlib.util
 import shlex
 import sys
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.table import Table
 
-from geminate.cli.console import Bars, fail, out, say, write_json
+from geminate.cli.console import Bars, fail, out, say, user_errors, write_json
 from geminate.cli.flags import Group, JsonOpt, loading, options
-from geminate.loading.options import LoadOptions
 from geminate.tools.train.options import TrainOptions
 
 if TYPE_CHECKING:  # torch is loaded by the command alone
@@ -23,12 +22,14 @@ if TYPE_CHECKING:  # torch is loaded by the command alone
 app = typer.Typer(help="Train the drafter of a target.", no_args_is_help=True, rich_markup_mode=None)
 LOG_SECONDS = 30.0
 NOT_BETTER = 3
-TRAIN = (
+OPTIONS = Group(
+    TrainOptions,
     "data", "out", "target", "drafter", "init", "as_is", "hours", "updates", "max_length", "new_tokens", "temperature",
     "batch_tokens", "accumulate", "learning_rate", "loss", "soft", "draft_steps", "own_tokens", "sampled",
     "evaluate_every", "hidden", "layers", "heads", "intermediate", "centroid_head", "centroids", "seed", "cache_gb",
     "device", "dtype", "restart",
 )  # fmt: skip
+LOADING = loading("weights", "rope_position", "threads")
 
 
 @app.callback()
@@ -37,13 +38,15 @@ def root() -> None:
 
 
 @app.command("drafter")
-@options(train=Group(TrainOptions, *TRAIN), loaded=loading("weights", "rope_position", "threads"))
-def drafter(*, train: TrainOptions, loaded: LoadOptions, json_out: JsonOpt = False) -> None:
+@options(OPTIONS, LOADING)
+@user_errors()
+def drafter(json_out: JsonOpt = False, **given: Any) -> None:
     """Train a drafter for the weights that are served; written only if it beats the old one (else exit code 3)."""
     if importlib.util.find_spec("torch") is None:
         fail("training needs torch: pip install 'geminate[train]'")
     from geminate.tools.train.job import Job
 
+    train, loaded = OPTIONS.take(given), LOADING.take(given)
     job = Job.of(train, weights=loaded.weights, threads=loaded.threads, rope_position=loaded.rope_position)
     outcome = _run(job, restart=train.restart)
     report(outcome)

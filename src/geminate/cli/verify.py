@@ -6,11 +6,11 @@ import functools
 import json
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from geminate.cli.console import Bars, err, fail, read_text, write, write_json
+from geminate.cli.console import Bars, err, fail, read_text, user_errors, write, write_json
 from geminate.cli.flags import ModelArg, loading, options, sampling
 from geminate.cli.model import load
 from geminate.llm import LLM
@@ -31,22 +31,26 @@ EMBEDDED_PROMPTS = (
 )
 
 
-@options(loaded=loading("drafter", "weights", "threads"), params=sampling("max_tokens", max_tokens=48))
+LOADING = loading("drafter", "weights", "threads")
+PARAMS = sampling("max_tokens", max_tokens=48)
+
+
+@options(LOADING, PARAMS)
+@user_errors()
 def verify_command(
     model: ModelArg = None,
-    *,
-    loaded: LoadOptions,
     prompts: Annotated[
         Path | None, typer.Option("--prompts", help="JSON lines or plain lines.", show_default="a few texts")
     ] = None,
-    params: SamplingParams,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Use only the first prompts.")] = None,
     full: Annotated[
         bool, typer.Option("--full", help="Run every combination of settings instead of every pair.")
     ] = False,
     json_out: Annotated[bool, typer.Option("--json", help="Print the report as one JSON line.")] = False,
+    **given: Any,
 ) -> None:
     """Prove on this machine that tokens and logits do not depend on speculation, threads, chunking or batch."""
+    loaded, params = LOADING.take(given), PARAMS.take(given)
     counts = [1, max(2, loaded.threads or physical_cores())]
 
     @functools.cache

@@ -1,4 +1,4 @@
-"""How a request reaches an engine and its events come back; in this process now, elsewhere later."""
+"""How a request reaches an engine and its events come back: from threads (`EngineClient`) or an event loop."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Iterator
-from functools import partial
 from typing import Protocol
 
 from geminate.engine.messages import EngineEvent, EngineRequest
@@ -18,7 +17,10 @@ LEAST_GAP = 0.005  # seconds between two batches of events of one stream
 
 
 class EngineClient(Protocol):
-    """What a user of an engine needs, wherever the engine runs; only plain data crosses."""
+    """What a user of an engine needs, wherever the engine runs; only plain data crosses.
+
+    `EngineService` is one in this process.
+    """
 
     def submit(self, request: EngineRequest) -> str:
         """Submit a request; returns its id.
@@ -39,62 +41,6 @@ class EngineClient(Protocol):
     def cancel(self, request_id: str) -> None:
         """Cancel a request; after its end this does nothing."""
         ...
-
-
-class LocalClient:
-    """An `EngineClient` of a service in this process; any number of threads may share it."""
-
-    def __init__(self, service: EngineService) -> None:
-        self.service = service
-        self._boxes: dict[str, _Box] = {}
-
-    def submit(self, request: EngineRequest) -> str:
-        """See `EngineClient`."""
-        box = _Box(request.n)
-        self.service.submit(request, box.events.extend)
-        self._boxes[request.request_id] = box
-        return request.request_id
-
-    def events(self, *request_ids: str) -> Iterator[EngineEvent]:
-        """See `EngineClient`."""
-        boxes = [self._boxes[request_id] for request_id in request_ids]
-        queues = [box.events for box in boxes]
-        # Asked several times a round: one completion's answer is a single call.
-        ready = queues[0].__len__ if len(queues) == 1 else partial(any, queues)
-        try:
-            while boxes:
-                self.service.wait(ready)
-                for box in boxes:
-                    while box.events:
-                        yield box.next()
-                boxes = [box for box in boxes if box.unfinished]
-        finally:
-            for request_id in request_ids:
-                self.cancel(request_id)
-
-    def cancel(self, request_id: str) -> None:
-        """See `EngineClient`."""
-        box = self._boxes.pop(request_id, None)
-        if box is not None and box.unfinished:
-            self.service.cancel(request_id)
-
-
-class _Box:
-    """Events of one request on their way to the thread that waits for them."""
-
-    def __init__(self, completions: int) -> None:
-        self.events: deque[EngineEvent] = deque()
-        self.unfinished = completions
-
-    def next(self) -> EngineEvent:
-        """Take an event; raises what ended the request."""
-        event = self.events.popleft()
-        if event.finish_reason is not None:
-            self.unfinished -= 1
-            if event.error is not None:
-                self.unfinished = 0
-                raise event.error
-        return event
 
 
 class AsyncEvents:

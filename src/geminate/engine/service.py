@@ -12,8 +12,9 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 
 from geminate.engine.engine import Engine
 from geminate.engine.messages import EngineEvent, EngineRequest
@@ -53,6 +54,24 @@ class _Open:
     sequences: dict[int, Sequence] = field(default_factory=dict)
 
 
+class _Box:
+    """Events of one request on their way to the thread that waits for them."""
+
+    def __init__(self, completions: int) -> None:
+        self.events: deque[EngineEvent] = deque()
+        self.unfinished = completions
+
+    def next(self) -> EngineEvent:
+        """Take an event; raises what ended the request."""
+        event = self.events.popleft()
+        if event.finish_reason is not None:
+            self.unfinished -= 1
+            if event.error is not None:
+                self.unfinished = 0
+                raise event.error
+        return event
+
+
 class EngineService:
     """Runs an `Engine` for any number of clients; every method may be called from any thread.
 
@@ -68,6 +87,7 @@ class EngineService:
         # Not reentrant on purpose: a garbage-collected stream cancels itself wherever the collector happens to run.
         self._changed = threading.Condition(threading.Lock())
         self._open: dict[str, _Open] = {}
+        self._boxes: dict[str, _Box] = {}
         self._new: deque[_Open] = deque()
         self._gone: deque[str] = deque()
         self._driver: int | None = None  # ident of the thread that steps the engine now
@@ -77,8 +97,11 @@ class EngineService:
         self._draining = self._stopping = False
         self._failed: BaseException | None = None
 
-    def submit(self, request: EngineRequest, sink: Sink) -> None:
-        """Take a request; its events go to ``sink``, which is called in the thread that steps and must not block.
+    def submit(self, request: EngineRequest, sink: Sink | None = None) -> str:
+        """Take a request; returns its id.
+
+        Args:
+            sink: receives its events; called in the thread that steps, must not block. None keeps them for `events`.
 
         Raises:
             QueueFullError: too many wait. DrainingError: no new requests. EngineFailedError: the engine is broken.
@@ -90,7 +113,10 @@ class EngineService:
             raise DrainingError("the server is shutting down and accepts no new requests")
         self.engine.check(request)
         seconds = request.timeout_s
-        made = _Open(request, sink, request.n, math.inf if seconds is None else time.perf_counter() + seconds)
+        box = None if sink is not None else _Box(request.n)
+        take = box.events.extend if sink is None and box is not None else sink
+        assert take is not None
+        made = _Open(request, take, request.n, math.inf if seconds is None else time.perf_counter() + seconds)
         with self._changed:
             here = len(self._open)
             if self.max_waiting is not None and here >= self.engine.max_running + self.max_waiting:
@@ -101,15 +127,42 @@ class EngineService:
             if request.request_id in self._open:
                 raise ParameterError(f"a request with the id {request.request_id!r} is open already")
             self._open[request.request_id] = made
+            if box is not None:
+                self._boxes[request.request_id] = box
             self._next_deadline = min(self._next_deadline, made.deadline)
             self._new.append(made)
             self._changed.notify_all()
+        return request.request_id
+
+    def events(self, *request_ids: str) -> Iterator[EngineEvent]:
+        """Events of open requests as they come, until all of them have ended; leaving the iteration cancels the rest.
+
+        Raises:
+            GeminateError: what ended one of the requests.
+        """
+        boxes = [self._boxes[request_id] for request_id in request_ids]
+        queues = [box.events for box in boxes]
+        # Called several times a round: for one completion the answer is a single call.
+        ready = queues[0].__len__ if len(queues) == 1 else partial(any, queues)
+        try:
+            while boxes:
+                self.wait(ready)
+                for box in boxes:
+                    while box.events:
+                        yield box.next()
+                boxes = [box for box in boxes if box.unfinished]
+        finally:
+            for request_id in request_ids:
+                self.cancel(request_id)
 
     def cancel(self, request_id: str) -> None:
         """Cancel a request: no more events, its memory is free before the next step. Unknown ids are fine.
 
         Called by the garbage collector too, so it takes no lock that this thread may hold.
         """
+        box = self._boxes.pop(request_id, None)
+        if box is not None and not box.unfinished:
+            return
         self._gone.append(request_id)
         if self._changed.acquire(blocking=False):
             try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 from fastapi import FastAPI
@@ -55,8 +56,15 @@ def make_app(state: ServerState, keys: Keys) -> ASGIApp:
     """The application for a server state; routes return 503 until a model is attached to it."""
     app = FastAPI(title="Geminate", openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
     for method, path, handler, summary in _ROUTES:
-        endpoint = _endpoint(state, handler)
-        app.add_api_route(path, endpoint, methods=[method], summary=summary, response_model=None, name=handler.__name__)
+        app.add_api_route(
+            path,
+            partial(handler, state),
+            methods=[method],
+            summary=summary,
+            description=handler.__doc__ or "",
+            response_model=None,
+            name=handler.__name__,
+        )
     _add_operations(app, state)
     made: dict[str, Any] = {}
 
@@ -84,14 +92,6 @@ def make_app(state: ServerState, keys: Keys) -> ASGIApp:
             expose_headers=["X-Request-Id", "Retry-After"],
         )
     return ContextMiddleware(inner, state.metrics.http)
-
-
-def _endpoint(state: ServerState, handler: Handler) -> Callable[[Request], Awaitable[Response]]:
-    async def endpoint(request: Request) -> Response:
-        return await handler(state, request)
-
-    endpoint.__doc__ = handler.__doc__
-    return endpoint
 
 
 def _add_operations(app: FastAPI, state: ServerState) -> None:

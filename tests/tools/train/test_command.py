@@ -159,6 +159,15 @@ def test_bad_data_is_refused(prompts: Path, tmp_path: Path, models: dict[str, Pa
     refused("train", "drafter", "--data", str(few), "--out", str(tmp_path / "x"), says="too few")
     other = models["31B"].with_name("31B-assistant")
     refused(
-        "train", "drafter", "--data", str(prompts), "--out", str(tmp_path / "x"), "--init", str(other), "--new-tokens",
-        "4", says="does not fit the target",
-    )  # fmt: skip
+        "train",
+        "drafter",
+        "--data",
+        str(prompts),
+        "--out",
+        str(tmp_path / "x"),
+        "--init",
+        str(other),
+        "--new-tokens",
+        "4",
+        says="does not fit the target",
+    )

@@ -24,9 +24,14 @@ def made(target: Path, out: Path, *, centroid_head: bool) -> Drafter:
     """A drafter from scratch for ``target``, saved to ``out``, its weights as they were rounded."""
     llm = LLM(target, weights="bf16", threads=1)
     raw = scratch_config(
-        llm.config, json.loads((target / "config.json").read_text()), hidden=64, layers=3, heads=None,
-        intermediate=None, centroid_head=centroid_head,
-    )  # fmt: skip
+        llm.config,
+        json.loads((target / "config.json").read_text()),
+        hidden=64,
+        layers=3,
+        heads=None,
+        intermediate=None,
+        centroid_head=centroid_head,
+    )
     torch.manual_seed(1)
     drafter = Drafter(load_assistant_config(raw), "P")
     _initialise(drafter)

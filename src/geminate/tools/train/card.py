@@ -9,9 +9,16 @@ from geminate.tools.train.gate import Comparison
 
 
 def model_card(
-    *, target: str, data: str, command: str, settings: dict[str, Any], history: list[dict[str, Any]],
-    comparisons: list[Comparison], better: bool, examples: dict[str, int],
-) -> str:  # fmt: skip
+    *,
+    target: str,
+    data: str,
+    command: str,
+    settings: dict[str, Any],
+    history: list[dict[str, Any]],
+    comparisons: list[Comparison],
+    better: bool,
+    examples: dict[str, int],
+) -> str:
     """README.md with YAML front matter."""
     rows = "\n".join(
         f"| {c.category} | {c.prompts} | {c.old:.3f} | {c.new:.3f} | {c.low:+.3f} to {c.high:+.3f} |"

@@ -40,9 +40,12 @@ class Comparison:
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         return {
-            "category": self.category, "prompts": self.prompts, "old": round(self.old, 4), "new": round(self.new, 4),
+            "category": self.category,
+            "prompts": self.prompts,
+            "old": round(self.old, 4),
+            "new": round(self.new, 4),
             "difference_95": [round(self.low, 4), round(self.high, 4)],
-        }  # fmt: skip
+        }
 
 
 def serve(

@@ -77,17 +77,41 @@ class Job:
             name=cast(LossName, o.loss), steps=o.draft_steps, soft=o.soft, own_tokens=o.own_tokens, sampled=o.sampled
         )
         loop = LoopSettings(
-            steps=o.updates, hours=o.hours, batch_tokens=o.batch_tokens, accumulate=o.accumulate, rate=o.peak_rate,
-            weight_decay=0.01, clip=1.0, seed=o.seed, evaluate_every=o.evaluate_every,
-            bf16=o.dtype == "bfloat16" or (o.dtype == "auto" and has_fast_bf16(o.device)), loss=loss,
-        )  # fmt: skip
+            steps=o.updates,
+            hours=o.hours,
+            batch_tokens=o.batch_tokens,
+            accumulate=o.accumulate,
+            rate=o.peak_rate,
+            weight_decay=0.01,
+            clip=1.0,
+            seed=o.seed,
+            evaluate_every=o.evaluate_every,
+            bf16=o.dtype == "bfloat16" or (o.dtype == "auto" and has_fast_bf16(o.device)),
+            loss=loss,
+        )
         return cls(
-            target=o.target, drafter=o.drafter, weights=weights, data=o.data, out=o.out, init=o.start, as_is=o.as_is,
-            max_length=o.max_length, new_tokens=o.new_tokens, temperature=o.temperature, rope_position=rope_position,
-            hidden=o.hidden, layers=o.layers, heads=o.heads, intermediate=o.intermediate,
-            centroid_head=o.centroid_head, centroids=o.centroids, cache_gb=o.cache_gb, threads=threads,
-            device=o.device, loop=loop,
-        )  # fmt: skip
+            target=o.target,
+            drafter=o.drafter,
+            weights=weights,
+            data=o.data,
+            out=o.out,
+            init=o.start,
+            as_is=o.as_is,
+            max_length=o.max_length,
+            new_tokens=o.new_tokens,
+            temperature=o.temperature,
+            rope_position=rope_position,
+            hidden=o.hidden,
+            layers=o.layers,
+            heads=o.heads,
+            intermediate=o.intermediate,
+            centroid_head=o.centroid_head,
+            centroids=o.centroids,
+            cache_gb=o.cache_gb,
+            threads=threads,
+            device=o.device,
+            loop=loop,
+        )
 
     def described(self) -> dict[str, Any]:
         """For plan.json and the model card; what may change between a run and its resumption is left out."""
@@ -153,9 +177,14 @@ def check(job: Job) -> None:
 
 
 def run(
-    job: Job, *, command: str, restart: bool = False, on_message: Callable[[str], None] = print,
-    on_stage: Stage | None = None, on_progress: Callable[[Progress], None] | None = None,
-) -> Outcome:  # fmt: skip
+    job: Job,
+    *,
+    command: str,
+    restart: bool = False,
+    on_message: Callable[[str], None] = print,
+    on_stage: Stage | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> Outcome:
     """Train, compare, write; goes on where an earlier run of the same command stopped.
 
     Args:
@@ -170,8 +199,14 @@ def run(
     _prepare(work, job, restart)
     if job.threads is not None:
         torch.set_num_threads(job.threads)
-    llm = LLM(job.target, drafter=job.drafter, weights=job.weights, threads=job.threads,
-              rope_position=job.rope_position, on_message=on_message)  # fmt: skip
+    llm = LLM(
+        job.target,
+        drafter=job.drafter,
+        weights=job.weights,
+        threads=job.threads,
+        rope_position=job.rope_position,
+        on_message=on_message,
+    )
     examples = split(read_examples(job.data, llm, as_is=job.as_is, longest=job.max_length))
     sampling = llm.resolve(SamplingParams(max_tokens=job.new_tokens, temperature=job.temperature, seed=job.loop.seed))
     texts, held_out = _texts(job, llm, examples, sampling, work, stage)
@@ -189,10 +224,15 @@ def run(
     better = is_better(comparisons)
     best, _ = load_drafter(loop.best, llm.config, job.rope_position)
     card = model_card(
-        target=job.target or "the embedded pair", data=str(job.data), command=command, settings=job.described(),
-        history=state.history, comparisons=comparisons, better=better,
+        target=job.target or "the embedded pair",
+        data=str(job.data),
+        command=command,
+        settings=job.described(),
+        history=state.history,
+        comparisons=comparisons,
+        better=better,
         examples={"training": len(texts), "held_out": len(held_out)},
-    )  # fmt: skip
+    )
     directory = job.out if better else work / "not-better"
     save_drafter(best, raw, directory, card)
     return Outcome(directory, better, comparisons, state)
@@ -232,9 +272,13 @@ def _texts(
         answers = {e.key: e.answer or [] for e in both}
     else:
         answers = answer_all(
-            llm.new_engine(), both, sampling, work / "answers.jsonl", longest=job.max_length,
+            llm.new_engine(),
+            both,
+            sampling,
+            work / "answers.jsonl",
+            longest=job.max_length,
             on_progress=lambda done, total: stage("answers of the target", done, total),
-        )  # fmt: skip
+        )
 
     def texts(part: list[Example]) -> list[Text]:
         # A round needs a bonus token and a draft token: shorter answers teach nothing.
@@ -255,9 +299,15 @@ def _start(
     if job.init != "scratch":
         return load_drafter(Path(job.init), llm.config, job.rope_position)
     raw = scratch_config(
-        llm.config, dict(open_model(located.target).raw), hidden=job.hidden, layers=job.layers, heads=job.heads,
-        intermediate=job.intermediate, centroid_head=job.centroid_head, centroids=job.centroids,
-    )  # fmt: skip
+        llm.config,
+        dict(open_model(located.target).raw),
+        hidden=job.hidden,
+        layers=job.layers,
+        heads=job.heads,
+        intermediate=job.intermediate,
+        centroid_head=job.centroid_head,
+        centroids=job.centroids,
+    )
     config = load_assistant_config(raw)
     torch.manual_seed(job.loop.seed)
     drafter = Drafter(config, job.rope_position)

@@ -99,9 +99,16 @@ class Loop:
     """
 
     def __init__(
-        self, drafter: Drafter, raw: dict[str, Any], teacher: Teacher | TeacherCache, texts: list[Text],
-        held_out: list[Text], settings: LoopSettings, work: Path, on_progress: Callable[[Progress], None] | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        drafter: Drafter,
+        raw: dict[str, Any],
+        teacher: Teacher | TeacherCache,
+        texts: list[Text],
+        held_out: list[Text],
+        settings: LoopSettings,
+        work: Path,
+        on_progress: Callable[[Progress], None] | None = None,
+    ) -> None:
         self.drafter, self.raw, self.teacher = drafter, raw, teacher
         self.texts, self.settings, self.work = texts, settings, work
         self.on_progress = on_progress or (lambda progress: None)
@@ -143,9 +150,13 @@ class Loop:
         try:
             with new.open("wb") as file:
                 torch.save(
-                    {"drafter": self.drafter.state_dict(), "optimiser": self.optimiser.state_dict(),
-                     "state": asdict(self.state)}, file,
-                )  # fmt: skip
+                    {
+                        "drafter": self.drafter.state_dict(),
+                        "optimiser": self.optimiser.state_dict(),
+                        "state": asdict(self.state),
+                    },
+                    file,
+                )
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(new, self.checkpoint)

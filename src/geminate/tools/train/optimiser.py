@@ -39,8 +39,10 @@ class Optimiser:
         vectors = [p for p in drafter.parameters() if p.dim() != 2]
         layers = torch.optim.AdamW(
             [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}],
-            lr=0.0, betas=BETAS, eps=EPS,
-        )  # fmt: skip
+            lr=0.0,
+            betas=BETAS,
+            eps=EPS,
+        )
         return cls(layers, RowAdam(drafter.table), clip)
 
     def step(self, rate: float, drafter: Drafter, rows: Tensor, row_grad: Tensor) -> float:

@@ -73,8 +73,10 @@ class TrainOptions:
 
     def __post_init__(self) -> None:
         for name, value, legal in (
-            ("loss", self.loss, LOSSES), ("dtype", self.dtype, DTYPES), ("device", self.device, DEVICES),
-        ):  # fmt: skip
+            ("loss", self.loss, LOSSES),
+            ("dtype", self.dtype, DTYPES),
+            ("device", self.device, DEVICES),
+        ):
             if value not in legal:
                 raise ParameterError(f"--{name} must be {', '.join(legal[:-1])} or {legal[-1]}, not {value!r}")
 
