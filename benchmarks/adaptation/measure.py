@@ -2,7 +2,7 @@
 
 Usage: python benchmarks/adaptation/measure.py --tuned DIR --retrained DIR --requests FILE --json OUT [--seconds S]
 
-Greedy, four guesses a round, int8. Requests are those that neither the target nor the drafter was trained on.
+Greedy, drafts of four tokens, int8. Requests are those that neither the target nor the drafter was trained on.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from geminate import LLM, SamplingParams, machine
 
 EMBEDDED = Path(geminate.__file__).parent / "assets" / "embedded"
 BENCH80 = EMBEDDED.parent / "prompts" / "bench80.jsonl"
-GUESSES = 4
+DRAFT = 4
 
 
 def acceptance(target: Path, drafter: Path, prompts: list[str], rope_position: Any = "P") -> dict[str, Any]:
@@ -28,11 +28,11 @@ def acceptance(target: Path, drafter: Path, prompts: list[str], rope_position: A
     llm = LLM(str(target), drafter=str(drafter), rope_position=rope_position)
     params = SamplingParams(max_tokens=128, temperature=0)
     rounds = tokens = 0
-    accepted = [0] * GUESSES
+    accepted = [0] * DRAFT
     plain = auto = 0.0
     for prompt in track(prompts, description=f"{drafter.parent.name}/{drafter.name}", transient=True):
         ids = llm.chat_ids([{"role": "user", "content": prompt}])
-        stats = llm.generate(ids, params, speculation=GUESSES)[0].stats
+        stats = llm.generate(ids, params, speculation=DRAFT)[0].stats
         rounds += stats.rounds
         tokens += stats.generated_tokens
         for i, count in enumerate(stats.accepted_per_position):
@@ -63,7 +63,7 @@ def main() -> int:
     domain = [json.loads(line)["prompt"] for line in args.requests.read_text(encoding="utf-8").splitlines()]
     general = [json.loads(line)["turns"][0] for line in BENCH80.read_text(encoding="utf-8").splitlines()]
     target, stock = EMBEDDED / "target", EMBEDDED / "drafter"
-    result: dict[str, Any] = {"machine": machine.describe(), "geminate": geminate.__version__, "guesses": GUESSES}
+    result: dict[str, Any] = {"machine": machine.describe(), "geminate": geminate.__version__, "guesses": DRAFT}
     for name, pair in {
         "original target, its drafter": (target, stock),
         "tuned target, stock drafter": (args.tuned, stock),

@@ -65,7 +65,7 @@ class Llama:
 
 
 def survival(accepted: list[int], rounds: int) -> list[float]:
-    """Share of rounds in which guesses 1 .. i were all accepted."""
+    """Share of rounds in which draft tokens 1 .. i were all accepted."""
     return [round(a / rounds, 3) for a in accepted] if rounds else []
 
 

@@ -7,7 +7,7 @@ DIR is the environment that setup.sh makes; write_gguf.py writes the files. Run 
 Every round gives each engine its turn at every row count (three passes in a row, the first dropped, the better of
 the others counted), so ratios come from the same minutes. Ours is int4, llama.cpp Q4_0 (head too), transformers bf16.
 With --assistant, tokens per second end to end as well: ours with auto against its own plain decoding, and
-llama-server with MTP, both at a synthetic acceptance of 0.8 for every guess whose predecessors were accepted.
+llama-server with MTP, both at a synthetic acceptance of 0.8 for every draft token whose predecessors were accepted.
 Prints the machine and the ceiling, medians, and one JSON line last.
 """
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import types
+from pathlib import Path
 
 import geminate
 
@@ -32,3 +34,10 @@ def test_types_are_declared() -> None:
     from importlib.resources import files
 
     assert files("geminate").joinpath("py.typed").is_file()
+
+
+def test_the_native_module_is_imported_in_one_place() -> None:
+    """Compiled modules are invisible to import-linter."""
+    package = Path(geminate.__file__).parent
+    importers = [p for p in package.rglob("*.py") if re.search(r"import.*\b_native\b", p.read_text(encoding="utf-8"))]
+    assert importers == [package / "backends" / "cpu" / "program.py"]

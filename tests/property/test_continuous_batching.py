@@ -91,7 +91,7 @@ def test_wrong_rows_are_noticed(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> No
     seed=st.integers(0, 10**6), count=st.integers(2, 12), places=st.integers(1, 6), share=st.sampled_from([3, 16, 32]),
     limit=st.sampled_from([1.0, 2.5, 100.0]),
 )  # fmt: skip
-def test_company_waiting_and_leaving_change_nothing(
+def test_others_waiting_and_leaving_change_nothing(
     llm: LLM, seed: int, count: int, places: int, share: int, limit: float
 ) -> None:
     """Requests of all kinds join between passes, wait for places and memory, some are aborted."""

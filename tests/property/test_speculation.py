@@ -1,4 +1,4 @@
-"""Any drafter, any k, any chunking, company and backend: tokens and logits equal plain decoding."""
+"""Any drafter, any k, any chunking, batch and backend: tokens and logits equal plain decoding."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_prefill_chunks(llm: LLM, seed: int, chunk: int, k: int) -> None:
         llm.engine.scheduler.prefill_chunk = 48
 
 
-def test_company_changes_nothing(llm: LLM) -> None:
+def test_other_requests_in_the_batch_change_nothing(llm: LLM) -> None:
     rng = np.random.default_rng(1)
     prompts = [rng.integers(3, VOCAB, n).tolist() for n in (1, 5, 30, 61, 2, 17, 44, 9, 80, 3)]
     params = SamplingParams(max_tokens=24, temperature=0.9, seed=5, ignore_eos=True)

@@ -128,7 +128,7 @@ def test_guesses_are_made_and_accepted(llm: LLM) -> None:
     assert sources["mtp"] > 0 and sources["ngram"] > 0 and sources["forced"] > 0
 
 
-def test_every_way_in_and_company(llm: LLM) -> None:
+def test_every_way_in_and_in_a_batch(llm: LLM) -> None:
     schema = {
         "type": "object",
         "properties": {"title": {"type": "string", "maxLength": 30}, "n": {"type": "integer", "maximum": 9}},

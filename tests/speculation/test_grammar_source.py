@@ -141,7 +141,7 @@ class Steady(CostModel):
 
     knows_plain = True  # type: ignore[assignment]
 
-    def round_times(self, rows: int = 0, **company: int) -> list[float]:
+    def round_times(self, rows: int = 0, **load: int) -> list[float]:
         return [1.0] * 17
 
 
