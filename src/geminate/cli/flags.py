@@ -22,8 +22,6 @@ SpeculationOpt = Annotated[
     str, typer.Option("--speculation", "-k", help="auto, off, ngram or a draft length 0..16; never changes the output.")
 ]
 SAMPLING = ("temperature", "top_k", "top_p", "min_p", "seed")
-
-
 Options = TypeVar("Options")
 
 
@@ -32,14 +30,14 @@ class Group(Generic[Options]):
 
     Args:
         kind: the dataclass; a field's metadata hold ``help``, ``flags``, ``empty`` and ``none``, see `LoadOptions`.
-        names: its fields, in the order of the help text.
+        names: its fields, in the order of the help text; none means all.
         defaults: other defaults than the dataclass has.
     """
 
     def __init__(self, kind: type[Options], *names: str, **defaults: Any) -> None:
         fields = {f.name: f for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
         self.kind = kind
-        self.fields = [fields[name] for name in names]
+        self.fields = [fields[name] for name in names or fields]
         self.defaults = defaults
         self.hints = typing.get_type_hints(kind)
 

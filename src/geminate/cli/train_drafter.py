@@ -22,13 +22,7 @@ if TYPE_CHECKING:  # torch is loaded by the command alone
 app = typer.Typer(help="Train the drafter of a target.", no_args_is_help=True, rich_markup_mode=None)
 LOG_SECONDS = 30.0
 NOT_BETTER = 3
-OPTIONS = Group(
-    TrainOptions,
-    "data", "out", "target", "drafter", "init", "as_is", "hours", "updates", "max_length", "new_tokens", "temperature",
-    "batch_tokens", "accumulate", "learning_rate", "loss", "soft", "draft_steps", "own_tokens", "sampled",
-    "evaluate_every", "hidden", "layers", "heads", "intermediate", "centroid_head", "centroids", "seed", "cache_gb",
-    "device", "dtype", "restart",
-)  # fmt: skip
+OPTIONS = Group(TrainOptions)
 LOADING = loading("weights", "rope_position", "threads")
 
 
