@@ -311,6 +311,16 @@ class LLM:
         for event in self._run([request]):
             yield completion.push(event)
 
+    def check_weights(self) -> None:
+        """Read all packed weights of target and drafter and compare them with their checksums.
+
+        Raises:
+            WeightsError: damage; the packed file is removed, so that loading again packs it anew.
+        """
+        self.pair.target.store.check()
+        if self.pair.drafter is not None:
+            self.pair.drafter.store.check()
+
     def forget(self, conversation: str) -> None:
         """Free the KV cache that `stream` keeps under a name; unknown names are fine."""
         self.service.forget(conversation)

@@ -87,20 +87,18 @@ def test_all_keys_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_sources_of_keys(tmp_path: Path) -> None:
     file = tmp_path / "keys"
-    file.write_text("# people\nalpha\n\n  beta   # the second\n")
+    keys = ["key-of-somebody-1", "pw#4kJ93hfk39-long", "key-of-somebody-3", "key-of-somebody-4"]
+    file.write_text(f"# people\n{keys[2]}\n\n  {keys[3]}   # the second\n{keys[1]}\n")
     file.chmod(0o600)
-    assert load_keys(Settings(api_key_file=str(file)), {"GEMINATE_API_KEYS": "gamma, delta"}) == [
-        "gamma",
-        "delta",
-        "alpha",
-        "beta",
-    ]
+    found = load_keys(Settings(api_key_file=str(file)), {"GEMINATE_API_KEYS": f"{keys[0]}, "})
+    assert found == [keys[0], keys[2], keys[3], keys[1]], "a # inside a key is part of it"
     assert load_keys(Settings(), {}) == []
 
 
 def test_bad_keys_are_refused(tmp_path: Path) -> None:
     file = tmp_path / "keys"
-    for content, says in ((b"# nothing\n", "holds no key"), (b"\xff", "not UTF-8"), (b"two words\n", "without spaces")):
+    for content, says in ((b"# nothing\n", "holds no key"), (b"\xff", "not UTF-8"), (b"two words\n", "without spaces"),
+                          (b"short\n", "at least 16")):  # fmt: skip
         file.write_bytes(content)
         with pytest.raises(ParameterError, match=says):
             load_keys(Settings(api_key_file=str(file)), {})
@@ -114,7 +112,7 @@ def test_bad_keys_are_refused(tmp_path: Path) -> None:
 def test_no_open_door_without_being_asked(host: str) -> None:
     with pytest.raises(ParameterError, match="without API keys"):
         load_keys(Settings(host=host), {})
-    assert load_keys(Settings(host=host), {"GEMINATE_API_KEYS": "k"}) == ["k"]
+    assert load_keys(Settings(host=host), {"GEMINATE_API_KEYS": "k" * 16}) == ["k" * 16]
     assert load_keys(Settings(host=host, allow_unauthenticated=True), {}) == []
     for local in ("127.0.0.1", "localhost", "::1", "127.8.8.8"):
         assert load_keys(Settings(host=local), {}) == []
@@ -132,9 +130,25 @@ def test_a_page_whose_name_points_here_is_refused() -> None:
         assert f"--allowed-host {host.removesuffix(':8000')};" in answer.json()["error"]["message"]
     for host in ("localhost:8000", "127.0.0.1", "[::1]:8000", "proxy.example", "Proxy.Example:443"):
         assert request(app, "GET", "/v1/models", {"host": host}).status_code == 503
+    shared = create_app(None, None, Settings(host="0.0.0.0", allow_unauthenticated=True))
+    assert request(shared, "GET", "/v1/models", {"host": "rebind.evil.example"}).status_code == 403
+    for host in ("192.168.1.5:8000", "[fe80::1]:8000", "localhost"):
+        assert request(shared, "GET", "/v1/models", {"host": host}).status_code == 503
     with_key = create_app(None, None, Settings(), keys=["k"])
     answer = request(with_key, "GET", "/v1/models", {"host": "evil.example", "authorization": "Bearer k"})
     assert answer.status_code == 503
+
+
+def test_pages_of_other_origins_are_refused_without_keys() -> None:
+    app = create_app(None, None, Settings(allowed_host=("proxy.example",), cors_origin=("https://a.example",)))
+    for origin in ("http://evil.example", "null", "http://127.0.0.1:9"):
+        answer = request(app, "POST", "/v1/completions", {"host": "127.0.0.1:8000", "origin": origin})
+        assert answer.status_code == 403 and answer.json()["error"]["code"] == "origin_not_allowed"
+    for origin in ("http://127.0.0.1:8000", "https://a.example", "https://proxy.example"):
+        assert request(app, "POST", "/v1/completions", {"host": "127.0.0.1:8000", "origin": origin}).status_code == 503
+    keyed = create_app(None, None, Settings(), keys=["k"])
+    headers = {"host": "127.0.0.1:8000", "origin": "http://evil.example", "authorization": "Bearer k"}
+    assert request(keyed, "POST", "/v1/completions", headers).status_code == 503
 
 
 def test_cors_is_off_unless_asked_for() -> None:
@@ -150,7 +164,7 @@ def test_cors_is_off_unless_asked_for() -> None:
 
 def test_a_key_file_that_others_can_read_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     file = tmp_path / "keys"
-    file.write_text("secret\n")
+    file.write_text("secret-of-16-characters\n")
     settings = Settings(api_key_file=str(file))
     monitored = {"secret": (0o600, {}, False), "open": (0o644, {}, True)}
     # The ACL on a systemd credential shows as readable by the group.
@@ -158,5 +172,5 @@ def test_a_key_file_that_others_can_read_is_named(tmp_path: Path, caplog: pytest
     for mode, env, warned in monitored.values():
         caplog.clear()
         file.chmod(mode)
-        assert load_keys(settings, env) == ["secret"]
+        assert load_keys(settings, env) == ["secret-of-16-characters"]
         assert ("readable by others" in caplog.text) == warned, oct(mode)

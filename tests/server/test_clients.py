@@ -42,13 +42,13 @@ class Pet(BaseModel):
 @pytest.fixture(scope="module")
 def keyed() -> Any:
     """A server with a key: clients must send it."""
-    with Served(env={"GEMINATE_API_KEYS": "sk-test"}, key="sk-test") as server:
+    with Served(env={"GEMINATE_API_KEYS": "sk-test-0123456789"}, key="sk-test-0123456789") as server:
         yield server.ready()
 
 
 @pytest.fixture
 def client(keyed: Served) -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"{keyed.url}/v1", api_key="sk-test", max_retries=0)
+    return openai.OpenAI(base_url=f"{keyed.url}/v1", api_key="sk-test-0123456789", max_retries=0)
 
 
 def test_models_and_keys(client: openai.OpenAI, keyed: Served) -> None:
@@ -81,7 +81,9 @@ def test_chat(client: openai.OpenAI) -> None:
 
 def test_async(keyed: Served) -> None:
     async def run() -> tuple[str | None, str, list[str | None]]:
-        async with openai.AsyncOpenAI(base_url=f"{keyed.url}/v1", api_key="sk-test", max_retries=0) as client:
+        async with openai.AsyncOpenAI(
+            base_url=f"{keyed.url}/v1", api_key="sk-test-0123456789", max_retries=0
+        ) as client:
             options: dict[str, Any] = {"model": MODEL, "messages": HELLO, "max_tokens": 30, "seed": 1}
             whole = await client.chat.completions.create(**options)
             stream = await client.chat.completions.create(**options, stream=True)
@@ -182,7 +184,7 @@ def test_litellm(keyed: Served) -> None:
     options: dict[str, Any] = {
         "model": f"openai/{MODEL}",
         "api_base": f"{keyed.url}/v1",
-        "api_key": "sk-test",
+        "api_key": "sk-test-0123456789",
         "messages": HELLO,
         "seed": 1,
         "max_tokens": 30,
@@ -204,7 +206,7 @@ def test_langchain(keyed: Served) -> None:
     chat = ChatOpenAI(
         model=MODEL,
         base_url=f"{keyed.url}/v1",
-        api_key="sk-test",
+        api_key="sk-test-0123456789",
         seed=1,
         max_tokens=100,
         max_retries=0,  # type: ignore
@@ -224,7 +226,7 @@ def test_langchain(keyed: Served) -> None:
     through_responses = ChatOpenAI(
         model=MODEL,
         base_url=f"{keyed.url}/v1",
-        api_key="sk-test",
+        api_key="sk-test-0123456789",
         max_tokens=100,
         max_retries=0,  # type: ignore
         use_responses_api=True,
@@ -232,5 +234,5 @@ def test_langchain(keyed: Served) -> None:
     first = through_responses.invoke("Hi")
     assert first.text and through_responses.invoke([HumanMessage("Hi"), first, HumanMessage("And?")]).text
     assert "".join(c.text for c in through_responses.stream("Hi"))
-    plain = OpenAI(model=MODEL, base_url=f"{keyed.url}/v1", api_key="sk-test", max_tokens=10, max_retries=0)  # type: ignore
+    plain = OpenAI(model=MODEL, base_url=f"{keyed.url}/v1", api_key="sk-test-0123456789", max_tokens=10, max_retries=0)  # type: ignore
     assert plain.invoke("Once upon a time")

@@ -9,7 +9,7 @@ from support.browser import Browser
 from support.serving import Served
 
 PROMPT = "Once upon a time there was a small robot."
-KEY = "page-test-key"
+KEY = "page-test-key-0123"
 ENTER = "\ue007"
 
 

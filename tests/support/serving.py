@@ -20,15 +20,29 @@ PATIENCE_S = 60.0
 
 
 class Served:
-    """A running server; `log` grows while it runs."""
+    """A running server; `log` grows while it runs.
 
-    def __init__(self, *flags: str, env: dict[str, str] | None = None, key: str | None = None) -> None:
+    Args:
+        prelude: Python that its process runs first.
+    """
+
+    def __init__(
+        self, *flags: str, env: dict[str, str] | None = None, key: str | None = None, prelude: str = ""
+    ) -> None:
         self.log: list[dict[str, Any]] = []
         self.raw: list[str] = []
         self._news = threading.Condition()
         self.key = key
         self.process = subprocess.Popen(
-            [sys.executable, "-c", "from geminate.cli.app import app; app()", "serve", "--port", "0", *flags],
+            [
+                sys.executable,
+                "-c",
+                f"{prelude}\nfrom geminate.cli.app import app; app()",
+                "serve",
+                "--port",
+                "0",
+                *flags,
+            ],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,

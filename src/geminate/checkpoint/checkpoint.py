@@ -131,8 +131,12 @@ class Checkpoint(ABC):
 
     @functools.cached_property
     def stamps(self) -> list[list[Any]]:
-        """[name, bytes, modification time in ns] of every weight file."""
-        return [[file.name, (stat := file.stat()).st_size, stat.st_mtime_ns] for file in self.files]
+        """[name, bytes, modification time and change time in ns, inode] of every weight file.
+
+        Copying with times kept (cp -p, rsync -t) leaves name, size and modification time as they were.
+        """
+        stats = [(file.name, file.stat()) for file in self.files]
+        return [[name, s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino] for name, s in stats]
 
     @property
     def place(self) -> str:

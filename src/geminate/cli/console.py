@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import unicodedata
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from geminate.errors import GeminateError
 
+MAX_MESSAGE = 4000  # characters of a message: names in files can be megabytes
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 
@@ -38,13 +40,19 @@ def user_errors() -> Iterator[None]:
 
 def fail(message: str) -> NoReturn:
     """One line on stderr, exit code 2."""
-    err.print(f"error: {' '.join(message.split())}", markup=False, soft_wrap=True)
+    err.print(f"error: {printable(' '.join(message.split()))}", markup=False, soft_wrap=True)
     raise typer.Exit(2)
 
 
 def say(message: str) -> None:
     """A remark on stderr."""
-    err.print(message, style="dim", markup=False, soft_wrap=True)
+    err.print(printable(message), style="dim", markup=False, soft_wrap=True)
+
+
+def printable(text: str) -> str:
+    """Text from files made harmless for a terminal: control characters but line ends are escaped, lengths limited."""
+    shown = "".join(c if c == "\n" or not unicodedata.category(c).startswith("C") else ascii(c)[1:-1] for c in text)
+    return shown if len(shown) <= MAX_MESSAGE else f"{shown[:MAX_MESSAGE]} ... ({len(shown):,} characters)"
 
 
 def write(text: str) -> None:

@@ -25,7 +25,9 @@ def info(
     **given: Any,
 ) -> None:
     """Shape, parameters and bytes of a model, and the drafter found for it."""
-    body = describe(load(LoadOptions(**vars(LOADING.take(given)) | {"model": model})))
+    llm = load(LoadOptions(**vars(LOADING.take(given)) | {"model": model}))
+    llm.check_weights()
+    body = describe(llm)
     if json_out:
         write_json(body)
         return

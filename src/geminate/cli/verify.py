@@ -57,6 +57,7 @@ def verify_command(
     def make(count: int) -> LLM:
         return load(LoadOptions(**vars(loaded) | {"model": model, "threads": count}), quiet=count != 1)
 
+    make(1).check_weights()
     chosen = _default_prompts(make(1)) if prompts is None else read_prompts(prompts)
     started = time.perf_counter()
     with Bars() as bars:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import logging
+
 from geminate.engine.scheduler import Turn
 from geminate.engine.sequence import Sequence
 from geminate.params import MAX_DRAFT
 from geminate.speculation.batch_load import NO_LOAD, BatchLoad
 from geminate.speculation.draft import DraftContext
-from geminate.speculation.policy import Decision
+from geminate.speculation.policy import Decision, FixedPolicy
+from geminate.speculation.policy.base import NO_DRAFT
+
+log = logging.getLogger("geminate")
 
 
 def draft_all(turns: list[Turn], room: int) -> None:
@@ -51,4 +56,23 @@ def _decide(sequence: Sequence, limit: int, load: BatchLoad) -> Decision:
         rule=sequence.rule,
         constraint=sequence.constraint,
     )
-    return sequence.policy.decide(context, limit, load)
+    try:
+        return sequence.policy.decide(context, limit, load)
+    except Exception as error:
+        _stop_drafting(sequence, error)
+        return NO_DRAFT
+
+
+def observe(turn: Turn, seconds: float | None) -> None:
+    """Tell the policy what became of its draft; ``seconds`` of the round if it was the sequence's alone."""
+    sequence = turn.sequence
+    try:
+        sequence.policy.observe(turn.decision, turn.accepted, seconds)
+    except Exception as error:
+        _stop_drafting(sequence, error)
+
+
+def _stop_drafting(sequence: Sequence, error: Exception) -> None:
+    """Decode plainly from now on: an empty draft is always legal, so a broken drafter costs speed alone."""
+    log.error("drafting failed for request %s; it goes on without", sequence.request.request_id, exc_info=error)
+    sequence.policy = FixedPolicy(None, 0)

@@ -17,13 +17,13 @@ from geminate.arrays import F32
 from geminate.decoding.constraint import Constraint
 from geminate.engine.commit import Verifier, commit
 from geminate.engine.conversations import Conversations
-from geminate.engine.drafting import draft_all
+from geminate.engine.drafting import draft_all, observe
 from geminate.engine.messages import EngineEvent, EngineRequest
 from geminate.engine.scheduler import Scheduler, Turn
 from geminate.engine.sequence import Sequence, StopCheck
 from geminate.engine.timing import Timing, is_single_round
 from geminate.errors import ContextLengthError, EngineFailedError, GeminateError, ParameterError
-from geminate.kv.budget import KVBudget
+from geminate.kv.budget import KVBudget, Lease
 from geminate.runtime.target import TargetModel
 from geminate.speculation.acceptance import AcceptanceStats
 from geminate.speculation.costs import CostModel
@@ -115,7 +115,6 @@ class Engine:
             stop_check=stop_check,
         )
         self.waiting.append(sequence)
-        self._admit()
         return sequence
 
     def check(self, request: EngineRequest) -> None:
@@ -176,18 +175,31 @@ class Engine:
         limit = self.target.config.max_position_embeddings
         return limit if self.memory is None else min(limit, len(request.prompt_ids) + request.sampling.max_tokens)
 
-    def _admit(self) -> None:
-        """Let waiting sequences begin, in order, as far as there is room."""
+    def _admit(self) -> list[EngineEvent]:
+        """Let waiting sequences begin, in order, as far as there is room; events of those that cannot."""
+        failed: list[EngineEvent] = []
         while self.waiting and len(self.running) < self.max_running:
             sequence = self.waiting[0]
-            if self.memory is None:
-                sequence.begin(self.conversations.take(sequence.request, sequence.token_ids))
-            else:
-                lease = self.memory.lease(sequence.token_ids, sequence.max_context, sequence.request.contents)
-                if lease is None:
-                    return
-                sequence.begin(lease.cache, lease)
+            try:
+                if not self._begin(sequence):
+                    break
+            except Exception as error:  # no memory for its cache, say: the others go on
+                self.abort(sequence)
+                failed.append(_failure(sequence, error))
+                continue
             self.running.append(self.waiting.popleft())
+        return failed
+
+    def _begin(self, sequence: Sequence) -> bool:
+        """Give a sequence its cache; False while its bytes are not there."""
+        if self.memory is None:
+            sequence.begin(self.conversations.take(sequence.request, sequence.token_ids))
+            return True
+        lease = self.memory.lease(sequence.token_ids, sequence.max_context, sequence.request.contents)
+        if lease is None:
+            return False
+        sequence.begin(lease.cache, lease)
+        return True
 
     def abort(self, sequence: Sequence) -> None:
         """End a sequence now; what it has emitted stays valid, its memory is free."""
@@ -198,6 +210,8 @@ class Engine:
             self._release(sequence)
         elif sequence in self.waiting:
             self.waiting.remove(sequence)
+            if sequence.lease is not None:  # it was interrupted while it began
+                self._release(sequence)
 
     def _release(self, sequence: Sequence) -> None:
         name = sequence.request.conversation
@@ -211,10 +225,10 @@ class Engine:
     def step(self) -> list[EngineEvent]:
         """One forward pass over rows of the running sequences; what each emitted, or the error that ended it."""
         self.timing.begin()
-        self._admit()
+        failed = self._admit()
         turns, room = self.scheduler.turns(self.running)
         if not turns:
-            return []
+            return failed
         draft_all(turns, room)
         self.timing.drafted()
         hidden, logits = self.target.extend([turn.rows() for turn in turns])
@@ -222,7 +236,7 @@ class Engine:
         events = self._commit_all(turns, hidden, logits)
         self.timing.observe(turns, events)
         self._retire()
-        return events
+        return failed + events if failed else events
 
     def _commit_all(self, turns: list[Turn], hidden: F32, logits: F32) -> list[EngineEvent]:
         events: list[EngineEvent] = []
@@ -235,12 +249,19 @@ class Engine:
             if event is not None:
                 events.append(event)
                 if event.error is None:
-                    seconds = self.timing.elapsed() if single else None
-                    turn.sequence.policy.observe(turn.decision, turn.accepted, seconds)
+                    observe(turn, self.timing.elapsed() if single else None)
             lease = turn.sequence.lease
             if self.memory is not None and lease is not None and (event is None or event.error is None):
-                self.memory.capture(lease, turn.sequence.token_ids)
+                self._capture(self.memory, lease, turn.sequence.token_ids)
         return events
+
+    @staticmethod
+    def _capture(memory: KVBudget, lease: Lease, tokens: list[int]) -> None:
+        try:
+            memory.capture(lease, tokens)
+        except Exception as error:  # the prefix is not kept; the completion does not need it
+            lease.capturing = False
+            log.error("a prefix could not be kept", exc_info=error)
 
     def _commit(self, turn: Turn, hidden: F32, logits: F32) -> EngineEvent | None:
         """`commit`, where whatever fails is the failure of this sequence alone."""
@@ -249,12 +270,7 @@ class Engine:
             return commit(turn, hidden, logits, self._verifier)
         except Exception as error:
             sequence.finish_reason = "abort"
-            request = sequence.request.request_id
-            failure = error
-            if not isinstance(error, GeminateError | MemoryError):
-                log.error("request %s failed inside the engine", request, exc_info=error)
-                failure = EngineFailedError(f"the request failed inside the engine: {type(error).__name__}: {error}")
-            return EngineEvent(request_id=request, choice=sequence.choice, finish_reason="abort", error=failure)
+            return _failure(sequence, error)
 
     def _retire(self) -> None:
         """Take sequences that have ended out of the batch."""
@@ -277,3 +293,14 @@ class Engine:
             if event.error is not None:
                 raise event.error
         return events
+
+
+def _failure(sequence: Sequence, error: Exception) -> EngineEvent:
+    """The event of a sequence that failed alone; details go to the log, not to clients."""
+    request = sequence.request.request_id
+    failure: Exception = error
+    if not isinstance(error, GeminateError):
+        log.error("request %s failed inside the engine", request, exc_info=error)
+        failure = EngineFailedError(f"request {request} failed inside the engine ({type(error).__name__}); see the log")
+        failure.__cause__ = error
+    return EngineEvent(request_id=request, choice=sequence.choice, finish_reason="abort", error=failure)

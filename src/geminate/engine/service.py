@@ -21,6 +21,7 @@ from geminate.engine.messages import EngineEvent, EngineRequest
 from geminate.engine.sequence import Sequence
 from geminate.errors import DrainingError, EngineFailedError, ParameterError, QueueFullError, RequestTimeoutError
 
+MAX_FAILURES = 2  # passes in a row
 log = logging.getLogger(__name__)
 Sink = Callable[[list[EngineEvent]], None]
 
@@ -77,12 +78,16 @@ class EngineService:
 
     Args:
         engine: used by the service alone while it has open requests.
+        on_failure: called in the service's thread when the engine has failed for good.
         max_waiting: maximum number of open requests beyond the engine's ``max_running``; further ones are refused.
             None: no limit.
     """
 
-    def __init__(self, engine: Engine, *, max_waiting: int | None = None) -> None:
+    def __init__(
+        self, engine: Engine, *, max_waiting: int | None = None, on_failure: Callable[[], None] | None = None
+    ) -> None:
         self.engine = engine
+        self.on_failure = on_failure
         self.max_waiting = max_waiting
         # Not reentrant on purpose: a garbage-collected stream cancels itself wherever the collector happens to run.
         self._changed = threading.Condition(threading.Lock())
@@ -233,6 +238,11 @@ class EngineService:
         self._draining = True
 
     @property
+    def failed(self) -> bool:
+        """Whether the engine has failed for good: nothing will be answered any more."""
+        return self._failed is not None
+
+    @property
     def idle(self) -> bool:
         """Whether no request is open."""
         return not self._open
@@ -254,16 +264,31 @@ class EngineService:
         )
 
     def _run(self) -> None:
+        failures = 0
         try:
             while self._wait_for_work():
-                self._round()
+                try:
+                    if self._round():
+                        failures = 0
+                except Exception as error:  # the requests of that pass have failed, their memory is free
+                    failures += 1
+                    if failures == MAX_FAILURES or not self._is_clean():
+                        raise
+                    log.error("a pass failed; new requests go on", exc_info=error)
                 self._notify()
             self._fail_all(DrainingError("the server was stopped before the answer was complete"))
         except BaseException as error:
             self._failed = error
             log.critical("the engine failed", exc_info=error)
+            if self.on_failure is not None:
+                self.on_failure()
         finally:
             self._notify()
+
+    def _is_clean(self) -> bool:
+        """Whether nothing is left of failed requests: no sequence, no leased memory."""
+        engine = self.engine
+        return not (engine.running or engine.waiting or (engine.memory is not None and engine.memory.used))
 
     def _notify(self) -> None:
         with self._changed:
@@ -277,8 +302,8 @@ class EngineService:
                 self._changed.wait()
             return not self._stopping
 
-    def _round(self) -> None:
-        """Take in requests and cancellations, step once, hand out the events."""
+    def _round(self) -> bool:
+        """Take in requests and cancellations, step once, hand out the events; whether there was anything to step."""
         try:
             if self._gone:
                 self._drop_cancelled()
@@ -288,10 +313,14 @@ class EngineService:
                     self._begin(opened, opened.request.choice)
             if time.perf_counter() > self._next_deadline:
                 self._drop_late()
+            busy = bool(self.engine.running or self.engine.waiting)
             self._hand_out(self.engine.step())
+            return busy
         except BaseException as error:
             # Whatever interrupted a step, Ctrl-C included, left sequences between two states: none of them goes on.
-            self._fail_all(EngineFailedError(f"the engine failed: {type(error).__name__}: {error}"))
+            failure = EngineFailedError(f"a forward pass failed ({type(error).__name__}); the log has the details")
+            failure.__cause__ = error
+            self._fail_all(failure)
             raise
 
     def _begin(self, opened: _Open, choice: int) -> None:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from geminate.decoding.constraint import Constraint
 from geminate.errors import GeminateError, ParameterError
-from geminate.grammar.json_schema import has_finite_value, schema_text
+from geminate.grammar.json_schema import check_multiples, has_finite_value, schema_text
 from geminate.grammar.state import Grammar as Grammar
 from geminate.grammar.state import message
 from geminate.grammar.token_range import token_range
@@ -31,10 +31,12 @@ if TYPE_CHECKING:
 _MAX_TEXT = 131_072  # characters per grammar
 _MAX_RULES = 1_000  # rules per Lark grammar; compile time is quadratic in a chain of rules
 _STACK = 256 << 20  # bytes; chains of rules are compiled recursively, and 8 MiB suffice for about 1,500
-_CACHED = 32  # compiled grammars
+_CACHED = 16  # compiled grammars
+_MAX_INTERSECTIONS = 16  # in a Lark grammar: states multiply
+_QUOTED = re.compile(r'"(?:\\.|[^"\\\n])*"|/(?:\\.|[^/\\\n])+/')
 _RULE = re.compile(r"^[ \t]*[?!]?[A-Za-z_][^:\n\"/]*:", re.MULTILINE)
 # Error messages without the parser's state; fewer lexer states than the default, at 1 to 2 kB each.
-_LIMITS: dict[str, Any] = {"verbose_errors": False, "max_lexer_states": 50_000}
+_LIMITS: dict[str, Any] = {"verbose_errors": False, "max_lexer_states": 8_000}
 _JSON_OPTIONS = {
     "whitespace_flexible": False,
     "item_separator": ", ",
@@ -256,7 +258,7 @@ def _with_deep_stack(build: Callable[[], LLMatcher]) -> LLMatcher:
     with _stack_lock:
         before = threading.stack_size(_STACK)
         try:
-            thread = threading.Thread(target=run, name="geminate-grammar")
+            thread = threading.Thread(target=run, name="geminate-grammar", daemon=True)
             thread.start()
         except RuntimeError as error:
             raise GeminateError(
@@ -277,6 +279,7 @@ def _json_grammar(schema: Mapping[str, Any]) -> dict[str, Any]:
     plain = json.loads(schema_text(schema))
     if "x-guidance" in plain:
         raise ParameterError("the JSON schema contains x-guidance; remove it, because spacing and strictness are fixed")
+    check_multiples(plain)
     if not has_finite_value(plain):
         raise ParameterError(
             "no finite JSON value satisfies the schema: it requires itself, or something that is false"
@@ -300,6 +303,11 @@ def _lark(grammar: str) -> str:
     rules = len(_RULE.findall(grammar))
     if rules > _MAX_RULES:
         raise ParameterError(f"the Lark grammar has {rules:,} rules, and the limit is {_MAX_RULES:,}")
+    intersections = _QUOTED.sub("", grammar).count("&")
+    if intersections > _MAX_INTERSECTIONS:
+        raise ParameterError(
+            f"the Lark grammar has {intersections} intersections (&), and the limit is {_MAX_INTERSECTIONS}"
+        )
     return grammar
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import Any
 
 from geminate.errors import ParameterError
@@ -121,3 +123,31 @@ def has_finite_value(schema: Mapping[str, Any]) -> bool:
         return _Finite(schema)()
     except RecursionError as error:
         raise ParameterError("the JSON schema is nested too deeply") from error
+
+
+MAX_MULTIPLE = 100_000
+
+
+def check_multiples(schema: object) -> None:
+    """Refuse ``multipleOf`` values whose automata would be too large: one state for each remainder.
+
+    Raises:
+        ParameterError: their least common multiple, decimal points left out, is above `MAX_MULTIPLE`.
+    """
+    found: set[int] = set()
+    level = [schema]
+    while level:
+        at = level.pop()
+        if isinstance(at, Mapping):
+            value = at.get("multipleOf")
+            if isinstance(value, int | float) and not isinstance(value, bool) and value > 0:
+                digits = "".join(map(str, Decimal(str(value)).normalize().as_tuple().digits))
+                found.add(int(value) if value == int(value) else int(digits))
+            level.extend(at.values())
+        elif isinstance(at, list):
+            level.extend(at)
+    if math.lcm(*found) > MAX_MULTIPLE:
+        raise ParameterError(
+            f"multipleOf: {', '.join(map(str, sorted(found)[:5]))} need too many states; "
+            f"their least common multiple must be at most {MAX_MULTIPLE:,}"
+        )

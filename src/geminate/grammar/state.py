@@ -140,6 +140,8 @@ class GrammarState:
 def message(text: str) -> str:
     """The library's message on one line of limited length."""
     line = " ".join(text.replace("<non-verbose/>", "").split())
+    if "panic" in line or "<backtrace>" in line:
+        return "the grammar engine cannot handle it"
     if line in ("NoExtensionBias", "NoExtension"):
         line = "it allows no output at all"
     return line if len(line) <= 400 else line[:400] + " ..."

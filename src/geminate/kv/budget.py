@@ -84,7 +84,7 @@ class KVBudget:
         try:
             cache = self.factory.new(context, whole=True)
             cache.restore([block.data for block in path])
-        except MemoryError:
+        except BaseException:
             tip.pins -= 1
             raise
         self.used += nbytes

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import statistics
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -122,10 +123,15 @@ def _write(path: Path | None, profiles: dict[str, Any]) -> None:
     """Keep them if possible; a full or read-only disk costs a new measurement next time, nothing else."""
     if path is None:
         return
-    temporary = path.with_name(f"{path.name}.{os.getpid()}")
     try:
-        temporary.write_text(json.dumps(profiles), encoding="utf-8")
+        # A name that nobody can guess: in a directory that others can write, a link could wait under a known one.
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".costs-")
+    except OSError:
+        return
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(json.dumps(profiles))
         os.replace(temporary, path)
     except OSError:
         with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+            os.unlink(temporary)

@@ -17,7 +17,14 @@ from geminate.engine.service import EngineService
 from geminate.errors import GeminateError
 from geminate.llm import LLM
 from geminate.server.http.auth import AuthMiddleware, Keys
-from geminate.server.http.errors import ApiError, JsonResponse, from_geminate, internal
+from geminate.server.http.errors import (
+    DRAIN_RETRY_AFTER_S,
+    ApiError,
+    JsonResponse,
+    from_geminate,
+    internal,
+    unavailable,
+)
 from geminate.server.http.limits import BodyLimitMiddleware
 from geminate.server.http.logs import ContextMiddleware, context_of
 from geminate.server.http.parsing import ClientGone
@@ -97,6 +104,8 @@ def make_app(state: ServerState, keys: Keys) -> ASGIApp:
 def _add_operations(app: FastAPI, state: ServerState) -> None:
     @app.get("/health/live", summary="Liveness: the process is running")
     async def live() -> Response:
+        if state.failed:
+            raise unavailable("the engine has failed; restart the server", "failed", DRAIN_RETRY_AFTER_S)
         return JsonResponse({"status": "live"})
 
     @app.get("/health/ready", summary="Readiness: requests are accepted")

@@ -112,6 +112,7 @@ class _Run:
             if self.service is not None:
                 await asyncio.to_thread(self.service.stop)
             log("info", "stopped")
+            _exit_in(AFTER_DRAIN_S, 0 if self.state.failure is None else 1)
 
     def _load(self, loop: asyncio.AbstractEventLoop) -> None:
         """Runs in a thread; only the loaded model (or the error) reaches the event loop."""
@@ -136,8 +137,11 @@ class _Run:
         if self.state.status == "draining":
             return
         try:
+            loop = asyncio.get_running_loop()
+            service.on_failure = lambda: self._post(loop, self._engine_failed)
             service.start()
             self.service = service
+            threading.Thread(target=self._check_weights, args=(loop, llm), name="checking", daemon=True).start()
             self.state.attach(llm, service)
         except GeminateError as error:
             self._failed(error)
@@ -150,12 +154,31 @@ class _Run:
         log("error", "the model could not be loaded", error=str(error))
         self.server.should_exit = True
 
+    def _check_weights(self, loop: asyncio.AbstractEventLoop, llm: LLM) -> None:
+        """Runs in a thread, after the start: reading everything before would delay the first answer."""
+        try:
+            llm.check_weights()
+            log("info", "the packed weights are intact")
+        except GeminateError as error:
+            log("critical", str(error))
+            self._post(loop, self._weights_damaged, error)
+
+    def _weights_damaged(self, error: GeminateError) -> None:
+        self.state.status, self.state.failure = "failed", error
+        self.server.should_exit = True
+
+    def _engine_failed(self) -> None:
+        """Let the error events reach their clients, then exit with an error, so that a supervisor restarts it."""
+        self.state.failure = BackendError("the engine failed; the log has the cause")
+        self.server.should_exit = True
+
     def _signal(self, number: int) -> None:
         self._signals += 1
         name = signal.Signals(number).name
         if self._signals > 1:
             log("warning", "second signal: stopping immediately", signal=name)
             self.server.should_exit = self.server.force_exit = True
+            _exit_in(2.0)
             return
         log("info", "draining", signal=name, seconds=self.settings.drain_seconds)
         self.state.drain()
@@ -191,3 +214,14 @@ def make_service(llm: LLM, settings: Settings) -> EngineService:
         costs=llm.engine.timing.costs,
     )
     return EngineService(engine, max_waiting=settings.max_waiting)
+
+
+def _exit_in(seconds: float, code: int = 1) -> None:
+    """End the process even if a thread, such as one that compiles a grammar, never returns."""
+
+    def leave() -> None:
+        time.sleep(seconds)
+        log("warning", "a thread did not end; exiting without it")
+        os._exit(code)
+
+    threading.Thread(target=leave, name="leaving", daemon=True).start()

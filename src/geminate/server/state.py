@@ -52,6 +52,18 @@ class Model:
         self.thought_open = None if marks is None else llm.tokenizer.token_id(marks.opened)
         self.thought_close = None if marks is None else llm.tokenizer.token_id(marks.closed)
 
+    def check_length(self, characters: int, field: str, *, messages: int = 0) -> None:
+        """Refuse a text that cannot fit the context, before it is rendered and encoded.
+
+        Raises:
+            ApiError: 400 with the code ``context_length_exceeded``.
+        """
+        if characters > self.context * self.tokenizer.longest or messages > self.context:
+            what = f"{messages:,} messages" if messages > self.context else f"{characters:,} characters"
+            raise bad_request(
+                f"{field}: {what} cannot fit the context of {self.context:,} tokens", field, "context_length_exceeded"
+            )
+
     def max_completion(self, prompt: int, wanted: int) -> int:
         """The longest completion up to ``wanted`` tokens that fits the KV-cache budget."""
         memory = self.service.engine.memory
@@ -97,7 +109,7 @@ def _fingerprint(llm: LLM) -> str:
         __version__,
         repr(llm.config),
         repr(sorted(store.bytes_by_format().items())),
-        repr([(name, size) for name, size, _ in stamps]),
+        repr([stamp[:2] for stamp in stamps]),
     )
     return "fp_" + hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
 
@@ -127,6 +139,11 @@ class ServerState:
             self._model.service.drain()
 
     @property
+    def failed(self) -> bool:
+        """Whether the model could not be loaded or the engine has failed: only a restart helps."""
+        return self.status == "failed" or (self._model is not None and self._model.service.failed)
+
+    @property
     def idle(self) -> bool:
         """Whether nothing runs or waits."""
         return self._model is None or self._model.service.idle
@@ -141,9 +158,10 @@ class ServerState:
             raise unavailable(
                 "the server is shutting down and accepts no new requests", "draining", DRAIN_RETRY_AFTER_S
             )
+        if self.failed:
+            cause = "the engine has failed" if self.failure is None else str(self.failure)
+            raise unavailable(f"{cause}; the server is exiting", "failed", LOADING_RETRY_AFTER_S)
         if self._model is None:
-            if self.status == "failed":
-                raise unavailable(f"the model could not be loaded: {self.failure}", "failed", LOADING_RETRY_AFTER_S)
             raise unavailable("the model is being loaded", "loading", LOADING_RETRY_AFTER_S)
         return self._model
 

@@ -7,6 +7,7 @@ strangers into a prompt should know that it can hold the end of a turn.
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -20,6 +21,8 @@ from geminate.text.call_tokens import CallTokens
 from geminate.text.dialect import PLAIN, Dialect
 
 _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+
+LONG = 4096  # characters from which a text is encoded by the batch call
 
 
 class Tokenizer:
@@ -136,6 +139,11 @@ class Tokenizer:
         """Whether `decode` leaves this token out by default."""
         return token in self._special_ids
 
+    @functools.cached_property
+    def longest(self) -> int:
+        """Characters of the longest token: a text has at least its length divided by this many tokens."""
+        return max(map(len, self._backend.get_vocab(with_added_tokens=True)), default=1)
+
     def encode(self, text: str, *, add_bos: bool | None = None) -> list[int]:
         """Token ids of a text.
 
@@ -155,7 +163,10 @@ class Tokenizer:
                 f"{error.start}: it is not valid Unicode; read the input as UTF-8"
             ) from error
         try:
-            ids: list[int] = self._backend.encode(text, add_special_tokens=False).ids
+            if len(text) < LONG:
+                ids: list[int] = self._backend.encode(text, add_special_tokens=False).ids
+            else:  # the same ids; the batch call gives up the interpreter lock
+                ids = self._backend.encode_batch_fast([text], add_special_tokens=False)[0].ids
         except Exception as error:  # as in load
             raise TokenizerError(f"the text cannot be encoded: {error}") from error
         bos = self.bos_id

@@ -55,6 +55,7 @@ class WeightStore:
         self._arrays = arrays
         self._layouts = layouts
         self._tensors: dict[str, dict[str, Any]] = meta["tensors"]
+        self._crc: dict[str, int] = meta.get("crc", {})
         self._made: dict[str, PackedMatrix] = {}
         streamed = self.bytes_by_format()
         self.format: WeightFormat | Literal["mixed"] = "mixed" if len(streamed) > 1 else next(iter(streamed), "bf16")
@@ -117,9 +118,31 @@ class WeightStore:
         return float(self.vector(name).reshape(-1)[0])
 
     def order(self, name: str) -> I32:
-        """The token order of the centroid head, int32 [vocab]."""
+        """The token order of the centroid head, int32 [vocab].
+
+        Raises:
+            WeightsError: not a permutation of the token ids; the kernels use them as addresses.
+        """
         self._info(name)
-        return np.array(self._arrays[name], dtype=np.int32)
+        found = np.array(self._arrays[name], dtype=np.int32)
+        if not np.array_equal(np.sort(found), np.arange(len(found))):
+            raise WeightsError(f"{name} is not a permutation of the token ids")
+        return found
+
+    def check(self) -> None:
+        """Read all packed weights and compare them with their checksums.
+
+        Raises:
+            WeightsError: damage; the file is removed, so that the next start packs the weights again.
+        """
+        name = pc.damaged(self._arrays, self._crc)
+        if name is None:
+            return
+        if self.path is not None:
+            self.path.unlink(missing_ok=True)
+        raise WeightsError(
+            f"the packed weights are damaged in {name}; start again to pack them anew from the checkpoint"
+        )
 
     def prefault(self, progress: Progress | None = None) -> int:
         """Touch every page that passes stream, in order, so that no pass waits for the disk; bytes touched.
@@ -209,8 +232,9 @@ def open_weights(
     if use_cache and path.exists():
         try:
             return _from_cache(path, fingerprint, entries, layouts)
-        except (WeightsError, OSError, ValueError, KeyError) as error:
-            say(f"{error}; packing the weights again")
+        except Exception as error:  # whatever a damaged or forged header makes of itself
+            known = isinstance(error, WeightsError | OSError)
+            say(f"{error if known else 'the packed cache is damaged'}; packing the weights again")
     matched = match(entries, config, str(checkpoint.path))
     for reason, (count, size) in matched.skipped.items():
         say(f"skipped {count} tensors ({size / 1e6:.1f} MB): {reason}")
@@ -233,7 +257,11 @@ def _from_cache(path: Path, fingerprint: dict[str, Any], entries: Mapping[str, E
     with path.open("rb") as file:
         arrays, meta = pc.open_cache(file, fingerprint)
     _map_sources(arrays, meta, {canonical(name): entry for name, entry in entries.items()})
-    return WeightStore(arrays, meta, layouts, path=path, from_cache=True)
+    store = WeightStore(arrays, meta, layouts, path=path, from_cache=True)
+    for name, info in meta["tensors"].items():
+        if info["role"] == "order":
+            store.order(name)  # checked now, while the weights can still be packed again
+    return store
 
 
 def _packed_at(path: Path, write: Callable[[IO[bytes]], None], say: Message) -> IO[bytes] | None:

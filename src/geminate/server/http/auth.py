@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import ipaddress
 import os
 import re
+import socket
 import stat
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -13,13 +15,15 @@ from pathlib import Path
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from geminate.errors import ParameterError
-from geminate.server.http.errors import unauthorized, wrong_host
+from geminate.server.http.errors import unauthorized, wrong_host, wrong_origin
 from geminate.server.http.logs import log
 from geminate.server.settings import Settings, is_loopback
 
 KEYS_ENV = "GEMINATE_API_KEYS"
 OPEN_PATHS = ("/health/live", "/")
 OPEN_PREFIX = "/page/"
+MIN_KEY = 16  # characters; shorter keys can be guessed
+_COMMENT = re.compile(r"(^|\s)#.*$")
 _PORT = re.compile(r":\d*$")
 
 
@@ -46,7 +50,7 @@ def load_keys(settings: Settings, env: Mapping[str, str] | None = None) -> list[
             raise ParameterError(f"the API key file {path} is not UTF-8 (byte {error.start})") from error
         except OSError as error:
             raise ParameterError(f"cannot read the API key file {path}: {error.strerror}") from error
-        found = [line.split("#", 1)[0].strip() for line in lines]
+        found = [_COMMENT.sub("", line).strip() for line in lines]
         found = [key for key in found if key]
         if not found:
             raise ParameterError(f"the API key file {path} holds no key; write one key per line")
@@ -54,12 +58,26 @@ def load_keys(settings: Settings, env: Mapping[str, str] | None = None) -> list[
     for key in keys:
         if not key.isascii() or not key.isprintable() or " " in key:
             raise ParameterError("an API key must be printable ASCII without spaces")
+        if len(key) < MIN_KEY:
+            raise ParameterError(
+                f"an API key has {len(key)} characters, at least {MIN_KEY} are needed; make one with "
+                "python3 -c 'import secrets; print(secrets.token_urlsafe(32))'"
+            )
     if not keys and not is_loopback(settings.host) and not settings.allow_unauthenticated:
         raise ParameterError(
             f"refusing to listen on {settings.host}, which other machines can reach, without API keys: pass "
             f"--api-key-file, set {KEYS_ENV}, or pass --allow-unauthenticated"
         )
     return keys
+
+
+def _is_address(host: str) -> bool:
+    """Whether a Host header is an IP address: no name that could be made to resolve to another machine."""
+    try:
+        ipaddress.ip_address(host.strip("[]"))
+    except ValueError:
+        return False
+    return True
 
 
 class Keys:
@@ -83,23 +101,30 @@ class Keys:
 class AuthMiddleware:
     """Rejects requests without a known API key with 401.
 
-    Without keys on a loopback address it rejects requests whose Host header names another machine with 403: such a
-    request can come from a web page whose domain was made to resolve to this machine (DNS rebinding).
+    Without keys it rejects, with 403, requests whose Host header is a name other than this machine's, which a web page
+    sends whose domain was made to resolve to this machine (DNS rebinding), and requests from pages of other origins.
     """
 
     def __init__(self, app: ASGIApp, keys: Keys, settings: Settings) -> None:
         self.app, self.keys = app, keys
         self._hosts = frozenset(name.lower() for name in settings.allowed_host)
-        self._check_host = not keys and is_loopback(settings.host)
+        self._origins = frozenset(settings.cors_origin)
+        if not is_loopback(settings.host):
+            self._hosts |= {socket.gethostname().lower()}
+        self._addresses = not is_loopback(settings.host)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and not self._open(scope):
             if self.keys and not self._known(scope):
                 await unauthorized().response()(scope, receive, send)
                 return
-            if self._check_host and (host := self._foreign_host(scope)) is not None:
-                await wrong_host(host).response()(scope, receive, send)
-                return
+            if not self.keys:
+                if (host := self._foreign_host(scope)) is not None:
+                    await wrong_host(host).response()(scope, receive, send)
+                    return
+                if (origin := self._foreign_origin(scope)) is not None:
+                    await wrong_origin(origin).response()(scope, receive, send)
+                    return
         await self.app(scope, receive, send)
 
     def _foreign_host(self, scope: Scope) -> str | None:
@@ -107,9 +132,19 @@ class AuthMiddleware:
         for name, value in scope["headers"]:
             if name == b"host":
                 host = _PORT.sub("", value.decode("latin-1").strip().lower())
-                if not (host in self._hosts or is_loopback(host)):
+                if not (host in self._hosts or is_loopback(host) or (self._addresses and _is_address(host))):
                     return host
         return None
+
+    def _foreign_origin(self, scope: Scope) -> str | None:
+        """The Origin header, if it is neither the Host's nor allowed; browsers send it with every POST."""
+        headers = {name: value.decode("latin-1").strip() for name, value in scope["headers"]}
+        origin = headers.get(b"origin")
+        if origin is None or "*" in self._origins or origin in self._origins:
+            return None
+        place = origin.partition("://")[2].lower()
+        known = place == headers.get(b"host", "").lower() or _PORT.sub("", place) in self._hosts
+        return None if known else origin
 
     @staticmethod
     def _open(scope: Scope) -> bool:

@@ -91,6 +91,17 @@ def wrong_host(host: str) -> ApiError:
     )
 
 
+def wrong_origin(origin: str) -> ApiError:
+    """403: the request comes from a web page of another origin."""
+    origin = origin[:200]
+    return ApiError(
+        403,
+        f"Origin {origin!r} may not use this server; start it with --cors-origin {origin} to allow that page",
+        type="permission_error",
+        code="origin_not_allowed",
+    )
+
+
 def unavailable(message: str, code: str, retry_after_s: int) -> ApiError:
     """503; closes the connection so that a load balancer can retry elsewhere."""
     return ApiError(

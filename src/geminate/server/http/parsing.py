@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 import re
@@ -14,6 +15,8 @@ from starlette.requests import ClientDisconnect, Request
 from geminate.server.http.errors import ApiError, bad_request
 
 MAX_DEPTH = 64
+MAX_KEYS = 1000  # of one object: every unknown key would be an error of its own
+LARGE = 100_000  # bytes of a body that is parsed aside
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _M = TypeVar("_M", bound=BaseModel)
 _TEXT_ONLY = ("image_url", "input_audio", "file", "input_image", "input_file", "image", "audio", "video")
@@ -43,6 +46,17 @@ async def parse(request: Request, model: type[_M], ready: Callable[[], object]) 
     if kind != "application/json":
         given = repr(kind[:100]) if kind else "no content type"
         raise bad_request(f"the body must be sent with 'Content-Type: application/json', not {given}")
+    if len(body) <= LARGE:
+        return validated(body, model)
+    return await asyncio.to_thread(validated, body, model)
+
+
+def validated(body: bytes, model: type[_M]) -> _M:
+    """A body as ``model``.
+
+    Raises:
+        ApiError: 400 with the first faults.
+    """
     data = read_json(body)
     if not isinstance(data, dict):
         raise bad_request(f"the body must be a JSON object, not {_json_name(data)}")
@@ -53,7 +67,7 @@ async def parse(request: Request, model: type[_M], ready: Callable[[], object]) 
 
 
 def read_json(body: bytes) -> Any:
-    """Strict JSON: UTF-8, no NaN, no number that overflows, at most `MAX_DEPTH` levels deep.
+    """Strict JSON: UTF-8, no NaN, no number that overflows, at most `MAX_DEPTH` levels deep, `MAX_KEYS` keys an object.
 
     Raises:
         ApiError: 400.
@@ -89,6 +103,8 @@ def _check_values(data: Any) -> None:
         below: list[Any] = []
         for value in level:
             if isinstance(value, dict):
+                if len(value) > MAX_KEYS:
+                    raise bad_request(f"the body holds an object with {len(value):,} keys; the limit is {MAX_KEYS:,}")
                 below.extend(value.values())
             elif isinstance(value, list):
                 below.extend(item for item in value if type(item) is not int)

@@ -39,6 +39,9 @@ async def completions(state: ServerState, request: Request) -> Response:
     params = sampling_params(
         body, model, max_tokens=body.max_tokens or DEFAULT_MAX_TOKENS, stop=body.stop, logprobs=body.logprobs
     )
+    for prompt in prompts:
+        if isinstance(prompt, str):
+            model.check_length(len(prompt), "prompt")
     heavy = sum(map(len, prompts)) > INLINE_CHARS
     ids = await in_thread(heavy, lambda: [model.llm.encode(prompt) for prompt in prompts], param="prompt")
     if state.settings.log_prompts:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+from geminate.errors import GeminateError
 from geminate.grammar.compiler import Grammar, GrammarSpec, JsonObject, JsonSchema, Lark, Regex, ToolCalls
-from geminate.server.http.errors import bad_request
+from geminate.server.http.errors import bad_request, from_geminate
 from geminate.server.http.logs import RequestContext
 from geminate.server.openai.conversation import parameters_of, template_tools
 from geminate.server.openai.generation import INLINE_CHARS, in_thread
@@ -14,6 +17,10 @@ from geminate.server.openai.schemas_chat import JsonSchemaFormat
 from geminate.server.openai.schemas_common import FunctionSpec, GrammarFormat, JsonObjectFormat, RegexFormat, TextFormat
 from geminate.server.openai.schemas_responses import ResponseJsonSchema
 from geminate.server.state import Model, ServerState
+
+INLINE_MESSAGES = 100  # of a conversation that is rendered in the event loop
+COMPILE_SECONDS = 5.0
+_compiling = ThreadPoolExecutor(2, thread_name_prefix="grammar")  # apart, so that prompts are encoded meanwhile
 
 Format = TextFormat | JsonObjectFormat | JsonSchemaFormat | ResponseJsonSchema | RegexFormat | GrammarFormat
 
@@ -83,12 +90,25 @@ async def compile_grammar(model: Model, spec: GrammarSpec | None, *, thinking: b
     """Compile a grammar.
 
     Raises:
-        ApiError: the grammar is invalid or not supported.
+        ApiError: the grammar is invalid, not supported, or takes too long to compile.
     """
     if spec is None:
         return None
     name = "tools" if isinstance(spec, ToolCalls) else field
-    return await in_thread(True, lambda: model.compiler.compile(spec, reasoning=thinking), param=name)
+    work = asyncio.get_running_loop().run_in_executor(
+        _compiling, lambda: model.compiler.compile(spec, reasoning=thinking)
+    )
+    try:
+        return await asyncio.wait_for(asyncio.shield(work), COMPILE_SECONDS)
+    except TimeoutError:
+        work.add_done_callback(lambda done: done.exception())  # or asyncio reports it as never retrieved
+        raise bad_request(
+            f"{name}: the grammar was not compiled within {COMPILE_SECONDS:g} s; make it simpler", name
+        ) from None
+    except GeminateError as error:
+        refused = from_geminate(error)
+        refused.param = name
+        raise refused from error
 
 
 async def prompt_and_grammar(
@@ -108,7 +128,9 @@ async def prompt_and_grammar(
     Raises:
         ApiError: the chat template or the grammar compiler rejects the request; names the field.
     """
-    heavy = sum(len(message["content"]) for message in messages) > INLINE_CHARS
+    characters = sum(len(message["content"]) for message in messages)
+    model.check_length(characters, messages_field, messages=len(messages))
+    heavy = characters > INLINE_CHARS or len(messages) > INLINE_MESSAGES or bool(tools.offered)
     prompt = await in_thread(
         heavy,
         lambda: model.llm.chat_ids(messages, tools=tools.declarations, enable_thinking=thinking),

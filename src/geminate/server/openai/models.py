@@ -54,7 +54,9 @@ async def tokenize(state: ServerState, request: Request) -> Response:
         )
     made: dict[str, Any] = {"count": len(ids), "max_model_len": model.context, "tokens": ids}
     if body.return_token_strs:
-        made["token_strs"] = [model.llm.token_text(token) for token in ids]
+        made["token_strs"] = await in_thread(
+            len(ids) > INLINE_CHARS, lambda: [model.llm.token_text(token) for token in ids], param="prompt"
+        )
     return JsonResponse(made)
 
 
@@ -62,9 +64,8 @@ async def detokenize(state: ServerState, request: Request) -> Response:
     """Convert token ids to text."""
     body = await parse(request, DetokenizeRequest, state.check_ready)
     model = state.model(body.model)
-    for token in body.tokens:
-        if token >= model.vocab_size:
-            raise bad_request(f"tokens: token id {token} is outside the vocabulary of {model.vocab_size}", "tokens")
+    if body.tokens and (token := max(body.tokens)) >= model.vocab_size:
+        raise bad_request(f"tokens: token id {token} is outside the vocabulary of {model.vocab_size}", "tokens")
     skip = bool(body.skip_special_tokens)
     text = await in_thread(
         len(body.tokens) > INLINE_CHARS, lambda: model.tokenizer.decode(body.tokens, skip_special=skip), param="tokens"

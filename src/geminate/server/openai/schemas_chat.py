@@ -12,6 +12,7 @@ from geminate.server.openai.schemas_common import (
     Effort,
     FunctionSpec,
     GrammarFormat,
+    Items,
     JsonObjectFormat,
     JsonSchemaSpec,
     RegexFormat,
@@ -33,7 +34,7 @@ class TextPart(Strict):
     text: str = Field(description="Text of the part.")
 
 
-Content = str | list[TextPart]
+Content = str | Items[TextPart]
 
 
 class SystemMessage(Strict):
@@ -73,13 +74,13 @@ class AssistantMessage(Strict):
 
     role: Literal["assistant"]
     content: Content | None = Field(None, description="Text of the message; may be null if there are tool_calls.")
-    tool_calls: list[ToolCall] | None = Field(None, description="Tool calls of the message.")
+    tool_calls: Items[ToolCall] | None = Field(None, description="Tool calls of the message.")
     reasoning_content: str | None = Field(None, description="Reasoning of the message; chat templates drop most of it.")
     name: Unsupported = None
     refusal: Unsupported = None
     audio: Unsupported = None
     function_call: Unsupported = None
-    annotations: Annotated[list[Any], Field(max_length=0)] | None = Field(
+    annotations: Annotated[Items[Any], Field(max_length=0)] | None = Field(
         None, description="Only an empty list is accepted."
     )
 
@@ -132,7 +133,7 @@ class ChatRequest(Sampling, StopStrings):
     """Body of ``POST /v1/chat/completions``."""
 
     model: str = Field(description="The served model's id or an alias.")
-    messages: list[Message] = Field(min_length=1, description="The conversation so far.")
+    messages: Items[Message] = Field(min_length=1, description="The conversation so far.")
     max_completion_tokens: int | None = Field(
         None, ge=1, le=2**31 - 1, description="Maximum number of tokens to generate."
     )
@@ -149,7 +150,7 @@ class ChatRequest(Sampling, StopStrings):
         le=MAX_LOGPROBS,
         description="Number of most likely tokens to return at each position; needs logprobs.",
     )
-    tools: list[ChatTool] | None = Field(None, max_length=128, description="Functions that the model may call.")
+    tools: Items[ChatTool] | None = Field(None, max_length=128, description="Functions that the model may call.")
     tool_choice: Literal["none", "auto", "required"] | NamedChoice | None = Field(
         None, description="Whether the model may or must call a function; default: auto if there are tools."
     )
@@ -166,7 +167,7 @@ class ChatRequest(Sampling, StopStrings):
     safety_identifier: str | None = Field(None, max_length=256, description="End-user id; only written to the log.")
     store: Literal[False] | None = Field(None, description="Only false is accepted; nothing is stored.")
     service_tier: Literal["auto", "default"] | None = Field(None, description="Only auto and default are accepted.")
-    modalities: Annotated[list[Literal["text"]], Field(max_length=1)] | None = Field(
+    modalities: Annotated[Items[Literal["text"]], Field(max_length=1)] | None = Field(
         None, description="Only text is supported."
     )
     audio: Unsupported = None
@@ -182,14 +183,14 @@ class ChatRequest(Sampling, StopStrings):
     web_search_options: Unsupported = None
 
 
-Ids = Annotated[list[TokenId], Field(min_length=1)]
+Ids = Annotated[Items[TokenId], Field(min_length=1)]
 
 
 class CompletionRequest(Sampling, StopStrings):
     """Body of ``POST /v1/completions``."""
 
     model: str = Field(description="The served model's id or an alias.")
-    prompt: str | Ids | Annotated[list[str], Field(min_length=1)] | Annotated[list[Ids], Field(min_length=1)] = Field(
+    prompt: str | Ids | Annotated[Items[str], Field(min_length=1)] | Annotated[Items[Ids], Field(min_length=1)] = Field(
         description="Text, token ids, or a list of either."
     )
     max_tokens: int | None = Field(
@@ -213,10 +214,10 @@ class TokenizeRequest(Strict):
 
     model: str | None = Field(None, description="The served model's id or an alias.")
     prompt: str | None = Field(None, description="Text to tokenize; set this or messages.")
-    messages: list[Message] | None = Field(
+    messages: Items[Message] | None = Field(
         None, min_length=1, description="Conversation to tokenize; set this or prompt."
     )
-    tools: list[ChatTool] | None = Field(
+    tools: Items[ChatTool] | None = Field(
         None, max_length=128, description="Tools for the chat template; only with messages."
     )
     chat_template_kwargs: TemplateOptions | None = Field(
@@ -232,5 +233,5 @@ class DetokenizeRequest(Strict):
     """Body of ``POST /detokenize``."""
 
     model: str | None = Field(None, description="The served model's id or an alias.")
-    tokens: list[TokenId] = Field(description="Token ids to convert.")
+    tokens: Items[TokenId] = Field(description="Token ids to convert.")
     skip_special_tokens: bool | None = Field(None, description="Omit special tokens from the text; default false.")

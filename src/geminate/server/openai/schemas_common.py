@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from geminate.params import MAX_DRAFT, MAX_SEED
 
 MAX_CHOICES = 128
+_T = TypeVar("_T")
+Items = Annotated[
+    list[_T], Field(fail_fast=True)
+]  # one error per list: a million bad items would make a million errors
 Unsupported = Annotated[None, Field(description="Not supported; only null is accepted.")]
 Text = Annotated[str, Field(min_length=1, max_length=1024)]
 TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
@@ -55,7 +59,7 @@ class Sampling(Strict):
         description="Random seed; the same request and seed give the same output. Random if not set.",
     )
     ignore_eos: bool | None = Field(None, description="Continue past the model's end-of-sequence tokens. Extension.")
-    stop_token_ids: list[TokenId] | None = Field(
+    stop_token_ids: Items[TokenId] | None = Field(
         None, max_length=64, description="Additional token ids that end the completion. Extension."
     )
     speculation: Literal["auto", "off", "ngram"] | Annotated[int, Field(ge=0, le=MAX_DRAFT)] | None = Field(
@@ -72,7 +76,7 @@ class Sampling(Strict):
 class StopStrings(Strict):
     """The stop field of chat and text completions."""
 
-    stop: Text | Annotated[list[Text], Field(max_length=16)] | None = Field(
+    stop: Text | Annotated[Items[Text], Field(max_length=16)] | None = Field(
         None, description="Up to 16 strings that end the completion; they are not part of its text."
     )
 

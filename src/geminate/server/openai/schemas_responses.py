@@ -11,6 +11,7 @@ from geminate.server.openai.schemas_common import (
     Effort,
     FunctionSpec,
     GrammarFormat,
+    Items,
     JsonObjectFormat,
     JsonSchemaSpec,
     RegexFormat,
@@ -36,10 +37,10 @@ class OutputText(Strict):
 
     type: Literal["output_text"]
     text: str = Field(description="Text of the part.")
-    annotations: Annotated[list[Any], Field(max_length=0)] | None = Field(
+    annotations: Annotated[Items[Any], Field(max_length=0)] | None = Field(
         None, description="Only an empty list is accepted."
     )
-    logprobs: list[Any] | None = Field(None, description="Ignored.")
+    logprobs: Items[Any] | None = Field(None, description="Ignored.")
 
 
 Part = Annotated[InputText | OutputText, Field(discriminator="type")]
@@ -50,7 +51,7 @@ class MessageItem(Strict):
 
     type: Literal["message"] | None = Field(None, description="Optional.")
     role: Literal["system", "developer", "user", "assistant"] = Field(description="Role of the author.")
-    content: str | list[Part] = Field(description="Text of the message.")
+    content: str | Items[Part] = Field(description="Text of the message.")
     id: str | None = Field(None, description="As in an earlier response; ignored.")
     status: Status | None = Field(None, description="As in an earlier response; ignored.")
     phase: Unsupported = None
@@ -72,7 +73,7 @@ class FunctionOutputItem(Strict):
 
     type: Literal["function_call_output"]
     call_id: str = Field(description="Id of the function call.")
-    output: str | list[InputText] = Field(description="Result of the function, as text.")
+    output: str | Items[InputText] = Field(description="Result of the function, as text.")
     id: str | None = Field(None, description="Ignored.")
     status: Status | None = Field(None, description="Ignored.")
 
@@ -89,10 +90,10 @@ class ReasoningItem(Strict):
 
     type: Literal["reasoning"]
     id: str | None = Field(None, description="As in an earlier response; ignored.")
-    summary: Annotated[list[Any], Field(max_length=0)] | None = Field(
+    summary: Annotated[Items[Any], Field(max_length=0)] | None = Field(
         None, description="Only an empty list is accepted."
     )
-    content: list[ReasoningText] | None = Field(None, description="Parts of the reasoning.")
+    content: Items[ReasoningText] | None = Field(None, description="Parts of the reasoning.")
     status: Status | None = Field(None, description="As in an earlier response; ignored.")
     encrypted_content: Unsupported = None
 
@@ -157,12 +158,12 @@ class ResponseRequest(Sampling):
     """Body of ``POST /v1/responses``. Nothing is stored; every request carries the whole conversation."""
 
     model: str = Field(description="The served model's id or an alias.")
-    input: str | Annotated[list[Item], Field(min_length=1)] = Field(description="A text, or a list of input items.")
+    input: str | Annotated[Items[Item], Field(min_length=1)] = Field(description="A text, or a list of input items.")
     instructions: str | None = Field(None, description="System message before the input.")
     max_output_tokens: int | None = Field(None, ge=1, le=2**31 - 1, description="Maximum number of tokens to generate.")
     stream: bool | None = Field(None, description="Send events while the response is generated.")
     stream_options: StreamOptions | None = Field(None, description="Streaming options; only with stream.")
-    tools: list[ResponseTool] | None = Field(None, max_length=128, description="Functions that the model may call.")
+    tools: Items[ResponseTool] | None = Field(None, max_length=128, description="Functions that the model may call.")
     tool_choice: Literal["none", "auto", "required"] | NamedFunction | None = Field(
         None, description="Whether the model may or must call a function; default: auto if there are tools."
     )
@@ -171,7 +172,7 @@ class ResponseRequest(Sampling):
     )
     text: TextOptions | None = Field(None, description="Options for the output text.")
     reasoning: ReasoningOptions | None = Field(None, description="Options for reasoning.")
-    include: list[Literal["message.output_text.logprobs"]] | None = Field(
+    include: Items[Literal["message.output_text.logprobs"]] | None = Field(
         None, max_length=1, description="Additional data to return."
     )
     top_logprobs: int | None = Field(

@@ -1,0 +1,122 @@
+"""What one client sends must not keep the others waiting, and a broken engine must not look well."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from support.serving import Served, chat_body
+
+CHAT = "/v1/chat/completions"
+
+
+@pytest.fixture(scope="module")
+def served(packed_cache: Path) -> Iterator[Served]:
+    with Served() as server:
+        yield server.ready()
+
+
+def slowest_live(served: Served, body: bytes, path: str) -> tuple[httpx.Response, float]:
+    """The answer to a body, and the longest time that /health/live took meanwhile."""
+    answers: list[httpx.Response] = []
+
+    def send() -> None:
+        with served.client() as client:
+            answers.append(client.post(path, content=body, headers={"content-type": "application/json"}))
+
+    thread = threading.Thread(target=send)
+    slowest = 0.0
+    with served.client() as client:
+        client.get("/health/live")
+        thread.start()
+        while thread.is_alive():
+            began = time.perf_counter()
+            assert client.get("/health/live").status_code == 200
+            slowest = max(slowest, time.perf_counter() - began)
+    return answers[0], slowest
+
+
+BODIES = {
+    "bad ids": ("/v1/completions", lambda: {"prompt": [-1] * 1_000_000}, 400),
+    "a prompt of 4 MB": ("/v1/completions", lambda: {"prompt": "word " * 800_000}, 400),
+    "empty messages": (CHAT, lambda: {"messages": [{"role": "user", "content": ""}] * 100_000}, 400),
+    "a text to tokenize": ("/tokenize", lambda: {"prompt": "word " * 400_000}, 200),
+}
+
+
+@pytest.mark.parametrize("name", BODIES)
+def test_large_bodies_leave_the_event_loop_alone(served: Served, name: str) -> None:
+    path, make, status = BODIES[name]
+    body = json.dumps({"model": "geminate-embedded", **make()}).encode()
+    answer, slowest = slowest_live(served, body, path)
+    assert answer.status_code == status, answer.text[:300]
+    assert slowest < 1.0  # 2 to 36 s before
+
+
+def test_a_grammar_bomb_is_refused_and_grammars_go_on(served: Served) -> None:
+    def ask(schema: object) -> httpx.Response:
+        form = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+        with served.client() as client:
+            return client.post(CHAT, json={**chat_body(), "max_tokens": 5, "response_format": form})
+
+    assert ask({"type": "integer", "multipleOf": 99999989}).status_code == 400
+    assert ask({"type": "integer", "maximum": 9}).status_code == 200
+
+
+BROKEN = """
+from geminate.runtime.target import TargetModel
+real, calls = TargetModel.extend, []
+def extend(self, parts):
+    calls.append(1)
+    if len(calls) in {calls}:
+        raise RuntimeError("secret of the kernels")
+    return real(self, parts)
+TargetModel.extend = extend
+"""
+
+
+def test_a_failed_pass_is_an_error_for_its_request_alone(packed_cache: Path) -> None:
+    with Served(prelude=BROKEN.replace("{calls}", "(3,)")) as server:
+        server.ready()
+        with server.client() as client:
+            failed = client.post(CHAT, json={**chat_body(), "speculation": "off", "max_tokens": 16})
+            assert failed.status_code == 500 and "secret" not in failed.text
+            assert "RuntimeError" in failed.json()["error"]["message"]
+            assert client.post(CHAT, json={**chat_body(), "max_tokens": 16}).status_code == 200
+            assert client.get("/health/ready").status_code == 200
+        assert server.stop() == 0
+
+
+def test_a_dead_engine_ends_the_server_with_an_error(packed_cache: Path) -> None:
+    with Served(prelude=BROKEN.replace("{calls}", "range(3, 99)")) as server:
+        server.ready()
+        with server.client() as client:
+            for _ in range(2):
+                assert client.post(CHAT, json={**chat_body(), "max_tokens": 16}).status_code == 500
+        assert server.process.wait(30) not in (0, None)
+        assert any("engine failed" in line for line in server.raw)
+
+
+def test_a_drafter_that_always_fails_costs_speed_alone(packed_cache: Path, tmp_path: Path) -> None:
+    """generation_config.json with a top_k that no kernel takes once ended the engine at the first draft."""
+    from geminate.loading.locate import embedded_pair
+
+    target, drafter = embedded_pair()
+    model = tmp_path / "model"
+    model.mkdir()
+    for file in target.iterdir():
+        (model / file.name).write_bytes(file.read_bytes())
+    config = json.loads((model / "generation_config.json").read_text()) | {"top_k": 2**63}
+    (model / "generation_config.json").write_text(json.dumps(config))
+    with Served(str(model), "--drafter", str(drafter), "--model-id", "geminate-embedded") as server:
+        server.ready()
+        with server.client() as client:
+            answer = client.post(CHAT, json={**chat_body(), "speculation": 4, "max_tokens": 8, "seed": 1})
+            assert answer.status_code in (200, 400), answer.text
+            assert client.get("/health/live").status_code == 200

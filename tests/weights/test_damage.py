@@ -1,0 +1,125 @@
+"""Damage anywhere in the packed weights is found, and whoever else could have written them is not believed."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import struct
+import zlib
+from pathlib import Path
+
+import pytest
+
+from geminate import LLM
+from geminate.errors import WeightsError
+from support.cli import geminate
+
+
+@pytest.fixture
+def cache(tmp_path: Path, models: dict[str, Path]) -> Path:
+    LLM(models["E2B"], drafter=None, cache_dir=tmp_path, threads=1).close()
+    [file] = tmp_path.glob("*.geminate")
+    return file
+
+
+def reopened(cache: Path, models: dict[str, Path]) -> tuple[LLM, list[str]]:
+    said: list[str] = []
+    llm = LLM(models["E2B"], drafter=None, cache_dir=cache.parent, threads=1, on_message=said.append)
+    return llm, said
+
+
+def test_a_flipped_byte_anywhere_is_found(cache: Path, models: dict[str, Path]) -> None:
+    whole = cache.read_bytes()
+    length, _, _ = struct.unpack("<II8s", whole[-16:])
+    header = json.loads(whole[-16 - length : -16])
+    rng = random.Random(1)
+    arrays = [a for a in header["arrays"].values() if a["nbytes"] > 0]
+    for _ in range(40):
+        array = rng.choice(arrays)
+        at = array["offset"] + rng.randrange(array["nbytes"])
+        damaged = bytearray(whole)
+        damaged[at] ^= 1 << rng.randrange(8)
+        cache.write_bytes(damaged)
+        llm, said = reopened(cache, models)
+        if not any("packing the weights again" in line for line in said):
+            with pytest.raises(WeightsError, match="damaged in"):
+                llm.check_weights()
+            assert not cache.exists(), "the next start packs them again"
+        cache.write_bytes(whole)
+    llm, said = reopened(cache, models)
+    assert llm.pair.target.store.from_cache
+    llm.check_weights()
+
+
+def test_verify_and_info_find_it(tmp_path: Path, models: dict[str, Path]) -> None:
+    env = {"GEMINATE_CACHE": str(tmp_path)}
+    wide = str(models["31B"])
+    assert geminate("info", wide, "--drafter", "none", env=env).returncode == 0
+    [file] = tmp_path.glob("*.geminate")
+    data = bytearray(file.read_bytes())
+    length = struct.unpack("<II8s", data[-16:])[0]
+    header = json.loads(data[-16 - length : -16])
+    # In the middle of the largest array, past what every open looks at.
+    largest = max(header["arrays"].values(), key=lambda a: a["nbytes"])
+    if largest["nbytes"] <= 2 * 65536:
+        for array in header["arrays"].values():
+            array["crc"][2] ^= 1
+        raw = json.dumps(header).encode()
+        data = data[: -16 - length] + raw + struct.pack("<II", len(raw), zlib.crc32(raw)) + b"GEMINATE"
+    else:
+        data[largest["offset"] + largest["nbytes"] // 2] ^= 1
+    file.write_bytes(data)
+    done = geminate("verify", wide, "--drafter", "none", "-n", "4", "--limit", "1", "--json", env=env)
+    assert done.returncode == 2 and "damaged in" in done.stderr and not done.stdout
+    assert not file.exists()
+
+
+def test_a_file_that_others_can_write_is_packed_again(cache: Path, models: dict[str, Path]) -> None:
+    cache.chmod(0o666)
+    llm, said = reopened(cache, models)
+    assert not llm.pair.target.store.from_cache and any("written by other users" in line for line in said)
+
+
+@pytest.mark.skipif(not hasattr(os, "getuid") or os.getuid() != 0, reason="only root can give a file away")
+def test_a_file_of_somebody_else_is_packed_again(cache: Path, models: dict[str, Path]) -> None:
+    os.chown(cache, 65534, 65534)
+    llm, said = reopened(cache, models)
+    assert not llm.pair.target.store.from_cache and any("belongs to user 65534" in line for line in said)
+
+
+@pytest.mark.parametrize("what", ["list", "no arrays", "bad dtype", "bad shape", "no meta", "offset"])
+def test_a_forged_header_ends_in_packing(what: str, cache: Path, models: dict[str, Path]) -> None:
+    whole = cache.read_bytes()
+    length = struct.unpack("<II8s", whole[-16:])[0]
+    header = json.loads(whole[-16 - length : -16])
+    first = next(iter(header["arrays"].values()))
+    if what == "list":
+        header["arrays"] = [1, 2]
+    elif what == "no arrays":
+        del header["arrays"]
+    elif what == "bad dtype":
+        first["dtype"] = "nonsense"
+    elif what == "bad shape":
+        first["shape"] = [10**9]
+    elif what == "no meta":
+        header["meta"] = None
+    else:
+        first["offset"] = -(10**12)
+    raw = json.dumps(header).encode()
+    cache.write_bytes(whole[: -16 - length] + raw + struct.pack("<II", len(raw), zlib.crc32(raw)) + b"GEMINATE")
+    llm, said = reopened(cache, models)
+    assert not llm.pair.target.store.from_cache and any("packing the weights again" in line for line in said)
+
+
+def test_a_model_replaced_in_place_with_the_same_time_is_seen(tmp_path: Path, models: dict[str, Path]) -> None:
+    model, cache = tmp_path / "model", tmp_path / "cache"
+    model.mkdir()
+    for file in models["E2B"].iterdir():
+        (model / file.name).write_bytes(file.read_bytes())
+    weights = model / "model.safetensors"
+    LLM(model, drafter=None, cache_dir=cache, threads=1).close()
+    stat = weights.stat()
+    weights.write_bytes(weights.read_bytes())
+    os.utime(weights, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert not LLM(model, drafter=None, cache_dir=cache, threads=1).pair.target.store.from_cache
