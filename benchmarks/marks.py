@@ -25,8 +25,8 @@ from rich.table import Table
 from geminate import __version__, machine
 
 HERE = Path(__file__).parent
-SHAPE = ("bench", "decode", "--shape", "gemma-4-E2B", "--weights", "int4", "--lengths", "4", "--max-tokens", "64",
-         "--limit", "2", "--repeats", "2")  # fmt: skip
+SHAPE = ("bench", "decode", "--shape", "gemma-4-E2B", "--weights", "int4", "--lengths", "4", "--max-tokens", "96",
+         "--limit", "4", "--repeats", "2")  # fmt: skip
 
 
 @dataclass(frozen=True)
