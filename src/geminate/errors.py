@@ -59,6 +59,10 @@ class QueueFullError(ServiceError):
     """Too many requests are waiting."""
 
 
+class GrammarBusyError(QueueFullError):
+    """A grammar that was not compiled because others were, or because nobody waits for it."""
+
+
 class DrainingError(ServiceError):
     """The server is shutting down."""
 

@@ -330,6 +330,8 @@ class LLM:
         if not self._closed:
             self._closed = True
             self.service.stop()
+            if self._grammars is not None:
+                self._grammars.close()
 
     def __enter__(self) -> LLM:
         return self

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import threading
+import weakref
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from geminate.grammar.compiler import (
     ToolCalls,
 )
 from geminate.grammar.json_schema import has_finite_value, resolve
+from geminate.grammar.matching import CompiledGrammar
 from geminate.text.tokenizer import Tokenizer
 from support.tiny_tokenizer import backend, embedded_tokenizer
 
@@ -202,18 +204,27 @@ def test_text_forced_without_end(compiler: GrammarCompiler) -> None:
     assert accepts(state, "b")
 
 
-def test_a_full_automaton_is_not_the_next_replys_fault(compiler: GrammarCompiler) -> None:
+def test_a_full_automaton_is_not_the_next_replys_fault(
+    compiler: GrammarCompiler, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Every text of such a grammar adds states, and all replies of a grammar share them."""
     grammar = compiler.compile(Regex("(a|b)*a(a|b){17}"))
     rng = np.random.default_rng(3)
     choices = [ids(c)[0] for c in "ab"]
-    built = grammar._matcher
+    built: list[object] = []
+    build = CompiledGrammar._build
+
+    def counted(self: CompiledGrammar) -> Any:
+        built.append(self)
+        return build(self)
+
+    monkeypatch.setattr(CompiledGrammar, "_build", counted)
     for _ in range(60):
         state = grammar.start()
         for token in rng.choice(choices, 2000):
             state.advance(int(token))
         assert state.allowed()[choices[0]]
-    assert grammar._matcher is not built
+    assert built
 
 
 def chain(n: int) -> dict[str, Any]:
@@ -287,7 +298,13 @@ def test_equal_grammars_are_compiled_once(compiler: GrammarCompiler) -> None:
     assert compiler.compile(JsonSchema({"type": "integer"}), reasoning=True) is not one
     for i in range(40):
         compiler.compile(Regex(f"a{i}"))
-    assert compiler.compile(JsonSchema({"type": "integer"})) is not one
+    assert compiler.compile(JsonSchema({"type": "integer"})) is one  # while somebody has it
+    gone = weakref.ref(one)
+    del one
+    compiler.compile(JsonSchema({"type": "boolean"}))
+    for i in range(40):
+        compiler.compile(Regex(f"a{i}"))
+    assert gone() is None
 
 
 def test_threads_share_a_compiler(compiler: GrammarCompiler) -> None:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+
+class MaskPendingError(Exception):
+    """What is allowed at a position is still being computed; the sequence sits out until it is known."""
 
 
 class Constraint(Protocol):
@@ -16,7 +21,31 @@ class Constraint(Protocol):
     """
 
     def allowed(self) -> NDArray[np.bool_]:
-        """Bool [vocab], at least one True; valid until the state changes."""
+        """Bool [vocab], at least one True; valid until the state changes.
+
+        Raises:
+            MaskPendingError: it is not known yet, and will not be for a while.
+        """
+        ...
+
+    def ready(self) -> bool:
+        """Whether `allowed` is known, or will be within a pass."""
+        ...
+
+    def wait(self, seconds: float) -> None:
+        """Wait until it is, ``seconds`` at most."""
+        ...
+
+    def prepare(self, tokens: Sequence[int] = ()) -> None:
+        """Begin to compute what is allowed now and after each of ``tokens``, in order; the state stays."""
+        ...
+
+    def fail(self, why: str) -> None:
+        """The sequence ended because it could not follow its grammar."""
+        ...
+
+    def close(self) -> None:
+        """The sequence has ended: what is still being computed is not needed."""
         ...
 
     def advance(self, token: int) -> None:

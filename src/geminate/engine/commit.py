@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from geminate.arrays import F32
+from geminate.decoding.constraint import MaskPendingError
 from geminate.decoding.sampling import distribution, draw, token_logprobs
 from geminate.engine.messages import EngineEvent
 from geminate.engine.scheduler import Turn
@@ -22,7 +23,7 @@ def commit(turn: Turn, hidden: F32, logits: F32, verify: Verifier) -> EngineEven
         verify: how drafts and draws are compared; `geminate.speculation.verify.verify`.
 
     Returns:
-        what was emitted; None for a part of a prompt.
+        what was emitted; None for a part of a prompt, or if nothing could be drawn because a mask is still computed.
     """
     sequence = turn.sequence
     if not turn.wants_logits:
@@ -30,12 +31,21 @@ def commit(turn: Turn, hidden: F32, logits: F32, verify: Verifier) -> EngineEven
         return None
     drafted = turn.draft.token_ids
     start = len(sequence.token_ids)
-    verdict = verify(drafted, _draws(sequence, drafted, logits, start))
+    drawn: list[int] = []
+    try:
+        verdict = verify(drafted, _draws(sequence, drafted, logits, start, drawn))
+    except MaskPendingError:  # what was drawn is valid; the row without a mask comes again in a later pass
+        verdict, turn.cut = Verdict(tokens=tuple(drawn), accepted=len(drawn)), True
     emitted = _emit(sequence, verdict.tokens)
     count = len(emitted)
     sequence.cache.truncate(start + count - 1)
-    # The row that predicted the last token is the drafter's next input.
-    sequence.hidden = hidden[len(turn.pending) + count - 2].copy()
+    row = len(turn.pending) + count - 2  # it predicted the last token: the drafter's next input
+    if row >= 0:
+        sequence.hidden = hidden[row].copy()
+    if count == 0:
+        return None
+    if sequence.constraint is not None and sequence.finish_reason is None:
+        sequence.constraint.prepare()
     turn.accepted = verdict.accepted
     accepted = min(verdict.accepted, count)
     stats, source = sequence.stats, turn.draft.source
@@ -58,8 +68,10 @@ def commit(turn: Turn, hidden: F32, logits: F32, verify: Verifier) -> EngineEven
     )
 
 
-def _draws(sequence: Sequence, drafted: tuple[int, ...], logits: F32, start: int) -> Callable[[int], int]:
-    """The target's draw at row i, after i accepted draft tokens; called in order."""
+def _draws(
+    sequence: Sequence, drafted: tuple[int, ...], logits: F32, start: int, drawn: list[int]
+) -> Callable[[int], int]:
+    """The target's draw at row i, after i accepted draft tokens; called in order. Draws are added to ``drawn``."""
     sampling, constraint = sequence.sampling, sequence.constraint
 
     def draw_row(row: int) -> int:
@@ -68,6 +80,7 @@ def _draws(sequence: Sequence, drafted: tuple[int, ...], logits: F32, start: int
         token = draw(distribution(logits[row], sampling, counts, allowed), sampling.seed, sequence.choice, start + row)
         if constraint is not None:
             constraint.advance(token)  # rows are drawn in order, and only after drafts that were right
+        drawn.append(token)
         return token
 
     return draw_row

@@ -22,7 +22,7 @@ from geminate.engine.messages import EngineEvent, EngineRequest
 from geminate.engine.scheduler import Scheduler, Turn
 from geminate.engine.sequence import Sequence, StopCheck
 from geminate.engine.timing import Timing, is_single_round
-from geminate.errors import ContextLengthError, EngineFailedError, GeminateError, ParameterError
+from geminate.errors import ContextLengthError, EngineFailedError, GeminateError, GrammarError, ParameterError
 from geminate.kv.budget import KVBudget, Lease
 from geminate.runtime.target import TargetModel
 from geminate.speculation.acceptance import AcceptanceStats
@@ -31,6 +31,7 @@ from geminate.speculation.draft import Drafter
 from geminate.speculation.policy import make_policy
 from geminate.speculation.verify import verify
 
+MASK_TICK_S = 0.005
 log = logging.getLogger(__name__)
 
 
@@ -210,10 +211,14 @@ class Engine:
             self._release(sequence)
         elif sequence in self.waiting:
             self.waiting.remove(sequence)
+            if sequence.constraint is not None:
+                sequence.constraint.close()
             if sequence.lease is not None:  # it was interrupted while it began
                 self._release(sequence)
 
     def _release(self, sequence: Sequence) -> None:
+        if sequence.constraint is not None:
+            sequence.constraint.close()
         name = sequence.request.conversation
         if self.memory is not None and sequence.lease is not None:
             self.memory.release(sequence.lease)
@@ -228,8 +233,12 @@ class Engine:
         failed = self._admit()
         turns, room = self.scheduler.turns(self.running)
         if not turns:
+            self._wait_for_mask()
             return failed
         draft_all(turns, room)
+        for turn in turns:
+            if turn.wants_logits and turn.sequence.constraint is not None:
+                turn.sequence.constraint.prepare(turn.draft.token_ids)  # computed while the pass runs
         self.timing.drafted()
         hidden, logits = self.target.extend([turn.rows() for turn in turns])
         self.timing.passed()
@@ -237,6 +246,13 @@ class Engine:
         self.timing.observe(turns, events)
         self._retire()
         return failed + events if failed else events
+
+    def _wait_for_mask(self) -> None:
+        """Nothing can run until what some grammar allows is known; new requests are taken in between."""
+        for sequence in self.running:
+            if sequence.constraint is not None and not sequence.mask_ready:
+                sequence.constraint.wait(MASK_TICK_S)
+                return
 
     def _commit_all(self, turns: list[Turn], hidden: F32, logits: F32) -> list[EngineEvent]:
         events: list[EngineEvent] = []
@@ -248,7 +264,7 @@ class Engine:
             row, head = row + count, head + wanted
             if event is not None:
                 events.append(event)
-                if event.error is None:
+                if event.error is None and not turn.cut:
                     observe(turn, self.timing.elapsed() if single else None)
             lease = turn.sequence.lease
             if self.memory is not None and lease is not None and (event is None or event.error is None):
@@ -270,6 +286,8 @@ class Engine:
             return commit(turn, hidden, logits, self._verifier)
         except Exception as error:
             sequence.finish_reason = "abort"
+            if isinstance(error, GrammarError) and sequence.constraint is not None:
+                sequence.constraint.fail(str(error))
             return _failure(sequence, error)
 
     def _retire(self) -> None:

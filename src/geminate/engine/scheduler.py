@@ -23,6 +23,7 @@ class Turn:
         wants_logits: whether the pass predicts a token: not for a prompt whose end is still to come.
         decision: the policy's, with the draft.
         accepted: draft tokens that equalled the target's draws, once verified.
+        cut: whether verification ended early, because what a grammar allows was not known yet.
     """
 
     sequence: Sequence
@@ -31,6 +32,7 @@ class Turn:
     wants_logits: bool
     decision: Decision = NO_DRAFT
     accepted: int = 0
+    cut: bool = False
 
     @property
     def draft(self) -> Draft:
@@ -86,7 +88,7 @@ class Scheduler:
 
     def turns(self, running: list[Sequence]) -> tuple[list[Turn], int]:
         """Turns of the next pass, parts of prompts first, and the rows left for drafts."""
-        decoding = [s for s in running if s.decoding]
+        decoding = [s for s in running if s.decoding and s.mask_ready]
         prompts = [s for s in running if not s.decoding]
         turns: list[Turn] = []
         room = self.max_rows - len(decoding)

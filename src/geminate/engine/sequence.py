@@ -68,6 +68,8 @@ class Sequence:
                 constraint.advance(token)
             if stop_check is not None:
                 stop_check(token)
+        if constraint is not None:
+            constraint.prepare()
 
     def begin(self, cache: KVStore, lease: Lease | None = None) -> None:
         """Take a cache, which may hold a strict prefix of the tokens."""
@@ -94,6 +96,11 @@ class Sequence:
     def decoding(self) -> bool:
         """Whether only the last token is unprocessed, and the drafter's input is known."""
         return self.hidden is not None and len(self.token_ids) - self.cache.length == 1
+
+    @property
+    def mask_ready(self) -> bool:
+        """Whether what its grammar allows next is known, or will be by the end of a pass."""
+        return self.constraint is None or self.constraint.ready()
 
     def end_after(self, token: int) -> FinishReason | None:
         """Whether the completion ends with ``token``, which was just appended to ``token_ids``."""

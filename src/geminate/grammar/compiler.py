@@ -9,29 +9,33 @@ never finish.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import threading
+import time
+import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import Any
 
 from geminate.decoding.constraint import Constraint
 from geminate.errors import GeminateError, ParameterError
+from geminate.grammar.followers import LocalFollower, RemoteFollower
+from geminate.grammar.host import GrammarHost
 from geminate.grammar.json_schema import check_multiples, has_finite_value, schema_text
+from geminate.grammar.matching import Library, UnusableGrammarError
 from geminate.grammar.state import Grammar as Grammar
-from geminate.grammar.state import message
 from geminate.grammar.token_range import token_range
 from geminate.text.tokenizer import Tokenizer
 
-if TYPE_CHECKING:
-    from llguidance import LLMatcher, LLParserLimits, LLTokenizer
-
 _MAX_TEXT = 131_072  # characters per grammar
 _MAX_RULES = 1_000  # rules per Lark grammar; compile time is quadratic in a chain of rules
-_STACK = 256 << 20  # bytes; chains of rules are compiled recursively, and 8 MiB suffice for about 1,500
-_CACHED = 16  # compiled grammars
+_KEPT = 16  # compiled grammars
+_REMEMBERED_S = 600.0  # failures: on a busy machine a grammar may have failed for lack of time
+_MAX_REMEMBERED = 1_000
 _MAX_INTERSECTIONS = 16  # in a Lark grammar: states multiply
 _QUOTED = re.compile(r'"(?:\\.|[^"\\\n])*"|/(?:\\.|[^/\\\n])+/')
 _RULE = re.compile(r"^[ \t]*[?!]?[A-Za-z_][^:\n\"/]*:", re.MULTILINE)
@@ -114,23 +118,66 @@ class GrammarCompiler:
         self._vocab_size = max(vocab_size, tokenizer.vocab_size)
         self._logits = vocab_size
         self._eos_ids = sorted({token for token in eos_ids if 0 <= token < vocab_size})
-        self._made: tuple[LLTokenizer, LLParserLimits] | None = None
-        self._known: OrderedDict[str, Grammar] = OrderedDict()
+        self._made: Library | None = None
+        self._host: GrammarHost | None = None
+        self._kept: OrderedDict[str, Grammar] = OrderedDict()  # the latest
+        self._living: weakref.WeakValueDictionary[str, Grammar] = weakref.WeakValueDictionary()  # and those in use
+        self._failed: OrderedDict[bytes, tuple[float, str]] = OrderedDict()
         self._lock = threading.Lock()
 
-    def compile(self, spec: GrammarSpec, *, reasoning: bool = False) -> Grammar:
+    def isolate(self, memory: int) -> None:
+        """Compile and follow grammars in processes of their own from now on, within ``memory`` bytes for all of them.
+
+        A grammar that takes too much time or memory then fails alone, and masks are computed while the engine works.
+        """
+        self._host = GrammarHost(
+            self._tokenizer.to_json(),
+            vocab_size=self._vocab_size,
+            eos_ids=self._eos_ids,
+            limits=_LIMITS,
+            memory=memory,
+        )
+
+    def warm_up(self) -> None:
+        """Do now what the first compilation would wait for.
+
+        Raises:
+            GeminateError: the grammar processes cannot be started; or `llguidance` is not installed.
+        """
+        _need_library()
+        if self._host is None:
+            self._library()
+        else:
+            self._host.start()
+
+    def close(self) -> None:
+        """End the grammar processes, if there are any; completions that still follow a grammar fail."""
+        if self._host is not None:
+            self._host.close()
+
+    @property
+    def memory(self) -> int:
+        """Bytes that grammars use in their processes."""
+        return 0 if self._host is None else self._host.used
+
+    def compile(
+        self, spec: GrammarSpec, *, reasoning: bool = False, cancelled: threading.Event | None = None
+    ) -> Grammar:
         """Compile a grammar, or return it from the cache of recently compiled ones.
 
         Args:
             reasoning: allow reasoning, between the dialect's marks, before the constrained part.
+            cancelled: gives the compilation up when it is set; after `isolate` only.
 
         Raises:
-            ParameterError: a grammar that is malformed, too large, allows no output or contains something that cannot
-                be enforced; or a model without the tokens it needs.
+            ParameterError: a grammar that is malformed, too large, allows no output, contains something that cannot
+                be enforced, takes too much time or memory, or did so a short while ago; or a model without the tokens
+                it needs.
+            GrammarBusyError: too many others are being compiled.
             GeminateError: `llguidance` is not installed.
         """
         _need_library()
-        return self._compiled(self._source(spec, reasoning), _LABELS[type(spec)])
+        return self._compiled(self._source(spec, reasoning), _LABELS[type(spec)], cancelled)
 
     def start(self, source: str) -> Constraint:
         """A fresh state, for one completion, of the grammar with this source text (`Grammar.source`).
@@ -141,18 +188,39 @@ class GrammarCompiler:
         _need_library()
         return self._compiled(source, "the grammar").start()
 
-    def _compiled(self, source: str, label: str) -> Grammar:
+    def _compiled(self, source: str, label: str, cancelled: threading.Event | None = None) -> Grammar:
         with self._lock:
-            found = self._known.get(source)
-            if found is not None:
-                self._known.move_to_end(source)
+            self._check_failed(source, label)
+            found = self._living.get(source)
+            if found is not None and found.alive():
+                self._keep(source, found)
                 return found
-        grammar = self._grammar(source, label)
+        try:
+            grammar = self._grammar(source, cancelled)
+        except UnusableGrammarError as error:
+            self._remember(source, str(error))
+            raise ParameterError(f"{label} cannot be used: {error}") from error
         with self._lock:
-            self._known[source] = grammar
-            while len(self._known) > _CACHED:
-                self._known.popitem(last=False)
+            self._keep(source, grammar)
         return grammar
+
+    def _keep(self, source: str, grammar: Grammar) -> None:
+        self._living[source] = self._kept[source] = grammar
+        self._kept.move_to_end(source)
+        while len(self._kept) > _KEPT:
+            self._kept.popitem(last=False)
+
+    def _check_failed(self, source: str, label: str) -> None:
+        until, why = self._failed.get(_digest(source), (0.0, ""))
+        if time.monotonic() < until:
+            raise ParameterError(f"{label} cannot be used: {why} (it failed a short while ago)")
+
+    def _remember(self, source: str, why: str) -> None:
+        """Refuse this grammar at once for a while."""
+        with self._lock:
+            self._failed[_digest(source)] = time.monotonic() + _REMEMBERED_S, why
+            while len(self._failed) > _MAX_REMEMBERED:
+                self._failed.popitem(last=False)
 
     def _source(self, spec: GrammarSpec, reasoning: bool) -> str:
         """The grammar in llguidance's input format: a JSON object with one or two grammars."""
@@ -205,36 +273,28 @@ class GrammarCompiler:
         line = json.dumps(marks.line, ensure_ascii=False)
         return f"start: reasoning? @body\nreasoning: <[{opened}]> {line} {inside}* <[{closed}]>\n"
 
-    def _library(self) -> tuple[LLTokenizer, LLParserLimits]:
+    def _grammar(self, source: str, cancelled: threading.Event | None) -> Grammar:
+        remember = partial(self._remember, source)
+        if self._host is not None:
+            process = self._host.compile(source, cancelled)
+            remote = partial(RemoteFollower, process)
+            return Grammar(
+                remote, source, self._logits, self._eos_ids, alive=lambda: process.failure is None, on_failure=remember
+            )
+        local = partial(LocalFollower, self._library().compile(source))
+        return Grammar(local, source, self._logits, self._eos_ids, on_failure=remember)
+
+    def _library(self) -> Library:
         with self._lock:
             if self._made is None:
-                from llguidance import LLParserLimits, LLTokenizer
-
-                tokenizer = LLTokenizer(
-                    self._tokenizer.to_json(), n_vocab=self._vocab_size, eos_token=list(self._eos_ids)
+                self._made = Library(
+                    self._tokenizer.to_json(), vocab_size=self._vocab_size, eos_ids=self._eos_ids, limits=_LIMITS
                 )
-                self._made = tokenizer, LLParserLimits(**_LIMITS)
             return self._made
 
-    def _grammar(self, source: str, label: str) -> Grammar:
-        tokenizer, limits = self._library()
-        from llguidance import LLMatcher
 
-        def build() -> LLMatcher:
-            return LLMatcher(tokenizer, source, log_level=0, limits=limits)
-
-        grammar = Grammar(lambda: _with_deep_stack(build), source, self._logits, self._eos_ids)
-        probe = grammar.matcher()
-        if not probe.is_error():
-            # A grammar that allows nothing, or forces endless text, fails when the first masks are computed.
-            probe.compute_bitmask()
-            forced = probe.compute_ff_tokens()
-            if forced and not probe.is_error():
-                probe.consume_token(forced[0])
-                probe.compute_bitmask()
-        if probe.is_error():
-            raise ParameterError(f"{label} cannot be used: {message(probe.get_error())}")
-        return grammar
+def _digest(source: str) -> bytes:
+    return hashlib.sha256(source.encode()).digest()
 
 
 def _need_library() -> None:
@@ -242,37 +302,6 @@ def _need_library() -> None:
         import llguidance  # noqa: F401
     except ImportError as error:
         raise GeminateError("grammars require the package llguidance: pip install 'geminate[server]'") from error
-
-
-def _with_deep_stack(build: Callable[[], LLMatcher]) -> LLMatcher:
-    """Run ``build`` in a thread whose stack is large enough for the deepest grammar of `_MAX_TEXT` characters."""
-    made: list[LLMatcher] = []
-    failed: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            made.append(build())
-        except BaseException as error:  # a panic in the library is not an Exception
-            failed.append(error)
-
-    with _stack_lock:
-        before = threading.stack_size(_STACK)
-        try:
-            thread = threading.Thread(target=run, name="geminate-grammar", daemon=True)
-            thread.start()
-        except RuntimeError as error:
-            raise GeminateError(
-                f"not enough memory for the {_STACK >> 20} MiB stack needed to compile grammars"
-            ) from error
-        finally:
-            threading.stack_size(before)
-    thread.join()
-    if failed:
-        raise ParameterError(f"the grammar cannot be compiled: {message(str(failed[0]))}") from failed[0]
-    return made[0]
-
-
-_stack_lock = threading.Lock()
 
 
 def _json_grammar(schema: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -16,14 +18,16 @@ disable_created_metrics()  # type: ignore[no-untyped-call]
 PREFIX = "geminate:"
 _FIRST = (0.005, 0.01, 0.02, 0.04, 0.08, 0.15, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160)
 _BETWEEN = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.015, 0.03, 0.06, 0.12, 0.25, 0.5, 1, 2.5)
+_LAG = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
+_MINUTE_S = 60.0
 _WHOLE = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320, 640, 1280)
 
 
 class _Gauges(Collector):
     """Values read from the service when the metrics are scraped."""
 
-    def __init__(self, model: str, snapshot: Callable[[], ServiceSnapshot]) -> None:
-        self.model, self.snapshot = model, snapshot
+    def __init__(self, model: str, snapshot: Callable[[], ServiceSnapshot], grammars: Callable[[], int]) -> None:
+        self.model, self.snapshot, self.grammars = model, snapshot, grammars
 
     def collect(self) -> Iterator[Metric]:
         now = self.snapshot()
@@ -32,6 +36,7 @@ class _Gauges(Collector):
             ("num_requests_running", "Sequences being decoded.", now.running),
             ("num_requests_waiting", "Requests in the queue.", now.waiting),
             ("kv_cache_usage_perc", "Share of the KV-cache budget in use, 0 to 1.", share),
+            ("grammar_memory_bytes", "Memory of the compiled grammars.", self.grammars()),
         )
         counters = (
             ("prefix_cache_queries", "Prompt tokens looked up in the prefix cache.", now.prefix_queries),
@@ -53,11 +58,30 @@ class Metrics:
             PREFIX + "http_requests", "Requests by route and status.", ["path", "status"], registry=self.registry
         )
 
+        self._lag = Histogram(
+            PREFIX + "event_loop_lag_seconds", "How late the event loop was.", buckets=_LAG, registry=self.registry
+        )
+        self._lags: deque[tuple[float, float]] = deque()
+        gauge = Gauge(
+            PREFIX + "event_loop_lag_max_seconds", "The longest lag of the last minute.", registry=self.registry
+        )
+        gauge.set_function(lambda: max((lag for _, lag in self._lags), default=0.0))
+
+    def lag(self, seconds: float) -> None:
+        """Count one measurement of the event loop's lag."""
+        now = time.monotonic()
+        self._lag.observe(seconds)
+        while self._lags and (self._lags[0][0] < now - _MINUTE_S or self._lags[0][1] <= seconds):
+            self._lags.popleft()
+        while self._lags and self._lags[-1][1] <= seconds:
+            self._lags.pop()
+        self._lags.append((now, seconds))
+
     def http(self, path: str, status: int, seconds: float) -> None:
         """Count a finished HTTP request."""
         self._http.labels(path, str(status)).inc()
 
-    def attach(self, model: str, snapshot: Callable[[], ServiceSnapshot]) -> None:
+    def attach(self, model: str, snapshot: Callable[[], ServiceSnapshot], grammars: Callable[[], int]) -> None:
         """Add the metrics of a loaded model; called once."""
 
         def histogram(name: str, help: str, buckets: tuple[float, ...]) -> Histogram:
@@ -98,7 +122,7 @@ class Metrics:
             "finished_reason",
             ["stop", "length", "tool_calls", "abort", "error"],
         )
-        self.registry.register(_Gauges(model, snapshot))
+        self.registry.register(_Gauges(model, snapshot, grammars))
 
     def rounds_of(self, chunks: Iterable[Chunk]) -> None:
         """Count rounds; every counter is touched once, however many there are."""

@@ -24,6 +24,7 @@ from geminate.server.http.limits import timed_protocol
 from geminate.server.http.logs import configure, log
 from geminate.server.settings import Settings
 from geminate.server.state import ServerState
+from geminate.server.watchdog import watch
 
 TICK_S = 0.05
 BACKLOG = 2048
@@ -106,11 +107,14 @@ class _Run:
         host, port = self.listener.getsockname()[:2]
         log("info", "listening", host=host, port=port, pid=os.getpid())
         threading.Thread(target=self._load, args=(loop,), name="loading", daemon=True).start()
+        watching = asyncio.create_task(watch(self.state.metrics))
         try:
             await self.server.serve(sockets=[self.listener])
         finally:
+            watching.cancel()
             if self.service is not None:
                 await asyncio.to_thread(self.service.stop)
+            self.state.close()
             log("info", "stopped")
             _exit_in(AFTER_DRAIN_S, 0 if self.state.failure is None else 1)
 
@@ -143,6 +147,7 @@ class _Run:
             self.service = service
             threading.Thread(target=self._check_weights, args=(loop, llm), name="checking", daemon=True).start()
             self.state.attach(llm, service)
+            threading.Thread(target=self._start_grammars, args=(llm,), name="grammars", daemon=True).start()
         except GeminateError as error:
             self._failed(error)
             return
@@ -162,6 +167,13 @@ class _Run:
         except GeminateError as error:
             log("critical", str(error))
             self._post(loop, self._weights_damaged, error)
+
+    def _start_grammars(self, llm: LLM) -> None:
+        """Runs in a thread: with a large vocabulary it takes a while, for which the first grammar need not wait."""
+        try:
+            llm.grammars.warm_up()
+        except GeminateError as error:
+            log("warning", str(error))
 
     def _weights_damaged(self, error: GeminateError) -> None:
         self.state.status, self.state.failure = "failed", error
@@ -207,6 +219,7 @@ def make_service(llm: LLM, settings: Settings) -> EngineService:
     context = min(DEFAULT_KV_POSITIONS, llm.config.max_position_embeddings)
     memory.limit = settings.max_running * memory.need(context) if settings.kv_bytes is None else settings.kv_bytes
     llm.measure_costs()
+    llm.grammars.isolate(settings.grammar_bytes)
     engine = llm.new_engine(
         prefill_share=settings.prefill_share,
         max_running=settings.max_running,

@@ -108,6 +108,13 @@ class Settings:
         size=True,
         default_text="max_running sequences of 4,096 positions, or of the model's context if that is shorter",
     )
+    grammar_bytes: int = _setting(
+        128 << 20,
+        "Memory that the compiled grammars of all requests may use together; one may use half of it.",
+        group="engine",
+        low=16 << 20,
+        size=True,
+    )
     prefix_cache: bool = _setting(
         True,
         "Reuse the KV cache of earlier prompts with the same prefix (users can time each other's hits).",

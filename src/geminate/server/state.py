@@ -127,10 +127,15 @@ class ServerState:
     def attach(self, llm: LLM, service: EngineService) -> None:
         """Use this loaded model, whose service has started; requests are accepted from now on."""
         model = Model(llm, service, self.settings)
-        self.metrics.attach(model.id, service.snapshot)
+        self.metrics.attach(model.id, service.snapshot, lambda: model.compiler.memory)
         self._model = model
         if self.status == "loading":
             self.status = "ready"
+
+    def close(self) -> None:
+        """End the grammar processes."""
+        if self._model is not None:
+            self._model.compiler.close()
 
     def drain(self) -> None:
         """Refuse new requests."""

@@ -58,6 +58,7 @@ async def chat(state: ServerState, request: Request) -> Response:
         messages,
         tools,
         spec,
+        request.receive,
         thinking=thinking,
         messages_field="messages",
         format_field="response_format",

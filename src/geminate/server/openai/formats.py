@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
+
+from starlette.types import Receive
 
 from geminate.errors import GeminateError
 from geminate.grammar.compiler import Grammar, GrammarSpec, JsonObject, JsonSchema, Lark, Regex, ToolCalls
 from geminate.server.http.errors import bad_request, from_geminate
 from geminate.server.http.logs import RequestContext
 from geminate.server.openai.conversation import parameters_of, template_tools
-from geminate.server.openai.generation import INLINE_CHARS, in_thread
+from geminate.server.openai.generation import INLINE_CHARS, in_thread, until_gone
 from geminate.server.openai.schemas_chat import JsonSchemaFormat
 from geminate.server.openai.schemas_common import FunctionSpec, GrammarFormat, JsonObjectFormat, RegexFormat, TextFormat
 from geminate.server.openai.schemas_responses import ResponseJsonSchema
 from geminate.server.state import Model, ServerState
 
 INLINE_MESSAGES = 100  # of a conversation that is rendered in the event loop
-COMPILE_SECONDS = 5.0
-_compiling = ThreadPoolExecutor(2, thread_name_prefix="grammar")  # apart, so that prompts are encoded meanwhile
+_compiling = ThreadPoolExecutor(8, thread_name_prefix="grammar")  # they wait; apart, so that prompts are encoded
 
 Format = TextFormat | JsonObjectFormat | JsonSchemaFormat | ResponseJsonSchema | RegexFormat | GrammarFormat
 
@@ -86,25 +88,27 @@ def grammar_spec(form: Format | None, tools: Tools, field: str) -> GrammarSpec |
     return None
 
 
-async def compile_grammar(model: Model, spec: GrammarSpec | None, *, thinking: bool, field: str) -> Grammar | None:
+async def compile_grammar(
+    model: Model, spec: GrammarSpec | None, receive: Receive, *, thinking: bool, field: str
+) -> Grammar | None:
     """Compile a grammar.
 
     Raises:
-        ApiError: the grammar is invalid, not supported, or takes too long to compile.
+        ApiError: the grammar is invalid, not supported, or takes too long to compile; or too many others do.
+        ClientGone: nobody waits for it any more.
     """
     if spec is None:
         return None
     name = "tools" if isinstance(spec, ToolCalls) else field
-    work = asyncio.get_running_loop().run_in_executor(
-        _compiling, lambda: model.compiler.compile(spec, reasoning=thinking)
-    )
+    gone = threading.Event()
+
+    async def work() -> Grammar:
+        return await asyncio.get_running_loop().run_in_executor(
+            _compiling, lambda: model.compiler.compile(spec, reasoning=thinking, cancelled=gone)
+        )
+
     try:
-        return await asyncio.wait_for(asyncio.shield(work), COMPILE_SECONDS)
-    except TimeoutError:
-        work.add_done_callback(lambda done: done.exception())  # or asyncio reports it as never retrieved
-        raise bad_request(
-            f"{name}: the grammar was not compiled within {COMPILE_SECONDS:g} s; make it simpler", name
-        ) from None
+        return await until_gone(receive, work(), gone.set)
     except GeminateError as error:
         refused = from_geminate(error)
         refused.param = name
@@ -118,6 +122,7 @@ async def prompt_and_grammar(
     messages: list[dict[str, Any]],
     tools: Tools,
     spec: GrammarSpec | None,
+    receive: Receive,
     *,
     thinking: bool | None,
     messages_field: str,
@@ -136,7 +141,7 @@ async def prompt_and_grammar(
         lambda: model.llm.chat_ids(messages, tools=tools.declarations, enable_thinking=thinking),
         param=messages_field,
     )
-    grammar = await compile_grammar(model, spec, thinking=bool(thinking), field=format_field)
+    grammar = await compile_grammar(model, spec, receive, thinking=bool(thinking), field=format_field)
     if state.settings.log_prompts:
         context.fields["messages"] = messages
     return prompt, grammar

@@ -53,6 +53,7 @@ async def responses(state: ServerState, request: Request) -> Response:
         messages,
         tools,
         spec,
+        request.receive,
         thinking=thinking,
         messages_field="input",
         format_field="text.format",

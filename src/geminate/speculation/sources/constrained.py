@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geminate.arrays import F32, I32
-from geminate.decoding.constraint import Constraint
+from geminate.decoding.constraint import Constraint, MaskPendingError
 from geminate.decoding.draft_rule import DRAFT_TOP_K, DraftRule, choose_draft_token, confidence_bin
 from geminate.errors import GrammarError
 from geminate.runtime.drafter import DrafterModel
@@ -29,7 +29,7 @@ def allowed_prefix(constraint: Constraint | None, tokens: Seq[int]) -> tuple[int
                 break
             constraint.advance(token)
             taken += 1
-    except GrammarError:
+    except (GrammarError, MaskPendingError):
         pass  # too complex for a draft: verification meets and reports it if the reply gets there
     finally:
         constraint.rollback(taken)
@@ -68,7 +68,7 @@ def constrained_draft(model: DrafterModel, context: DraftContext, k: int) -> Dra
                 survival *= stop.calibration[confidence_bin(share)]
                 if survival * stop.ahead[len(ids)] < stop.need[len(ids)]:
                     break
-    except GrammarError:
+    except (GrammarError, MaskPendingError):
         pass  # as in allowed_prefix
     finally:
         constraint.rollback(len(ids))
