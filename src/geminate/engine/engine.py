@@ -15,6 +15,7 @@ from collections.abc import Callable
 
 from geminate.arrays import F32
 from geminate.decoding.constraint import Constraint
+from geminate.engine.admission import candidates
 from geminate.engine.commit import Verifier, commit
 from geminate.engine.conversations import Conversations
 from geminate.engine.drafting import draft_all, observe
@@ -53,7 +54,7 @@ class Engine:
         copies: whether ``auto`` may make prompt-lookup (n-gram) drafts.
 
     Attributes:
-        running, waiting: sequences in the order they came.
+        running: sequences in the order they began. waiting: in the order they came; see `geminate.engine.admission`.
     """
 
     def __init__(
@@ -177,18 +178,22 @@ class Engine:
         return limit if self.memory is None else min(limit, len(request.prompt_ids) + request.sampling.max_tokens)
 
     def _admit(self) -> list[EngineEvent]:
-        """Let waiting sequences begin, in order, as far as there is room; events of those that cannot."""
+        """Let waiting sequences begin, as far as there is room; events of those that cannot."""
         failed: list[EngineEvent] = []
-        while self.waiting and len(self.running) < self.max_running:
-            sequence = self.waiting[0]
+        if not self.waiting or len(self.running) >= self.max_running:
+            return failed
+        for sequence in candidates(list(self.waiting), list(self.running)):
             try:
-                if not self._begin(sequence):
-                    break
+                begun = self._begin(sequence)
             except Exception as error:  # no memory for its cache, say: the others go on
                 self.abort(sequence)
                 failed.append(_failure(sequence, error))
                 continue
-            self.running.append(self.waiting.popleft())
+            if begun:
+                self.waiting.remove(sequence)
+                self.running.append(sequence)
+                if len(self.running) == self.max_running:
+                    break
         return failed
 
     def _begin(self, sequence: Sequence) -> bool:

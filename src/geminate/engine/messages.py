@@ -38,6 +38,7 @@ class EngineRequest:
             starts from what its prompt shares with it. None: not kept.
         reply: where stop strings count: in all text, in a chat's content, or there with tool calls parsed.
         want_logits: whether events carry the raw logits of the emitted tokens.
+        client: whose it is, "" if nobody knows; clients share places and turns.
         timeout_s: seconds after which the request fails, waiting included; None: never.
     """
 
@@ -53,6 +54,7 @@ class EngineRequest:
     conversation: str | None = None
     reply: Reply = "text"
     want_logits: bool = False
+    client: str = ""
     timeout_s: float | None = None
 
     def continued(self, emitted_ids: Sequence[int]) -> EngineRequest:

@@ -29,6 +29,7 @@ class Sequence:
         finish_reason: None while waiting or running. stop_token: the token that ended it, if one did.
         cache: set by `begin`; a waiting sequence has none.
         lease: where the cache came from, if its memory is bounded.
+        blocked_since: when it could have begun for the first time, but for its memory.
     """
 
     cache: KVStore
@@ -62,6 +63,7 @@ class Sequence:
         self.lease: Lease | None = None
         self.stats = Stats(prompt_tokens=self.prompt_length)
         self.begun = False
+        self.blocked_since: float | None = None
         for token in request.emitted_ids:
             self.counts.append(token)
             if constraint is not None:

@@ -16,10 +16,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 
+from geminate.engine.admission import check_place
 from geminate.engine.engine import Engine
 from geminate.engine.messages import EngineEvent, EngineRequest
 from geminate.engine.sequence import Sequence
-from geminate.errors import DrainingError, EngineFailedError, ParameterError, QueueFullError, RequestTimeoutError
+from geminate.errors import DrainingError, EngineFailedError, ParameterError, RequestTimeoutError
 
 MAX_FAILURES = 2  # passes in a row
 log = logging.getLogger(__name__)
@@ -80,7 +81,7 @@ class EngineService:
         engine: used by the service alone while it has open requests.
         on_failure: called in the service's thread when the engine has failed for good.
         max_waiting: maximum number of open requests beyond the engine's ``max_running``; further ones are refused.
-            None: no limit.
+            None: no limit. One client may have three quarters of all places.
     """
 
     def __init__(
@@ -123,12 +124,10 @@ class EngineService:
         assert take is not None
         made = _Open(request, take, request.n, math.inf if seconds is None else time.perf_counter() + seconds)
         with self._changed:
-            here = len(self._open)
-            if self.max_waiting is not None and here >= self.engine.max_running + self.max_waiting:
-                raise QueueFullError(
-                    f"{here} requests are here: {self.engine.max_running} may run and {self.max_waiting} wait; "
-                    "try again later"
-                )
+            if self.max_waiting is not None:
+                running = self.engine.max_running
+                clients = [opened.request.client for opened in self._open.values()]
+                check_place(request.client, clients, running + self.max_waiting, running)
             if request.request_id in self._open:
                 raise ParameterError(f"a request with the id {request.request_id!r} is open already")
             self._open[request.request_id] = made

@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from geminate.errors import ParameterError
 from geminate.server.http.errors import unauthorized, wrong_host, wrong_origin
-from geminate.server.http.logs import log
+from geminate.server.http.logs import context_of, log
 from geminate.server.settings import Settings, is_loopback
 
 KEYS_ENV = "GEMINATE_API_KEYS"
@@ -156,4 +156,8 @@ class AuthMiddleware:
         if len(given) != 1:
             return False
         scheme, _, key = given[0].partition(b" ")
-        return scheme.lower() == b"bearer" and self.keys.known(key.strip())
+        key = key.strip()
+        if scheme.lower() != b"bearer" or not self.keys.known(key):
+            return False
+        context_of(scope).client = hashlib.sha256(key).hexdigest()[:16]
+        return True

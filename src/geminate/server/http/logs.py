@@ -14,6 +14,7 @@ from typing import Any
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from geminate.server.http.errors import ApiError, internal
+from geminate.server.settings import is_loopback
 
 _LOGGER = logging.getLogger("geminate.server")
 _VALID_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
@@ -53,12 +54,16 @@ def log(level: str, message: str, *, exc_info: BaseException | None = None, **fi
 
 
 class RequestContext:
-    """A request's id and log fields, in ``scope["state"]["context"]``; handlers add to ``fields``."""
+    """A request's id, whose it is, and its log fields, in ``scope["state"]["context"]``; handlers add to ``fields``.
 
-    __slots__ = ("began", "fields", "id")
+    Attributes:
+        client: a digest of the API key where keys are needed, else the address of another machine; "" if nobody knows.
+    """
 
-    def __init__(self, id: str) -> None:
-        self.id = id
+    __slots__ = ("began", "client", "fields", "id")
+
+    def __init__(self, id: str, client: str) -> None:
+        self.id, self.client = id, client
         self.began = time.perf_counter()
         self.fields: dict[str, Any] = {}
 
@@ -90,7 +95,8 @@ class ContextMiddleware:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        context = RequestContext(_request_id(scope))
+        peer = scope.get("client")
+        context = RequestContext(_request_id(scope), "" if peer is None or is_loopback(peer[0]) else peer[0])
         scope.setdefault("state", {})["context"] = context
         status = 0
         complete = False

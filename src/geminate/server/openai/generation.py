@@ -164,6 +164,7 @@ class Generation:
             n=n,
             grammar=None if grammar is None else grammar.source,
             reply=reply,
+            client=self.context.client,
             timeout_s=self.state.settings.request_seconds,
         )
         first = len(self.streams) * n

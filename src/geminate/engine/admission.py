@@ -1,0 +1,68 @@
+"""Whose turn it is: clients take turns, and small requests pass a large one that waits for memory, for a while."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+
+from geminate.engine.sequence import Sequence as Running
+from geminate.errors import QueueFullError
+
+PASS_S = 2.0  # how long others pass a sequence whose memory is not there
+RESERVE = 4  # one place in so many is for clients that have few
+_TRIES = 16  # sequences whose memory is looked for in one step
+
+
+def candidates(waiting: Iterable[Running], running: Iterable[Running]) -> Iterator[Running]:
+    """Waiting sequences in the order in which they should begin.
+
+    The next is one of the client with the fewest running sequences; of one client, and of clients with as many, the
+    oldest. A sequence that was tried and is still waiting when the next one is asked for is passed by it, until it has
+    waited `PASS_S` for its memory.
+    """
+    counts = Counter(sequence.request.client for sequence in running)
+    queues: dict[str, list[Running]] = {}
+    for sequence in waiting:
+        queues.setdefault(sequence.request.client, []).append(sequence)
+    for _ in range(_TRIES):
+        if not queues:
+            return
+        client = min(queues, key=counts.__getitem__)  # the first of equals: the one who came first
+        sequence = queues[client].pop(0)
+        if not queues[client]:
+            del queues[client]
+        yield sequence
+        if sequence.begun:
+            counts[client] += 1
+            continue
+        if sequence.finish_reason is not None:
+            continue
+        now = time.monotonic()
+        if sequence.blocked_since is None:
+            sequence.blocked_since = now
+        elif now - sequence.blocked_since > PASS_S:
+            return
+
+
+def check_place(client: str, others: Sequence[str], places: int, running: int) -> None:
+    """Refuse a request for which there is no place.
+
+    Args:
+        client: "" for one that is not known, which may have all places.
+        others: the clients of the open requests. places: open requests that there may be, ``running`` of them at once.
+
+    Raises:
+        QueueFullError: all places are taken; or this client has so many that the rest is kept for others.
+    """
+    here = len(others)
+    if here >= places:
+        raise QueueFullError(
+            f"{here} requests are here: {running} may run and {places - running} wait; try again later"
+        )
+    own = others.count(client) if client else 0
+    most = places - places // RESERVE
+    if own >= most:
+        raise QueueFullError(
+            f"{own} of your requests are here, and one client may have {most} of {places} places; try again later"
+        )
