@@ -120,7 +120,8 @@ def test_others_waiting_and_leaving_change_nothing(
         assert len(engine.running) <= places
         assert memory.used + memory.kept <= memory.limit
     begun = [s for s, *_ in added if s in order]
-    assert order == begun, "those that wait begin in the order they came"
+    passed = [s for at, s in enumerate(begun) if any(order.index(s) > order.index(t) for t in begun[at + 1 :])]
+    assert all(s.blocked_since is not None for s in passed), "only those whose memory is not there are passed"
     for sequence, prompt, sampling in added:
         if sequence not in aborted:
             assert (sequence.output_ids, watched.digest(sequence)) == cold(llm, prompt, sampling)

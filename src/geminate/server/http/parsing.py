@@ -16,6 +16,7 @@ from geminate.server.http.errors import ApiError, bad_request
 
 MAX_DEPTH = 64
 MAX_KEYS = 1000  # of one object: every unknown key would be an error of its own
+MAX_ITEMS = 20_000  # objects and arrays: validation holds the interpreter for some microseconds each
 LARGE = 100_000  # bytes of a body that is parsed aside
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _M = TypeVar("_M", bound=BaseModel)
@@ -67,7 +68,8 @@ def validated(body: bytes, model: type[_M]) -> _M:
 
 
 def read_json(body: bytes) -> Any:
-    """Strict JSON: UTF-8, no NaN, no number that overflows, at most `MAX_DEPTH` levels deep, `MAX_KEYS` keys an object.
+    """Strict JSON: UTF-8, no NaN, no number that overflows, at most `MAX_DEPTH` levels deep, `MAX_ITEMS` objects
+    and arrays, `MAX_KEYS` keys an object.
 
     Raises:
         ApiError: 400.
@@ -98,9 +100,12 @@ def _no_constant(name: str) -> NoReturn:
 
 
 def _check_values(data: Any) -> None:
-    level = [data]
+    level, items = [data], 0
     for _ in range(MAX_DEPTH + 1):
         below: list[Any] = []
+        items += sum(isinstance(value, (dict, list)) for value in level)
+        if items > MAX_ITEMS:
+            raise bad_request(f"the body holds more than {MAX_ITEMS:,} objects and arrays")
         for value in level:
             if isinstance(value, dict):
                 if len(value) > MAX_KEYS:
