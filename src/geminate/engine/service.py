@@ -13,18 +13,17 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 
 from geminate.engine.admission import check_place
 from geminate.engine.engine import Engine
 from geminate.engine.messages import EngineEvent, EngineRequest
-from geminate.engine.sequence import Sequence
+from geminate.engine.open_requests import EventBox, OpenRequest, Sink
 from geminate.errors import DrainingError, EngineFailedError, ParameterError, RequestTimeoutError
 
 MAX_FAILURES = 2  # passes in a row
 log = logging.getLogger(__name__)
-Sink = Callable[[list[EngineEvent]], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,40 +37,6 @@ class ServiceSnapshot:
     kv_bytes_limit: int = 0
     prefix_queries: int = 0
     prefix_hits: int = 0
-
-
-@dataclass(eq=False, slots=True)
-class _Open:
-    """A request from `submit` until its last event, or until it is cancelled.
-
-    Attributes:
-        unfinished: completions whose last event is still to come. begun: whether all completions were started.
-    """
-
-    request: EngineRequest
-    sink: Sink
-    unfinished: int
-    deadline: float = math.inf
-    begun: bool = False
-    sequences: dict[int, Sequence] = field(default_factory=dict)
-
-
-class _Box:
-    """Events of one request on their way to the thread that waits for them."""
-
-    def __init__(self, completions: int) -> None:
-        self.events: deque[EngineEvent] = deque()
-        self.unfinished = completions
-
-    def next(self) -> EngineEvent:
-        """Take an event; raises what ended the request."""
-        event = self.events.popleft()
-        if event.finish_reason is not None:
-            self.unfinished -= 1
-            if event.error is not None:
-                self.unfinished = 0
-                raise event.error
-        return event
 
 
 class EngineService:
@@ -91,10 +56,11 @@ class EngineService:
         self.on_failure = on_failure
         self.max_waiting = max_waiting
         # Not reentrant on purpose: a garbage-collected stream cancels itself wherever the collector happens to run.
-        self._changed = threading.Condition(threading.Lock())
-        self._open: dict[str, _Open] = {}
-        self._boxes: dict[str, _Box] = {}
-        self._new: deque[_Open] = deque()
+        self._lock = threading.Lock()  # taken by itself: leaving a condition runs Python, where an interrupt may come
+        self._changed = threading.Condition(self._lock)
+        self._open: dict[str, OpenRequest] = {}
+        self._boxes: dict[str, EventBox] = {}
+        self._new: deque[OpenRequest] = deque()
         self._gone: deque[str] = deque()
         self._driver: int | None = None  # ident of the thread that steps the engine now
         self._sleeping = 0  # threads in `wait` that another one steps for
@@ -119,11 +85,11 @@ class EngineService:
             raise DrainingError("the server is shutting down and accepts no new requests")
         self.engine.check(request)
         seconds = request.timeout_s
-        box = None if sink is not None else _Box(request.n)
+        box = None if sink is not None else EventBox(request.n)
         take = box.events.extend if sink is None and box is not None else sink
         assert take is not None
-        made = _Open(request, take, request.n, math.inf if seconds is None else time.perf_counter() + seconds)
-        with self._changed:
+        made = OpenRequest(request, take, request.n, math.inf if seconds is None else time.perf_counter() + seconds)
+        with self._lock:
             if self.max_waiting is not None:
                 running = self.engine.max_running
                 clients = [opened.request.client for opened in self._open.values()]
@@ -168,13 +134,25 @@ class EngineService:
         if box is not None and not box.unfinished:
             return
         self._gone.append(request_id)
-        if self._changed.acquire(blocking=False):
-            try:
+        held = [False]
+        try:
+            self._cancel_now(held)
+        finally:
+            self._let_go(held)  # an interrupt may have come while the one inside ended
+
+    def _cancel_now(self, held: list[bool]) -> None:
+        """Drop what is cancelled if no thread is about to; ``held[0]``: whether the lock is held."""
+        try:
+            held[0] = self._lock.acquire(blocking=False)
+            if held[0]:
                 if self._driver is None and self._thread is None:
                     self._drop_cancelled()
                 self._changed.notify_all()
-            finally:
-                self._changed.release()
+        finally:
+            self._let_go(held)
+
+    def _let_go(self, held: list[bool]) -> None:
+        if held[0]: held[0] = False; self._lock.release()  # no interrupt in between  # noqa: E701, E702  # fmt: skip
 
     def forget(self, conversation: str) -> None:
         """Free a conversation's cache."""
@@ -186,25 +164,36 @@ class EngineService:
         Raises:
             BaseException: what a step made here raises; all requests have failed then, and later ones are fine.
         """
-        me = threading.get_ident()
         while not ready():
             try:
-                with self._changed:
-                    while self._thread is not None or self._driver is not None or self._stopping:
-                        if ready():
-                            return
-                        self._sleep()
-                    self._driver = me
-                self._round()
-                while not (ready() or self._stopping):
-                    if self._sleeping:
-                        self._notify()
-                    self._round()
+                self._drive(ready)
             finally:
-                if self._driver == me:
-                    with self._changed:
-                        self._driver = None
-                        self._changed.notify_all()
+                self._leave()  # an interrupt may have come while the one inside ended
+
+    def _drive(self, ready: Callable[[], object]) -> None:
+        """Step the engine until ``ready()``, unless another thread does: then until that one stops."""
+        me = threading.get_ident()
+        try:
+            with self._lock:
+                while self._thread is not None or self._driver is not None or self._stopping:
+                    if ready():
+                        return
+                    self._sleep()
+                self._driver = me
+            self._round()
+            while not (ready() or self._stopping):
+                if self._sleeping:
+                    self._notify()
+                self._round()
+        finally:
+            self._leave()
+
+    def _leave(self) -> None:
+        """Let another thread step, if this one did."""
+        if self._driver == threading.get_ident():
+            with self._lock:
+                self._driver = None
+                self._changed.notify_all()
 
     def _sleep(self) -> None:
         """Wait for a change; the lock is held."""
@@ -221,7 +210,7 @@ class EngineService:
 
     def stop(self) -> None:
         """Stop at once; what is still open fails with `DrainingError`."""
-        with self._changed:
+        with self._lock:
             self._stopping = True
             self._changed.notify_all()
             while self._driver is not None:
@@ -290,13 +279,13 @@ class EngineService:
         return not (engine.running or engine.waiting or (engine.memory is not None and engine.memory.used))
 
     def _notify(self) -> None:
-        with self._changed:
+        with self._lock:
             self._changed.notify_all()
 
     def _wait_for_work(self) -> bool:
         """Block while there is nothing to do; False when the service is stopping."""
         engine = self.engine
-        with self._changed:
+        with self._lock:
             while not (self._stopping or self._new or self._gone or engine.running or engine.waiting):
                 self._changed.wait()
             return not self._stopping
@@ -322,7 +311,7 @@ class EngineService:
             self._fail_all(failure)
             raise
 
-    def _begin(self, opened: _Open, choice: int) -> None:
+    def _begin(self, opened: OpenRequest, choice: int) -> None:
         try:
             opened.sequences[choice] = self.engine.add(opened.request, choice=choice)
         except Exception as error:
@@ -334,7 +323,7 @@ class EngineService:
 
     def _drop_late(self) -> None:
         now = time.perf_counter()
-        with self._changed:
+        with self._lock:
             late = [opened for opened in self._open.values() if opened.deadline < now]
             self._next_deadline = min((o.deadline for o in self._open.values() if o.deadline >= now), default=math.inf)
         for opened in late:
@@ -348,7 +337,7 @@ class EngineService:
             for sequence in opened.sequences.values():
                 self.engine.abort(sequence)
 
-    def _fail(self, opened: _Open, error: Exception) -> None:
+    def _fail(self, opened: OpenRequest, error: Exception) -> None:
         self._close(opened.request.request_id)
         opened.sink([EngineEvent(request_id=opened.request.request_id, finish_reason="abort", error=error)])
 
@@ -381,7 +370,7 @@ class EngineService:
         self._advance(opened, events)
         opened.sink(events)
 
-    def _advance(self, opened: _Open, events: list[EngineEvent]) -> None:
+    def _advance(self, opened: OpenRequest, events: list[EngineEvent]) -> None:
         """Start a request's further completions behind its first one's prompt; take out what has ended."""
         request = opened.request
         if not opened.begun:
