@@ -30,7 +30,12 @@ def _serve(config: str | None, flags: dict[str, Any]) -> None:
         from geminate.server.settings import load_settings
 
         settings = load_settings(flags, config=config)
-        serve(settings, lambda: load(settings.loading(), on_message=lambda message: log("info", message)))
+        serve(
+            settings,
+            lambda check: load(
+                settings.loading(), on_message=lambda message: log("info", message), on_progress=check
+            ),
+        )
 
 
 def command() -> Callable[..., None]:
