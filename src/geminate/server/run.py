@@ -14,14 +14,15 @@ from typing import Any, NoReturn, cast
 
 import uvicorn
 
+from geminate.backends.select import report_bus_errors
 from geminate.engine.service import EngineService
-from geminate.errors import BackendError, DrainingError, GeminateError
+from geminate.errors import SHORTENED, BackendError, DrainingError, GeminateError
 from geminate.kv.budget import KVBudget
 from geminate.llm import LLM
 from geminate.server.app import make_app
 from geminate.server.http.auth import Keys, load_keys
 from geminate.server.http.limits import timed_protocol
-from geminate.server.http.logs import configure, log
+from geminate.server.http.logs import configure, line_around_time, log
 from geminate.server.settings import Settings
 from geminate.server.state import ServerState
 
@@ -52,6 +53,7 @@ def serve(settings: Settings, load: Load) -> None:
         GeminateError: invalid API keys, an address that cannot be bound, or a model that cannot be loaded.
     """
     configure()
+    report_bus_errors(*line_around_time("critical", SHORTENED))
     keys = load_keys(settings)
     if not keys and settings.allow_unauthenticated:
         log("warning", "no API keys: anyone who can reach this address can use the server", host=settings.host)
