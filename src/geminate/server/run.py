@@ -21,13 +21,15 @@ from geminate.kv.budget import KVBudget
 from geminate.llm import LLM
 from geminate.server.app import make_app
 from geminate.server.http.auth import Keys, load_keys
-from geminate.server.http.limits import timed_protocol
-from geminate.server.http.logs import configure, line_around_time, log
+from geminate.server.http.logs import configure, line_around_time, log, log_left_out
+from geminate.server.http.protocol import timed_protocol
 from geminate.server.settings import Settings
 from geminate.server.state import ServerState
 
 TICK_S = 0.05
 BACKLOG = 2048
+ACCEPTED_AT_ONCE = 64
+"""Connections that are accepted before others are read: more would starve those that have something to say."""
 AFTER_DRAIN_S = 5
 """Time allowed for sending the last bytes of the last responses, and for a load to notice that it is to stop."""
 Check = Callable[[], None]
@@ -40,6 +42,15 @@ class _Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        for listener in sockets or ():
+            listener.listen(BACKLOG)  # asyncio has set it to what it accepts at once
+
+    async def on_tick(self, counter: int) -> bool:
+        log_left_out()
+        return await super().on_tick(counter)
 
 
 def serve(settings: Settings, load: Load) -> None:
@@ -93,6 +104,7 @@ class _Run:
             server_header=False,
             proxy_headers=False,
             workers=1,
+            backlog=ACCEPTED_AT_ONCE,
             timeout_keep_alive=cast(int, settings.idle_seconds),
             timeout_graceful_shutdown=AFTER_DRAIN_S,
         )
