@@ -27,6 +27,7 @@ from geminate.server.settings import Settings
 from geminate.server.state import ServerState
 
 TICK_S = 0.05
+LOG = 2  # stderr
 BACKLOG = 2048
 ACCEPTED_AT_ONCE = 64
 """Connections that are accepted before others are read: more would starve those that have something to say."""
@@ -92,10 +93,11 @@ class _Run:
 
     def __init__(self, settings: Settings, keys: list[str], load: Load, listener: socket.socket) -> None:
         self.settings, self.load, self.listener = settings, load, listener
+        self.keys = Keys(keys)
         self.state = ServerState(settings)
         self.service: EngineService | None = None
         config = uvicorn.Config(
-            make_app(self.state, Keys(keys)),
+            make_app(self.state, self.keys),
             http=timed_protocol(settings),
             ws="none",
             lifespan="off",
@@ -110,6 +112,8 @@ class _Run:
         )
         self.server = _Server(config)
         self._signals = 0
+        self._terminal = os.isatty(LOG)
+        self._reloading = asyncio.Lock()
         self._stopping = threading.Event()
         self._loading: threading.Thread | None = None
 
@@ -122,6 +126,7 @@ class _Run:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._signal, number)
+        loop.add_signal_handler(signal.SIGHUP, self._hang_up)
         host, port = self.listener.getsockname()[:2]
         log("info", "listening", host=host, port=port, pid=os.getpid())
         self._loading = threading.Thread(target=self._load, args=(loop,), name="loading", daemon=True)
@@ -220,6 +225,26 @@ class _Run:
             self._stopping.set()
         self.state.drain()
         self._drained = asyncio.ensure_future(self._drain())
+
+    def _hang_up(self) -> None:
+        """SIGHUP: read the API keys again, unless it says that the terminal of this server is gone."""
+        if self._terminal and not os.isatty(LOG):
+            self._signal(signal.SIGHUP)
+        else:
+            self._reload = asyncio.ensure_future(self._reload_keys())
+
+    async def _reload_keys(self) -> None:
+        if self.settings.api_key_file is None:
+            log("info", "nothing to reload: there is no API key file")
+            return
+        async with self._reloading:
+            try:
+                keys = await asyncio.to_thread(load_keys, self.settings)
+            except GeminateError as error:
+                log("error", "the API keys stay as they were", error=str(error))
+                return
+            self.keys.replace(keys)
+        log("info", "API keys reloaded", keys=len(keys))
 
     async def _drain(self) -> None:
         """Wait for running requests while new ones are refused, then close."""
