@@ -165,7 +165,7 @@ class Settings:
     )
     keyless_seconds: float = _setting(
         5.0,
-        "The same, and the time to be idle, for a connection without an accepted request (with keys: a valid one).",
+        "Time limit for headers, and for idling, on a connection without an accepted request (with keys: a valid key).",
         group="limits",
         low=0.1,
         high=3600,
