@@ -171,6 +171,19 @@ def test_lines_of_strangers_are_counted_not_written(packed_cache: Path) -> None:
         assert server.stop() == 0
 
 
+@pytest.mark.parametrize("key", [b"", f"Authorization: Bearer {KEY}\r\n".encode()])
+@pytest.mark.parametrize("pause", [0.0, 0.1])
+def test_a_malformed_body_is_answered_once_and_no_error_of_ours(keyed: Served, key: bytes, pause: float) -> None:
+    head = b"POST /tokenize HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n" + key + b"\r\n"
+    with connect(keyed) as sock:
+        sock.sendall(head + b"1\r\n{\r\n" * bool(pause))
+        time.sleep(pause)
+        sock.sendall(b"ZZZ\r\n")
+        answer = whole(sock)
+    assert answer.count(b"HTTP/1.1 4") == 1
+    assert not [line for line in keyed.raw if "Traceback" in line]
+
+
 def test_both_lengths_are_refused(keyed: Served) -> None:
     """A proxy that believes the other one would see other requests than we do."""
     both = b"Content-Length: 6\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n" + MODELS + b"\r\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -47,7 +48,8 @@ class LingeringTransport:
             return
         self._end = self._loop.call_later(LINGER_S, self._over)
         self._transport.resume_reading()
-        self._transport.write_eof()
+        with contextlib.suppress(OSError):  # the peer has just reset the connection
+            self._transport.write_eof()
 
     def _over(self) -> None:
         if self._transport.get_write_buffer_size():  # the time without reading is limited elsewhere

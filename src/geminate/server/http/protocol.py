@@ -10,7 +10,7 @@ from typing import Any, ClassVar, cast
 
 import h11
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 from geminate.server.http.limits import two_lengths
 from geminate.server.http.linger import LingeringTransport
@@ -93,7 +93,15 @@ class TimedProtocol(H11Protocol):
         super().handle_events()
 
     def send_400_response(self, msg: str) -> None:
+        """Answer what cannot be parsed; a request whose body it is in gets no other answer."""
         self._malformed = True
+        cycle = cast(RequestResponseCycle | None, self.cycle)
+        if cycle is not None and not cycle.response_complete:
+            cycle.disconnected = True
+            cycle.message_event.set()
+            if cycle.response_started:
+                self._wire.abort()
+                return
         super().send_400_response(msg)
 
     async def _answer_closing(self, scope: Scope, receive: Receive, send: Send) -> None:
