@@ -5,6 +5,7 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include "binding/bus_error.h"
 #include "binding/program.h"
 
 namespace geminate {
@@ -52,6 +53,8 @@ void add_runs(nb::class_<ProgramRef>& program) {
 NB_MODULE(_native, m) {
   using namespace geminate;
   m.doc() = "Geminate's kernels; use geminate.backends.cpu.program.";
+  nb::set_leak_warnings(false);  // a daemon thread holds its objects when the process exits
+  m.def("report_bus_errors", &report_bus_errors, "head"_a, "tail"_a);
   m.def("supported_isas", &supported_isas);
   m.def("stream_key", &stream_key, "seed"_a, "choice"_a, "position"_a);
   m.def("uniform", &uniform, "key"_a, "token_id"_a);

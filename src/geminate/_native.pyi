@@ -17,6 +17,9 @@ def stream_key(seed: int, choice: int, position: int) -> int:
 def uniform(key: int, token_id: int) -> float:
     """`geminate.decoding.noise.uniform` of one token."""
 
+def report_bus_errors(head: str, tail: str) -> None:
+    """`geminate.backends.cpu.program.report_bus_errors`."""
+
 class Matrix:
     """Weights ``[stack, n, k]`` as `geminate.backends.tiles` lays them out, kept alive.
 

@@ -11,6 +11,13 @@ class ConfigError(GeminateError):
     """A model configuration that is missing, malformed, or asks for arithmetic we do not have."""
 
 
+SHORTENED = (
+    "a mapped file was shortened while in use, or its disk cannot be read any more; "
+    "replace weights by renaming new files over the old ones"
+)
+"""What a program says before it dies of SIGBUS."""
+
+
 class WeightsError(GeminateError):
     """A weight file that is missing, damaged, or does not match its configuration."""
 

@@ -59,7 +59,7 @@ class LLM:
         model, drafter, weights, threads, prefill_chunk, rope_position, use_cache, cache_dir, prefault: see
             `geminate.loading.options.LoadOptions`.
         on_message: called with what a user should know while loading.
-        progress: called with (tensor, bytes done, bytes) while weights are packed.
+        progress: called with (tensor, bytes done, bytes) while weights are packed; what it raises ends the loading.
 
     Raises:
         GeminateError: with the cause and the way out.
@@ -165,11 +165,15 @@ class LLM:
         """Fill parameters from the model's generation defaults."""
         return (params or SamplingParams()).resolved(asdict(self.config.generation))
 
-    def measure_costs(self) -> None:
-        """Make sure that ``auto`` knows what passes cost here; the first use on a machine takes a second or two."""
+    def measure_costs(self, on_pass: Callable[[], None] | None = None) -> None:
+        """Make sure that ``auto`` knows what passes cost here; the first use on a machine takes a second or two.
+
+        Args:
+            on_pass: called before every pass that is measured; what it raises ends the measuring.
+        """
         with self._loading:
             if not self._costs_known:
-                self.engine.timing.costs = CostModel(cost_profile(self.pair, self._on_message))
+                self.engine.timing.costs = CostModel(cost_profile(self.pair, self._on_message, on_pass))
                 self._costs_known = True
 
     def new_engine(

@@ -15,7 +15,8 @@ pytest.importorskip("prometheus_client", reason="the server's packages are not i
 
 from geminate.engine.service import ServiceSnapshot
 from geminate.server.metrics import Metrics
-from geminate.server.settings import load_settings, rows
+from geminate.server.settings import rows
+from geminate.server.sources import load_settings
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"

@@ -11,7 +11,8 @@ import typer
 
 from geminate.cli import serve
 from geminate.errors import ParameterError
-from geminate.server.settings import Settings, is_loopback, load_settings, rows
+from geminate.server.settings import Settings, is_loopback, rows
+from geminate.server.sources import load_settings
 from support.cli import geminate, refused
 
 

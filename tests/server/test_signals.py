@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import pty
 import signal
+import subprocess
+import sys
 import threading
+import time
 from pathlib import Path
 
 import httpx
@@ -116,3 +121,71 @@ def _ignore(client: httpx.Client) -> None:
     except httpx.HTTPError:
         return
     raise AssertionError("an answer from a killed server")
+
+
+def completes(server: Served, key: str) -> int:
+    """The status of a short request with this key."""
+    headers = {"Authorization": f"Bearer {key}"}
+    return httpx.post(f"{server.url}{CHAT}", json=chat_body(max_tokens=1), headers=headers, timeout=60).status_code
+
+
+def test_sighup_reads_the_keys_again(packed_cache: Path, tmp_path: Path) -> None:
+    """A key that is gone stops at once, also on an open connection; a stream that runs goes on."""
+    old, new, shared = "the-key-that-goes", "the-key-that-comes", "the-key-of-the-environment"
+    file = tmp_path / "keys"
+    file.write_text(f"{old}\n")
+    file.chmod(0o600)
+    with Served("--api-key-file", str(file), env={"GEMINATE_API_KEYS": shared}, key=old) as server:
+        server.ready()
+        with server.client() as client, server.client() as kept:
+            assert kept.get("/v1/models").status_code == 200 and completes(server, new) == 401
+            with client.stream("POST", CHAT, json=chat_body(stream=True, **LONG)) as running:
+                chunks = events(running)
+                next(chunks)
+                file.write_text(f"{new}\n")
+                server.process.send_signal(signal.SIGHUP)
+                assert server.wait_log("API keys reloaded")["keys"] == 2
+                assert kept.get("/v1/models").status_code == 401
+                assert [completes(server, key) for key in (old, new, shared)] == [401, 200, 200]
+                assert list(chunks)[-1]["choices"][0]["finish_reason"] == "length"
+        for broken in ("", "short\n", None):
+            server.log.clear()
+            if broken is None:
+                file.unlink()
+            else:
+                file.write_text(broken)
+            server.process.send_signal(signal.SIGHUP)
+            line = server.wait_log("the API keys stay as they were")
+            assert line["level"] == "error" and line["error"]
+            assert [completes(server, key) for key in (old, new)] == [401, 200], broken
+        assert server.stop() == 0
+
+
+def test_sighup_without_a_key_file_changes_nothing(packed_cache: Path) -> None:
+    with Served() as server:
+        server.process.send_signal(signal.SIGHUP)
+        server.wait_log("nothing to reload: there is no API key file")
+        with server.ready().client() as client:
+            assert client.get("/v1/models").status_code == 200
+        assert server.stop() == 0
+
+
+def test_a_closed_terminal_stops_the_server(packed_cache: Path) -> None:
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(
+        [sys.executable, "-c", "from geminate.cli.app import app; app()", "serve", "--port", "0"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=theirs,
+    ) as process:
+        os.close(theirs)
+        said = b""
+        while b'"ready"' not in said:
+            said += os.read(ours, 65536)
+        process.send_signal(signal.SIGHUP)
+        while b"nothing to reload" not in said:
+            said += os.read(ours, 65536)
+        os.close(ours)
+        time.sleep(0.1)
+        process.send_signal(signal.SIGHUP)
+        assert process.wait(30) == 0

@@ -111,6 +111,11 @@ class Served:
             assert time.monotonic() < end, found
             time.sleep(0.02)
 
+    def wait_end(self) -> None:
+        """When the process has ended and all of its log is read."""
+        self.process.wait(PATIENCE_S)
+        self._reader.join(PATIENCE_S)
+
     def stop(self) -> int:
         """SIGTERM; the exit code."""
         if self.process.poll() is None:

@@ -18,6 +18,13 @@ def layout(fmt: WeightFormat) -> Layout:
     return LAYOUTS[fmt]
 
 
+def report_bus_errors(head: str, tail: str = "") -> None:
+    """`geminate.backends.cpu.program.report_bus_errors`; for programs, since a library leaves signals alone."""
+    from geminate.backends.cpu import program
+
+    program.report_bus_errors(head, tail)
+
+
 def native_backend(threads: int | None = None) -> MeasuredBackend:
     """The native backend, which benchmarks need.
 

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from geminate.backends.select import report_bus_errors
 from geminate.cli import serve, train_drafter
 from geminate.cli.bench_decode import decode
 from geminate.cli.bench_step import step
@@ -15,6 +16,7 @@ from geminate.cli.generate import generate
 from geminate.cli.info import info
 from geminate.cli.quantize import quantize_command
 from geminate.cli.verify import verify_command
+from geminate.errors import SHORTENED
 
 app = typer.Typer(
     help=__doc__,
@@ -57,3 +59,4 @@ def root(
     ] = False,
 ) -> None:
     """Gemma 4 with its MTP drafter on the CPU: the same output with speculation on or off, only faster."""
+    report_bus_errors(f"error: {SHORTENED}\n")

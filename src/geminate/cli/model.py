@@ -10,17 +10,32 @@ from geminate.llm import LLM
 from geminate.loading.options import LoadOptions
 
 
-def load(options: LoadOptions, *, quiet: bool = False, on_message: Callable[[str], None] = say) -> LLM:
-    """Load an LLM; remarks and warnings go to ``on_message``, with ``quiet`` nothing is shown while loading."""
+def load(
+    options: LoadOptions,
+    *,
+    quiet: bool = False,
+    on_message: Callable[[str], None] = say,
+    on_progress: Callable[[], None] | None = None,
+) -> LLM:
+    """Load an LLM.
+
+    Args:
+        quiet: show nothing while loading. on_message: called with remarks and warnings.
+        on_progress: called now and then; what it raises ends the loading.
+    """
     bars = Bars(counted=False, shown=not quiet)
+
+    def progress(name: str, done: int, total: int) -> None:
+        if on_progress is not None:
+            on_progress()
+        bars.part("weights", done, total, "loading" if name == "touching" else "packing")
+
     with warnings.catch_warnings(record=True) as caught, bars:
         warnings.simplefilter("always")
         llm = LLM(
             **vars(options),
             on_message=None if quiet else on_message,
-            progress=lambda name, done, total: bars.part(
-                "weights", done, total, "loading" if name == "touching" else "packing"
-            ),
+            progress=progress,
         )
     for warning in caught:
         on_message(f"warning: {warning.message}")

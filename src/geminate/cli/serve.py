@@ -27,10 +27,13 @@ def _serve(config: str | None, flags: dict[str, Any]) -> None:
             fail(MISSING.format(missing))
         from geminate.server.http.logs import log
         from geminate.server.run import serve
-        from geminate.server.settings import load_settings
+        from geminate.server.sources import load_settings
 
         settings = load_settings(flags, config=config)
-        serve(settings, lambda: load(settings.loading(), on_message=lambda message: log("info", message)))
+        serve(
+            settings,
+            lambda check: load(settings.loading(), on_message=lambda message: log("info", message), on_progress=check),
+        )
 
 
 def command() -> Callable[..., None]:

@@ -8,6 +8,7 @@ import os
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,13 @@ DRAFT = 4
 MOST_SAMPLES = 15
 
 
-def cost_profile(pair: Pair, on_message: Message | None = None) -> CostProfile | None:
+def cost_profile(
+    pair: Pair, on_message: Message | None = None, on_pass: Callable[[], None] | None = None
+) -> CostProfile | None:
     """The kept profile of this machine, pair and thread count; measured and kept if there is none.
+
+    Args:
+        on_pass: see `measure`.
 
     Returns:
         None for the reference backend, which is not worth timing.
@@ -42,7 +48,7 @@ def cost_profile(pair: Pair, on_message: Message | None = None) -> CostProfile |
         return CostProfile.from_dict(kept[key])
     except (KeyError, ValueError, TypeError):
         pass
-    profile = measure(pair)
+    profile = measure(pair, on_pass=on_pass)
     if on_message is not None and profile.passes[0] > 0.01:
         on_message(
             f"measured what a pass costs here: {profile.passes[0] * 1e3:.0f} ms for one row, "
@@ -52,14 +58,20 @@ def cost_profile(pair: Pair, on_message: Message | None = None) -> CostProfile |
     return profile
 
 
-def measure(pair: Pair, budget: float = BUDGET) -> CostProfile:
-    """T(1..17) and the draft step, medians of interleaved timings within about ``budget`` seconds."""
+def measure(pair: Pair, budget: float = BUDGET, on_pass: Callable[[], None] | None = None) -> CostProfile:
+    """T(1..17) and the draft step, medians of interleaved timings within about ``budget`` seconds.
+
+    Args:
+        on_pass: called before every pass; what it raises ends the measuring.
+    """
     target = pair.target
     cache = target.new_cache()
     vocab = target.config.vocab_size
     ids = (np.arange(CONTEXT, dtype=np.int64) * 7919 % vocab).astype(np.int32)
 
     def run(rows: int, logits: bool = True) -> float:
+        if on_pass is not None:
+            on_pass()
         batch = Batch.of([Rows(cache=cache, ids=ids[:rows], wanted=rows if logits else 0)])
         began = time.perf_counter()
         target.forward(batch)

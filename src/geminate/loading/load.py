@@ -62,7 +62,7 @@ def load_pair(options: LoadOptions, *, on_message: Message | None = None, progre
 
     Args:
         on_message: called with what a user should know.
-        progress: called with (tensor, bytes done, bytes) while weights are packed.
+        progress: called with (tensor, bytes done, bytes) while weights are packed; what it raises ends the loading.
 
     Raises:
         GeminateError: with the cause and the way out.

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 from fastapi import FastAPI
+from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
@@ -81,6 +82,9 @@ def make_app(state: ServerState, keys: Keys) -> ASGIApp:
             made.update(document(app, keys=bool(keys)))
         return JsonResponse(made)
 
+    for route in list(app.routes):  # uvicorn leaves out the body
+        if isinstance(route, APIRoute) and "GET" in (route.methods or ()):
+            app.add_api_route(route.path, route.endpoint, methods=["HEAD"], include_in_schema=False)
     if state.settings.page:
         app.include_router(page_router())
     app.add_exception_handler(ApiError, _api_error)

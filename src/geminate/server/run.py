@@ -10,26 +10,32 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import uvicorn
 
+from geminate.backends.select import report_bus_errors
 from geminate.engine.service import EngineService
-from geminate.errors import BackendError, GeminateError
+from geminate.errors import SHORTENED, BackendError, DrainingError, GeminateError
 from geminate.kv.budget import KVBudget
 from geminate.llm import LLM
 from geminate.server.app import make_app
 from geminate.server.http.auth import Keys, load_keys
-from geminate.server.http.limits import timed_protocol
-from geminate.server.http.logs import configure, log
+from geminate.server.http.logs import configure, line_around_time, log, log_left_out
+from geminate.server.http.protocol import timed_protocol
 from geminate.server.settings import Settings
 from geminate.server.state import ServerState
 from geminate.server.watchdog import watch
 
 TICK_S = 0.05
+LOG = 2  # stderr
 BACKLOG = 2048
+ACCEPTED_AT_ONCE = 64
+"""Connections that are accepted before others are read: more would starve those that have something to say."""
 AFTER_DRAIN_S = 5
-"""Time allowed for sending the last bytes of the last responses."""
+"""Time allowed for sending the last bytes of the last responses, and for a load to notice that it is to stop."""
+Check = Callable[[], None]
+Load = Callable[[Check], LLM]
 
 
 class _Server(uvicorn.Server):
@@ -39,17 +45,28 @@ class _Server(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         yield
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        for listener in sockets or ():
+            listener.listen(BACKLOG)  # asyncio has set it to what it accepts at once
 
-def serve(settings: Settings, load: Callable[[], LLM]) -> None:
+    async def on_tick(self, counter: int) -> bool:
+        log_left_out()
+        return await super().on_tick(counter)
+
+
+def serve(settings: Settings, load: Load) -> None:
     """Run the server until a signal stops it.
 
     Args:
-        load: loads the model; called in a thread while the socket is already open.
+        load: loads the model; called in a thread while the socket is already open. It calls its argument now and
+            then, which raises when the server is to stop.
 
     Raises:
         GeminateError: invalid API keys, an address that cannot be bound, or a model that cannot be loaded.
     """
     configure()
+    report_bus_errors(*line_around_time("critical", SHORTENED))
     keys = load_keys(settings)
     if not keys and settings.allow_unauthenticated:
         log("warning", "no API keys: anyone who can reach this address can use the server", host=settings.host)
@@ -75,12 +92,13 @@ def _bind(settings: Settings) -> socket.socket:
 class _Run:
     """One run of the server."""
 
-    def __init__(self, settings: Settings, keys: list[str], load: Callable[[], LLM], listener: socket.socket) -> None:
+    def __init__(self, settings: Settings, keys: list[str], load: Load, listener: socket.socket) -> None:
         self.settings, self.load, self.listener = settings, load, listener
+        self.keys = Keys(keys)
         self.state = ServerState(settings)
         self.service: EngineService | None = None
         config = uvicorn.Config(
-            make_app(self.state, Keys(keys)),
+            make_app(self.state, self.keys),
             http=timed_protocol(settings),
             ws="none",
             lifespan="off",
@@ -89,11 +107,16 @@ class _Run:
             server_header=False,
             proxy_headers=False,
             workers=1,
+            backlog=ACCEPTED_AT_ONCE,
             timeout_keep_alive=cast(int, settings.idle_seconds),
             timeout_graceful_shutdown=AFTER_DRAIN_S,
         )
         self.server = _Server(config)
         self._signals = 0
+        self._terminal = os.isatty(LOG)
+        self._reloading = asyncio.Lock()
+        self._stopping = threading.Event()
+        self._loading: threading.Thread | None = None
 
     def run(self) -> None:
         asyncio.run(self._main())
@@ -104,33 +127,50 @@ class _Run:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._signal, number)
+        loop.add_signal_handler(signal.SIGHUP, self._hang_up)
         host, port = self.listener.getsockname()[:2]
         log("info", "listening", host=host, port=port, pid=os.getpid())
-        threading.Thread(target=self._load, args=(loop,), name="loading", daemon=True).start()
+        self._loading = threading.Thread(target=self._load, args=(loop,), name="loading", daemon=True)
+        self._loading.start()
         watching = asyncio.create_task(watch(self.state.metrics))
         try:
             await self.server.serve(sockets=[self.listener])
         finally:
             watching.cancel()
+            self._stopping.set()
             if self.service is not None:
                 await asyncio.to_thread(self.service.stop)
+            await asyncio.to_thread(self._loading.join, AFTER_DRAIN_S)
             self.state.close()
             log("info", "stopped")
-            _exit_in(AFTER_DRAIN_S, 0 if self.state.failure is None else 1)
+            code = 0 if self.state.failure is None else 1
+            if self._loading.is_alive():
+                # Native code must not run on while the interpreter is taken apart.
+                _leave(code)
+            _exit_in(AFTER_DRAIN_S, code)
 
     def _load(self, loop: asyncio.AbstractEventLoop) -> None:
         """Runs in a thread; only the loaded model (or the error) reaches the event loop."""
         began = time.perf_counter()
         try:
-            llm = self.load()
-            service = make_service(llm, self.settings)
-        except GeminateError as error:
-            self._post(loop, self._failed, error)
+            llm = self.load(self._check)
+            service = make_service(llm, self.settings, self._check)
         except Exception as error:
-            log("error", "unexpected exception while loading", exc_info=error)
-            self._post(loop, self._failed, BackendError(f"loading the model failed: {type(error).__name__}: {error}"))
+            if not self._stopping.is_set():
+                self._load_failed(loop, error)
         else:
             self._post(loop, self._loaded, llm, service, time.perf_counter() - began)
+
+    def _load_failed(self, loop: asyncio.AbstractEventLoop, error: Exception) -> None:
+        if isinstance(error, GeminateError):
+            self._post(loop, self._failed, error)
+        else:
+            log("error", "unexpected exception while loading", exc_info=error)
+            self._post(loop, self._failed, BackendError(f"loading the model failed: {type(error).__name__}: {error}"))
+
+    def _check(self) -> None:
+        if self._stopping.is_set():
+            raise DrainingError("the server was stopped while it loaded the model")
 
     @staticmethod
     def _post(loop: asyncio.AbstractEventLoop, what: Callable[..., None], *args: Any) -> None:
@@ -193,8 +233,30 @@ class _Run:
             _exit_in(2.0)
             return
         log("info", "draining", signal=name, seconds=self.settings.drain_seconds)
+        if self.service is None:
+            self._stopping.set()
         self.state.drain()
         self._drained = asyncio.ensure_future(self._drain())
+
+    def _hang_up(self) -> None:
+        """SIGHUP: read the API keys again, unless it says that the terminal of this server is gone."""
+        if self._terminal and not os.isatty(LOG):
+            self._signal(signal.SIGHUP)
+        else:
+            self._reload = asyncio.ensure_future(self._reload_keys())
+
+    async def _reload_keys(self) -> None:
+        if self.settings.api_key_file is None:
+            log("info", "nothing to reload: there is no API key file")
+            return
+        async with self._reloading:
+            try:
+                keys = await asyncio.to_thread(load_keys, self.settings)
+            except GeminateError as error:
+                log("error", "the API keys stay as they were", error=str(error))
+                return
+            self.keys.replace(keys)
+        log("info", "API keys reloaded", keys=len(keys))
 
     async def _drain(self) -> None:
         """Wait for running requests while new ones are refused, then close."""
@@ -212,13 +274,17 @@ DEFAULT_KV_POSITIONS = 4096
 """The default KV-cache budget holds `max_running` sequences of this many positions."""
 
 
-def make_service(llm: LLM, settings: Settings) -> EngineService:
-    """Build the engine service for these settings, without starting it."""
+def make_service(llm: LLM, settings: Settings, check: Check | None = None) -> EngineService:
+    """Build the engine service for these settings, without starting it.
+
+    Args:
+        check: called while costs are measured; what it raises ends that.
+    """
     target = llm.pair.target
     memory = KVBudget(target.kv, limit=0, keep_prefixes=settings.prefix_cache)
     context = min(DEFAULT_KV_POSITIONS, llm.config.max_position_embeddings)
     memory.limit = settings.max_running * memory.need(context) if settings.kv_bytes is None else settings.kv_bytes
-    llm.measure_costs()
+    llm.measure_costs(check)
     llm.grammars.isolate(settings.grammar_bytes)
     engine = llm.new_engine(
         prefill_share=settings.prefill_share,
@@ -234,7 +300,11 @@ def _exit_in(seconds: float, code: int = 1) -> None:
 
     def leave() -> None:
         time.sleep(seconds)
-        log("warning", "a thread did not end; exiting without it")
-        os._exit(code)
+        _leave(code)
 
     threading.Thread(target=leave, name="leaving", daemon=True).start()
+
+
+def _leave(code: int) -> NoReturn:
+    log("warning", "a thread did not end; exiting without it")
+    os._exit(code)

@@ -1,36 +1,28 @@
 """Every setting of ``geminate serve``, defined once: name, type, default, range, help.
 
-A value comes from the flag, else the environment (``GEMINATE_SERVE_<NAME>``), else the TOML file, else the default.
-Command-line flags, the tables in the documentation and the validation all derive from the fields of `Settings`.
+Command-line flags, the tables in the documentation and the validation all derive from the fields of `Settings`;
+`geminate.server.sources` reads their values.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import ipaddress
 import math
-import os
-import re
-import tomllib
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, cast
 
-from geminate.errors import GeminateError, ParameterError
+from geminate.errors import ParameterError
 from geminate.loading.options import LoadOptions
 from geminate.params import parse_speculation
 from geminate.runtime.drafter import ROPE_POSITIONS, RopePosition
 from geminate.weights.presets import check_preset
 
 ENV_PREFIX = "GEMINATE_SERVE_"
-CONFIG_ENV = "GEMINATE_SERVE_CONFIG"
-_SIZE = re.compile(r"(\d+)\s*(|k|m|g|t)(i?b)?", re.IGNORECASE)
 _LOADING = {item.name: item for item in dataclasses.fields(LoadOptions)}
-_TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 
 
 def _setting(
@@ -159,13 +151,31 @@ class Settings:
         4 << 20, "Maximum request body size; larger bodies get 413.", group="limits", low=1024, high=1 << 30, size=True
     )
     max_connections: int = _setting(
-        512, "Maximum number of open connections; further ones are closed.", group="limits", low=1
+        512,
+        "Maximum number of open connections; half of them for those without an accepted request, of which the oldest "
+        "gives way to a new one.",
+        group="limits",
+        low=1,
+    )
+    max_connections_per_address: int | None = _setting(
+        None,
+        "Maximum number of open connections from one address (IPv6: one /64 network); this machine's are not counted.",
+        group="limits",
+        low=1,
+        default_text="a quarter of max_connections",
     )
     request_seconds: float = _setting(
         600.0, "Time limit for a request, including its time in the queue.", group="limits", low=0.1, high=86400
     )
     head_seconds: float = _setting(
         10.0, "Time limit for receiving a request's headers.", group="limits", low=0.1, high=3600
+    )
+    keyless_seconds: float = _setting(
+        5.0,
+        "Time limit for headers, and for idling, on a connection without an accepted request (with keys: a valid key).",
+        group="limits",
+        low=0.1,
+        high=3600,
     )
     body_seconds: float = _setting(
         30.0, "Time limit for receiving a request's body.", group="limits", low=0.1, high=3600
@@ -184,7 +194,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         for item in dataclasses.fields(self):
-            _check(item, getattr(self, item.name))
+            check_field(item, getattr(self, item.name))
         if not self.host.strip():
             raise ParameterError("host must not be empty; 127.0.0.1 is this machine only")
         names = [self.model_id, *self.alias]
@@ -206,14 +216,19 @@ class Settings:
         )
 
 
-def _check(item: dataclasses.Field[Any], value: object) -> None:
+def check_field(item: dataclasses.Field[Any], value: object) -> None:
+    """Check the value of one field of `Settings`.
+
+    Raises:
+        ParameterError: a value of the wrong type or outside its range.
+    """
     meta = item.metadata
     kind, optional, several = _kind(item.name)
     if value is None and optional:
         return
     values = value if several else (value,)
     if not isinstance(values, tuple) or not all(_is(kind, one) for one in values):
-        raise ParameterError(f"{item.name} must be {_words(kind, several)}, not {value!r}")
+        raise ParameterError(f"{item.name} must be {words(kind, several)}, not {value!r}")
     low, high = meta["low"], meta["high"]
     if kind in (int, float) and low is None:
         low = 0
@@ -233,7 +248,8 @@ def _is(kind: type, value: object) -> bool:
     return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
 
 
-def _words(kind: type, several: bool) -> str:
+def words(kind: type, several: bool) -> str:
+    """A setting's type in words."""
     words = {int: "an integer", float: "a number", bool: "true or false", str: "a string"}[kind]
     return f"a list in which each item is {words}" if several else words
 
@@ -314,85 +330,6 @@ def _written(value: object, size: bool) -> str:
     if size and isinstance(value, int):
         return f"{value >> 20} MiB"
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def load_settings(
-    flags: Mapping[str, Any] | None = None,
-    *,
-    env: Mapping[str, str] | None = None,
-    config: str | Path | None = None,
-) -> Settings:
-    """Merge the four sources into settings.
-
-    Args:
-        flags: values from the command line; None means not given.
-        env: the environment; None reads the process's own.
-        config: TOML file; None falls back to ``GEMINATE_SERVE_CONFIG``.
-
-    Raises:
-        ParameterError: an unknown name or an invalid value; the message names the source.
-    """
-    env = os.environ if env is None else env
-    known = {row.name: row for row in rows()}
-    values: dict[str, Any] = {}
-    path = config or env.get(CONFIG_ENV)
-    if path:
-        for name, value in _read_toml(Path(path)).items():
-            _take(values, known, name, value, str(path))
-    for variable, text in env.items():
-        if variable.startswith(ENV_PREFIX) and variable != CONFIG_ENV:
-            _take(values, known, variable[len(ENV_PREFIX) :].lower(), text, variable)
-    for name, value in (flags or {}).items():
-        if value is not None and value != []:
-            _take(values, known, name, value, known[name].flag if name in known else name)
-    return Settings(**values)
-
-
-def _read_toml(path: Path) -> dict[str, Any]:
-    try:
-        with path.open("rb") as file:
-            return tomllib.load(file)
-    except OSError as error:
-        raise ParameterError(f"cannot read the configuration {path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ParameterError(f"{path} is not valid TOML: {error}") from error
-
-
-def _take(values: dict[str, Any], known: Mapping[str, Row], name: str, value: Any, source: str) -> None:
-    row = known.get(name)
-    if row is None:
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ParameterError(f"{source}: there is no setting {name!r}{hint}")
-    try:
-        made = _coerced(row, value)
-        # Checks that involve several settings run at the end, in Settings itself.
-        _check(next(f for f in dataclasses.fields(Settings) if f.name == name), made)
-    except (GeminateError, ValueError) as error:
-        raise ParameterError(f"{source}: {error}") from None
-    values[name] = made
-
-
-def _coerced(row: Row, value: Any) -> Any:
-    if row.several:
-        items = [item.strip() for item in value.split(",")] if isinstance(value, str) else value
-        return tuple(items) if isinstance(items, (list, tuple)) else items
-    if row.size and isinstance(value, str):
-        match = _SIZE.fullmatch(value.strip())
-        if match is None:
-            raise ParameterError(f"{row.name} must be a size such as 512MiB or 4GiB, not {value!r}")
-        return int(match[1]) << (10 * " kmgt".index(match[2].lower() or " "))
-    if not isinstance(value, str) or row.kind is str:
-        return float(value) if row.kind is float and type(value) is int else value
-    text = value.strip()
-    if row.kind is bool:
-        if text.lower() in _TRUE + _FALSE:
-            return text.lower() in _TRUE
-        raise ParameterError(f"{row.name} must be true or false, not {value!r}")
-    try:
-        return row.kind(text)
-    except ValueError:
-        raise ParameterError(f"{row.name} must be {_words(row.kind, False)}, not {value!r}") from None
 
 
 def is_loopback(host: str) -> bool:

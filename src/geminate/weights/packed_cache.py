@@ -16,7 +16,7 @@ import struct
 import tempfile
 import time
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,12 +36,17 @@ ABANDONED = 24 * 3600  # seconds after which a temporary file belongs to a run t
 
 @dataclass
 class CacheWriter:
-    """Appends arrays to a file object; `finish` writes the header in front."""
+    """Appends arrays to a file object; `finish` writes the header in front.
+
+    Attributes:
+        on_block: called after every block; what it raises ends the writing.
+    """
 
     file: IO[bytes]
     fingerprint: dict[str, Any]
     arrays: dict[str, dict[str, Any]] = field(default_factory=dict)
     meta: dict[str, Any] = field(default_factory=dict)
+    on_block: Callable[[], None] = lambda: None
     _at: int = 0
 
     def add(self, name: str, dtype: str, shape: Iterable[int], blocks: Iterable[np.ndarray]) -> None:
@@ -55,6 +60,7 @@ class CacheWriter:
             if len(head) < PROBE:
                 head += bytes(raw[: PROBE - len(head)])
             tail = (tail + bytes(raw[-PROBE:]))[-PROBE:]
+            self.on_block()
         self.arrays[name] = {
             "dtype": dtype,
             "shape": list(shape),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import IO, Any
 
@@ -54,7 +55,11 @@ def pack_all(
     layouts: Layouts,
     progress: Progress | None,
 ) -> None:
-    """Pack every expected tensor into ``file``; what needs no packing is only noted."""
+    """Pack every expected tensor into ``file``; what needs no packing is only noted.
+
+    Args:
+        progress: called after every block and every tensor; what it raises ends the packing.
+    """
     writer = pc.CacheWriter(file, fingerprint)
     total = sum(entry.nbytes for entry in matched.tensors.values())
     done = 0
@@ -62,6 +67,8 @@ def pack_all(
     for spec in expected_tensors(config):
         entry = matched.tensors[spec.name]
         fmt = tensor_format(spec, entry, preset, config)
+        if progress is not None:
+            writer.on_block = functools.partial(progress, spec.name, done, total)
         tensors[spec.name] = _pack_one(writer, spec, entry, layouts(fmt), fmt)
         done += entry.nbytes
         if progress is not None:

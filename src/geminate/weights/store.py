@@ -216,7 +216,8 @@ def open_weights(
         source: where the weights are. preset: see `presets.tensor_format`.
         layouts: of the backend that will run them; None: of the one that `make_backend` chooses.
         cache_dir: where packed weights are kept; see `packed_cache.cache_directory`.
-        progress: called after every packed tensor. on_message: called with what a user should know, once.
+        progress: called while packing; what it raises ends it, and no file is left.
+        on_message: called with what a user should know, once.
 
     Raises:
         WeightsError, ModelNotFoundError: see their messages.

@@ -39,6 +39,16 @@ def supported_isas() -> list[str]:
     return _native.supported_isas() if native_available() else []
 
 
+def report_bus_errors(head: str, tail: str = "") -> None:
+    """Write a line to stderr before the process dies of SIGBUS, as it does when a mapped file is shortened.
+
+    Args:
+        head: the line, or what stands in front of the time. tail: what stands behind the time; empty: no time.
+    """
+    if native_available():  # the reference has no place from which a signal can be reported
+        _native.report_bus_errors(head, tail)
+
+
 class NativeBackend:
     """Compiles plans for the C++ kernels.
 

@@ -84,6 +84,10 @@ class Keys:
     """Compares a key with all known ones in constant time."""
 
     def __init__(self, keys: Iterable[str]) -> None:
+        self.replace(keys)
+
+    def replace(self, keys: Iterable[str]) -> None:
+        """Know these keys from now on, and no others."""
         self._digests = [hashlib.sha256(key.encode()).digest() for key in keys]
 
     def __bool__(self) -> bool:
@@ -96,6 +100,13 @@ class Keys:
         for known in self._digests:
             found |= hmac.compare_digest(digest, known)
         return found
+
+
+def _tell_connection(scope: Scope, accepted: bool) -> None:
+    """Tell the connection of this request, if it comes over one of ours, whether its key is known."""
+    judged = scope.get("state", {}).get("judged")
+    if judged is not None:
+        judged(accepted)
 
 
 class AuthMiddleware:
@@ -115,7 +126,9 @@ class AuthMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and not self._open(scope):
-            if self.keys and not self._known(scope):
+            accepted = self._known(scope) if self.keys else True
+            _tell_connection(scope, accepted)
+            if not accepted:
                 await unauthorized().response()(scope, receive, send)
                 return
             if not self.keys:

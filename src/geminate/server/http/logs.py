@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import re
 import secrets
 import sys
 import time
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -19,7 +21,48 @@ from geminate.server.settings import is_loopback
 _LOGGER = logging.getLogger("geminate.server")
 _VALID_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
 _LEVELS = {"info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+MAX_PATH = 200  # characters of a path that are logged
 _QUIET = ("/health/live", "/health/ready", "/metrics")
+
+
+class OnePerSecond(logging.Filter):
+    """Passes one line a second of each kind; the next one, or `flush`, says how many were left out.
+
+    A record's kind is its attribute ``kind``; uvicorn's warnings, which strangers can cause, are of the kind of their
+    text. Records without a kind all pass.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._seen: dict[str, tuple[float, int]] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        kind = getattr(record, "kind", None)
+        if record.name.startswith("uvicorn") and record.levelno == logging.WARNING:
+            kind = str(record.msg)
+        if kind is None:
+            return True
+        now = time.monotonic()
+        since, left_out = self._seen.get(kind, (-math.inf, 0))
+        if now - since < 1:
+            self._seen[kind] = (since, left_out + 1)
+            return False
+        self._seen[kind] = (now, 0)
+        if left_out:
+            record.fields = {**getattr(record, "fields", {}), "left_out": left_out}
+        return True
+
+    def flush(self) -> None:
+        """Report what was left out more than a second ago."""
+        now = time.monotonic()
+        for kind, (since, left_out) in list(self._seen.items()):
+            if now - since >= 1:
+                del self._seen[kind]
+                if left_out:
+                    log("info", kind, left_out=left_out)
+
+
+_SPARING = OnePerSecond()
 
 
 class JsonFormatter(logging.Formatter):
@@ -37,10 +80,17 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(line, default=str)
 
 
+def line_around_time(level: str, message: str) -> tuple[str, str]:
+    """A log line as what stands in front of its time and behind it, for whoever cannot call `log`."""
+    head, _, tail = json.dumps({"time": "\0", "level": level, "message": message}).partition("\\u0000")
+    return head, tail + "\n"
+
+
 def configure() -> None:
     """Send log records of the server and of uvicorn to stderr as JSON."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter())
+    handler.addFilter(_SPARING)
     for name, level in (("geminate.server", logging.INFO), ("uvicorn", logging.WARNING)):
         logger = logging.getLogger(name)
         logger.handlers[:] = [handler]
@@ -48,9 +98,20 @@ def configure() -> None:
         logger.propagate = False
 
 
-def log(level: str, message: str, *, exc_info: BaseException | None = None, **fields: Any) -> None:
-    """Write one log line; ``fields`` must be JSON values."""
-    _LOGGER.log(_LEVELS[level], message, exc_info=exc_info, extra={"fields": fields})
+def log(
+    level: str, message: str, *, exc_info: BaseException | None = None, kind: str | None = None, **fields: Any
+) -> None:
+    """Write one log line.
+
+    Args:
+        kind: of lines that strangers can cause; one a second is written. fields: JSON values.
+    """
+    _LOGGER.log(_LEVELS[level], message, exc_info=exc_info, extra={"fields": fields, "kind": kind})
+
+
+def log_left_out() -> None:
+    """Report the lines that were left out because others of their kind had just been written."""
+    _SPARING.flush()
 
 
 class RequestContext:
@@ -81,6 +142,14 @@ def _request_id(scope: Scope) -> str:
     return f"req_{secrets.token_hex(12)}"
 
 
+def _with_headers(headers: Iterable[tuple[bytes, bytes]], request_id: str) -> list[tuple[bytes, bytes]]:
+    """A response's headers with its request id, and with what keeps browsers from guessing another content type."""
+    given = list(headers)
+    if not any(name.lower() == b"x-content-type-options" for name, _ in given):
+        given.append((b"x-content-type-options", b"nosniff"))
+    return [*given, (b"x-request-id", request_id.encode())]
+
+
 class ContextMiddleware:
     """The outermost middleware: request ids, one log line and one count per request, 500 for uncaught exceptions.
 
@@ -105,7 +174,7 @@ class ContextMiddleware:
             nonlocal status, complete
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message.get("headers", ()), (b"x-request-id", context.id.encode())]
+                message["headers"] = _with_headers(message.get("headers", ()), context.id)
             elif not message.get("more_body"):
                 complete = True
             await send(message)
@@ -118,7 +187,7 @@ class ContextMiddleware:
                     raise
                 await error.response()(scope, receive, send_with_id)
         except Exception as error:
-            log("error", "unexpected exception", exc_info=error, request_id=context.id, path=scope["path"])
+            log("error", "unexpected exception", exc_info=error, request_id=context.id, path=scope["path"][:MAX_PATH])
             if status and not complete:
                 raise  # uvicorn closes the connection, so the client sees a truncated response
             if not status:
@@ -137,9 +206,10 @@ class ContextMiddleware:
         log(
             "info",
             "request",
+            kind="request refused" if status == 401 else None,
             request_id=context.id,
             method=scope["method"],
-            path=scope["path"],
+            path=scope["path"][:MAX_PATH],
             status=status,
             seconds=round(seconds, 4),
             client=client[0] if client else None,
