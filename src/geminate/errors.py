@@ -35,6 +35,10 @@ class TokenizerError(GeminateError):
     """A missing or damaged tokenizer or chat template, or text it cannot handle."""
 
 
+class TemplateTimeoutError(TokenizerError):
+    """A chat template that did not end in time."""
+
+
 class BackendError(GeminateError):
     """A kernel backend or instruction set that was asked for but is not available."""
 

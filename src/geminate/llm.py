@@ -139,15 +139,20 @@ class LLM:
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
         enable_thinking: bool | None = None,
+        seconds: float | None = None,
     ) -> list[int]:
         """Token ids of a conversation through the checkpoint's chat template.
 
+        Args:
+            seconds: after which the template is stopped; None: 5.
+
         Raises:
-            TokenizerError: no template, or one that refuses the messages. ParameterError: bad messages.
+            TokenizerError: no template, or one that refuses the messages. TemplateTimeoutError: one that does not end.
+            ParameterError: bad messages.
         """
         if self.template is None:
             raise TokenizerError("this model has no chat template: use generate with plain text")
-        text = self.template.render(messages, tools=tools, enable_thinking=enable_thinking)
+        text = self.template.render(messages, tools=tools, enable_thinking=enable_thinking, seconds=seconds)
         return self._need_tokenizer().encode(text, add_bos=False)
 
     @property

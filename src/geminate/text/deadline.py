@@ -25,13 +25,35 @@ class _Entry:
     """A piece of work with its time limit.
 
     Attributes:
-        live: whether the work runs; cleared under the watch's lock before its thread goes on.
+        live: whether the work runs. sending: whether the watch may be raising the exception just now.
     """
 
     def __init__(self, seconds: float) -> None:
         self.thread = threading.get_ident()
         self.due = time.monotonic() + seconds
-        self.live, self.sent = True, False
+        self.live, self.sending = True, False
+
+    def send(self) -> None:
+        """Raise the exception in the work's thread; called by the watch."""
+        self.sending = True
+        if self.live:
+            _raise_in(self.thread, _Late)
+        self.sending = False
+
+    def end(self) -> None:
+        """No exception comes from here on. One that comes meanwhile is dropped.
+
+        Without a lock: the exception could arrive between taking one and the block that gives it back.
+        """
+        while True:
+            try:
+                self.live = False
+                while self.sending:
+                    time.sleep(0)
+                _raise_in(self.thread, None)
+                return
+            except _Late:
+                continue
 
 
 def _raise_in(thread: int, exception: type[BaseException] | None) -> None:
@@ -58,28 +80,15 @@ class _Watch:
             elif entry.due < self._wakes:
                 self._changed.notify()
 
-    def end(self, entry: _Entry) -> None:
-        """No exception comes from here on. One that comes meanwhile is dropped."""
-        while True:
-            try:
-                with self._changed:
-                    if entry.live:
-                        entry.live = False
-                        self._entries.remove(entry)
-                    if entry.sent:
-                        _raise_in(entry.thread, None)
-                return
-            except _Late:
-                continue
-
     def _run(self) -> None:
         with self._changed:
             while True:
                 now = time.monotonic()
+                self._entries = [entry for entry in self._entries if entry.live]
                 for entry in self._entries:
                     if entry.due <= now:
-                        entry.sent, entry.due = True, now + AGAIN_S
-                        _raise_in(entry.thread, _Late)
+                        entry.due = now + AGAIN_S
+                        entry.send()
                 self._wakes = min((entry.due for entry in self._entries), default=float("inf"))
                 self._changed.wait(None if self._wakes == float("inf") else max(0.0, self._wakes - now))
 
@@ -102,13 +111,13 @@ def within(seconds: float, work: Callable[[], _T]) -> _T:
     Raises:
         TimeoutError: it was stopped after ``seconds``. Whatever ``work`` raises.
     """
-    watch, entry = _watch, _Entry(seconds)
-    watch.begin(entry)
+    entry = _Entry(seconds)
+    _watch.begin(entry)
     try:
         try:
             return work()
         finally:
-            watch.end(entry)
+            entry.end()
     except _Late:
-        watch.end(entry)
+        entry.end()
         raise TimeoutError(f"it took longer than {seconds:g} s") from None

@@ -69,7 +69,9 @@ def guard_call(ledger: Ledger, function: Any, args: tuple[Any, ...], kwargs: Map
     Raises:
         TemplateError: its result or its arguments would be too large.
     """
-    for value in (*args, *kwargs.values()):
+    for value in args:
+        ledger.check(value)
+    for value in kwargs.values():
         ledger.check(value)
     owner, name = getattr(function, "__self__", None), getattr(function, "__name__", "")
     if isinstance(owner, str | bytes):

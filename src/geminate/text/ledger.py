@@ -22,6 +22,9 @@ MAX_WORK = 1 << 32  # steps of a search from the right, which is quadratic
 ITEM = 16
 PART = 64  # bytes of a short string in a list
 CONTAINERS = (list, tuple, dict, set, frozenset)
+_TEXTS = (str, bytes)
+_SIZED = (*_TEXTS, *CONTAINERS)
+_SMALL = frozenset((bool, float, type(None)))
 _VIEWS = (KeysView, ValuesView, ItemsView)
 
 
@@ -43,7 +46,10 @@ class Ledger:
 
     def weigh(self, value: Any) -> int:
         """The weight of a value; no container of a template changes, so each is weighed once."""
-        if isinstance(value, str | bytes):
+        kind = type(value)
+        if kind in _SMALL:
+            return ITEM
+        if kind is str or isinstance(value, _TEXTS):
             return ITEM + len(value)
         if isinstance(value, CONTAINERS):
             known = self._weights.get(id(value))
@@ -72,11 +78,14 @@ class Ledger:
         Raises:
             TemplateError: it is not.
         """
-        if isinstance(value, int):
+        kind = type(value)
+        if kind in _SMALL:
+            return value
+        if kind is str or isinstance(value, _TEXTS):
+            self.fits(len(value))
+        elif isinstance(value, int):
             if value.bit_length() > MAX_BITS:
                 refuse(f"an integer of more than {MAX_BITS:,} bits")
-        elif isinstance(value, str | bytes):
-            self.fits(len(value))
         elif isinstance(value, CONTAINERS):
             if self.weigh(value) > MAX_CONTAINER:
                 refuse(f"a {type(value).__name__} of more than {MAX_CONTAINER:,} characters and items")
@@ -90,8 +99,12 @@ class Ledger:
         Raises:
             TemplateError: it is too large, or one too many.
         """
+        kind = type(value)
+        if kind is str and len(value) <= MAX_TEXT:  # as below, for what is made most often
+            self.reserve(sys.getsizeof(value))
+            return value
         self.check(value)
-        if isinstance(value, (str, bytes, *CONTAINERS)):
+        if kind not in _SMALL and isinstance(value, _SIZED):
             self.reserve(sys.getsizeof(value))
         return value
 

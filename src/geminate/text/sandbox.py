@@ -31,6 +31,7 @@ from geminate.text.ledger import MAX_TEXT, Ledger, refuse
 DEADLINE_S = 5.0
 MAX_SOURCE = 500_000
 MAX_INDENT = 100
+_OWN = ("_loop_vars", "_block_vars")  # arguments that Jinja adds to calls
 _T = TypeVar("_T")
 
 
@@ -130,15 +131,15 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         found: Ledger = self._state.ledger
         return found
 
-    def bounded(self, work: Callable[[], _T]) -> _T:
-        """The result of ``work`` on this environment, with books of its own and under the deadline.
+    def bounded(self, work: Callable[[], _T], seconds: float | None = None) -> _T:
+        """The result of ``work`` on this environment, with books of its own and under a deadline.
 
         Raises:
             TimeoutError: it took too long. Exception: whatever ``work`` raises.
         """
         self._state.ledger = Ledger()
         try:
-            return within(self._seconds, work)
+            return within(self._seconds if seconds is None else seconds, work)
         finally:
             self._state.ledger = Ledger()
 
@@ -152,23 +153,24 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
             raise jinja2.TemplateError(f"it has {len(source):,} characters, of which {MAX_SOURCE:,} are allowed")
         return self.bounded(lambda: self.from_string(source))
 
-    def rendered(self, template: jinja2.Template, variables: Mapping[str, object]) -> str:
-        """The text of a template; ended as soon as it is too long.
+    def rendered(self, template: jinja2.Template, variables: Mapping[str, object], seconds: float | None = None) -> str:
+        """The text of a template; ended as soon as it is too long, or after ``seconds``.
 
         Raises:
             TemplateError: a bound is exceeded. TimeoutError, Exception: see `bounded`.
         """
 
         def render() -> str:
-            pieces, length = [], 0
+            pieces, length, ledger = [], 0, self.ledger
             for piece in template.generate(variables):
                 length += len(piece)
-                self.ledger.fits(length)
+                if length > MAX_TEXT:
+                    ledger.fits(length)
                 if piece:
                     pieces.append(piece)
             return "".join(pieces)
 
-        return self.bounded(render)
+        return self.bounded(render, seconds)
 
     def charge(self, value: Any) -> Any:
         """See `Ledger.charge`; called by generated code."""
@@ -189,7 +191,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         made: str = ledger.charge(join(parts))
         return made
 
-    def concat(self, pieces: Iterable[str]) -> str:  # type: ignore[override]
+    def concat(self, pieces: Iterable[str]) -> str:
         """The text of a block, a macro or a call; called by generated code."""
         found = list(pieces)
         self.ledger.fits(sum(map(len, found)))
@@ -208,9 +210,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
     def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:
         """See `SandboxedEnvironment`; double underscores as there, for keyword arguments of any name."""
         ledger = __self.ledger
-        given = {
-            name: value for name, value in kwargs.items() if name not in ("_loop_vars", "_block_vars")
-        }  # Jinja's own
+        given = {name: kwargs[name] for name in kwargs if name not in _OWN} if kwargs else kwargs
         args = guard_call(ledger, __obj, args, given)
         return ledger.charge(super().call(__context, __obj, *args, **kwargs))
 
@@ -235,7 +235,9 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         @functools.wraps(function)
         def filtered(*args: Any, **kwargs: Any) -> Any:
             ledger, own = self.ledger, args[passed:]
-            for value in (*own, *kwargs.values()):
+            for value in own:
+                ledger.check(value)
+            for value in kwargs.values():
                 ledger.check(value)
             if guard is not None:
                 guard(ledger, *own, **kwargs)

@@ -17,7 +17,7 @@ from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 
 from geminate.checkpoint.checkpoint import Checkpoint
-from geminate.errors import ParameterError, TokenizerError
+from geminate.errors import ParameterError, TemplateTimeoutError, TokenizerError
 from geminate.text.dialect import PLAIN, Dialect
 from geminate.text.sandbox import DEADLINE_S, BoundedEnvironment
 
@@ -104,6 +104,7 @@ class ChatTemplate:
         tools: Sequence[Mapping[str, Any]] | None = None,
         add_generation_prompt: bool = True,
         enable_thinking: bool | None = None,
+        seconds: float | None = None,
         **variables: object,
     ) -> str:
         """Render a conversation to prompt text, which must be tokenized with ``add_bos=False``.
@@ -115,11 +116,13 @@ class ChatTemplate:
             tools: function declarations as JSON schemas; a template named ``tool_use`` is then preferred.
             add_generation_prompt: open the model's turn at the end.
             enable_thinking: passed to the template unless None.
+            seconds: after which rendering is stopped; None: as given at the start.
             variables: additional variables for this checkpoint's template.
 
         Raises:
             ParameterError: malformed messages.
             TokenizerError: the template rejects the messages, fails, or violates the sandbox or its bounds.
+            TemplateTimeoutError: it did not end in time.
         """
         check_messages(messages)
         known: dict[str, object] = {
@@ -133,7 +136,9 @@ class ChatTemplate:
         if enable_thinking is not None:
             known["enable_thinking"] = enable_thinking
         try:
-            return self._environment.rendered(self._choose(tools is not None), known)
+            return self._environment.rendered(self._choose(tools is not None), known, seconds)
+        except TimeoutError as error:
+            raise TemplateTimeoutError(f"the chat template failed: {error}") from error
         except Exception as error:  # a template is untrusted code and can raise anything
             raise TokenizerError(f"the chat template failed: {_cause(error)}") from error
 
@@ -187,5 +192,5 @@ def _cause(error: BaseException) -> str:
     text = " ".join(str(error)[:MAX_CAUSE].split())
     if isinstance(error, jinja2.TemplateSyntaxError):
         text += f" (line {error.lineno})"
-    # raise_exception and the bounds raise a bare TemplateError, whose message is sufficient, as is the deadline's.
+    # raise_exception and the bounds raise a bare TemplateError, whose message is sufficient; so is the deadline's.
     return text if type(error) in (jinja2.TemplateError, TimeoutError) and text else f"{name}: {text}".rstrip(": ")
