@@ -22,7 +22,9 @@ from geminate.checkpoint.safetensors_reader import MAX_HEADER, checkpoint_files,
 from geminate.errors import ConfigError, GeminateError, TokenizerError, WeightsError
 from geminate.families.decoder.fields import DECODER, Integer
 from geminate.families.registry import load_target_config
+from geminate.loading.load import load_pair
 from geminate.loading.locate import is_model, locate_model
+from geminate.loading.options import LoadOptions
 from geminate.text.tokenizer import Tokenizer
 from support.fabricate import text_settings
 from support.tiny_tokenizer import EMBEDDED, backend
@@ -193,3 +195,9 @@ def test_a_tokenizer_with_dropout_is_refused(copy: Path) -> None:
         else:
             refused(TokenizerError, "dropout 0.1, which makes prompts random", Tokenizer.load, Checkpoint.open(copy))
     assert Tokenizer(backend()).encode("hello") == Tokenizer(backend()).encode("hello")
+
+
+def test_a_configuration_of_other_tensors_is_named_shortly(copy: Path) -> None:
+    header = json.dumps({LONG: {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()
+    (copy / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + bytes(4))
+    refused(WeightsError, "misses tensors", lambda: load_pair(LoadOptions(model=copy, drafter=None)))
