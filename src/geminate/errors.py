@@ -2,6 +2,25 @@
 
 from __future__ import annotations
 
+MAX_BITS = 4000  # of an integer that is printed
+
+
+def shown(value: object, most: int = 200) -> str:
+    """A value of a file as a message shows it: shortened, and never an error of its own.
+
+    Args:
+        most: characters.
+    """
+    if isinstance(value, int) and value.bit_length() > MAX_BITS:
+        return f"an integer of {value.bit_length():,} bits"
+    if isinstance(value, str | bytes | list | tuple) and len(value) > most:
+        value = value[:most]  # printing a megabyte to cut it off would take its time
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):
+        return f"a {type(value).__name__}"
+    return text if len(text) <= most else text[:most] + "..."
+
 
 class GeminateError(Exception):
     """Base of every error this package raises on purpose; the CLI prints it without a traceback."""
@@ -40,6 +59,10 @@ class ContextLengthError(GeminateError, ValueError):
 
 class TokenizerError(GeminateError):
     """A missing or damaged tokenizer or chat template, or text it cannot handle."""
+
+
+class TemplateTimeoutError(TokenizerError):
+    """A chat template that did not end in time."""
 
 
 class BackendError(GeminateError):

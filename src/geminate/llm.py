@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
 
@@ -24,7 +24,7 @@ from geminate.loading.calibrate import cost_profile
 from geminate.loading.load import load_pair
 from geminate.loading.options import LoadOptions
 from geminate.output import Completion, Delta, Output
-from geminate.params import ResolvedSampling, SamplingParams, parse_speculation
+from geminate.params import ResolvedSampling, SamplingParams, parse_speculation, token_ids
 from geminate.runtime.drafter import RopePosition
 from geminate.session import ChatSession
 from geminate.speculation.costs import CostModel
@@ -115,11 +115,12 @@ class LLM:
         """Token ids of a prompt: text is encoded after the bos token, ids are taken as they are.
 
         Raises:
-            TokenizerError: text for a model without tokenizer, or text that cannot be encoded.
+            TokenizerError: text for a model without tokenizer, or text that cannot be encoded. ParameterError: neither
+                text nor token ids.
         """
         if isinstance(prompt, str):
             return self._need_tokenizer().encode(prompt)
-        return [int(token) for token in prompt]
+        return token_ids(prompt)
 
     def _need_tokenizer(self) -> Tokenizer:
         if self.tokenizer is None:
@@ -139,15 +140,20 @@ class LLM:
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
         enable_thinking: bool | None = None,
+        seconds: float | None = None,
     ) -> list[int]:
         """Token ids of a conversation through the checkpoint's chat template.
 
+        Args:
+            seconds: after which the template is stopped; None: 5.
+
         Raises:
-            TokenizerError: no template, or one that refuses the messages. ParameterError: bad messages.
+            TokenizerError: no template, or one that refuses the messages. TemplateTimeoutError: one that does not end.
+            ParameterError: bad messages.
         """
         if self.template is None:
             raise TokenizerError("this model has no chat template: use generate with plain text")
-        text = self.template.render(messages, tools=tools, enable_thinking=enable_thinking)
+        text = self.template.render(messages, tools=tools, enable_thinking=enable_thinking, seconds=seconds)
         return self._need_tokenizer().encode(text, add_bos=False)
 
     @property
@@ -367,17 +373,18 @@ class LLM:
         Raises:
             ParameterError: ids outside the vocabulary, or none.
         """
-        array = np.asarray(ids, dtype=np.int64)
-        vocab = self.config.vocab_size
-        if array.ndim != 1 or not len(array) or array.min() < 0 or array.max() >= vocab:
+        vocab, checked = self.config.vocab_size, token_ids(ids)
+        if not checked or min(checked) < 0 or max(checked) >= vocab:
             raise ParameterError(f"ids must be a non-empty list of token ids below {vocab}")
-        return self.pair.target.logits(array.astype(np.int32), self.engine.scheduler.prefill_chunk)
+        return self.pair.target.logits(np.array(checked, dtype=np.int32), self.engine.scheduler.prefill_chunk)
 
 
 def _as_list(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
     if isinstance(prompts, str):
         return [prompts]
+    if isinstance(prompts, bytes | Mapping) or not isinstance(prompts, Iterable):
+        return [token_ids(prompts)]  # refused there
     items = list(prompts)
     if items and all(isinstance(item, (int, np.integer)) for item in items):
-        return [[int(cast(int, item)) for item in items]]
+        return [token_ids(items)]
     return items  # type: ignore[return-value]

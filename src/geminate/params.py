@@ -13,17 +13,18 @@ from dataclasses import dataclass, field
 from numbers import Real
 from typing import Literal
 
-from geminate.errors import ParameterError
+from geminate.errors import ParameterError, shown
 
 MAX_DRAFT = 16
 """Longest draft of one round; a pass of the target then has MAX_DRAFT + 1 rows per sequence."""
 
 MAX_LOGPROBS = 20
 MAX_SEED = 2**63 - 1
+MAX_TOP_K = 2**31 - 1  # what kernels take
 
 
 def _refuse(name: str, value: object, legal: str) -> ParameterError:
-    return ParameterError(f"{name} must be {legal}, not {value!r}")
+    return ParameterError(f"{name} must be {legal}, not {shown(value)}")
 
 
 def _integer(name: str, value: object, low: int, high: int | None, legal: str) -> int:
@@ -60,7 +61,7 @@ def _temperature(name: str, value: object) -> float:
 
 
 def _top_k(name: str, value: object) -> int:
-    return _integer(name, value, 0, None, "an integer >= 0 (0: off)")
+    return _integer(name, value, 0, MAX_TOP_K, "an integer from 0 to 2**31 - 1 (0: off)")
 
 
 def _top_p(name: str, value: object) -> float:
@@ -113,7 +114,7 @@ def _bias(value: object) -> tuple[tuple[int, float], ...]:
         if amount == math.inf:
             raise _refuse(f"logit_bias[{token}]", pair[1], "a number, finite or -inf")
         if token in bias:
-            raise ParameterError(f"logit_bias names token id {token} twice")
+            raise ParameterError(f"logit_bias names token id {shown(token)} twice")
         bias[token] = amount
     return tuple(sorted(bias.items()))
 
@@ -327,6 +328,22 @@ _OFF: dict[str, float | int] = {
     "min_p": 0.0,
     "repetition_penalty": 1.0,
 }
+
+
+def token_ids(value: object) -> list[int]:
+    """The token ids of a prompt; whether the vocabulary has them is the engine's to check.
+
+    Raises:
+        ParameterError: something else than a sequence of integers.
+    """
+    legal = "text or a sequence of token ids"
+    if isinstance(value, str | bytes | bytearray | Mapping) or not isinstance(value, Iterable):
+        raise _refuse("a prompt", value, legal)
+    return [token if type(token) is int else _token_id(token) for token in value]
+
+
+def _token_id(token: object) -> int:
+    return _integer("a token id", token, -(2**63), None, "an integer")
 
 
 def parse_speculation(value: object) -> Literal["auto", "ngram"] | int:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
-from geminate.cli.console import MAX_MESSAGE, printable
+from geminate.cli.console import MAX_MESSAGE, printable, write
 
 
 @pytest.mark.parametrize(
@@ -21,3 +23,12 @@ def test_control_characters_are_escaped(raw: str, shown: str | None) -> None:
 
 def test_long_names_are_cut() -> None:
     assert len(printable("x" * 1_000_000)) < MAX_MESSAGE + 100
+
+
+def test_what_a_model_writes_controls_no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+    monkeypatch.setattr(sys.stdout, "write", made.append)
+    for terminal in (True, False):
+        monkeypatch.setattr(sys.stdout, "isatty", lambda terminal=terminal: terminal)
+        write("a\tb\n\x1b[2J\x9b \N{ZERO WIDTH JOINER}")
+    assert made == ["a\tb\n\\x1b[2J\\x9b \N{ZERO WIDTH JOINER}", "a\tb\n\x1b[2J\x9b \N{ZERO WIDTH JOINER}"]

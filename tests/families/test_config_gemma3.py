@@ -108,7 +108,7 @@ def test_fields_left_to_defaults() -> None:
         ({"query_pre_attn_scalar": None}, "query_pre_attn_scalar must be a positive number, not null"),
         ({"sliding_window": None}, "sliding_window must be"),
         ({"sliding_window_pattern": 0}, "sliding_window_pattern must be"),
-        ({"num_hidden_layers": 10**9}, "absurd"),
+        ({"num_hidden_layers": 10**9}, "at most 10,000"),
         ({"num_key_value_heads": 3}, "must divide"),
         ({"rope_scaling": {"type": "linear", "factor": 8.0}}, "names no rope_type"),
         ({"rope_scaling": {"rope_type": "yarn", "factor": 8.0}}, "rope_type 'yarn'"),

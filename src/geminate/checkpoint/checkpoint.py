@@ -13,6 +13,8 @@ from typing import Any
 import tokenizers
 
 from geminate.checkpoint.entries import Entry
+from geminate.errors import ConfigError, ParameterError
+from geminate.params import SamplingParams
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +30,19 @@ class TokenizerParts:
     backend: tokenizers.Tokenizer
     specials: Mapping[str, str] | None
     add_bos: bool
+
+
+def check_generation(values: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
+    """The sampling that a file recommends, if every request can be answered with it.
+
+    Raises:
+        ConfigError: a value outside its range; names the file.
+    """
+    try:
+        SamplingParams().resolved(values)
+    except ParameterError as error:
+        raise ConfigError(f"{path}: {str(error).removeprefix('generation_config ')}") from None
+    return values
 
 
 class Checkpoint(ABC):
@@ -53,7 +68,7 @@ class Checkpoint(ABC):
         from geminate.checkpoint.gguf import GgufCheckpoint
 
         place = Path(path)
-        return GgufCheckpoint(place) if place.is_file() else DirectoryCheckpoint(place)
+        return GgufCheckpoint(place) if place.exists() and not place.is_dir() else DirectoryCheckpoint(place)
 
     @property
     @abstractmethod
@@ -80,7 +95,7 @@ class Checkpoint(ABC):
         """generation_config.json, or what a GGUF file recommends in its terms; empty without any.
 
         Raises:
-            ConfigError: a damaged file.
+            ConfigError: a damaged file, or values outside their range.
         """
 
     @property

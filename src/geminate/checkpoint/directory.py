@@ -10,12 +10,15 @@ from typing import Any
 
 import tokenizers
 
-from geminate.checkpoint.checkpoint import Checkpoint, TokenizerParts
+from geminate.checkpoint.checkpoint import Checkpoint, TokenizerParts, check_generation
 from geminate.checkpoint.coded_tensors import with_coded
 from geminate.checkpoint.entries import Entry
-from geminate.checkpoint.json_file import read_object
+from geminate.checkpoint.json_file import check_regular, read_object
 from geminate.checkpoint.safetensors_reader import checkpoint_files, read_files
 from geminate.errors import ModelNotFoundError, TokenizerError
+
+MAX_TOKENIZER = 256 << 20
+MAX_TEMPLATE = 4 << 20
 
 
 class DirectoryCheckpoint(Checkpoint):
@@ -42,7 +45,8 @@ class DirectoryCheckpoint(Checkpoint):
     @functools.cached_property
     def generation(self) -> Mapping[str, Any]:
         """See `Checkpoint`."""
-        return read_object(self.path / "generation_config.json") or {}
+        path = self.path / "generation_config.json"
+        return check_generation(read_object(path) or {}, path)
 
     @functools.cached_property
     def files(self) -> tuple[Path, ...]:
@@ -63,6 +67,7 @@ class DirectoryCheckpoint(Checkpoint):
         path = self.path / "tokenizer.json"
         if not path.is_file():
             return None
+        check_regular(path, TokenizerError, MAX_TOKENIZER)
         try:
             backend = tokenizers.Tokenizer.from_file(str(path))
         except Exception as error:  # the library raises bare Exception for every kind of damage
@@ -95,6 +100,7 @@ class DirectoryCheckpoint(Checkpoint):
         path = self.path / "chat_template.jinja"
         if path.is_file():
             try:
+                check_regular(path, TokenizerError, MAX_TEMPLATE)
                 return {"default": path.read_text(encoding="utf-8")}
             except (OSError, UnicodeDecodeError) as error:
                 raise TokenizerError(f"cannot read {path}: {error}") from error

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from geminate.checkpoint.checkpoint import Checkpoint, TokenizerParts
+from geminate.checkpoint.checkpoint import Checkpoint, TokenizerParts, check_generation
 from geminate.checkpoint.gguf_file import GgufFile, read_gguf
 from geminate.checkpoint.gguf_tensors import GgufEntry
 from geminate.checkpoint.gguf_tokenizer import gguf_specials, gguf_templates, gguf_tokenizer
@@ -48,7 +48,7 @@ class GgufCheckpoint(Checkpoint):
             for ours, theirs in (("temperature", "temp"), ("top_k", "top_k"), ("top_p", "top_p"))
             if f"general.sampling.{theirs}" in self.file.metadata
         }
-        return {"do_sample": True, **found} if found else {}
+        return check_generation({"do_sample": True, **found} if found else {}, self.path)
 
     @property
     def files(self) -> tuple[Path, ...]:

@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from geminate.errors import WeightsError
+from geminate.checkpoint.json_file import check_regular
+from geminate.errors import WeightsError, shown
 
 MAGIC = b"GGUF"
 # Type number -> struct code of metadata values; 8 is a string, 9 an array.
@@ -72,6 +73,8 @@ class GgufFile:
 def is_gguf(path: Path) -> bool:
     """Whether a path is a file that begins as GGUF does; False for what cannot be read."""
     try:
+        if not path.is_file():  # reading a pipe would wait
+            return False
         with path.open("rb") as f:
             return f.read(4) == MAGIC
     except OSError:
@@ -85,6 +88,7 @@ def read_gguf(path: Path) -> GgufFile:
         WeightsError: not GGUF, truncated, or damaged; the message names what is wrong.
     """
     try:
+        check_regular(path, WeightsError)
         stat = path.stat()
         return _read(path.resolve(), stat.st_size, stat.st_mtime_ns)
     except OSError as error:
@@ -185,16 +189,16 @@ class _Parser:
         for _ in range(pairs):
             key = self.name("a metadata key")
             if key in metadata:
-                raise self.bad(f"metadata key {key!r} stands twice")
+                raise self.bad(f"metadata key {shown(key)} stands twice")
             metadata[key] = self.value(self.take("I"))
         parts = metadata.get("split.count", 1)
         if parts != 1 and parts != 0:
             raise WeightsError(
-                f"{self.path} is one of {parts} parts: not supported; merge them (llama-gguf-split --merge)"
+                f"{self.path} is one of {shown(parts)} parts: not supported; merge them (llama-gguf-split --merge)"
             )
         alignment = metadata.get("general.alignment", DEFAULT_ALIGNMENT)
         if not isinstance(alignment, int) or alignment < 1 or alignment & (alignment - 1) or alignment > 1 << 20:
-            raise self.bad(f"general.alignment is {alignment!r}")
+            raise self.bad(f"general.alignment is {shown(alignment)}")
         described = [self.tensor() for _ in range(tensors)]
         base = -(-self.at // alignment) * alignment
         return GgufFile(path=self.path, metadata=metadata, tensors=self.placed(described, base, alignment))
@@ -203,15 +207,15 @@ class _Parser:
         name = self.name("a tensor")
         count = self.take("I")
         if not 1 <= count <= MAX_DIMENSIONS:
-            raise self.bad(f"tensor {name!r} has {count} axes")
+            raise self.bad(f"tensor {shown(name)} has {count} axes")
         sizes = [self.take("Q") for _ in range(count)]
         kind, offset = self.take("I"), self.take("Q")
         if kind not in TYPES:
-            raise WeightsError(f"{self.path}: tensor {name!r} has ggml type {kind}, which is not supported")
+            raise WeightsError(f"{self.path}: tensor {shown(name)} has ggml type {kind}, which is not supported")
         dtype, block, width = TYPES[kind]
         weights = math.prod(sizes)
         if not weights or sizes[0] % block:
-            raise self.bad(f"tensor {name!r} has shape {sizes[::-1]} in blocks of {block}")
+            raise self.bad(f"tensor {shown(name)} has shape {sizes[::-1]} in blocks of {block}")
         return GgufTensor(
             name=name, dtype=dtype, shape=tuple(sizes[::-1]), offset=offset, nbytes=weights // block * width
         )
@@ -222,14 +226,14 @@ class _Parser:
         last = base
         for t in sorted(described, key=lambda t: t.offset):
             if t.name in found:
-                raise self.bad(f"tensor {t.name!r} stands twice")
+                raise self.bad(f"tensor {shown(t.name)} stands twice")
             if t.offset % alignment:
-                raise self.bad(f"tensor {t.name!r} is not aligned to {alignment} bytes")
+                raise self.bad(f"tensor {shown(t.name)} is not aligned to {alignment} bytes")
             start = base + t.offset
             if start < last:
-                raise self.bad(f"tensor {t.name!r} overlaps another")
+                raise self.bad(f"tensor {shown(t.name)} overlaps another")
             if start + t.nbytes > self.size:
-                raise self.bad(f"tensor {t.name!r} ends at byte {start + t.nbytes} of {self.size}")
+                raise self.bad(f"tensor {shown(t.name)} ends at byte {start + t.nbytes} of {self.size}")
             last = start + t.nbytes
             found[t.name] = GgufTensor(name=t.name, dtype=t.dtype, shape=t.shape, offset=start, nbytes=t.nbytes)
         return found

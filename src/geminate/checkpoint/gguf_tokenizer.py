@@ -14,10 +14,12 @@ import tokenizers
 from tokenizers import AddedToken, decoders, models, normalizers
 
 from geminate.checkpoint.gguf_file import GgufFile
-from geminate.errors import TokenizerError
+from geminate.errors import TokenizerError, shown
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 LISTED, SCORED = "gemma4", "llama"  # tokenizers with a list of merges, and with SentencePiece scores
+MAX_TOKEN = 1024  # characters, far above those of published vocabularies
+MAX_SPACES = 64  # in a merge, each of which may be the one that separates
 SPECIALS = {"bos": "bos", "eos": "eos", "unknown": "unk", "padding": "pad", "mask": "mask"}
 
 
@@ -33,9 +35,12 @@ def gguf_tokenizer(file: GgufFile) -> tuple[tokenizers.Tokenizer, dict[str, str]
         return None
     tokens = data.get("tokenizer.ggml.tokens")
     if kind not in (LISTED, SCORED):
-        raise TokenizerError(f"{path}: tokenizer {kind!r} is not supported (gemma4 and llama are)")
+        raise TokenizerError(f"{path}: tokenizer {shown(kind)} is not supported (gemma4 and llama are)")
     if not isinstance(tokens, list) or not tokens or not all(isinstance(t, str) for t in tokens):
         raise TokenizerError(f"{path} has a tokenizer without a list of tokens")
+    if (longest := max(map(len, tokens))) > MAX_TOKEN:
+        # A token is split at every character, so that its cost is the square of its length.
+        raise TokenizerError(f"{path}: a token has {longest:,} characters, of which {MAX_TOKEN:,} are allowed")
     if data.get("tokenizer.ggml.add_space_prefix", kind == SCORED):
         raise TokenizerError(f"{path}: a tokenizer that puts a space before texts is not supported")
     types = _numbers(file, "token_type", len(tokens), NORMAL)
@@ -61,7 +66,7 @@ def gguf_tokenizer(file: GgufFile) -> tuple[tokenizers.Tokenizer, dict[str, str]
         ]
         backend.add_tokens(added)
     except Exception as error:  # the library raises bare Exception for every kind of contradiction
-        raise TokenizerError(f"{path}: its tokenizer cannot be built: {error}") from error
+        raise TokenizerError(f"{path}: its tokenizer cannot be built: {str(error)[:300]}") from error
     specials = {f"{ours}_token": text for theirs, ours in SPECIALS.items() if (text := _special(file, theirs, tokens))}
     return backend, specials, data.get("tokenizer.ggml.add_bos_token") is not False
 
@@ -97,7 +102,7 @@ def _special(file: GgufFile, name: str, tokens: list[Any]) -> str | None:
     if at is None:
         return None
     if not isinstance(at, int) or not 0 <= at < max(1, len(tokens)):
-        raise TokenizerError(f"{file.path}: tokenizer.ggml.{name}_token_id is {at!r} of {len(tokens)} tokens")
+        raise TokenizerError(f"{file.path}: tokenizer.ggml.{name}_token_id is {shown(at)} of {len(tokens)} tokens")
     return str(tokens[at]) if tokens else None
 
 
@@ -109,7 +114,7 @@ def _vocabulary(file: GgufFile, tokens: list[str]) -> dict[str, int]:
             if not token or "\ufffd" in token:
                 vocab[f"<unreadable {i}>"] = i
                 continue
-            raise TokenizerError(f"{file.path}: tokens {vocab[token]} and {i} are both {token!r}")
+            raise TokenizerError(f"{file.path}: tokens {vocab[token]} and {i} are both {shown(token)}")
     return vocab
 
 
@@ -119,12 +124,16 @@ def _listed_merges(file: GgufFile, vocab: dict[str, int]) -> list[tuple[str, str
         raise TokenizerError(f"{file.path}: a BPE tokenizer without merges")
     merges = []
     for line in lines:
+        if not isinstance(line, str) or len(line) > 2 * MAX_TOKEN + 1 or line.count(" ") > MAX_SPACES:
+            raise TokenizerError(
+                f"{file.path}: merge {shown(line)} does not join two tokens of {MAX_TOKEN:,} characters"
+            )
         # A piece may begin with the separator, or end with it: the split that gives known pieces is meant.
         at = line.find(" ", 1)
         while at > 0 and not (line[:at] in vocab and line[at + 1 :] in vocab):
             at = line.find(" ", at + 1)
         if at < 0:
-            raise TokenizerError(f"{file.path}: merge {line!r} does not join two tokens")
+            raise TokenizerError(f"{file.path}: merge {shown(line)} does not join two tokens")
         merges.append((line[:at], line[at + 1 :]))
     return merges
 

@@ -3,10 +3,30 @@
 from __future__ import annotations
 
 import json
+import stat
 from pathlib import Path
 from typing import Any
 
 from geminate.errors import ConfigError, GeminateError
+
+MAX_JSON = 64 << 20
+
+
+def check_regular(path: Path, error: type[GeminateError] = ConfigError, most: int | None = None) -> int:
+    """The size of a file, which must be a regular one: reading a pipe waits, and a device may never end.
+
+    Args:
+        most: bytes that it may have; None: any number.
+
+    Raises:
+        GeminateError: of the given type, naming the file. OSError: there is none, or it cannot be looked at.
+    """
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise error(f"cannot read {path}: it is no regular file")
+    if most is not None and found.st_size > most:
+        raise error(f"{path} has {found.st_size:,} bytes, of which {most:,} are allowed; download it again")
+    return found.st_size
 
 
 def read_object(path: Path, error: type[GeminateError] = ConfigError) -> dict[str, Any] | None:
@@ -16,11 +36,12 @@ def read_object(path: Path, error: type[GeminateError] = ConfigError) -> dict[st
         GeminateError: of the given type, if the file cannot be read or holds something else.
     """
     try:
+        check_regular(path, error, MAX_JSON)
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except (ValueError, OSError, RecursionError) as cause:
-        raise error(f"cannot read {path}: {cause}") from None
+        raise error(f"cannot read {path}: {str(cause)[:300]}") from None
     if not isinstance(value, dict):
         raise error(f"{path} must hold a JSON object, not a {type(value).__name__}")
     return value

@@ -18,7 +18,8 @@ import numpy as np
 
 from geminate.arrays import F32, I8, U16
 from geminate.checkpoint.entries import Grid
-from geminate.errors import ModelNotFoundError, WeightsError
+from geminate.checkpoint.json_file import MAX_JSON, check_regular
+from geminate.errors import ModelNotFoundError, WeightsError, shown
 from geminate.formats.rounding import bf16_to_f32
 
 # bfloat16 has no NumPy dtype: its bits travel as uint16.
@@ -34,7 +35,7 @@ DTYPES: dict[str, type[np.generic]] = {
     "U8": np.uint8,
     "BOOL": np.bool_,
 }
-MAX_HEADER = 100_000_000
+MAX_HEADER = 32 << 20  # a name, a type and two offsets take 100 bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +77,7 @@ def checkpoint_files(directory: Path) -> list[Path]:
     index = directory / "model.safetensors.index.json"
     if index.exists():
         try:
+            check_regular(index, WeightsError, MAX_JSON)
             shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
             # Plain names only: an index must not send the reader elsewhere on the disk.
             if not shards or any(not isinstance(s, str) or not s or Path(s).name != s for s in shards):
@@ -86,7 +88,9 @@ def checkpoint_files(directory: Path) -> list[Path]:
             raise WeightsError(f"cannot read {index}: {error.strerror}") from None
         for shard in shards:
             if not (directory / shard).is_file():
-                raise WeightsError(f"{directory} lacks {shard}, which its index names; the download is incomplete")
+                raise WeightsError(
+                    f"{directory} lacks {shard[:200]}, which its index names; the download is incomplete"
+                )
         return [directory / shard for shard in shards]
     files = sorted(directory.glob("*.safetensors"))
     if not files:
@@ -104,7 +108,7 @@ def read_files(files: Sequence[Path]) -> dict[str, TensorEntry]:
     for path in files:
         for entry in read_header(path):
             if entry.name in entries:
-                raise WeightsError(f"tensor {entry.name} stands in two files of {path.parent}")
+                raise WeightsError(f"tensor {shown(entry.name)} stands in two files of {path.parent}")
             entries[entry.name] = entry
     return entries
 
@@ -117,14 +121,16 @@ def read_header(path: Path) -> list[TensorEntry]:
     """
     damaged = f"{path} is truncated or corrupted"
     try:
-        size = path.stat().st_size
+        size = check_regular(path, WeightsError)
         with path.open("rb") as f:
             start = f.read(8)
             if len(start) < 8:
                 raise WeightsError(f"{damaged}: only {size} bytes; download it again")
             (length,) = struct.unpack("<Q", start)
-            if length > min(size - 8, MAX_HEADER):
+            if length > size - 8:
                 raise WeightsError(f"{damaged}: its header claims {length} bytes; download it again")
+            if length > MAX_HEADER:
+                raise WeightsError(f"{path} has a header of {length:,} bytes, of which {MAX_HEADER:,} are allowed")
             header = json.loads(f.read(length), object_pairs_hook=_unique)
     except (ValueError, RecursionError):
         raise WeightsError(f"{damaged}: its header is not JSON; download it again") from None
@@ -138,9 +144,11 @@ def read_header(path: Path) -> list[TensorEntry]:
     last = base
     for entry in sorted(entries, key=lambda e: (e.offset, e.nbytes)):
         if entry.offset < last:
-            raise WeightsError(f"{damaged}: tensor {entry.name!r} overlaps another")
+            raise WeightsError(f"{damaged}: tensor {shown(entry.name)} overlaps another")
         if entry.offset > last:
-            raise WeightsError(f"{damaged}: {entry.offset - last} bytes before tensor {entry.name!r} belong to none")
+            raise WeightsError(
+                f"{damaged}: {entry.offset - last} bytes before tensor {shown(entry.name)} belong to none"
+            )
         last = entry.offset + entry.nbytes
     if last != size:
         raise WeightsError(f"{damaged}: {size - last} bytes behind its last tensor; download it again")
@@ -162,13 +170,15 @@ def _entry(name: str, value: Any, path: Path, base: int, size: int) -> TensorEnt
         if not isinstance(dtype, str) or not all(type(n) is int and n >= 0 for n in numbers):
             raise ValueError
     except (KeyError, TypeError, ValueError):
-        raise WeightsError(f"{path} is corrupted: bad header entry for tensor {name!r}") from None
+        raise WeightsError(f"{path} is corrupted: bad header entry for tensor {shown(name)}") from None
     if dtype not in DTYPES:
-        raise WeightsError(f"{path}: tensor {name!r} has dtype {dtype}, which is not supported")
+        raise WeightsError(f"{path}: tensor {shown(name)} has dtype {dtype[:40]}, which is not supported")
     if end - begin != math.prod(shape) * np.dtype(DTYPES[dtype]).itemsize:
-        raise WeightsError(f"{path} is corrupted: tensor {name!r} has {end - begin} bytes for shape {shape}")
+        raise WeightsError(
+            f"{path} is corrupted: tensor {shown(name)} has {end - begin} bytes for shape {shown(list(shape))}"
+        )
     if base + end > size:
         raise WeightsError(
-            f"{path} is truncated: tensor {name!r} ends at byte {base + end} of {size}; download it again"
+            f"{path} is truncated: tensor {shown(name)} ends at byte {base + end} of {size}; download it again"
         )
     return TensorEntry(name=name, dtype=dtype, shape=shape, path=path, offset=base + begin, nbytes=end - begin)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import unicodedata
 from collections.abc import Iterator, Mapping
@@ -17,7 +18,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from geminate.errors import GeminateError
 
-MAX_MESSAGE = 4000  # characters of a message: names in files can be megabytes
+MAX_MESSAGE = 1000  # characters of a message: names in files can be megabytes
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all but tabs and line ends
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 
@@ -56,8 +58,8 @@ def printable(text: str) -> str:
 
 
 def write(text: str) -> None:
-    """Text on stdout, at once."""
-    sys.stdout.write(text)
+    """Text on stdout, at once; on a terminal without control characters, which a model may be led to write."""
+    sys.stdout.write(_CONTROL.sub(lambda c: ascii(c[0])[1:-1], text) if sys.stdout.isatty() else text)
     sys.stdout.flush()
 
 

@@ -7,8 +7,9 @@ from typing import Annotated, Any
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
-from geminate.cli.console import out, user_errors, write_json
+from geminate.cli.console import out, printable, user_errors, write_json
 from geminate.cli.flags import ModelArg, loading, options
 from geminate.cli.model import load
 from geminate.llm import LLM
@@ -33,7 +34,8 @@ def info(
         return
     table = Table(show_header=False, box=None)
     for key, value in body.items():
-        table.add_row(key, json.dumps(value) if isinstance(value, dict) else str(value))
+        text = json.dumps(value) if isinstance(value, dict) else printable(str(value))
+        table.add_row(key, Text(text))  # no markup either: names are of files
     out.print(table)
 
 

@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 from geminate.arrays import F32, I64
 from geminate.decoding.draft_rule import DraftRule
 from geminate.decoding.noise import gumbel
-from geminate.errors import GeminateError, ParameterError
+from geminate.errors import GeminateError, ParameterError, shown
 from geminate.params import ResolvedSampling
 
 _F64 = NDArray[np.float64]
@@ -231,7 +231,7 @@ def _penalised(logits: F32, sampling: ResolvedSampling, counts: TokenCounts) -> 
     if sampling.logit_bias:
         tokens = [token for token, _ in sampling.logit_bias]
         if tokens[-1] >= len(x):
-            raise ParameterError(f"logit_bias names token id {tokens[-1]}, outside the vocabulary of {len(x)}")
+            raise ParameterError(f"logit_bias names token id {shown(tokens[-1])}, outside the vocabulary of {len(x)}")
         x[tokens] += [amount for _, amount in sampling.logit_bias]
     if sampling.counts_tokens:
         ids, output = counts.arrays()

@@ -23,7 +23,7 @@ from geminate.engine.messages import EngineEvent, EngineRequest
 from geminate.engine.scheduler import Scheduler, Turn
 from geminate.engine.sequence import Sequence, StopCheck
 from geminate.engine.timing import Timing, is_single_round
-from geminate.errors import ContextLengthError, EngineFailedError, GeminateError, GrammarError, ParameterError
+from geminate.errors import ContextLengthError, EngineFailedError, GeminateError, GrammarError, ParameterError, shown
 from geminate.kv.budget import KVBudget, Lease
 from geminate.runtime.target import TargetModel
 from geminate.speculation.acceptance import AcceptanceStats
@@ -148,7 +148,7 @@ class Engine:
             raise ParameterError("the prompt is empty: at least one token is needed")
         if min(ids) < 0 or max(ids) >= vocab:
             bad = next(t for t in ids if not 0 <= t < vocab)
-            raise ParameterError(f"token id {bad} is outside the vocabulary of {vocab}")
+            raise ParameterError(f"token id {shown(bad)} is outside the vocabulary of {vocab}")
         if len(request.emitted_ids) >= request.sampling.max_tokens and request.emitted_ids:
             raise ParameterError(
                 f"{len(request.emitted_ids)} tokens are emitted already and max_tokens is "

@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 
 from geminate.checkpoint.gguf_file import GgufFile
-from geminate.errors import ConfigError
-
-MAX_LAYERS = 10_000
+from geminate.errors import ConfigError, shown
+from geminate.families.decoder.fields import MAX_LAYERS
 
 
 class GgufKeys:
@@ -33,7 +32,7 @@ class GgufKeys:
         """A positive integer."""
         value = self.need(name) if default is None else self.get(name, default)
         if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-            raise ConfigError(f"{self.file.path}: {self.arch}.{name} is {value!r}, not a number of anything")
+            raise ConfigError(f"{self.file.path}: {self.arch}.{name} is {shown(value)}, not a number of anything")
         return value
 
     def per_layer(self, name: str, count: int) -> list[int]:
@@ -96,5 +95,7 @@ def layer_kinds(keys: GgufKeys, count: int, default: int) -> list[str]:
 def mlp_width(keys: GgufKeys, count: int) -> int:
     widths = keys.per_layer("feed_forward_length", count)
     if len(set(widths)) != 1:
-        raise ConfigError(f"{keys.file.path}: layers of {sorted(set(widths))} feed-forward widths are not supported")
+        raise ConfigError(
+            f"{keys.file.path}: layers of {shown(sorted(set(widths)))} feed-forward widths are not supported"
+        )
     return widths[0]

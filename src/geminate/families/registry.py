@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from geminate.checkpoint.checkpoint import Checkpoint
 from geminate.checkpoint.gguf import GgufCheckpoint
-from geminate.errors import ConfigError
+from geminate.errors import ConfigError, shown
 from geminate.families.base import Family, Model
 from geminate.families.gemma3.family import GEMMA3
 from geminate.families.gemma4.family import GEMMA4
@@ -27,7 +27,7 @@ def family_of(model_type: object) -> Family:
         if model_type in family.model_types or model_type in family.drafter_types:
             return family
     known = ", ".join([t for f in FAMILIES for t in f.model_types] + [t for f in FAMILIES for t in f.drafter_types])
-    raise ConfigError(f"model_type {model_type!r} is not supported; known: {known}")
+    raise ConfigError(f"model_type {shown(model_type)} is not supported; known: {known}")
 
 
 def kind_of(raw: Mapping[str, Any]) -> Literal["target", "assistant"]:
@@ -54,7 +54,7 @@ def open_model(source: str | Path | Checkpoint) -> Model:
             return Model(checkpoint, family, family.gguf_config(checkpoint.file))
     known = ", ".join(a for family in FAMILIES for a in family.gguf_architectures)
     raise ConfigError(
-        f"{checkpoint.path} has architecture {checkpoint.architecture!r}, which is not supported; known: {known}"
+        f"{checkpoint.path} has architecture {shown(checkpoint.architecture)}, which is not supported; known: {known}"
     )
 
 

@@ -30,6 +30,7 @@ class Model:
         id: its name in the API. names: that and the aliases.
         context: maximum number of tokens of prompt and completion.
         fingerprint: changes when the answers to the same request and seed may.
+        slow_template: whether the chat template once took too long for the event loop.
 
     Raises:
         TokenizerError: a model without a tokenizer.
@@ -46,6 +47,7 @@ class Model:
         self.names = frozenset((self.id, *settings.alias))
         self.context = min(config.max_position_embeddings, settings.max_context or config.max_position_embeddings)
         self.compiler = llm.grammars
+        self.slow_template = False
         self.fingerprint = _fingerprint(llm)
         self.created = int(time.time())
         marks = llm.tokenizer.dialect.reasoning

@@ -1,13 +1,13 @@
 """The checkpoint's chat template, rendered in a sandbox.
 
-A template is a program supplied with the checkpoint, so it runs in Jinja's immutable sandbox. Settings, filters
-and globals are those of transformers' ``apply_chat_template``, so the prompt has the format the model was trained on.
+A template is a program supplied with the checkpoint, so it runs in a sandbox with bounds (`geminate.text.sandbox`).
+Settings, filters and globals are those of transformers' ``apply_chat_template``, so the prompt has the format the
+model was trained on.
 """
 
 from __future__ import annotations
 
 import datetime
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
@@ -15,12 +15,13 @@ import jinja2
 from jinja2 import nodes
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from geminate.checkpoint.checkpoint import Checkpoint
-from geminate.errors import ParameterError, TokenizerError
+from geminate.errors import ParameterError, TemplateTimeoutError, TokenizerError
 from geminate.text.dialect import PLAIN, Dialect
+from geminate.text.sandbox import DEADLINE_S, BoundedEnvironment
 
+MAX_CAUSE = 800  # characters of an error that a template made
 ROLES = ("system", "developer", "user", "assistant", "model", "tool")
 
 
@@ -39,25 +40,13 @@ def _raise_exception(message: str) -> NoReturn:
 
 
 def _strftime_now(form: str) -> str:
+    if len(form) > MAX_CAUSE:
+        raise jinja2.TemplateError(f"a date format of {len(form):,} characters")
     return datetime.datetime.now().strftime(form)
 
 
-def _tojson(
-    value: object,
-    ensure_ascii: bool = False,
-    indent: int | None = None,
-    separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,
-) -> str:
-    # Jinja's own filter escapes HTML characters, which must not happen in a prompt.
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
-
-
-def _environment() -> ImmutableSandboxedEnvironment:
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
-    )
-    environment.filters["tojson"] = _tojson
+def _environment(seconds: float) -> BoundedEnvironment:
+    environment = BoundedEnvironment(extensions=[_Generation, loopcontrols], seconds=seconds)
     environment.globals["raise_exception"] = _raise_exception
     environment.globals["strftime_now"] = _strftime_now
     return environment
@@ -69,22 +58,29 @@ class ChatTemplate:
     Args:
         source: Jinja source, or a mapping from names (``default``, ``tool_use``, ...) to sources.
         specials: special tokens such as ``bos_token``, passed to the template as variables.
+        seconds: after which parsing or rendering is stopped.
 
     Raises:
-        TokenizerError: Jinja cannot parse the source.
+        TokenizerError: the source cannot be parsed, or not in time.
     """
 
-    def __init__(self, source: str | Mapping[str, str], *, specials: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        source: str | Mapping[str, str],
+        *,
+        specials: Mapping[str, str] | None = None,
+        seconds: float = DEADLINE_S,
+    ) -> None:
         sources = {"default": source} if isinstance(source, str) else dict(source)
         if not sources:
             raise TokenizerError("the checkpoint has no chat template; pass plain text or token ids instead")
-        environment = _environment()
+        self._environment = _environment(seconds)
         self._specials = dict(specials or {})
         self._templates: dict[str, jinja2.Template] = {}
         for name, text in sources.items():
             try:
-                self._templates[name] = environment.from_string(text)
-            except (jinja2.TemplateError, RecursionError) as error:
+                self._templates[name] = self._environment.compiled(text)
+            except Exception as error:  # Jinja evaluates parts of a template while it parses
                 raise TokenizerError(f"the chat template does not parse: {_cause(error)}") from error
 
     @classmethod
@@ -108,6 +104,7 @@ class ChatTemplate:
         tools: Sequence[Mapping[str, Any]] | None = None,
         add_generation_prompt: bool = True,
         enable_thinking: bool | None = None,
+        seconds: float | None = None,
         **variables: object,
     ) -> str:
         """Render a conversation to prompt text, which must be tokenized with ``add_bos=False``.
@@ -119,11 +116,13 @@ class ChatTemplate:
             tools: function declarations as JSON schemas; a template named ``tool_use`` is then preferred.
             add_generation_prompt: open the model's turn at the end.
             enable_thinking: passed to the template unless None.
+            seconds: after which rendering is stopped; None: as given at the start.
             variables: additional variables for this checkpoint's template.
 
         Raises:
             ParameterError: malformed messages.
-            TokenizerError: the template rejects the messages, fails, or violates the sandbox.
+            TokenizerError: the template rejects the messages, fails, or violates the sandbox or its bounds.
+            TemplateTimeoutError: it did not end in time.
         """
         check_messages(messages)
         known: dict[str, object] = {
@@ -137,7 +136,9 @@ class ChatTemplate:
         if enable_thinking is not None:
             known["enable_thinking"] = enable_thinking
         try:
-            return self._choose(tools is not None).render(known)
+            return self._environment.rendered(self._choose(tools is not None), known, seconds)
+        except TimeoutError as error:
+            raise TemplateTimeoutError(f"the chat template failed: {error}") from error
         except Exception as error:  # a template is untrusted code and can raise anything
             raise TokenizerError(f"the chat template failed: {_cause(error)}") from error
 
@@ -188,8 +189,8 @@ def check_messages(messages: object) -> None:
 
 def _cause(error: BaseException) -> str:
     name = type(error).__name__
-    text = " ".join(str(error).split())
+    text = " ".join(str(error)[:MAX_CAUSE].split())
     if isinstance(error, jinja2.TemplateSyntaxError):
         text += f" (line {error.lineno})"
-    # The template's own raise_exception raises a bare TemplateError, whose message is sufficient.
-    return text if type(error) is jinja2.TemplateError and text else f"{name}: {text}".rstrip(": ")
+    # raise_exception and the bounds raise a bare TemplateError, whose message is sufficient; so is the deadline's.
+    return text if type(error) in (jinja2.TemplateError, TimeoutError) and text else f"{name}: {text}".rstrip(": ")

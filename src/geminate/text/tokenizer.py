@@ -35,7 +35,7 @@ class Tokenizer:
         dialect: the family's marks.
 
     Raises:
-        TokenizerError: a decoder that `piece` could not take apart exactly.
+        TokenizerError: a decoder that `piece` could not take apart exactly, or dropout.
     """
 
     def __init__(
@@ -51,6 +51,8 @@ class Tokenizer:
         backend.no_padding()
         self._backend = backend
         self._check_decoder()
+        if dropout := getattr(backend.model, "dropout", None):
+            raise TokenizerError(f"the tokenizer has dropout {dropout:g}, which makes prompts random; set it to null")
         if specials is None:
             known = dialect.specials.items()
             specials = {name: text for name, text in known if backend.token_to_id(text) is not None}
@@ -155,6 +157,8 @@ class Tokenizer:
         Raises:
             TokenizerError: a lone surrogate, or text the vocabulary cannot express.
         """
+        if not isinstance(text, str):
+            raise TokenizerError(f"only text can be encoded, not a {type(text).__name__}")
         try:
             text.encode("utf-8")
         except UnicodeEncodeError as error:
@@ -179,11 +183,11 @@ class Tokenizer:
         """Text of token ids; ids outside the vocabulary are passed over, broken UTF-8 becomes U+FFFD.
 
         Raises:
-            TokenizerError: a negative id, or one of more than 32 bits.
+            TokenizerError: no integer, a negative one, or one of more than 32 bits.
         """
         try:
             return self._backend.decode(list(token_ids), skip_special_tokens=skip_special)
-        except OverflowError as error:
+        except (OverflowError, TypeError) as error:
             raise TokenizerError(f"not a token id: {error}") from error
 
     def piece(self, token: int) -> str | int | None:
@@ -197,7 +201,7 @@ class Tokenizer:
         piece: str | int | None
         try:
             name = self._backend.id_to_token(token)
-        except OverflowError as error:
+        except (OverflowError, TypeError) as error:
             raise TokenizerError(f"not a token id: {error}") from error
         byte = None if name is None else _BYTE.fullmatch(name)
         if byte is not None:

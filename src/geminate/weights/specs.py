@@ -172,7 +172,9 @@ def match(entries: Mapping[str, Entry], config: TargetConfig | AssistantConfig, 
         ("has tensors of an unsupported type", mistyped),
     ):
         if names:
-            listed = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+            listed = ", ".join(name[:150] for name in names[:5]) + (
+                f" and {len(names) - 5} more" if len(names) > 5 else ""
+            )
             problems.append(f"{problem}: {listed}")
     if problems:
         raise WeightsError(f"{where} {'; it '.join(problems)}")

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from geminate.errors import ConfigError
-from geminate.families.decoder.fields import DECODER, ROPE, Fields
+from geminate.errors import ConfigError, shown
+from geminate.families.decoder.fields import DECODER, MAX_VOCAB, ROPE, Fields
 from geminate.plan.config import (
     CheckpointDtype,
     GenerationDefaults,
@@ -25,6 +25,8 @@ from geminate.plan.config import (
     RopeConfig,
     TargetConfig,
 )
+
+MAX_EOS = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,10 +129,10 @@ def _refuse_unknown_arithmetic(text: Mapping[str, Any], traits: Traits) -> None:
         raise ConfigError("attention_bias true is not supported")
     activation = text.get("hidden_activation", "gelu_pytorch_tanh")
     if activation != "gelu_pytorch_tanh":
-        raise ConfigError(f"hidden_activation {activation!r} is not supported (gelu_pytorch_tanh is)")
+        raise ConfigError(f"hidden_activation {shown(activation)} is not supported (gelu_pytorch_tanh is)")
     direction = text.get("use_bidirectional_attention")
     if direction not in (None, "vision"):
-        raise ConfigError(f"use_bidirectional_attention {direction!r} is not supported: text is decoded causally")
+        raise ConfigError(f"use_bidirectional_attention {shown(direction)} is not supported: text is decoded causally")
     for name in ("attn_logit_softcapping", "query_pre_attn_scalar", "rope_scaling", "quantization_config"):
         value = text.get(name)
         # Written by `geminate quantize`; its tensors hold the details.
@@ -159,7 +161,7 @@ def _ropes(text: Mapping[str, Any]) -> dict[str, RopeConfig]:
             raise ConfigError(f"rope_parameters has no entry for {kind}")
         rope_type = entry.get("rope_type", "default")
         if rope_type not in ("default", "linear", "proportional"):
-            raise ConfigError(f"rope_type {rope_type!r} of {kind} is not supported")
+            raise ConfigError(f"rope_type {shown(rope_type)} of {kind} is not supported")
         fields = Fields(entry, ROPE)
         part = fields.number("partial_rotary_factor")
         if part > 1 or (rope_type == "linear" and part < 1):
@@ -179,7 +181,7 @@ def _ropes(text: Mapping[str, Any]) -> dict[str, RopeConfig]:
 
 
 def _layer_kinds(text: Mapping[str, Any], count: int, *, last_full: bool) -> list[LayerKind]:
-    kinds = text.get("layer_types")
+    kinds = text.get("layer_types")  # the count is checked, so the default list is short
     if kinds is None:
         kinds = ["full_attention" if (i + 1) % 6 == 0 else "sliding_attention" for i in range(count)]
     if not isinstance(kinds, list):
@@ -189,7 +191,7 @@ def _layer_kinds(text: Mapping[str, Any], count: int, *, last_full: bool) -> lis
         raise ConfigError(f"layer_types has {len(kinds)} entries for {count} layers")
     for kind in kinds:
         if kind not in ("sliding_attention", "full_attention"):
-            raise ConfigError(f"layer type {kind!r} is not supported")
+            raise ConfigError(f"layer type {shown(kind)} is not supported")
     if last_full:
         kinds[-1] = "full_attention"  # as transformers forces it
     return kinds
@@ -210,12 +212,13 @@ def _overrides(text: Mapping[str, Any], count: int) -> dict[int, Mapping[str, An
         raise ConfigError("per_layer_config in config.json is not an object")
     found: dict[int, Mapping[str, Any]] = {}
     for key, entry in given.items():
-        if not str(key).isdecimal() or int(key) >= count or not isinstance(entry, Mapping):
-            raise ConfigError(f"per_layer_config entry {key!r} is not an object for one of {count} layers")
+        digits = str(key)
+        if len(digits) > 6 or not digits.isdecimal() or int(digits) >= count or not isinstance(entry, Mapping):
+            raise ConfigError(f"per_layer_config entry {shown(key)} is not an object for one of {count} layers")
         for name in entry:
             if name not in PER_LAYER and entry[name] != text.get(name):
-                raise ConfigError(f"per_layer_config sets {name} of layer {key}: not supported")
-        found[int(key)] = entry
+                raise ConfigError(f"per_layer_config sets {name[:100]} of layer {key}: not supported")
+        found[int(digits)] = entry
     return found
 
 
@@ -304,7 +307,7 @@ def _dtype(raw: Mapping[str, Any], text: Mapping[str, Any]) -> CheckpointDtype:
             if value in ("bfloat16", "float16", "float32"):
                 return value  # type: ignore[return-value]
             if value:
-                raise ConfigError(f"dtype {value!r} is not supported (bfloat16, float16, float32 are)")
+                raise ConfigError(f"dtype {shown(value)} is not supported (bfloat16, float16, float32 are)")
     return "float32"
 
 
@@ -313,6 +316,6 @@ def _eos_ids(text: Mapping[str, Any], generation: Mapping[str, Any]) -> tuple[in
     if value is None:
         return ()
     ids = value if isinstance(value, list) else [value]
-    if not all(isinstance(i, int) for i in ids):
-        raise ConfigError(f"eos_token_id must be an integer or a list of integers, not {value!r}")
+    if len(ids) > MAX_EOS or not all(isinstance(i, int) and abs(i) < MAX_VOCAB for i in ids):
+        raise ConfigError(f"eos_token_id must be an integer or a list of integers, not {shown(value)}")
     return tuple(ids)

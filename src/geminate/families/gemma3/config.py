@@ -11,8 +11,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from geminate.errors import ConfigError
+from geminate.errors import ConfigError, shown
 from geminate.families.decoder.config import Traits, decoder_config
+from geminate.families.decoder.fields import MAX_LAYERS
 from geminate.plan.config import CheckpointDtype, TargetConfig
 
 TARGET_TYPES = ("gemma3", "gemma3_text")
@@ -81,10 +82,10 @@ def _layer_types(text: Mapping[str, Any]) -> list[str]:
     pattern, count = text.get("sliding_window_pattern", 6), text.get("num_hidden_layers")
     for name, value in (("sliding_window_pattern", pattern), ("num_hidden_layers", count)):
         if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
-            raise ConfigError(f"config.json: {name} must be a positive integer, not {value!r}")
+            raise ConfigError(f"config.json: {name} must be a positive integer, not {shown(value)}")
     assert isinstance(count, int)
-    if count > 10_000:
-        raise ConfigError(f"config.json: num_hidden_layers {count} is absurd")
+    if count > MAX_LAYERS:
+        raise ConfigError(f"config.json: num_hidden_layers is {shown(count)}; at most {MAX_LAYERS:,} is supported")
     return ["full_attention" if (i + 1) % pattern == 0 else "sliding_attention" for i in range(count)]
 
 
@@ -98,7 +99,7 @@ def _rope_parameters(text: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         "sliding_attention": text.get("rope_local_base_freq", 10_000.0),
     }
     if unknown := [str(key) for key in given if key not in bases]:
-        raise ConfigError(f"rope_parameters has {', '.join(unknown)} where only {', '.join(bases)} may stand")
+        raise ConfigError(f"rope_parameters has {', '.join(unknown)[:200]} where only {', '.join(bases)} may stand")
     ropes: dict[str, dict[str, Any]] = {}
     for kind, base in bases.items():
         entry = given.get(kind) or {}
@@ -109,6 +110,8 @@ def _rope_parameters(text: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     if scaling is not None:
         # transformers reads ``rope_type`` alone here: a scaling under the older ``type`` would be dropped unseen.
         if not isinstance(scaling, Mapping) or "rope_type" not in scaling:
-            raise ConfigError(f"rope_scaling {scaling!r} names no rope_type, the one name transformers reads there")
+            raise ConfigError(
+                f"rope_scaling {shown(scaling)} names no rope_type, the one name transformers reads there"
+            )
         ropes["full_attention"].update(scaling)
     return ropes

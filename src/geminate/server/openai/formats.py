@@ -10,7 +10,7 @@ from typing import Any
 
 from starlette.types import Receive
 
-from geminate.errors import GeminateError
+from geminate.errors import GeminateError, TemplateTimeoutError
 from geminate.grammar.compiler import Grammar, GrammarSpec, JsonObject, JsonSchema, Lark, Regex, ToolCalls
 from geminate.server.http.errors import bad_request, from_geminate
 from geminate.server.http.logs import RequestContext
@@ -23,6 +23,7 @@ from geminate.server.state import Model, ServerState
 
 INLINE_MESSAGES = 100  # of a conversation that is rendered in the event loop
 _compiling = ThreadPoolExecutor(8, thread_name_prefix="grammar")  # they wait; apart, so that prompts are encoded
+INLINE_SECONDS = 0.02  # of a template there; a thread would cost more than most take
 
 Format = TextFormat | JsonObjectFormat | JsonSchemaFormat | ResponseJsonSchema | RegexFormat | GrammarFormat
 
@@ -136,15 +137,39 @@ async def prompt_and_grammar(
     characters = sum(len(message["content"]) for message in messages)
     model.check_length(characters, messages_field, messages=len(messages))
     heavy = characters > INLINE_CHARS or len(messages) > INLINE_MESSAGES or bool(tools.offered)
-    prompt = await in_thread(
-        heavy,
-        lambda: model.llm.chat_ids(messages, tools=tools.declarations, enable_thinking=thinking),
-        param=messages_field,
-    )
+    prompt = await _rendered(model, messages, tools.declarations, thinking, heavy=heavy, param=messages_field)
     grammar = await compile_grammar(model, spec, receive, thinking=bool(thinking), field=format_field)
     if state.settings.log_prompts:
         context.fields["messages"] = messages
     return prompt, grammar
+
+
+async def _rendered(
+    model: Model,
+    messages: list[dict[str, Any]],
+    tools: list[dict[str, Any]] | None,
+    thinking: bool | None,
+    *,
+    heavy: bool,
+    param: str,
+) -> list[int]:
+    """Token ids of a conversation; a template that takes long once is rendered in a thread from then on."""
+
+    def ids(seconds: float | None) -> list[int]:
+        return model.llm.chat_ids(messages, tools=tools, enable_thinking=thinking, seconds=seconds)
+
+    def quick() -> list[int] | None:
+        try:
+            return ids(INLINE_SECONDS)
+        except TemplateTimeoutError:
+            model.slow_template = True
+            return None
+
+    if not heavy and not model.slow_template:
+        found = await in_thread(False, quick, param=param)
+        if found is not None:
+            return found
+    return await in_thread(True, lambda: ids(None), param=param)
 
 
 def thinking_wanted(effort: str | None, switch: bool | None, field: str) -> bool | None:
