@@ -27,6 +27,17 @@ void require_parts(const char* call, const char* name, int64_t given, const char
           " ", of);
 }
 
+// Every id below `n` once: kernels read rows at these, and a draft feeds them back.
+void require_permutation(const char* call, const char* name, const In<int32_t>& ids, int64_t n) {
+  std::vector<bool> seen(static_cast<size_t>(n));
+  for (int64_t i = 0; i < n; ++i) {
+    const int32_t id = ids.data()[i];
+    require(id >= 0 && id < n, call, ": ", name, "[", i, "] is ", id, ", but the ids are 0 to ", n - 1);
+    require(!seen[static_cast<size_t>(id)], call, ": ", name, "[", i, "] is ", id, ", which came before");
+    seen[static_cast<size_t>(id)] = true;
+  }
+}
+
 }  // namespace
 
 ProgramRef::ProgramRef(const PoolRef& pool, const std::string& isa, int64_t max_rows,
@@ -185,6 +196,7 @@ void ProgramRef::centroid_head(int x, int out, int ids, const MatrixRef& centroi
   require(table.m.stack == clusters, "centroid_head: table has ", table.m.stack,
           " clusters, but centroids have ", clusters);
   require_size(order, clusters * size, call, "order", clusters, " clusters of ", size);
+  require_permutation(call, "order", order, clusters * size);
   require(top_k > 0 && top_k <= clusters, "centroid_head: top_k is ", top_k, ", but must be 1 to ", clusters);
   require_width(call, "out", width(call, "out", out), "top_k clusters have", top_k * size);
   require_width(call, "ids", width(call, "ids", ids), "top_k clusters have", top_k * size);
@@ -198,8 +210,12 @@ void ProgramRef::finish(int hidden, int logits, int candidates, int hidden_in,
                         const std::vector<int>& external) {
   width("finish", "hidden", hidden);
   width("finish", "logits", logits);
-  if (candidates != -1) width("finish", "candidates", candidates);
-  if (hidden_in != -1) width("finish", "hidden_in", hidden_in);
+  if (candidates != -1) {
+    require_width("finish", "candidates", width("finish", "candidates", candidates), "logits has", width(logits));
+  }
+  if (hidden_in != -1) {
+    require_width("finish", "hidden_in", width("finish", "hidden_in", hidden_in), "hidden has", width(hidden));
+  }
   hidden_ = hidden;
   logits_ = logits;
   candidates_ = candidates;
