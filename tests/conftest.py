@@ -27,6 +27,7 @@ def packed_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """size -> directory of a random target; its drafter stands beside it as ``<size>-assistant``."""
+    pytest.importorskip("transformers", reason="transformers makes these models; scripts/test-lowest runs without it")
     from support.fabricate import SIZES, make_drafter, make_target
 
     root = tmp_path_factory.mktemp("models")

@@ -67,7 +67,9 @@ class ProgramRef {
                  const std::vector<In<float>>& sines, int64_t last) const;
 
   std::unique_ptr<Program> program_;
-  std::mutex busy_;  // buffers and scratch serve one pass at a time; taken without the GIL
+  std::mutex busy_;                  // buffers and scratch serve one pass at a time; taken without the GIL
+  std::vector<MatrixRef> matrices_;  // steps point into these, whatever Python lets go
+  std::vector<TableRef> tables_;
   std::vector<In<float>> vectors_;
   std::optional<In<int32_t>> order_;
   std::vector<int64_t> dims_;  // least half head of each rope table's users

@@ -27,6 +27,17 @@ void require_parts(const char* call, const char* name, int64_t given, const char
           " ", of);
 }
 
+// Every id below `n` once: kernels read rows at these, and a draft feeds them back.
+void require_permutation(const char* call, const char* name, const In<int32_t>& ids, int64_t n) {
+  std::vector<bool> seen(static_cast<size_t>(n));
+  for (int64_t i = 0; i < n; ++i) {
+    const int32_t id = ids.data()[i];
+    require(id >= 0 && id < n, call, ": ", name, "[", i, "] is ", id, ", but the ids are 0 to ", n - 1);
+    require(!seen[static_cast<size_t>(id)], call, ": ", name, "[", i, "] is ", id, ", which came before");
+    seen[static_cast<size_t>(id)] = true;
+  }
+}
+
 }  // namespace
 
 ProgramRef::ProgramRef(const PoolRef& pool, const std::string& isa, int64_t max_rows,
@@ -45,11 +56,13 @@ int64_t ProgramRef::width(const char* call, const char* name, int buffer) const 
 
 void ProgramRef::embed(int out, const MatrixRef& table, float scale) {
   require_width("embed", "out", width("embed", "out", out), "table has", table.m.k);
+  matrices_.push_back(table);
   program_->add(EmbedStep{.out = out, .table = table.m, .scale = scale});
 }
 
 void ProgramRef::lookup(int out, const TableRef& table, float scale) {
   require_width("lookup", "out", width("lookup", "out", out), "table has", table.t.width);
+  tables_.push_back(table);
   program_->add(LookupStep{.out = out, .table = table.t, .scale = scale});
 }
 
@@ -75,6 +88,7 @@ void ProgramRef::norm(int x, int out, std::optional<In<float>> weight, float eps
 void ProgramRef::linear(int x, int out, const MatrixRef& w, float scale) {
   require_width("linear", "x", width("linear", "x", x), "w takes", w.m.k);
   require_width("linear", "out", width("linear", "out", out), "w makes", w.m.n);
+  matrices_.push_back(w);
   program_->add(LinearStep{.x = x, .out = out, .w = w.m, .scale = scale});
 }
 
@@ -173,6 +187,7 @@ void ProgramRef::experts(int x, int scores, int out, const MatrixRef& gate_up, c
   require(gate_up.m.format == down.m.format, "experts: gate_up is ", info(gate_up.m.format).name,
           ", but down is ", info(down.m.format).name);
   vectors_.push_back(scale);
+  matrices_.insert(matrices_.end(), {gate_up, down});
   program_->add_experts(x, scores, out, gate_up.m, down.m, top_k, scale.data());
 }
 
@@ -185,12 +200,14 @@ void ProgramRef::centroid_head(int x, int out, int ids, const MatrixRef& centroi
   require(table.m.stack == clusters, "centroid_head: table has ", table.m.stack,
           " clusters, but centroids have ", clusters);
   require_size(order, clusters * size, call, "order", clusters, " clusters of ", size);
+  require_permutation(call, "order", order, clusters * size);
   require(top_k > 0 && top_k <= clusters, "centroid_head: top_k is ", top_k, ", but must be 1 to ", clusters);
   require_width(call, "out", width(call, "out", out), "top_k clusters have", top_k * size);
   require_width(call, "ids", width(call, "ids", ids), "top_k clusters have", top_k * size);
   require_width(call, "x", width(call, "x", x), "centroids take", centroids.m.k);
   require_width(call, "x", width(call, "x", x), "table takes", table.m.k);
   order_ = order;
+  matrices_.insert(matrices_.end(), {centroids, table});
   program_->add_centroid_head(x, out, ids, centroids.m, table.m, order.data(), size, top_k);
 }
 
@@ -198,8 +215,14 @@ void ProgramRef::finish(int hidden, int logits, int candidates, int hidden_in,
                         const std::vector<int>& external) {
   width("finish", "hidden", hidden);
   width("finish", "logits", logits);
-  if (candidates != -1) width("finish", "candidates", candidates);
-  if (hidden_in != -1) width("finish", "hidden_in", hidden_in);
+  if (candidates != -1) {
+    require_width("finish", "candidates", width("finish", "candidates", candidates), "logits has",
+                  width(logits));
+  }
+  if (hidden_in != -1) {
+    require_width("finish", "hidden_in", width("finish", "hidden_in", hidden_in), "hidden has",
+                  width(hidden));
+  }
   hidden_ = hidden;
   logits_ = logits;
   candidates_ = candidates;

@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <stdexcept>
+#include <string>
 #include <vector>
 
 #include "program/largest.h"
@@ -81,6 +83,11 @@ int64_t Program::draft(Pass pass, int32_t token, const float* hidden, int64_t po
     const int64_t at = choose_draft_token(logits.base, candidates, n, rule, position + 1 + j);
     probabilities[j] = kernels_->softmax_at(logits.base, n, at);
     token = candidates != nullptr ? candidates[at] : static_cast<int32_t>(at);
+    // The next round reads the embedding at this row, and so does whoever verifies the draft.
+    if (token < 0 || token >= min_vocab_) {
+      throw std::invalid_argument("draft: the drafter chose token " + std::to_string(token) +
+                                  ", but the vocabulary has " + std::to_string(min_vocab_));
+    }
     ids[j] = token;
     if (stop.need != nullptr && j + 1 < k) {
       const float p = probabilities[j] > 0.0f ? probabilities[j] : 0.0f;  // NaN as well

@@ -112,7 +112,7 @@ class Program {
 
   int64_t expert_reads() const { return expert_reads_; }  // experts the last pass read, over all layers
   int64_t max_rows() const { return max_rows_; }
-  int64_t min_vocab() const { return min_vocab_; }  // ids must stay below
+  int64_t min_vocab() const { return min_vocab_; }  // ids must stay below; `draft` checks those it feeds back
 
  private:
   struct Experts;   // scratch of the mixture

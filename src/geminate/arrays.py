@@ -16,3 +16,8 @@ I64: TypeAlias = NDArray[np.int64]
 U8: TypeAlias = NDArray[np.uint8]
 U16: TypeAlias = NDArray[np.uint16]
 U64: TypeAlias = NDArray[np.uint64]
+
+
+def is_permutation(ids: NDArray[np.integer], n: int) -> bool:
+    """Whether ``ids`` holds every number below ``n`` once and nothing else."""
+    return ids.shape == (n,) and bool(np.array_equal(np.sort(ids), np.arange(n)))

@@ -12,6 +12,7 @@ import pytest
 
 import geminate
 from geminate.backends.cpu.program import _native, supported_isas
+from support.packed import pack_matrix
 
 STUB = ast.parse((Path(geminate.__file__).parent / "_native.pyi").read_text())
 Signatures = dict[str, list[str]]
@@ -88,6 +89,14 @@ BAD: dict[str, Callable[[], object]] = {
     "centroid_head: max_rows is 4, but the head takes one row at a time": lambda: program(8, 6).centroid_head(
         0, 1, 1, matrix(4, 8), matrix(3, 8, stack=4), np.zeros(12, np.int32), 2
     ),
+    "centroid_head: order[1] is -1, but the ids are 0 to 11": lambda: program(8, 6, max_rows=1).centroid_head(
+        0, 1, 1, matrix(4, 8), matrix(3, 8, stack=4), np.array([0, -1, *range(2, 12)], np.int32), 2
+    ),
+    "centroid_head: order[2] is 0, which came before": lambda: program(8, 6, max_rows=1).centroid_head(
+        0, 1, 1, matrix(4, 8), matrix(3, 8, stack=4), np.array([0, 1, 0, *range(3, 12)], np.int32), 2
+    ),
+    "finish: hidden_in is 9 wide, but hidden has 8": lambda: program(8, 8, 9).finish(0, 1, -1, 2, []),
+    "finish: candidates is 9 wide, but logits has 8": lambda: program(8, 8, 9).finish(0, 1, 2, -1, []),
     "finish: logits is buffer 3, but the program has buffers 0 to 0": lambda: program(8).finish(0, 3, -1, -1, []),
     "Matrix: format is int5, but the kernels have bf16, int8, int4": lambda: _native.Matrix(
         "int5", 1, 1, 1, np.zeros(4, np.uint8), None
@@ -154,34 +163,33 @@ def test_errors_of_a_pass_name_the_argument(message: str) -> None:
     assert str(error.value) == message
 
 
+def draft(made, *, k: int, logits: int) -> int:  # type: ignore[no-untyped-def]
+    """A greedy draft of ``k`` tokens after token 0, the hidden state all ones."""
+    return made.draft(
+        token=0, hidden=floats(8) + 1, position=1, rope_position=1, caches=np.zeros((1, 0, 3), np.uint64),
+        cosines=[], sines=[], k=k, temperature=0.0, top_k=0, top_p=1.0, min_p=0.0, seed=0, choice=0,
+        calibration=None, ahead=None, need=None, ids=np.zeros(k, np.int32), probabilities=floats(k),
+        logits=floats(logits), next=floats(8), candidates=np.zeros(0, np.int32),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("k", [1, 3])
+def test_a_draft_never_leaves_the_vocabulary(k: int) -> None:
+    weights = np.zeros((40, 8), np.float32)
+    weights[39] = 1.0
+    head = pack_matrix(weights, "bf16")
+    made = program(8, 8, 40, max_rows=1)
+    made.embed(0, matrix(20, 8), 1.0)
+    made.linear(1, 2, _native.Matrix("bf16", 40, 8, 1, head.planes["codes"].reshape(-1).view(np.uint8), None), 1.0)
+    made.finish(0, 2, -1, 1, [0, 2])
+    with pytest.raises(ValueError, match="draft: the drafter chose token 39, but the vocabulary has 20"):
+        draft(made, k=k, logits=40)
+
+
 def test_errors_of_rows() -> None:
     with pytest.raises(ValueError, match=r"run: ids\[1\] is 20, but the vocabulary has 20"):
         run(embedder(), [0, 20])
     with pytest.raises(ValueError, match="run: the number of rows is 5, but the program takes 1 to 4"):
         run(embedder(), [0] * 5)
     with pytest.raises(ValueError, match="draft: the program is no drafter"):
-        z, none = np.zeros(1, np.int32), None
-        embedder(1).draft(
-            0,
-            floats(8),
-            1,
-            1,
-            np.zeros((1, 0, 3), np.uint64),
-            [],
-            [],
-            1,
-            0.0,
-            0,
-            1.0,
-            0.0,
-            0,
-            0,
-            none,
-            none,
-            none,
-            z,
-            floats(1),
-            floats(8),
-            floats(8),
-            z,
-        )
+        draft(embedder(1), k=1, logits=8)

@@ -88,6 +88,11 @@ class Bars(Progress):
         )
         self._parts = dict[str, Any]()
 
+    def stop(self) -> None:
+        """End the bars; before rich 14.3 those that are not drawn would print an empty line here."""
+        if not self.disable:
+            super().stop()
+
     def part(self, what: str, done: int, total: int | None, text: str | None = None) -> None:
         """Set the bar of ``what`` to ``done`` of ``total``, labelled ``text`` (default: ``what``)."""
         if what not in self._parts:

@@ -17,7 +17,8 @@ from typing import TypeAlias
 
 import numpy as np
 
-from geminate.arrays import F32, I32
+from geminate.arrays import F32, I32, is_permutation
+from geminate.errors import WeightsError
 from geminate.formats.matrix import PackedMatrix, RowTable
 
 
@@ -214,6 +215,9 @@ class CentroidHead:
     scores = centroids(x); the top_k clusters (ties: lower index, clusters in descending score) give
     top_k * (vocab / num_centroids) candidate ids ordering[cluster]; logits are x . table[id].
     Candidates go to buffers ``ids`` (int32 values) and ``out`` (float32 logits) of that width.
+
+    Raises:
+        WeightsError: ``ordering`` is not a permutation of the table's rows, which backends take as addresses.
     """
 
     x: str
@@ -223,6 +227,13 @@ class CentroidHead:
     table: PackedMatrix
     ordering: I32
     top_k: int
+
+    def __post_init__(self) -> None:
+        if not is_permutation(self.ordering, self.table.n):
+            raise WeightsError(
+                f"the drafter's token_ordering is not a permutation of its {self.table.n} token ids; "
+                "download the drafter again"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from geminate.arrays import F32, I32
+from geminate.arrays import F32, I32, is_permutation
 from geminate.checkpoint.entries import Entry
 from geminate.errors import WeightsError
 from geminate.formats.matrix import Layout
@@ -119,15 +119,25 @@ def _number(entry: Entry) -> F32:
 
 def _checked_order(entry: Entry, vocab: int) -> I32:
     order = entry.map()
-    if not np.array_equal(np.sort(order), np.arange(vocab)):
+    if not is_permutation(order, vocab):
         raise WeightsError(f"{entry.name} is not a permutation of the {vocab} token ids")
     return order.astype(np.int32)
 
 
-def _pack_row_table(writer: pc.CacheWriter, spec: TensorSpec, entry: Entry, fmt: WeightFormat) -> None:
-    rows, width = spec.shape
+def row_table_planes(rows: int, width: int, fmt: WeightFormat) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """NumPy type and shape of each plane of a row table."""
     row = FORMATS[fmt]
     wide = padded(width, row.group or 1)
+    planes: dict[str, tuple[str, tuple[int, ...]]] = {"codes": (row.dtype, (rows, wide))}
+    if row.group:
+        planes["scales"] = ("<u2", (rows, wide // row.group))
+    return planes
+
+
+def _pack_row_table(writer: pc.CacheWriter, spec: TensorSpec, entry: Entry, fmt: WeightFormat) -> None:
+    rows, width = spec.shape
+    planes = row_table_planes(rows, width, fmt)
+    dtype, shape = planes["codes"]
     scales: list[np.ndarray] = []
 
     def blocks() -> Iterator[np.ndarray]:
@@ -135,13 +145,13 @@ def _pack_row_table(writer: pc.CacheWriter, spec: TensorSpec, entry: Entry, fmt:
             codes = _codes(entry, start, stop, fmt, trained=False)
             if codes.scales is not None:
                 scales.append(codes.scales)
-            packed = np.zeros((len(codes.values), wide), dtype=row.dtype)
+            packed = np.zeros((len(codes.values), shape[1]), dtype=dtype)
             packed[:, : codes.values.shape[1]] = codes.values
             yield packed
 
-    writer.add(spec.name, row.dtype, (rows, wide), blocks())
+    writer.add(spec.name, dtype, shape, blocks())
     if scales:
-        writer.add(f"{spec.name}#scales", "<u2", (rows, wide // row.group), scales)
+        writer.add(f"{spec.name}#scales", *planes["scales"], scales)
 
 
 def _codes(entry: Entry, start: int, stop: int, fmt: WeightFormat, *, trained: bool) -> Codes:

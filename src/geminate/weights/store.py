@@ -12,7 +12,7 @@ from typing import IO, Any, Literal, Protocol
 
 import numpy as np
 
-from geminate.arrays import F32, I32
+from geminate.arrays import F32, I32, is_permutation
 from geminate.backends import select
 from geminate.checkpoint.checkpoint import Checkpoint
 from geminate.checkpoint.entries import Entry
@@ -21,9 +21,9 @@ from geminate.formats.matrix import PackedMatrix, RowTable
 from geminate.formats.table import FORMATS, WeightFormat
 from geminate.plan.config import AssistantConfig, TargetConfig
 from geminate.weights import packed_cache as pc
-from geminate.weights.packing import Layouts, Progress, pack_all, requantized
+from geminate.weights.packing import Layouts, Progress, pack_all, requantized, row_table_planes
 from geminate.weights.presets import Preset, tensor_format
-from geminate.weights.specs import canonical, expected_tensors, match
+from geminate.weights.specs import TensorSpec, canonical, expected_tensors, match
 
 Message = Callable[[str], None]
 PREFAULT_BLOCK = 64 << 20
@@ -123,10 +123,10 @@ class WeightStore:
         Raises:
             WeightsError: not a permutation of the token ids; the kernels use them as addresses.
         """
-        self._info(name)
+        vocab = self._info("embed_tokens")["n"]
         found = np.array(self._arrays[name], dtype=np.int32)
-        if not np.array_equal(np.sort(found), np.arange(len(found))):
-            raise WeightsError(f"{name} is not a permutation of the token ids")
+        if not is_permutation(found, vocab):
+            raise WeightsError(f"{name} is not a permutation of the {vocab} token ids")
         return found
 
     def check(self) -> None:
@@ -232,7 +232,7 @@ def open_weights(
     path = folder / f"{checkpoint.path.name}-{checkpoint.place}-{preset}.geminate"
     if use_cache and path.exists():
         try:
-            return _from_cache(path, fingerprint, entries, layouts)
+            return _from_cache(path, fingerprint, entries, config, layouts)
         except Exception as error:  # whatever a damaged or forged header makes of itself
             known = isinstance(error, WeightsError | OSError)
             say(f"{error if known else 'the packed cache is damaged'}; packing the weights again")
@@ -254,15 +254,46 @@ def open_weights(
     return WeightStore(arrays, meta, layouts, path=None if kept is None else path, from_cache=False)
 
 
-def _from_cache(path: Path, fingerprint: dict[str, Any], entries: Mapping[str, Entry], layouts: Layouts) -> WeightStore:
+def _from_cache(
+    path: Path,
+    fingerprint: dict[str, Any],
+    entries: Mapping[str, Entry],
+    config: TargetConfig | AssistantConfig,
+    layouts: Layouts,
+) -> WeightStore:
     with path.open("rb") as file:
         arrays, meta = pc.open_cache(file, fingerprint)
     _map_sources(arrays, meta, {canonical(name): entry for name, entry in entries.items()})
     store = WeightStore(arrays, meta, layouts, path=path, from_cache=True)
-    for name, info in meta["tensors"].items():
-        if info["role"] == "order":
-            store.order(name)  # checked now, while the weights can still be packed again
+    for spec in expected_tensors(config):  # checked now, while the weights can still be packed again
+        _check_header(spec, meta["tensors"][spec.name], arrays, layouts)
+        if spec.role == "order":
+            store.order(spec.name)
     return store
+
+
+def _check_header(spec: TensorSpec, info: dict[str, Any], arrays: dict[str, np.ndarray], layouts: Layouts) -> None:
+    """A packed tensor is what the configuration asks for: plans and kernels trust these numbers.
+
+    Raises:
+        WeightsError: another role, size, type or shape.
+    """
+    planes: dict[str, tuple[str, tuple[int, ...]]]
+    if spec.role in ("vector", "scalar", "order"):
+        planes = {"codes": ("<i4" if spec.role == "order" else "<f4", spec.shape)}
+    else:
+        n, k = spec.shape[-2:]
+        stack = spec.shape[0] if spec.role == "experts" else 1
+        if (info["n"], info["k"], info["stack"]) != (n, k, stack):
+            raise WeightsError(f"the packed cache has another size of {spec.name}")
+        if spec.role == "row_table":
+            planes = row_table_planes(n, k, info["format"])
+        else:
+            planes = {p: (dtype, (stack, *shape)) for p, (dtype, shape) in layouts(info["format"]).shapes(n, k).items()}
+    found = {p: arrays[spec.name if p == "codes" else f"{spec.name}#{p}"] for p in planes}
+    fits = all(a.dtype == np.dtype(planes[p][0]) and a.shape == planes[p][1] for p, a in found.items())
+    if info["role"] != spec.role or not fits:
+        raise WeightsError(f"the packed cache has another kind or shape of {spec.name}")
 
 
 def _packed_at(path: Path, write: Callable[[IO[bytes]], None], say: Message) -> IO[bytes] | None:

@@ -1,0 +1,24 @@
+"""A program keeps what its steps point to; scripts/sanitize runs this with freed memory poisoned."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+
+import numpy as np
+
+from geminate.backends.cpu.program import _native, supported_isas
+
+
+def test_weights_outlive_their_names() -> None:
+    tiles, rows = np.zeros(2 * 1024, np.uint8), np.zeros(2 * 1024, np.uint8)
+    kept = [weakref.ref(tiles), weakref.ref(rows)]
+    program = _native.Program(_native.Pool(1), supported_isas()[0], 4, [8, 8])
+    program.embed(0, _native.Matrix("bf16", 20, 8, 1, tiles, None), 1.0)
+    program.lookup(1, _native.RowTable("bf16", 128, 8, rows, None), 1.0)
+    del tiles, rows
+    gc.collect()
+    assert all(array() is not None for array in kept)
+    del program
+    gc.collect()
+    assert all(array() is None for array in kept)
