@@ -97,7 +97,7 @@ class _Finite:
     def _object(self, schema: Mapping[str, Any]) -> bool:
         properties = schema.get("properties")
         known = properties if isinstance(properties, Mapping) else {}
-        return all(self._has(known[name]) for name in _list(schema.get("required")) if name in known)
+        return all(self._has(known[name]) for name in _names(schema.get("required")) if name in known)
 
     def _array(self, schema: Mapping[str, Any]) -> bool:
         least = schema.get("minItems", 0)
@@ -105,6 +105,10 @@ class _Finite:
             return True
         first = _list(schema.get("prefixItems"))[:least]
         return all(self._has(item) for item in first) and (least <= len(first) or self._has(schema.get("items", True)))
+
+
+def _names(value: object) -> list[str]:
+    return [name for name in _list(value) if isinstance(name, str)]  # others are refused when the schema is compiled
 
 
 def _list(value: object) -> list[Any]:

@@ -134,7 +134,11 @@ class Tokenizer:
         return CallTokens(opened=found[0], closed=found[1], quote=found[2])
 
     def token_id(self, text: str) -> int | None:
-        """Id of a token by its exact string."""
+        """Id of a token by its exact string; None if there is none, or no text is like it."""
+        try:
+            text.encode()
+        except UnicodeEncodeError:  # a lone surrogate in a model's configuration
+            return None
         return self._backend.token_to_id(text)
 
     def is_special(self, token: int) -> bool:
