@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
+import subprocess
+import sys
 import threading
 import time
 from typing import Any
@@ -227,3 +230,25 @@ def test_threads_have_deadlines_of_their_own() -> None:
     for thread in threads:
         thread.join(10)
     assert sorted(map(str, results)) == [f"it took longer than {s} s" for s in ("0.1", "0.2", "0.3")]
+
+
+def test_a_deadline_that_was_kept_leaves_no_trace() -> None:
+    """In CPython 3.11 an exception that was set and cleared makes every traced call endless."""
+    within(5.0, lambda: None)
+    ended = subprocess.run(
+        [sys.executable, "-c", _TRACED], env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}, timeout=20
+    )
+    assert ended.returncode == 0
+
+
+_TRACED = """
+import sys
+from geminate.text.deadline import within
+within(5.0, lambda: None)
+try:
+    within(0.01, lambda: [i for i in iter(int, 1)])
+except TimeoutError:
+    pass
+sys.settrace(lambda frame, event, arg: None)
+(lambda: None)()
+"""

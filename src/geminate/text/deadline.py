@@ -26,40 +26,49 @@ class _Entry:
 
     Attributes:
         live: whether the work runs. sending: whether the watch may be raising the exception just now.
+        sent: whether it ever did.
     """
 
     def __init__(self, seconds: float) -> None:
         self.thread = threading.get_ident()
         self.due = time.monotonic() + seconds
-        self.live, self.sending = True, False
+        self.live, self.sending, self.sent = True, False, False
 
     def send(self) -> None:
         """Raise the exception in the work's thread; called by the watch."""
         self.sending = True
         if self.live:
-            _raise_in(self.thread, _Late)
+            self.sent = True
+            _raise_in(self.thread)
         self.sending = False
 
     def end(self) -> None:
         """No exception comes from here on. One that comes meanwhile is dropped.
 
-        Without a lock: the exception could arrive between taking one and the block that gives it back.
+        Without a lock: the exception could arrive between taking one and the block that gives it back. One that may
+        be on its way is replaced and waited for. Clearing it would leave CPython 3.11's flag for it set, and every
+        loop of the process would be slower from then on (and endless under a tracer).
         """
+        last = False
         while True:
             try:
                 self.live = False
                 while self.sending:
                     time.sleep(0)
-                _raise_in(self.thread, None)
-                return
+                if not self.sent:
+                    return
+                last = True
+                _raise_in(self.thread)
+                while True:
+                    time.sleep(0)
             except _Late:
-                continue
+                if last:
+                    return
 
 
-def _raise_in(thread: int, exception: type[BaseException] | None) -> None:
-    """Set or clear (None) the exception that a thread raises at its next bytecode."""
-    what = None if exception is None else ctypes.py_object(exception)
-    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), what)
+def _raise_in(thread: int) -> None:
+    """Set the exception that a thread raises at its next bytecode; there is room for one."""
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(_Late))
 
 
 class _Watch:
