@@ -120,7 +120,7 @@ class GrammarCompiler:
         self._eos_ids = sorted({token for token in eos_ids if 0 <= token < vocab_size})
         self._made: Library | None = None
         self._host: GrammarHost | None = None
-        self._kept: OrderedDict[str, Grammar] = OrderedDict()  # the latest
+        self._kept: OrderedDict[str, tuple[float, Grammar]] = OrderedDict()  # the latest, with the time of their use
         self._living: weakref.WeakValueDictionary[str, Grammar] = weakref.WeakValueDictionary()  # and those in use
         self._failed: OrderedDict[bytes, tuple[float, str]] = OrderedDict()
         self._lock = threading.Lock()
@@ -149,6 +149,12 @@ class GrammarCompiler:
             self._library()
         else:
             self._host.start()
+
+    def drop_idle(self, seconds: float) -> None:
+        """Forget grammars that were not compiled or asked for in the last ``seconds``, unless a completion has them."""
+        with self._lock:
+            while self._kept and next(iter(self._kept.values()))[0] < time.monotonic() - seconds:
+                self._kept.popitem(last=False)
 
     def close(self) -> None:
         """End the grammar processes, if there are any; completions that still follow a grammar fail."""
@@ -205,7 +211,8 @@ class GrammarCompiler:
         return grammar
 
     def _keep(self, source: str, grammar: Grammar) -> None:
-        self._living[source] = self._kept[source] = grammar
+        self._living[source] = grammar
+        self._kept[source] = time.monotonic(), grammar
         self._kept.move_to_end(source)
         while len(self._kept) > _KEPT:
             self._kept.popitem(last=False)

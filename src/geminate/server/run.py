@@ -132,7 +132,7 @@ class _Run:
         log("info", "listening", host=host, port=port, pid=os.getpid())
         self._loading = threading.Thread(target=self._load, args=(loop,), name="loading", daemon=True)
         self._loading.start()
-        watching = asyncio.create_task(watch(self.state.metrics))
+        watching = asyncio.create_task(watch(self.state.metrics, self.state.drop_idle))
         try:
             await self.server.serve(sockets=[self.listener])
         finally:

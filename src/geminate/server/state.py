@@ -134,6 +134,11 @@ class ServerState:
         if self.status == "loading":
             self.status = "ready"
 
+    def drop_idle(self, seconds: float) -> None:
+        """Forget grammars that nobody has used for a while."""
+        if self._model is not None:
+            self._model.compiler.drop_idle(seconds)
+
     def close(self) -> None:
         """End the grammar processes."""
         if self._model is not None:
