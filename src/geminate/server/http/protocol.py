@@ -102,7 +102,10 @@ class TimedProtocol(H11Protocol):
             if cycle.response_started:
                 self._wire.abort()
                 return
-        super().send_400_response(msg)
+        try:
+            super().send_400_response(msg)
+        except h11.LocalProtocolError:  # after a HEAD, whose answer has no body
+            self._wire.abort()
 
     async def _answer_closing(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The application; ``Connection: close`` is added to the answer to a request that is not read to its end."""
