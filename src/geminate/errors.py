@@ -89,8 +89,8 @@ class QueueFullError(ServiceError):
     """Too many requests are waiting."""
 
 
-class GrammarBusyError(QueueFullError):
-    """A grammar that was not compiled because others were, or because nobody waits for it."""
+class GrammarBusyError(QueueFullError, GrammarError):
+    """A grammar that is not compiled or followed, through no fault of its own: others use the time or the memory."""
 
 
 class DrainingError(ServiceError):

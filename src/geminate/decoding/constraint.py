@@ -32,6 +32,10 @@ class Constraint(Protocol):
         """Whether `allowed` is known, or will be within a pass."""
         ...
 
+    def be_patient(self, seconds: float) -> None:
+        """A round begins, in which `allowed` and `forced` may wait for ``seconds`` in all."""
+        ...
+
     def wait(self, seconds: float) -> None:
         """Wait until it is, ``seconds`` at most."""
         ...

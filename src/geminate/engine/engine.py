@@ -15,6 +15,7 @@ from collections.abc import Callable
 
 from geminate.arrays import F32
 from geminate.decoding.constraint import Constraint
+from geminate.engine import masks
 from geminate.engine.admission import candidates
 from geminate.engine.commit import Verifier, commit
 from geminate.engine.conversations import Conversations
@@ -32,7 +33,6 @@ from geminate.speculation.draft import Drafter
 from geminate.speculation.policy import make_policy
 from geminate.speculation.verify import verify
 
-MASK_TICK_S = 0.005
 log = logging.getLogger(__name__)
 
 
@@ -238,12 +238,11 @@ class Engine:
         failed = self._admit()
         turns, room = self.scheduler.turns(self.running)
         if not turns:
-            self._wait_for_mask()
+            masks.wait_for_one(self.running)
             return failed
+        masks.begin_round(turns, self.timing.last_pass)
         draft_all(turns, room)
-        for turn in turns:
-            if turn.wants_logits and turn.sequence.constraint is not None:
-                turn.sequence.constraint.prepare(turn.draft.token_ids)  # computed while the pass runs
+        masks.ask_ahead(turns)
         self.timing.drafted()
         hidden, logits = self.target.extend([turn.rows() for turn in turns])
         self.timing.passed()
@@ -251,13 +250,6 @@ class Engine:
         self.timing.observe(turns, events)
         self._retire()
         return failed + events if failed else events
-
-    def _wait_for_mask(self) -> None:
-        """Nothing can run until what some grammar allows is known; new requests are taken in between."""
-        for sequence in self.running:
-            if sequence.constraint is not None and not sequence.mask_ready:
-                sequence.constraint.wait(MASK_TICK_S)
-                return
 
     def _commit_all(self, turns: list[Turn], hidden: F32, logits: F32) -> list[EngineEvent]:
         events: list[EngineEvent] = []

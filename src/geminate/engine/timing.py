@@ -18,7 +18,7 @@ class Timing:
 
     def __init__(self, costs: CostModel) -> None:
         self.costs = costs
-        self._began = self._drafted = self._passed = 0.0
+        self._began = self._drafted = self._passed = self._last_pass = 0.0
         self._drafting = False  # whether the last single round drafted
 
     def begin(self) -> None:
@@ -32,6 +32,12 @@ class Timing:
     def passed(self) -> None:
         """The forward pass is over."""
         self._passed = time.perf_counter()
+        self._last_pass = self._passed - self._drafted
+
+    @property
+    def last_pass(self) -> float:
+        """Seconds that the last forward pass took."""
+        return self._last_pass
 
     def elapsed(self) -> float:
         """Seconds since the step began."""

@@ -22,7 +22,7 @@ from functools import partial
 from typing import Any
 
 from geminate.decoding.constraint import Constraint
-from geminate.errors import GeminateError, ParameterError
+from geminate.errors import GeminateError, GrammarBusyError, ParameterError
 from geminate.grammar.followers import LocalFollower, RemoteFollower
 from geminate.grammar.host import GrammarHost
 from geminate.grammar.json_schema import check_multiples, has_finite_value, schema_text
@@ -188,11 +188,20 @@ class GrammarCompiler:
     def start(self, source: str) -> Constraint:
         """A fresh state, for one completion, of the grammar with this source text (`Grammar.source`).
 
+        After `isolate` it never waits for a compilation, because an engine calls it between two passes.
+
         Raises:
             ParameterError: not a grammar from this compiler.
+            GrammarBusyError: after `isolate`: a grammar that is not compiled, or not any more.
         """
         _need_library()
-        return self._compiled(source, "the grammar").start()
+        if self._host is None:
+            return self._compiled(source, "the grammar").start()
+        with self._lock:
+            found = self._living.get(source)
+        if found is None or not found.alive():
+            raise GrammarBusyError("the grammar gave way to those of other requests; try again in a few seconds")
+        return found.start()
 
     def _compiled(self, source: str, label: str, cancelled: threading.Event | None = None) -> Grammar:
         with self._lock:
@@ -286,7 +295,12 @@ class GrammarCompiler:
             process = self._host.compile(source, cancelled)
             remote = partial(RemoteFollower, process)
             return Grammar(
-                remote, source, self._logits, self._eos_ids, alive=lambda: process.failure is None, on_failure=remember
+                remote,
+                source,
+                self._logits,
+                self._eos_ids,
+                alive=lambda: process.failure is None,
+                on_failure=lambda why: None if process.gave_way else remember(why),
             )
         local = partial(LocalFollower, self._library().compile(source))
         return Grammar(local, source, self._logits, self._eos_ids, on_failure=remember)

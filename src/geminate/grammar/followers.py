@@ -7,13 +7,13 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Protocol
 
-from geminate.errors import GrammarError
+from geminate.errors import GrammarBusyError, GrammarError
 from geminate.grammar.host import STEP_SECONDS, GrammarProcess
 from geminate.grammar.matching import Answer, CompiledGrammar, Matching
 
 BUDGET_S, BUDGET_PER_MASK_S = 2.0, 0.02  # processor time that the masks of one completion may take
-QUICK_S = 0.003  # the mean time of an answer up to which a pass may wait for the next one
-LATE_S = 0.05
+SLOW_S = 0.003  # the mean time of an answer from which on its process yields to everybody else
+LATE_S = 0.02  # an answer that takes as long has the same effect
 ABANDONED_S = 0.25  # what is computed for longer than this is stopped when nobody waits for it
 FURTHER = "the grammar cannot be followed further: "
 
@@ -78,7 +78,8 @@ class RemoteFollower:
         until = time.monotonic() + timeout
         while not self._answers:
             if self._process.failure is not None:
-                raise GrammarError(f"{FURTHER}{self._process.failure}")
+                kind = GrammarBusyError if self._process.gave_way else GrammarError
+                raise kind(f"{FURTHER}{self._process.failure}")
             left = until - time.monotonic()
             self._process.receive(max(0.0, left))
             if not self._answers and time.monotonic() >= until:
@@ -93,7 +94,7 @@ class RemoteFollower:
         answer = self._answers.popleft()
         self._spent += answer.seconds
         self._mean += 0.25 * (answer.seconds - self._mean)
-        if self._mean > QUICK_S:
+        if self._mean > SLOW_S:
             self._process.yield_processor()
         self._most += BUDGET_PER_MASK_S * len(answer.places)
         if self._spent > self._most:
@@ -116,15 +117,15 @@ class RemoteFollower:
 class FailedFollower:
     """The follower of a grammar that is not followed any more."""
 
-    def __init__(self, why: str) -> None:
-        self._why = why
+    def __init__(self, error: GrammarError) -> None:
+        self._error = error
 
     def ask(self, keep: int, tokens: Sequence[int], first: int, *, forced: bool) -> None:
         """See `Follower`."""
 
     def receive(self, timeout: float) -> Answer | None:
         """See `Follower`."""
-        raise GrammarError(f"{FURTHER}{self._why}")
+        raise self._error
 
     def close(self) -> None:
         """See `Follower`."""

@@ -24,9 +24,11 @@ from geminate.grammar.worker import CLOSE, COMPILE, FOLLOW, FORK, HEAD, STEP, de
 
 COMPILE_SECONDS = 2.0
 COMPILING = 2  # grammars at a time
+ITS_SHARE = 0.5  # of that time; with less of the processor, other work is what a compilation is late by
 STEP_SECONDS = 2.0  # for one answer
 START_SECONDS = 60.0  # for a large vocabulary on a slow machine
 TICK_S = 0.05
+SOON_S = 2.0  # from the end of a compilation to the start of the completion that it was for
 NICE = 15  # of compilations, and of grammars whose masks take long: they yield to the engine
 _BASE = 4 << 20  # bytes of a forked process before it has compiled anything
 _STACK = 320 << 20  # bytes beyond the memory limit: the stack of the compiling thread
@@ -41,7 +43,7 @@ class GrammarProcess:
     """One compiled grammar in its process; completions of it share the connection.
 
     Attributes:
-        memory: bytes it has come to use. failure: why it ended, or None.
+        memory: bytes it has come to use. failure: why it ended, or None. gave_way: whether that was for others' sake.
     """
 
     def __init__(self, host: GrammarHost, conn: Connection, kill: _Killer) -> None:
@@ -51,15 +53,18 @@ class GrammarProcess:
         self._numbers = itertools.count(1)
         self._takers: dict[int, Callable[[Answer], None]] = {}
         self._yields = False
+        self._compiled_at = 0.0
         self.memory = 0
         self.failure: str | None = None
+        self.gave_way = False
+        self._joined = False
 
     def compile(self, source: str, cancelled: threading.Event | None) -> None:
         """Compile the grammar that this process is for.
 
         Raises:
             UnusableGrammarError: it cannot be used, or takes too much time or memory.
-            GrammarBusyError: ``cancelled`` was set.
+            GrammarBusyError: ``cancelled`` was set, or other work has left it too little time.
         """
         answers: list[Answer] = []
         self._takers[0] = answers.append
@@ -69,19 +74,31 @@ class GrammarProcess:
             if cancelled is not None and cancelled.is_set():
                 raise GrammarBusyError("the grammar was not compiled: its client has gone")
             if time.monotonic() > until:
+                used = self._kill.processor_seconds()
+                if used is not None and used < ITS_SHARE * COMPILE_SECONDS:
+                    raise GrammarBusyError("the machine is too busy to compile the grammar; try again in a few seconds")
                 self.end(f"it was not compiled within {COMPILE_SECONDS:g} s; make it simpler")
             else:
                 self.receive(TICK_S)
         del self._takers[0]
-        if self.failure is not None:
-            raise UnusableGrammarError(self.failure)
+        self.check()
+        self._compiled_at = time.monotonic()
         if answers[0].error is not None:
             raise UnusableGrammarError(answers[0].error)
+
+    def check(self) -> None:
+        """Fail if it has ended.
+
+        Raises:
+            UnusableGrammarError: through its own fault. GrammarBusyError: for others' sake.
+        """
+        if self.failure is not None:
+            raise GrammarBusyError(self.failure) if self.gave_way else UnusableGrammarError(self.failure)
 
     def join(self, taker: Callable[[Answer], None]) -> int:
         """Start a completion whose answers go to ``taker``; its number."""
         with self._lock:
-            number = next(self._numbers)
+            number, self._joined = next(self._numbers), True
             self._takers[number] = taker
         return number
 
@@ -121,8 +138,8 @@ class GrammarProcess:
 
     @property
     def busy(self) -> bool:
-        """Whether completions follow the grammar, or it is being compiled."""
-        return bool(self._takers)
+        """Whether completions follow the grammar, are about to, or it is being compiled."""
+        return bool(self._takers) or not (self._joined or time.monotonic() - self._compiled_at > SOON_S)
 
     def yield_processor(self) -> None:
         """From now on it runs only where nobody else wants the core; what is slow must not slow the engine down."""
@@ -209,8 +226,7 @@ class GrammarHost:
                 process.end("it was not compiled")
                 raise
             self.balance()
-            if process.failure is not None:
-                raise UnusableGrammarError(process.failure)
+            process.check()
             return process
         finally:
             self._slots.release()
@@ -243,7 +259,8 @@ class GrammarHost:
             if total <= self.memory:
                 return
             total -= process.memory + _BASE
-            process.end(f"the grammars of all requests need more than {self.memory >> 20} MB; make it simpler")
+            process.gave_way = True
+            process.end(f"the grammars of all requests need more than {self.memory >> 20} MB; try again later")
 
     def _fork(self) -> GrammarProcess:
         with self._lock:
@@ -312,6 +329,14 @@ class _Killer:
     def __init__(self, pid: int) -> None:
         self.pid = pid
         self._fd = os.pidfd_open(pid) if sys.platform == "linux" else None
+
+    def processor_seconds(self) -> float | None:
+        """Processor time that it has used; None where that is not known."""
+        try:
+            fields = Path(f"/proc/{self.pid}/stat").read_text().rsplit(")", 1)[1].split()
+            return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        except (OSError, IndexError, ValueError):
+            return None
 
     def __call__(self) -> None:
         with contextlib.suppress(ProcessLookupError):

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from geminate.decoding.constraint import MaskPendingError
 from geminate.errors import GrammarError
-from geminate.grammar.followers import FURTHER, QUICK_S, FailedFollower, Follower
+from geminate.grammar.followers import FURTHER, FailedFollower, Follower
 from geminate.grammar.matching import Answer
 
-WAIT_S = 0.01  # for a mask, where masks have come quickly so far
+PATIENCE_S = 0.01  # until an engine says otherwise
 _SOON = 16  # tokens
 _KEPT = 32  # positions whose masks are kept for a rollback
 
@@ -60,12 +60,14 @@ class _Place:
     """A position in the completion, after ``token``.
 
     Attributes:
-        asked: whether its mask was asked for. bits: the mask, a bit a token. error: why there is none.
+        asked, asked_forced: whether its mask, and the continuation forced there, were asked for.
+        bits: the mask, a bit a token. error: why there is none.
         next: positions behind it that were visited, by token.
     """
 
     token: int = -1
     asked: bool = False
+    asked_forced: bool = False
     bits: bytes | None = None
     accepting: bool = False
     error: str | None = None
@@ -86,6 +88,8 @@ class GrammarState:
         self._over = 0  # end tokens after the text was complete; not passed to the follower
         self._questions: deque[tuple[list[_Place], _Place | None]] = deque()
         self._mean = 0.0  # recent seconds of an answer
+        self._patience = self._left = PATIENCE_S
+        self._ended: GrammarError | None = None
         self._guesses = False  # whether drafts of forced text are made
 
     def ready(self) -> bool:
@@ -95,7 +99,15 @@ class GrammarState:
             return True
         self.prepare()
         self._receive(here, 0.0)
-        return here.bits is not None or here.error is not None or self._mean <= QUICK_S
+        return here.bits is not None or here.error is not None or self._mean <= self._patience
+
+    def be_patient(self, seconds: float) -> None:
+        """See `Constraint`."""
+        self._patience = self._left = seconds
+
+    def _may_wait(self) -> float:
+        """Seconds; none where masks have been taking longer than a round waits."""
+        return max(0.0, self._left) if self._mean <= self._patience else 0.0
 
     def wait(self, seconds: float) -> None:
         """See `Constraint`."""
@@ -129,7 +141,7 @@ class GrammarState:
         if here.mask is None:
             self._complete(here)
             if here.bits is None:
-                raise GrammarError(f"{FURTHER}{here.error}")
+                raise self._error(here)
             raw = np.frombuffer(here.bits, dtype=np.uint8)
             mask = np.unpackbits(raw, count=self._grammar.vocab_size, bitorder="little").view(np.bool_)
             if not here.accepting:  # a grammar that names tokens by number may seem to allow an end in the middle
@@ -157,7 +169,7 @@ class GrammarState:
                 self._over = 1
                 return
         if here.error is not None:
-            raise GrammarError(f"{FURTHER}{here.error}")
+            raise self._error(here)
         if here.mask is not None and not here.mask[token]:
             raise GrammarError(f"token {token} is not what the grammar allows here")
         self._push(token)
@@ -179,7 +191,7 @@ class GrammarState:
         here = self._path[-1]
         if here.forced is None:
             self._ask(forced=True)
-            self._receive(here, WAIT_S if self._mean <= QUICK_S else 0.0, forced=True)
+            self._receive(here, self._may_wait(), forced=True)
         return here.forced or ()
 
     def fail(self, why: str) -> None:
@@ -219,7 +231,7 @@ class GrammarState:
         """
         path = self._path
         length, here = len(path), path[-1]
-        forced = forced and here.forced is None
+        forced = forced and not here.asked_forced
         first = length
         while first >= length - before and not path[first - 1].asked:
             first -= 1
@@ -228,6 +240,7 @@ class GrammarState:
         keep = min(self._common - 1, first)
         for place in path[first:]:
             place.asked = True
+        here.asked_forced |= forced
         self._questions.append((path[first:], here if forced else None))
         self._follower.ask(keep, [place.token for place in path[keep + 1 :]], first, forced=forced)
         del self._known[keep + 1 :]
@@ -244,7 +257,7 @@ class GrammarState:
             return
         if not here.asked:
             self._ask()
-        self._receive(here, WAIT_S if self._mean <= QUICK_S else 0.0)
+        self._receive(here, self._may_wait())
         if here.bits is None and here.error is None:
             raise MaskPendingError
 
@@ -255,12 +268,13 @@ class GrammarState:
             try:
                 answer = self._follower.receive(max(0.0, began + seconds - time.monotonic()))
             except GrammarError as error:
-                self._fail(str(error).removeprefix(FURTHER))
+                self._fail(error)
                 return
             if answer is None:
-                self._mean = max(self._mean, time.monotonic() - began)
-                return
+                self._mean = max(self._mean, 2 * (time.monotonic() - began))
+                break
             self._take(answer)
+        self._left -= time.monotonic() - began
 
     def _take(self, answer: Answer) -> None:
         places, forced = self._questions.popleft()
@@ -272,11 +286,16 @@ class GrammarState:
         if forced is not None:
             forced.forced = answer.forced or ()
 
-    def _fail(self, why: str) -> None:
+    def _error(self, place: _Place) -> GrammarError:
+        return self._ended or GrammarError(f"{FURTHER}{place.error}")
+
+    def _fail(self, error: GrammarError) -> None:
         """Nothing more is asked: every position without a mask has the error."""
+        why = str(error).removeprefix(FURTHER)
+        self._ended = error
         self._questions.clear()
         self._follower.close()
-        self._follower = FailedFollower(why)
+        self._follower = FailedFollower(error)
         for place in self._path:
             if place.bits is None:
                 place.error = why

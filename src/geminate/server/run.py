@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import signal
 import socket
@@ -155,6 +156,8 @@ class _Run:
         try:
             llm = self.load(self._check)
             service = make_service(llm, self.settings, self._check)
+            gc.collect()
+            gc.freeze()  # what is loaded stays: looking through it again would stop every stream for 100 ms
         except Exception as error:
             if not self._stopping.is_set():
                 self._load_failed(loop, error)

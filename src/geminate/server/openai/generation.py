@@ -16,7 +16,7 @@ from geminate.engine.client import AsyncEvents
 from geminate.engine.messages import EngineEvent, EngineRequest, Speculation
 from geminate.engine.messages import Reply as ReplyKind
 from geminate.engine.stats import Stats
-from geminate.errors import GeminateError, GrammarError
+from geminate.errors import GeminateError, GrammarBusyError, GrammarError
 from geminate.grammar.compiler import Grammar
 from geminate.params import SamplingParams, parse_speculation
 from geminate.server.chunks import Chunk, ChunkReader, merged
@@ -196,6 +196,8 @@ class Generation:
                     self._count(batch)
                     yield batch if self._trace else merged(batch)
             outcome = "done"
+        except GrammarBusyError as error:
+            raise from_geminate(error) from error
         except GrammarError as error:  # a grammar that compiles can still exceed the matcher's limits
             raise bad_request(str(error), code="grammar_failed") from error
         except GeminateError as error:
