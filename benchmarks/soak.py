@@ -37,7 +37,7 @@ from geminate import machine
 
 KEY = "soak-key-0123456789abcdef"
 HONEST, HOSTILE = 4, 2
-IDLE_S = 400.0  # until what is kept for idle connections and grammars is gone
+IDLE_S = 200.0  # until what is kept for idle connections and grammars is gone
 WARM = 1_000  # requests after which memory must be flat
 SCHEMA = {
     "type": "object",

@@ -15,7 +15,7 @@ from geminate.server.metrics import Metrics
 TICK_S = 0.02
 WARN_S = 0.25
 QUIET_S = 10.0  # between two warnings
-GRAMMAR_IDLE_S = 300.0
+GRAMMAR_IDLE_S = 120.0
 
 
 async def watch(metrics: Metrics, drop_idle: Callable[[float], None]) -> None:
