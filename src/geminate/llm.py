@@ -56,8 +56,8 @@ class LLM:
     """A target and its drafter, ready to generate.
 
     Args:
-        model, drafter, weights, threads, prefill_chunk, rope_position, use_cache, cache_dir, prefault: see
-            `geminate.loading.options.LoadOptions`.
+        model, drafter, weights, threads, prefill_chunk, rope_position, use_cache, cache_dir, check, prefault:
+            see `geminate.loading.options.LoadOptions`.
         on_message: called with what a user should know while loading.
         progress: called with (tensor, bytes done, bytes) while weights are packed; what it raises ends the loading.
 
@@ -76,6 +76,7 @@ class LLM:
         rope_position: RopePosition = "P",
         use_cache: bool = True,
         cache_dir: str | Path | None = None,
+        check: bool = False,
         prefault: bool = False,
         on_message: Message | None = None,
         progress: Progress | None = None,
@@ -89,6 +90,7 @@ class LLM:
             rope_position=rope_position,
             use_cache=use_cache,
             cache_dir=cache_dir,
+            check=check,
             prefault=prefault,
         )
         pair = load_pair(options, on_message=on_message, progress=progress)

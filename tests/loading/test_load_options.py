@@ -21,10 +21,24 @@ def test_llm_takes_the_same_arguments_with_the_same_defaults() -> None:
 
 def test_the_server_settings_become_load_options() -> None:
     given = Settings(
-        model="m", drafter="none", weights="int4", threads=3, rope_position="P-1", cache=False, prefault=True
+        model="m",
+        drafter="none",
+        weights="int4",
+        threads=3,
+        rope_position="P-1",
+        cache=False,
+        check=True,
+        prefault=True,
     )
     expected = LoadOptions(
-        model="m", drafter=None, weights="int4", threads=3, rope_position="P-1", use_cache=False, prefault=True
+        model="m",
+        drafter=None,
+        weights="int4",
+        threads=3,
+        rope_position="P-1",
+        use_cache=False,
+        check=True,
+        prefault=True,
     )
     assert given.loading() == expected
     assert Settings().loading() == LoadOptions()

@@ -52,6 +52,23 @@ def test_a_flipped_byte_anywhere_is_found(cache: Path, models: dict[str, Path]) 
     llm.check_weights()
 
 
+def test_check_packs_damaged_weights_again(cache: Path, models: dict[str, Path]) -> None:
+    whole = cache.read_bytes()
+    length, _, _ = struct.unpack("<II8s", whole[-16:])
+    arrays = json.loads(whole[-16 - length : -16])["arrays"].values()
+    largest = max(arrays, key=lambda array: array["nbytes"])
+    damaged = bytearray(whole)
+    damaged[largest["offset"] + largest["nbytes"] // 2] ^= 1
+    cache.write_bytes(damaged)
+    said: list[str] = []
+    llm = LLM(models["E2B"], drafter=None, cache_dir=cache.parent, threads=1, check=True, on_message=said.append)
+    assert any("damaged in" in line and "packing the weights again" in line for line in said)
+    assert not llm.pair.target.store.from_cache and cache.read_bytes() == whole
+    said.clear()
+    LLM(models["E2B"], drafter=None, cache_dir=cache.parent, threads=1, check=True, on_message=said.append)
+    assert not said
+
+
 def test_verify_and_info_find_it(tmp_path: Path, models: dict[str, Path]) -> None:
     env = {"GEMINATE_CACHE": str(tmp_path)}
     wide = str(models["31B"])

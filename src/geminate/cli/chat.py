@@ -22,7 +22,7 @@ HELP = """/help     show this text
 Ctrl-C    stop the answer, keep the conversation"""
 
 
-LOADING = loading("model", "drafter", "weights", "threads", "rope_position", "use_cache", "prefault")
+LOADING = loading("model", "drafter", "weights", "threads", "rope_position", "use_cache", "check", "prefault")
 PARAMS = sampling("max_tokens", *SAMPLING, max_tokens=512)
 
 

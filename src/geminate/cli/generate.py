@@ -16,7 +16,7 @@ from geminate.loading.options import LoadOptions
 from geminate.output import Output
 from geminate.params import SamplingParams, parse_speculation
 
-LOADING = loading("model", "drafter", "weights", "threads", "rope_position", "use_cache", "prefault")
+LOADING = loading("model", "drafter", "weights", "threads", "rope_position", "use_cache", "check", "prefault")
 PARAMS = sampling("max_tokens", *SAMPLING, "stop", "ignore_eos", "logprobs")
 
 

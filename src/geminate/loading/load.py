@@ -5,9 +5,10 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from geminate.backends.select import make_backend
-from geminate.errors import ConfigError
+from geminate.errors import ConfigError, WeightsError
 from geminate.families.base import Model
 from geminate.families.registry import open_model
 from geminate.loading.compile import compile_drafter, compile_target
@@ -17,7 +18,7 @@ from geminate.params import MAX_DRAFT
 from geminate.runtime.drafter import DrafterModel
 from geminate.runtime.target import TargetModel
 from geminate.weights.packing import Progress
-from geminate.weights.store import Message, open_weights
+from geminate.weights.store import Message, WeightStore, open_weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +58,18 @@ class Pair:
     drafter: DrafterModel | None
 
 
+def _open_checked(*args: Any, on_message: Message | None, **more: Any) -> WeightStore:
+    """`open_weights`, and again if what was packed is damaged."""
+    store = open_weights(*args, on_message=on_message, **more)
+    try:
+        store.check()
+    except WeightsError as error:  # the packed file is gone
+        if on_message is not None:
+            on_message(f"{error}; packing the weights again")
+        store = open_weights(*args, on_message=on_message, **more)
+    return store
+
+
 def load_pair(options: LoadOptions, *, on_message: Message | None = None, progress: Progress | None = None) -> Pair:
     """Load and compile.
 
@@ -72,7 +85,7 @@ def load_pair(options: LoadOptions, *, on_message: Message | None = None, progre
     target_config = source.target_config()
     backend = make_backend(options.threads)
     open_packed = functools.partial(
-        open_weights,
+        _open_checked if options.check else open_weights,
         layouts=backend.layout,
         cache_dir=None if options.cache_dir is None else Path(options.cache_dir),
         use_cache=options.use_cache,

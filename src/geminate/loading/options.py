@@ -27,6 +27,7 @@ class LoadOptions:
         rope_position: the drafter's rotary position, ``P`` (transformers) or ``P-1`` (LiteRT-LM, vLLM); changes
             acceptance, never the output.
         use_cache, cache_dir: whether packed weights are kept on disk, and where; None is the user's cache directory.
+        check: compare packed weights with their checksums before they are used, and pack damaged ones again.
         prefault: load all weights into memory now, so that the first answer does not wait for the disk.
 
     Raises:
@@ -56,6 +57,10 @@ class LoadOptions:
         default=True, metadata={"help": "Do not keep packed weights on disk.", "flags": ("--no-cache",)}
     )
     cache_dir: str | Path | None = None
+    check: bool = field(
+        default=False,
+        metadata={"help": "Compare packed weights with their checksums at start; damaged ones are packed again."},
+    )
     prefault: bool = field(
         default=False,
         metadata={"help": "Load all weights into memory at start, so the first answer does not wait for the disk."},

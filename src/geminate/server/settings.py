@@ -74,6 +74,7 @@ class Settings:
     threads: int | None = _from_loading("threads", low=1, high=1024)
     rope_position: str = _from_loading("rope_position", choices=ROPE_POSITIONS)
     cache: bool = _setting(True, "Cache packed weights on disk for the next start.", group="model")
+    check: bool = _from_loading("check")
     prefault: bool = _from_loading("prefault")
     model_id: str | None = _setting(
         None, "Name of the model in the API.", group="model", default_text="from the model's path"
@@ -212,6 +213,7 @@ class Settings:
             threads=self.threads,
             rope_position=cast(RopePosition, self.rope_position),
             use_cache=self.cache,
+            check=self.check,
             prefault=self.prefault,
         )
 
