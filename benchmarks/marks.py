@@ -128,7 +128,15 @@ def house() -> Iterator[Mark]:
     yield at_most(11, "files on the way of a chat request", script("request_path.py", "http")["files"], 19)
 
 
-PARTS: tuple[Callable[[], Iterator[Mark]], ...] = (exactness, passes, decoding, quality, serving, house)
+def guard() -> Iterator[Mark]:
+    """Issue 12: a stream beside four clients with dear grammars."""
+    rows = script("serve/hostile.py", "--seconds", "4", "--repeats", "2", "--kinds", "800 anyOf", "900 rules")["rows"]
+    for kind, row in rows.items():
+        yield at_least(12, f"stream beside four clients, {kind}, share of its rate", row["share"], 0.7)
+        yield at_most(12, f"stream beside four clients, {kind}, longest gap in ms", row["gap_ms"], 150)
+
+
+PARTS: tuple[Callable[[], Iterator[Mark]], ...] = (exactness, passes, decoding, quality, serving, house, guard)
 
 
 def main() -> int:

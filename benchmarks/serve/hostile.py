@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from load import Server
+from rich.console import Console
 from rich.progress import track
 
 from geminate import machine
@@ -178,10 +179,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=8.0, help="of a turn")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS), metavar="KIND")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     rows: dict[str, dict[str, Any]] = {}
-    for kind, form in track(list(KINDS.items()), transient=True):
+    err = Console(stderr=True)
+    for kind in track(args.kinds, transient=True, console=err):
+        form = KINDS[kind]
         server = Server(
             [sys.executable, "-c", "from geminate.cli.app import app; app()", "serve", "--port", "PORT"],
             "/health/ready",

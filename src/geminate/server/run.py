@@ -22,8 +22,8 @@ from geminate.kv.budget import KVBudget
 from geminate.llm import LLM
 from geminate.server.app import make_app
 from geminate.server.http.auth import Keys, load_keys
+from geminate.server.http.limits import timed_protocol
 from geminate.server.http.logs import configure, line_around_time, log, log_left_out
-from geminate.server.http.protocol import timed_protocol
 from geminate.server.settings import Settings
 from geminate.server.state import ServerState
 from geminate.server.watchdog import watch
