@@ -8,6 +8,7 @@ import gc
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -33,6 +34,7 @@ LOG = 2  # stderr
 BACKLOG = 2048
 ACCEPTED_AT_ONCE = 64
 """Connections that are accepted before others are read: more would starve those that have something to say."""
+CHECK_NICE = 10  # of the thread that reads all weights: answers come first
 AFTER_DRAIN_S = 5
 """Time allowed for sending the last bytes of the last responses, and for a load to notice that it is to stop."""
 Check = Callable[[], None]
@@ -204,6 +206,8 @@ class _Run:
 
     def _check_weights(self, loop: asyncio.AbstractEventLoop, llm: LLM) -> None:
         """Runs in a thread, after the start: reading everything before would delay the first answer."""
+        if sys.platform == "linux":
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), CHECK_NICE)
         try:
             llm.check_weights()
             log("info", "the packed weights are intact")
