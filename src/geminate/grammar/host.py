@@ -22,9 +22,9 @@ from geminate.errors import GeminateError, GrammarBusyError
 from geminate.grammar.matching import Answer, UnusableGrammarError
 from geminate.grammar.worker import CLOSE, COMPILE, FOLLOW, FORK, HEAD, STEP, decode
 
-COMPILE_SECONDS = 2.0
+COMPILE_SECONDS = 2.0  # of the processor
+PATIENCE_S = 4.0  # for a compilation beside other work, and for the start of one
 COMPILING = 2  # grammars at a time
-ITS_SHARE = 0.5  # of that time; with less of the processor, other work is what a compilation is late by
 STEP_SECONDS = 2.0  # for one answer
 START_SECONDS = 60.0  # for a large vocabulary on a slow machine
 TICK_S = 0.05
@@ -68,16 +68,16 @@ class GrammarProcess:
         """
         answers: list[Answer] = []
         self._takers[0] = answers.append
-        until = time.monotonic() + COMPILE_SECONDS
+        began = time.monotonic()
         self._send(bytes([COMPILE]) + source.encode())
         while not answers and self.failure is None:
             if cancelled is not None and cancelled.is_set():
                 raise GrammarBusyError("the grammar was not compiled: its client has gone")
-            if time.monotonic() > until:
-                used = self._kill.processor_seconds()
-                if used is not None and used < ITS_SHARE * COMPILE_SECONDS:
-                    raise GrammarBusyError("the machine is too busy to compile the grammar; try again in a few seconds")
+            used = self._kill.processor_seconds()
+            if (time.monotonic() - began if used is None else used) > COMPILE_SECONDS:
                 self.end(f"it was not compiled within {COMPILE_SECONDS:g} s; make it simpler")
+            elif time.monotonic() - began > PATIENCE_S:
+                raise GrammarBusyError("the machine is too busy to compile the grammar; try again in a few seconds")
             else:
                 self.receive(TICK_S)
         del self._takers[0]
@@ -120,21 +120,24 @@ class GrammarProcess:
 
     def receive(self, timeout: float) -> None:
         """Hand out the answers that have come; wait up to ``timeout`` seconds for the first."""
+        before = self.memory
         with self._lock:
-            if self.failure is not None:
-                return
-            try:
-                while self._conn.poll(timeout):
-                    number, answer = decode(self._conn.recv_bytes())
-                    grown, self.memory = answer.memory > self.memory, answer.memory
-                    taker = self._takers.get(number)
-                    if taker is not None:
-                        taker(answer)
-                    timeout = 0.0
-                    if grown:
-                        self._host.balance()
-            except (EOFError, OSError):
-                self.end(f"it needs more than {self._host.each >> 20} MB of memory; make it simpler")
+            self._hand_out(timeout)
+        if self.memory > before:
+            self._host.balance()  # without this lock: it may end processes whose locks others hold
+
+    def _hand_out(self, timeout: float) -> None:
+        try:
+            while self.failure is None and self._conn.poll(timeout):
+                number, answer = decode(self._conn.recv_bytes())
+                self.memory = answer.memory
+                taker = self._takers.get(number)
+                if taker is not None:
+                    taker(answer)
+                timeout = 0.0
+        except (EOFError, OSError):
+            most = self._host.each >> 20
+            self.end(f"its process has ended; most likely it needs more than {most} MB of memory; make it simpler")
 
     @property
     def busy(self) -> bool:
@@ -150,10 +153,14 @@ class GrammarProcess:
 
     def end(self, why: str) -> None:
         """Kill the process; completions that still follow the grammar fail with ``why``."""
-        with self._lock:
-            if self.failure is None:
-                self.failure = why
-                _discard(self._conn, self._kill)
+        if self.failure is None:
+            self.failure = why
+            self._kill()
+            if self._lock.acquire(blocking=False):  # else whoever waits for an answer sees that none comes
+                try:
+                    self._conn.close()
+                finally:
+                    self._lock.release()
 
     def _send(self, raw: bytes) -> None:
         with self._lock:
@@ -162,7 +169,7 @@ class GrammarProcess:
             try:
                 self._conn.send_bytes(raw)
             except OSError:
-                self.receive(0.0)
+                self._hand_out(0.0)
                 self.end("its process has ended")
 
 
@@ -212,7 +219,7 @@ class GrammarHost:
             GrammarBusyError: too many others are being compiled, or ``cancelled`` was set.
             GeminateError: the grammar processes cannot be started.
         """
-        until = time.monotonic() + COMPILE_SECONDS
+        until = time.monotonic() + PATIENCE_S
         while not self._slots.acquire(timeout=TICK_S):
             if cancelled is not None and cancelled.is_set():
                 raise GrammarBusyError("the grammar was not compiled: its client has gone")
@@ -288,7 +295,7 @@ class GrammarHost:
         package = str(Path(__file__).resolve().parent.parent)
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", _BOOT, package],
+                [sys.executable, "-P", "-c", _BOOT, package],
                 stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,  # the library reports a lack of memory there
@@ -327,7 +334,7 @@ class _Killer:
     """Kills a process that is not this one's child, once; where there are descriptors of processes, never another."""
 
     def __init__(self, pid: int) -> None:
-        self.pid = pid
+        self.pid, self._done = pid, False
         self._fd = os.pidfd_open(pid) if sys.platform == "linux" else None
 
     def processor_seconds(self) -> float | None:
@@ -339,20 +346,23 @@ class _Killer:
             return None
 
     def __call__(self) -> None:
+        if self._done:
+            return
+        self._done = True
         with contextlib.suppress(ProcessLookupError):
-            if self._fd is not None:
-                signal.pidfd_send_signal(self._fd, signal.SIGKILL)
-                os.close(self._fd)
-                self._fd = None
-            else:
+            if self._fd is None:
                 os.kill(self.pid, signal.SIGKILL)
+                return
+            try:
+                signal.pidfd_send_signal(self._fd, signal.SIGKILL)
+            finally:
+                os.close(self._fd)
 
 
 def _discard(conn: Connection, kill: _Killer) -> None:
     """Nobody refers to the grammar any more."""
-    if not conn.closed:
-        conn.close()
-        kill()
+    conn.close()
+    kill()
 
 
 def _exactly(control: socket.socket, size: int) -> bytes:

@@ -145,6 +145,8 @@ class Matching:
 
     def _back_to(self, keep: int) -> None:
         back = len(self._tokens) - keep
+        if back < 0:
+            raise UnusableGrammarError("what came before could not be followed")
         del self._tokens[keep:]
         if self._matcher.is_error() or (back and not self._matcher.rollback(back)):
             self._restart(fresh=False)
