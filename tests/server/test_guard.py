@@ -11,6 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from geminate.server.http import refusals
 from support.serving import Served, chat_body
 
 CHAT = "/v1/chat/completions"
@@ -57,6 +58,22 @@ def test_large_bodies_leave_the_event_loop_alone(served: Served, name: str) -> N
     answer, slowest = slowest_live(served, body, path)
     assert answer.status_code == status, answer.text[:300]
     assert slowest < 1.0  # 2 to 36 s before
+
+
+def test_a_flood_of_refusals_is_slowed_down(served: Served) -> None:
+    """The first ones are answered at once; a client that goes on gets them at a walking pace."""
+    with served.client() as client:
+        for _ in range(refusals.FREE):
+            assert client.post(CHAT, json={}).status_code == 400
+        began = time.monotonic()
+        for _ in range(5):
+            assert client.post(CHAT, json={}).status_code == 400
+        slow = time.monotonic() - began
+        time.sleep(1.1)
+        began = time.monotonic()
+        assert client.post(CHAT, json={}).status_code == 400
+        assert time.monotonic() - began < 0.9 * refusals.DELAY_S
+    assert slow > 4 * refusals.DELAY_S
 
 
 def test_a_grammar_bomb_is_refused_and_grammars_go_on(served: Served) -> None:

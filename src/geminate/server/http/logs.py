@@ -16,6 +16,7 @@ from typing import Any
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from geminate.server.http.errors import ApiError, internal
+from geminate.server.http.refusals import Refusals
 from geminate.server.settings import is_loopback
 
 _LOGGER = logging.getLogger("geminate.server")
@@ -159,6 +160,7 @@ class ContextMiddleware:
 
     def __init__(self, app: ASGIApp, on_done: Any) -> None:
         self.app, self.on_done = app, on_done
+        self._refusals = Refusals()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -174,6 +176,8 @@ class ContextMiddleware:
             nonlocal status, complete
             if message["type"] == "http.response.start":
                 status = message["status"]
+                if 400 <= status < 500:
+                    await self._refusals.pause(context.client)
                 message["headers"] = _with_headers(message.get("headers", ()), context.id)
             elif not message.get("more_body"):
                 complete = True
