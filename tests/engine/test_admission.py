@@ -49,6 +49,14 @@ def test_clients_take_turns(llm: LLM) -> None:
     assert started(engine, [*crowd, late]).index(late) <= 2
 
 
+def test_clients_take_turns_where_one_runs_at_a_time(llm: LLM) -> None:
+    engine = llm.new_engine(max_running=1)
+    greedy = [engine.add(request(llm, "greedy")) for _ in range(4)]
+    modest = [engine.add(request(llm, "modest")) for _ in range(2)]
+    begun = started(engine, [*greedy, *modest])
+    assert [s.request.client for s in begun] == ["greedy", "modest", "greedy", "modest", "greedy", "greedy"]
+
+
 def test_one_clients_requests_begin_in_order(llm: LLM) -> None:
     engine = llm.new_engine(max_running=2)
     crowd = [engine.add(request(llm, "crowd", tokens=4 + i % 3)) for i in range(6)]

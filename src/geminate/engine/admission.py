@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 
 from geminate.engine.sequence import Sequence as Running
@@ -11,38 +12,54 @@ from geminate.errors import QueueFullError
 
 PASS_S = 2.0  # how long others pass a sequence whose memory is not there
 RESERVE = 4  # one place in so many is for clients that have few
+_CLIENTS = 1_000  # that are remembered
 _TRIES = 16  # sequences whose memory is looked for in one step
 
 
-def candidates(waiting: Iterable[Running], running: Iterable[Running]) -> Iterator[Running]:
-    """Waiting sequences in the order in which they should begin.
+class Admission:
+    """Remembers who began when, so that clients take turns."""
 
-    The next is one of the client with the fewest running sequences; of one client, and of clients with as many, the
-    oldest. A sequence that was tried and is still waiting when the next one is asked for is passed by it, until it has
-    waited `PASS_S` for its memory.
-    """
-    counts = Counter(sequence.request.client for sequence in running)
-    queues: dict[str, list[Running]] = {}
-    for sequence in waiting:
-        queues.setdefault(sequence.request.client, []).append(sequence)
-    for _ in range(_TRIES):
-        if not queues:
-            return
-        client = min(queues, key=counts.__getitem__)  # the first of equals: the one who came first
-        sequence = queues[client].pop(0)
-        if not queues[client]:
-            del queues[client]
-        yield sequence
-        if sequence.begun:
-            counts[client] += 1
-            continue
-        if sequence.finish_reason is not None:
-            continue
-        now = time.monotonic()
-        if sequence.blocked_since is None:
-            sequence.blocked_since = now
-        elif now - sequence.blocked_since > PASS_S:
-            return
+    def __init__(self) -> None:
+        self._began: OrderedDict[str, int] = OrderedDict()  # numbers of the latest beginnings
+        self._numbers = itertools.count()
+
+    def candidates(self, waiting: Iterable[Running], running: Iterable[Running]) -> Iterator[Running]:
+        """Waiting sequences in the order in which they should begin.
+
+        The next is one of the client with the fewest running sequences, and among those of the one who has waited
+        longest since it began one; of one client the oldest. A sequence that was tried and is still waiting when the
+        next one is asked for is passed by it, until it has waited `PASS_S` for its memory.
+        """
+        counts = Counter(sequence.request.client for sequence in running)
+        queues: dict[str, list[Running]] = {}
+        for sequence in waiting:
+            queues.setdefault(sequence.request.client, []).append(sequence)
+        for _ in range(_TRIES):
+            if not queues:
+                return
+            # The first of equals: the one who came first.
+            client = min(queues, key=lambda name: (counts[name], self._began.get(name, -1)))
+            sequence = queues[client].pop(0)
+            if not queues[client]:
+                del queues[client]
+            yield sequence
+            if sequence.begun:
+                counts[client] += 1
+                continue
+            if sequence.finish_reason is not None:
+                continue
+            now = time.monotonic()
+            if sequence.blocked_since is None:
+                sequence.blocked_since = now
+            elif now - sequence.blocked_since > PASS_S:
+                return
+
+    def began(self, client: str) -> None:
+        """A sequence of this client has begun."""
+        self._began[client] = next(self._numbers)
+        self._began.move_to_end(client)
+        while len(self._began) > _CLIENTS:
+            self._began.popitem(last=False)
 
 
 def check_place(client: str, others: Sequence[str], places: int, running: int) -> None:

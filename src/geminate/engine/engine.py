@@ -16,7 +16,7 @@ from collections.abc import Callable
 from geminate.arrays import F32
 from geminate.decoding.constraint import Constraint
 from geminate.engine import masks
-from geminate.engine.admission import candidates
+from geminate.engine.admission import Admission
 from geminate.engine.commit import Verifier, commit
 from geminate.engine.conversations import Conversations
 from geminate.engine.drafting import draft_all, observe
@@ -84,6 +84,7 @@ class Engine:
         self.conversations = Conversations(target.new_cache)
         self.running: list[Sequence] = []
         self.waiting: deque[Sequence] = deque()
+        self._admission = Admission()
         self._constraints = constraints
         self._stop_checks = stop_checks
         self._verifier = verifier
@@ -182,7 +183,7 @@ class Engine:
         failed: list[EngineEvent] = []
         if not self.waiting or len(self.running) >= self.max_running:
             return failed
-        for sequence in candidates(list(self.waiting), list(self.running)):
+        for sequence in self._admission.candidates(list(self.waiting), list(self.running)):
             try:
                 begun = self._begin(sequence)
             except Exception as error:  # no memory for its cache, say: the others go on
@@ -192,6 +193,7 @@ class Engine:
             if begun:
                 self.waiting.remove(sequence)
                 self.running.append(sequence)
+                self._admission.began(sequence.request.client)
                 if len(self.running) == self.max_running:
                     break
         return failed
