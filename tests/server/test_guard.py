@@ -6,9 +6,11 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 
 from geminate.server.http import refusals
@@ -47,7 +49,7 @@ BODIES = {
     "bad ids": ("/v1/completions", lambda: {"prompt": [-1] * 1_000_000}, 400),
     "a prompt of 4 MB": ("/v1/completions", lambda: {"prompt": "word " * 800_000}, 400),
     "empty messages": (CHAT, lambda: {"messages": [{"role": "user", "content": ""}] * 100_000}, 400),
-    "a text to tokenize": ("/tokenize", lambda: {"prompt": "word " * 400_000}, 200),
+    "a text to tokenize": ("/tokenize", lambda: {"prompt": "word " * 200_000}, 200),
 }
 
 
@@ -58,6 +60,46 @@ def test_large_bodies_leave_the_event_loop_alone(served: Served, name: str) -> N
     answer, slowest = slowest_live(served, body, path)
     assert answer.status_code == status, answer.text[:300]
     assert slowest < 1.0  # 2 to 36 s before
+
+
+def test_lists_of_tokens_are_bounded(served: Served) -> None:
+    """4 MB of text or ids took over a gigabyte, and kept it."""
+    with served.client() as client:
+        long = client.post("/tokenize", json={"model": "geminate-embedded", "prompt": "word " * 250_000})
+        assert long.status_code == 400 and "split it" in long.text
+        ids = client.post("/detokenize", json={"model": "geminate-embedded", "tokens": [5] * 300_000})
+        assert ids.status_code == 400 and "split them" in ids.text
+        assert client.post("/detokenize", json={"model": "geminate-embedded", "tokens": [5] * 1000}).status_code == 200
+
+
+def test_memory_of_large_bodies_comes_back(served: Served) -> None:
+    body = json.dumps({"model": "geminate-embedded", "prompt": [0.5] * 700_000}).encode()
+    process = psutil.Process(served.process.pid)
+    before = peak = process.memory_info().rss
+    done = threading.Event()
+
+    def watch() -> None:
+        nonlocal peak
+        while not done.wait(0.02):
+            peak = max(peak, process.memory_info().rss)
+
+    watching = threading.Thread(target=watch)
+    watching.start()
+    with ThreadPoolExecutor(4) as pool:
+        posts = [pool.submit(post, served, body) for _ in range(8)]
+        assert {p.result() for p in posts} == {400}
+    done.set()
+    watching.join()
+    assert peak - before < 200 << 20
+    until = time.monotonic() + 30
+    while process.memory_info().rss > before + (80 << 20) and time.monotonic() < until:
+        time.sleep(0.5)
+    assert process.memory_info().rss <= before + (80 << 20)
+
+
+def post(server: Served, body: bytes) -> int:
+    with server.client() as client:
+        return client.post("/v1/completions", content=body, headers={"Content-Type": "application/json"}).status_code
 
 
 def test_a_flood_of_refusals_is_slowed_down(served: Served) -> None:

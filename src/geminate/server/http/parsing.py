@@ -17,10 +17,20 @@ from geminate.server.http.errors import ApiError, bad_request
 MAX_DEPTH = 64
 MAX_KEYS = 1000  # of one object: every unknown key would be an error of its own
 MAX_ITEMS = 20_000  # objects and arrays: validation holds the interpreter for some microseconds each
-LARGE = 100_000  # bytes of a body that is parsed aside
+LARGE = 100_000  # bytes of a body that is parsed aside, one at a time: it takes up to a hundred times its size
+_large = asyncio.Semaphore(1)
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _M = TypeVar("_M", bound=BaseModel)
 _TEXT_ONLY = ("image_url", "input_audio", "file", "input_image", "input_file", "image", "audio", "video")
+
+
+class _Trim:
+    """Whether memory was used that the allocator keeps although nobody needs it."""
+
+    wanted = False
+
+
+TRIM = _Trim()
 
 
 class ClientGone(Exception):
@@ -49,7 +59,11 @@ async def parse(request: Request, model: type[_M], ready: Callable[[], object]) 
         raise bad_request(f"the body must be sent with 'Content-Type: application/json', not {given}")
     if len(body) <= LARGE:
         return validated(body, model)
-    return await asyncio.to_thread(validated, body, model)
+    async with _large:
+        try:
+            return await asyncio.to_thread(validated, body, model)
+        finally:
+            TRIM.wanted = True
 
 
 def validated(body: bytes, model: type[_M]) -> _M:

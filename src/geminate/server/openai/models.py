@@ -14,6 +14,8 @@ from geminate.server.openai.generation import INLINE_CHARS, in_thread
 from geminate.server.openai.schemas_chat import DetokenizeRequest, TokenizeRequest
 from geminate.server.state import ServerState
 
+MAX_CHARACTERS, MAX_TOKENS = 1 << 20, 1 << 18  # of /tokenize and /detokenize; as many as the longest context
+
 
 async def list_models(state: ServerState, request: Request) -> Response:
     """List the served model."""
@@ -36,6 +38,8 @@ async def tokenize(state: ServerState, request: Request) -> Response:
             if getattr(body, name) is not None:
                 raise bad_request(f"{name} needs messages", name)
         text = body.prompt or ""
+        if len(text) > MAX_CHARACTERS:
+            raise bad_request(f"prompt: {len(text):,} characters; split it, the limit is {MAX_CHARACTERS:,}", "prompt")
         ids = await in_thread(
             len(text) > INLINE_CHARS,
             lambda: model.tokenizer.encode(text, add_bos=None if body.add_special_tokens is not False else False),
@@ -52,6 +56,8 @@ async def tokenize(state: ServerState, request: Request) -> Response:
         ids = await in_thread(
             True, lambda: model.llm.chat_ids(messages, tools=tools, enable_thinking=thinking), param="messages"
         )
+    if len(ids) > MAX_TOKENS:
+        raise bad_request(f"prompt: {len(ids):,} tokens; split it, the limit is {MAX_TOKENS:,}", "prompt")
     made: dict[str, Any] = {"count": len(ids), "max_model_len": model.context, "tokens": ids}
     if body.return_token_strs:
         made["token_strs"] = await in_thread(
@@ -64,6 +70,8 @@ async def detokenize(state: ServerState, request: Request) -> Response:
     """Convert token ids to text."""
     body = await parse(request, DetokenizeRequest, state.check_ready)
     model = state.model(body.model)
+    if len(body.tokens) > MAX_TOKENS:
+        raise bad_request(f"tokens: {len(body.tokens):,} ids; split them, the limit is {MAX_TOKENS:,}", "tokens")
     if body.tokens and (token := max(body.tokens)) >= model.vocab_size:
         raise bad_request(f"tokens: token id {token} is outside the vocabulary of {model.vocab_size}", "tokens")
     skip = bool(body.skip_special_tokens)
