@@ -224,6 +224,10 @@ class LLM:
         """
         if self._closed:
             raise GeminateError("this LLM is closed; make a new one")
+        if params is not None and not isinstance(params, SamplingParams):
+            raise ParameterError(f"params must be SamplingParams, not {type(params).__name__}")
+        if grammar is not None and not isinstance(grammar, Grammar):
+            raise ParameterError(f"grammar must come from llm.grammars.compile, not be {type(grammar).__name__}")
         wanted = parse_speculation(speculation)
         if wanted == "auto":
             self.measure_costs()

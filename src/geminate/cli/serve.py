@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
+import os
+import signal
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -18,6 +20,14 @@ MISSING = "the server needs {}, which is not installed: pip install 'geminate[se
 
 def _missing() -> str | None:
     return next((name for name in NEEDS if importlib.util.find_spec(name) is None), None)
+
+
+def _leave_quietly() -> None:
+    """Until the server has handlers of its own: a stop ends the process at once, a reload has nothing to reload."""
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+    signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+    if hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
 
 def _serve(config: str | None, flags: dict[str, Any]) -> None:
@@ -43,6 +53,7 @@ def command() -> Callable[..., None]:
     def serve(**given: Any) -> None:
         """Serve a model over OpenAI's API, with a page at /. Every flag is also a variable GEMINATE_SERVE_<NAME> and
         a key of the TOML file."""
+        _leave_quietly()
         _serve(given.pop("config"), given)
 
     parameters = [

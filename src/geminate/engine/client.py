@@ -14,6 +14,7 @@ from geminate.engine.messages import EngineEvent, EngineRequest
 from geminate.engine.service import EngineService
 
 LEAST_GAP = 0.005  # seconds between two batches of events of one stream
+MOST = 64  # events that are handed over at once
 
 
 class EngineClient(Protocol):
@@ -102,10 +103,13 @@ class AsyncEvents:
                     await asyncio.sleep(early)
                 last = time.perf_counter()
                 with self._lock:
-                    events = list(self._events)
-                    self._events.clear()
-                    self._ready.clear()
-                    self._woken = False
+                    events = [self._events.popleft() for _ in range(min(MOST, len(self._events)))]
+                    more = bool(self._events)
+                    if not more:
+                        self._ready.clear()
+                        self._woken = False
+                if more:
+                    await asyncio.sleep(0)  # a backlog, perhaps of a client that has gone: others take turns with it
                 failed = next((i for i, event in enumerate(events) if event.error is not None), None)
                 fine = events[:failed]
                 self._unfinished -= sum(event.finish_reason is not None for event in fine)

@@ -25,7 +25,7 @@ from geminate.decoding.constraint import Constraint
 from geminate.errors import GeminateError, GrammarBusyError, ParameterError
 from geminate.grammar.followers import LocalFollower, RemoteFollower
 from geminate.grammar.host import GrammarHost
-from geminate.grammar.json_schema import check_multiples, has_finite_value, schema_text
+from geminate.grammar.json_schema import check_multiples, has_finite_value, schema_text, tighten_numbers
 from geminate.grammar.matching import Library, UnusableGrammarError
 from geminate.grammar.state import Grammar as Grammar
 from geminate.grammar.token_range import token_range
@@ -252,11 +252,12 @@ class GrammarCompiler:
             case Lark(grammar):
                 body = {"lark_grammar": _lark(grammar)}
             case ToolCalls():
+                tools = [(name, None if given is None else _tightened(given)) for name, given in spec.tools]
                 tokens = self._tokenizer.call_tokens()
                 syntax = self._tokenizer.dialect.tools
                 assert syntax is not None
                 lark = syntax.grammar(
-                    spec.tools,
+                    tools,
                     tokens,
                     required=spec.required,
                     parallel=spec.parallel,
@@ -264,6 +265,10 @@ class GrammarCompiler:
                     ends=self._eos_ids,
                 )
                 body = {"lark_grammar": lark}
+            case _:
+                raise ParameterError(
+                    f"a grammar is a JsonObject, JsonSchema, Regex, Lark or ToolCalls, not {type(spec).__name__}"
+                )
         grammars = [body]
         if reasoning:
             grammars = [{"lark_grammar": self._reasoning()}, {"name": "body", **body}]
@@ -330,11 +335,18 @@ def _json_grammar(schema: Mapping[str, Any]) -> dict[str, Any]:
     if "x-guidance" in plain:
         raise ParameterError("the JSON schema contains x-guidance; remove it, because spacing and strictness are fixed")
     check_multiples(plain)
+    tighten_numbers(plain)
     if not has_finite_value(plain):
         raise ParameterError(
             "no finite JSON value satisfies the schema: it requires itself, or something that is false"
         )
     return {"json_schema": {**plain, "x-guidance": _JSON_OPTIONS}}
+
+
+def _tightened(schema: Mapping[str, Any]) -> Mapping[str, Any]:
+    plain: dict[str, Any] = json.loads(schema_text(schema))
+    tighten_numbers(plain)
+    return plain
 
 
 def _regex_literal(pattern: str) -> str:

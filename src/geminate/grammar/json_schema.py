@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 
-from geminate.errors import ParameterError
+from geminate.errors import ParameterError, shown
 
 
 def schema_text(schema: object) -> str:
@@ -130,6 +130,64 @@ def has_finite_value(schema: Mapping[str, Any]) -> bool:
 
 
 MAX_MULTIPLE = 100_000
+MAX_INTEGER = 2**53
+_BOUNDS = {
+    "minimum": math.inf, "exclusiveMinimum": math.inf, "maximum": -math.inf, "exclusiveMaximum": -math.inf,
+}  # fmt: skip
+
+
+def tighten_numbers(schema: object) -> None:
+    """Change a schema, in place, so that the library, which reads numbers as float64, admits no value that it excludes.
+
+    Integer bounds beyond 2**53 become the next float64 inside them.
+
+    Raises:
+        ParameterError: an integer beyond 2**53 as a value; or bounds between two neighbouring whole numbers, one of
+            them excluded, where the library admits the excluded one.
+    """
+    level = [schema]
+    while level:
+        at = level.pop()
+        if isinstance(at, dict):
+            for name, towards in _BOUNDS.items():
+                if _is_large(at.get(name)):
+                    at[name] = _inside(at[name], towards)
+            for value in [at.get("const"), *_list(at.get("enum"))]:
+                if _is_large(value):
+                    raise ParameterError(f"{shown(value)} cannot be enforced exactly: it is beyond 2**53")
+            _check_neighbours(at)
+            level.extend(at.values())
+        elif isinstance(at, list):
+            level.extend(at)
+
+
+def _check_neighbours(schema: Mapping[str, Any]) -> None:
+    low, high = _number(schema.get("exclusiveMinimum")), _number(schema.get("exclusiveMaximum"))
+    most = _number(schema.get("maximum")) if high is None else high
+    least = _number(schema.get("minimum")) if low is None else low
+    if low is not None and most is not None and low == int(low) and most < low + 1:
+        raise ParameterError(f"exclusiveMinimum: {low:g} with a maximum below {low + 1:g} cannot be enforced")
+    if high is not None and least is not None and high == int(high) and least > high - 1:
+        raise ParameterError(f"exclusiveMaximum: {high:g} with a minimum above {high - 1:g} cannot be enforced")
+
+
+def _is_large(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) > MAX_INTEGER
+
+
+def _inside(bound: int, towards: float) -> int:
+    """The nearest integer that is a float64 and not beyond the bound."""
+    try:
+        near = float(bound)
+    except OverflowError:
+        raise ParameterError(f"the bound {shown(bound)} is too large") from None
+    beyond = near > bound if towards < 0 else near < bound
+    return int(math.nextafter(near, towards) if beyond else near)
+
+
+def _number(value: object) -> float | None:
+    real = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if real and abs(value) <= MAX_INTEGER else None  # type: ignore[arg-type]
 
 
 def check_multiples(schema: object) -> None:

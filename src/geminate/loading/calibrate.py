@@ -126,7 +126,7 @@ def _path(pair: Pair) -> Path | None:
 def _read(path: Path | None) -> dict[str, Any]:
     try:
         kept = json.loads(path.read_text(encoding="utf-8")) if path is not None else {}
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return kept if isinstance(kept, dict) else {}
 

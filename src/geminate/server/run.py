@@ -18,7 +18,7 @@ import uvicorn
 
 from geminate.backends.select import report_bus_errors
 from geminate.engine.service import EngineService
-from geminate.errors import SHORTENED, BackendError, DrainingError, GeminateError
+from geminate.errors import SHORTENED, BackendError, DrainingError, GeminateError, ParameterError
 from geminate.kv.budget import KVBudget
 from geminate.llm import LLM
 from geminate.server.app import make_app
@@ -291,6 +291,8 @@ def make_service(llm: LLM, settings: Settings, check: Check | None = None) -> En
     memory = KVBudget(target.kv, limit=0, keep_prefixes=settings.prefix_cache)
     context = min(DEFAULT_KV_POSITIONS, llm.config.max_position_embeddings)
     memory.limit = settings.max_running * memory.need(context) if settings.kv_bytes is None else settings.kv_bytes
+    if memory.limit < (least := memory.need(2)):
+        raise ParameterError(f"kv_bytes {memory.limit:,} holds no request; {least:,} bytes hold one of two tokens")
     llm.measure_costs(check)
     llm.grammars.isolate(settings.grammar_bytes)
     engine = llm.new_engine(

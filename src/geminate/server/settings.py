@@ -71,7 +71,7 @@ class Settings:
     model: str | None = _from_loading("model")
     drafter: str = _from_loading("drafter")
     weights: str = _from_loading("weights", check=check_preset)
-    threads: int | None = _from_loading("threads", low=1, high=1024)
+    threads: int | None = _from_loading("threads", low=1, high=256)
     rope_position: str = _from_loading("rope_position", choices=ROPE_POSITIONS)
     cache: bool = _setting(True, "Cache packed weights on disk for the next start.", group="model")
     check: bool = _from_loading("check")

@@ -261,6 +261,8 @@ def _from_cache(
     config: TargetConfig | AssistantConfig,
     layouts: Layouts,
 ) -> WeightStore:
+    if path.exists() and not path.is_file():
+        raise WeightsError(f"{path} is no regular file")
     with path.open("rb") as file:
         arrays, meta = pc.open_cache(file, fingerprint)
     _map_sources(arrays, meta, {canonical(name): entry for name, entry in entries.items()})

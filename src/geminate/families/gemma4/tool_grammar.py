@@ -279,6 +279,8 @@ class _Writer:
         required = schema.get("required", [])
         if not isinstance(properties, Mapping) or not isinstance(required, list):
             raise ParameterError(f"{path}: properties must be an object and required a list")
+        if not all(isinstance(name, str) for name in required):
+            raise ParameterError(f"{path}: required must be a list of strings")
         more = schema.get("additionalProperties", True)
         declared = {**properties, **{name: more for name in required if name not in properties}}
         least, most = _count(schema, "minProperties", path) or 0, _count(schema, "maxProperties", path)
