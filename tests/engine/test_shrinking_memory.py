@@ -79,8 +79,6 @@ def test_a_limit_under_load(megabytes: int, packed_cache: object) -> None:
     assert ended.returncode == 0, ended.stderr[-2000:]
     found = json.loads(ended.stdout.splitlines()[-1])
     assert not found["hung"] and "different" not in found["outcomes"]
-    if megabytes >= 0:  # else the clients' own threads die too
-        assert len(found["outcomes"]) == 36 or found["after"] == "failed"
     assert found["after"] in ("same", "failed")
     if megabytes < 0:
         assert set(found["outcomes"]) != {"same"}, "the limit did nothing"
