@@ -20,7 +20,7 @@ from typing import Any
 
 from geminate.errors import GeminateError, GrammarBusyError
 from geminate.grammar.matching import Answer, UnusableGrammarError
-from geminate.grammar.worker import CLOSE, COMPILE, FOLLOW, FORK, HEAD, STEP, decode
+from geminate.grammar.worker import CLOSE, COMPILE, FOLLOW, FORK, HEAD, STEP, decode, exactly
 
 COMPILE_SECONDS = 2.0  # of the processor
 PATIENCE_S = 4.0  # for a compilation beside other work, and for the start of one
@@ -275,7 +275,7 @@ class GrammarHost:
             ours, theirs = socket.socketpair()
             try:
                 socket.send_fds(control, [FORK], [theirs.fileno()])
-                (pid,) = HEAD.unpack(_exactly(control, HEAD.size))
+                (pid,) = HEAD.unpack(exactly(control, HEAD.size))
             except OSError as error:
                 ours.close()
                 self._disconnect()
@@ -363,13 +363,3 @@ def _discard(conn: Connection, kill: _Killer) -> None:
     """Nobody refers to the grammar any more."""
     conn.close()
     kill()
-
-
-def _exactly(control: socket.socket, size: int) -> bytes:
-    parts = b""
-    while len(parts) < size:
-        part = control.recv(size - len(parts))
-        if not part:
-            raise OSError("the connection ended")
-        parts += part
-    return parts

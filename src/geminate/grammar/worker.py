@@ -63,7 +63,10 @@ def decode(raw: bytes) -> tuple[int, Answer]:
 def main() -> None:
     """The forking process: its standard input is a socket, on which the settings come first, then commands."""
     control = socket.socket(fileno=0)
-    settings = json.loads(_exactly(control, HEAD.unpack(_exactly(control, HEAD.size))[0]))
+    try:
+        settings = json.loads(exactly(control, HEAD.unpack(exactly(control, HEAD.size))[0]))
+    except OSError:
+        return  # the host is gone
     library = Library(
         settings["tokenizer"], vocab_size=settings["vocab_size"], eos_ids=settings["eos_ids"], limits=settings["limits"]
     )
@@ -98,12 +101,17 @@ def _obey(control: socket.socket, library: Library, settings: Mapping[str, Any],
     return bool(message)
 
 
-def _exactly(control: socket.socket, size: int) -> bytes:
+def exactly(control: socket.socket, size: int) -> bytes:
+    """``size`` bytes of a connection.
+
+    Raises:
+        OSError: it ended before.
+    """
     parts = bytearray()
     while len(parts) < size:
         part = control.recv(size - len(parts))
         if not part:
-            sys.exit(0)
+            raise OSError("the connection ended")
         parts += part
     return bytes(parts)
 
