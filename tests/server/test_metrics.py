@@ -28,6 +28,7 @@ def test_names_and_types(served: Served) -> None:
         "num_requests_running": "gauge",
         "num_requests_waiting": "gauge",
         "kv_cache_usage_perc": "gauge",
+        "prefix_cache_bytes": "gauge",
         "prompt_tokens_total": "counter",
         "generation_tokens_total": "counter",
         "prefix_cache_queries_total": "counter",

@@ -36,6 +36,7 @@ class _Gauges(Collector):
             ("num_requests_running", "Sequences being decoded.", now.running),
             ("num_requests_waiting", "Requests in the queue.", now.waiting),
             ("kv_cache_usage_perc", "Share of the KV-cache budget in use, 0 to 1.", share),
+            ("prefix_cache_bytes", "Memory of the prefix cache, a part of the KV-cache budget.", now.kv_bytes_kept),
             ("grammar_memory_bytes", "Memory of the compiled grammars.", self.grammars()),
         )
         counters = (
