@@ -6,25 +6,17 @@ The same task forgets what is idle, and gives back memory that large requests ha
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import time
 from collections.abc import Callable
 
 from geminate.server.http.logs import log
-from geminate.server.http.parsing import TRIM
+from geminate.server.http.trim import trim
 from geminate.server.metrics import Metrics
 
 TICK_S = 0.02
 WARN_S = 0.25
 QUIET_S = 10.0  # between two warnings
 GRAMMAR_IDLE_S = 120.0
-
-
-def _trim() -> None:
-    """Give freed memory back to the system, where the C library can."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
 
 
 async def watch(metrics: Metrics, drop_idle: Callable[[float], None]) -> None:
@@ -43,9 +35,7 @@ async def watch(metrics: Metrics, drop_idle: Callable[[float], None]) -> None:
         if loop.time() > next_drop:
             next_drop = loop.time() + QUIET_S
             drop_idle(GRAMMAR_IDLE_S)
-            if TRIM.wanted:
-                TRIM.wanted = False
-                await asyncio.to_thread(_trim)
+            await asyncio.to_thread(trim)
         if lag > WARN_S and time.monotonic() > silent_until:
             silent_until = time.monotonic() + QUIET_S
             log("warning", "the event loop was blocked", seconds=round(lag, 3))

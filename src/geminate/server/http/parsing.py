@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect, Request
 
 from geminate.server.http.errors import ApiError, bad_request
+from geminate.server.http.trim import request_trim
 
 MAX_DEPTH = 64
 MAX_KEYS = 1000  # of one object: every unknown key would be an error of its own
@@ -22,15 +23,6 @@ _large = asyncio.Semaphore(1)
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _M = TypeVar("_M", bound=BaseModel)
 _TEXT_ONLY = ("image_url", "input_audio", "file", "input_image", "input_file", "image", "audio", "video")
-
-
-class _Trim:
-    """Whether memory was used that the allocator keeps although nobody needs it."""
-
-    wanted = False
-
-
-TRIM = _Trim()
 
 
 class ClientGone(Exception):
@@ -63,7 +55,7 @@ async def parse(request: Request, model: type[_M], ready: Callable[[], object]) 
         try:
             return await asyncio.to_thread(validated, body, model)
         finally:
-            TRIM.wanted = True
+            request_trim()
 
 
 def validated(body: bytes, model: type[_M]) -> _M:

@@ -13,7 +13,8 @@ from starlette.types import Receive, Scope, Send
 from geminate.server.chunks import Chunk
 from geminate.server.http.errors import ApiError, internal
 from geminate.server.http.logs import RequestContext, log
-from geminate.server.http.parsing import TRIM, ClientGone
+from geminate.server.http.parsing import ClientGone
+from geminate.server.http.trim import request_trim
 from geminate.server.openai.generation import Generation, until_gone
 
 DONE = b"data: [DONE]\n\n"
@@ -68,7 +69,7 @@ class EventStream(Response):
             await until_gone(receive, self._send(send), self.cancel)
         except ClientGone:
             self.context.fields["status"] = 499
-            TRIM.wanted = True  # what was kept for a client that did not read
+            request_trim()  # what was kept for a client that did not read
 
     async def _send(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": list(_HEADERS)})
