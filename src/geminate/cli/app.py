@@ -11,6 +11,7 @@ from geminate.cli import serve, train_drafter
 from geminate.cli.bench_decode import decode
 from geminate.cli.bench_step import step
 from geminate.cli.chat import chat
+from geminate.cli.demo import demo
 from geminate.cli.evaluate import evaluate_command
 from geminate.cli.generate import generate
 from geminate.cli.info import info
@@ -27,6 +28,7 @@ app = typer.Typer(
 )
 app.command("generate")(generate)
 app.command("chat")(chat)
+app.command("demo")(demo)
 app.command("info")(info)
 app.command("verify")(verify_command)
 app.command("eval")(evaluate_command)

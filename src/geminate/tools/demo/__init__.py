@@ -1,0 +1,1 @@
+"""Speculative decoding at real size, without a download."""
