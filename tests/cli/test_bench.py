@@ -72,6 +72,7 @@ def test_refusals(models: dict[str, Path], tmp_path: Path) -> None:
     refused("bench", "step", "--shape", shape, "--weights", "int3", says="weights must be one of")
     refused("bench", "step", "--shape", "gemma-4-E2B", "--layers", "7", says="multiple of 5 up to 35")
     refused("bench", "step", "--shape", shape, "--context", "0", says="--context must be")
+    refused("bench", "step", "--shape", shape, "--threads", "0", says="threads must be 1 to 256")
     refused("bench", "decode", "--lengths", "0", says="--lengths must be draft lengths")
     refused("bench", "decode", "--shape", "gemma-4-E2B", says="--synthetic-acceptance")
     refused("bench", "decode", "--layers", "5", says="--layers goes with --shape")

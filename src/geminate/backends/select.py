@@ -25,14 +25,20 @@ def report_bus_errors(head: str, tail: str = "") -> None:
     program.report_bus_errors(head, tail)
 
 
+def _check_threads(threads: int | None) -> None:
+    if threads is not None and not 1 <= threads <= 256:
+        raise BackendError(f"threads must be 1 to 256, not {threads}")
+
+
 def native_backend(threads: int | None = None) -> MeasuredBackend:
     """The native backend, which benchmarks need.
 
     Raises:
-        BackendError: kernels not built, or an instruction set this machine lacks.
+        BackendError: kernels not built, an instruction set this machine lacks, or a bad thread count.
     """
     from geminate.backends.cpu.program import NativeBackend
 
+    _check_threads(threads)
     return NativeBackend(threads)
 
 
@@ -44,8 +50,7 @@ def make_backend(threads: int | None = None) -> Backend:
     Raises:
         BackendError: an instruction set that does not exist or that this machine lacks; bad thread count.
     """
-    if threads is not None and not 1 <= threads <= 256:
-        raise BackendError(f"threads must be 1 to 256, not {threads}")
+    _check_threads(threads)
     forced = os.environ.get("GEMINATE_ISA", "")
     if forced != "reference":
         from geminate.backends.cpu.program import NativeBackend, native_available

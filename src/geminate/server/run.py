@@ -23,6 +23,7 @@ from geminate.kv.budget import KVBudget
 from geminate.llm import LLM
 from geminate.server.app import make_app
 from geminate.server.http.auth import Keys, load_keys
+from geminate.server.http.heap import share_one_heap
 from geminate.server.http.limits import timed_protocol
 from geminate.server.http.logs import configure, line_around_time, log, log_left_out
 from geminate.server.settings import Settings
@@ -68,6 +69,7 @@ def serve(settings: Settings, load: Load) -> None:
     Raises:
         GeminateError: invalid API keys, an address that cannot be bound, or a model that cannot be loaded.
     """
+    share_one_heap()
     configure()
     report_bus_errors(*line_around_time("critical", SHORTENED))
     keys = load_keys(settings)

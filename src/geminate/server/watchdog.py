@@ -9,8 +9,8 @@ import asyncio
 import time
 from collections.abc import Callable
 
+from geminate.server.http.heap import trim
 from geminate.server.http.logs import log
-from geminate.server.http.trim import trim
 from geminate.server.metrics import Metrics
 
 TICK_S = 0.02

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect, Request
 
 from geminate.server.http.errors import ApiError, bad_request
-from geminate.server.http.trim import request_trim
+from geminate.server.http.heap import request_trim
 
 MAX_DEPTH = 64
 MAX_KEYS = 1000  # of one object: every unknown key would be an error of its own

@@ -12,9 +12,9 @@ from starlette.types import Receive, Scope, Send
 
 from geminate.server.chunks import Chunk
 from geminate.server.http.errors import ApiError, internal
+from geminate.server.http.heap import request_trim
 from geminate.server.http.logs import RequestContext, log
 from geminate.server.http.parsing import ClientGone
-from geminate.server.http.trim import request_trim
 from geminate.server.openai.generation import Generation, until_gone
 
 DONE = b"data: [DONE]\n\n"
