@@ -12,8 +12,8 @@ _wanted = False
 def share_one_heap() -> None:
     """Let the C library use one heap for all threads; called before there are threads.
 
-    Otherwise every thread has a heap of its own, and each keeps pages that large bodies have left behind: 13 MB after ten
-    minutes of mixed load, 50 MB after an hour. Python's threads allocate one at a time, so nothing waits.
+    Otherwise every thread has a heap of its own, and each keeps pages that large bodies have left behind: 13 MB after
+    ten minutes of mixed load, 50 MB after an hour. Python's threads allocate one at a time, so nothing waits.
     ``MALLOC_ARENA_MAX`` in the environment has the last word. Other C libraries have no such switch.
     """
     if "MALLOC_ARENA_MAX" not in os.environ:
