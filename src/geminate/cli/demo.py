@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol
 
 import typer
 from rich.console import Group as Stack
@@ -24,9 +24,19 @@ LOADING = loading("weights", "threads", weights="int4")
 REAL = "Real: the size of the weights, every pass, every draft step, the choice of draft lengths - so the speed."
 NOT_REAL = (
     "Not real: the text (the weights are random) and which drafts are accepted: a seeded coin with the rates published "
-    "for Gemma 4, {rates}."
+    f"for Gemma 4, {', '.join(f'{rate:.0%}' for rate in PUBLISHED)}."
 )
 EVERY_S = 0.1  # between two pictures
+
+
+class Show(Protocol):
+    """How the demo is shown; called in this order, ``lanes`` many times."""
+
+    def start(self, choice: Choice, weights: str) -> None: ...
+    def work(self, what: str, done: int, total: int | None) -> None: ...
+    def passes(self, passes: Passes) -> None: ...
+    def lanes(self, race: Race) -> None: ...
+    def result(self, result: dict[str, Any]) -> None: ...
 
 
 @options(LOADING)
@@ -37,61 +47,114 @@ def demo(
         float, typer.Option("--seconds", min=0.5, max=600, help="Decoding time of each of the two lanes.")
     ] = 10.0,
     json_out: JsonOpt = False,
+    events: Annotated[
+        bool, typer.Option("--events", help="Print every step as a JSON line, for programs, instead of text.")
+    ] = False,
     **given: Any,
 ) -> None:
     """Plain and speculative decoding side by side at a real model's size, with random weights: nothing to download."""
     loaded = LOADING.take(given)
     weights = "int4" if loaded.weights == "auto" else loaded.weights
     choice = choose(shape, weights)
-    _introduce(choice, weights)
-    with Bars(counted=False) as bars:
-        bars.part("making random weights", 0, None)
+    with Bars(shown=not events) as bars:
+        show: Show = _Events() if events else _Terminal(bars)
+        show.start(choice, weights)
+        show.work("making random weights", 0, None)
         bench = StepBench(shape, weights, threads=loaded.threads, layers=choice.layers)
-        bars.part("making random weights", 1, 1)
-        passes = measure_passes(bench, lambda done, total: bars.part("measuring passes", done, total))
-        bars.part("measuring draft lengths", 0, None)
+        passes = measure_passes(bench, lambda done, total: show.work("measuring passes", done, total))
+        show.work("measuring draft lengths", 0, None)
         engine = engine_of_shape(bench)
-        bars.part("measuring draft lengths", 1, 1)
         prompt = random_prompts(bench.config.vocab_size, 1)[0].token_ids
         race = Race(engine, prompt, survival=list(PUBLISHED), seconds=seconds)
-    _print_passes(passes)
+    show.passes(passes)
     try:
-        _show(race)
-    except KeyboardInterrupt:
-        err.print("stopped: the figures so far")
-    _print_result(race)
-    if json_out:
-        write_json(_result(choice, weights, bench, passes, race))
-
-
-def _introduce(choice: Choice, weights: str) -> None:
-    free = "" if choice.free is None else f" of {choice.free / 1e9:.1f} GB that are free"
-    out.print(f"{choice.title} in {weights}, random weights: takes {choice.needed / 1e9:.1f} GB{free}.")
-    out.print(REAL, style="dim")
-    out.print(NOT_REAL.format(rates=", ".join(f"{rate:.0%}" for rate in PUBLISHED)), style="dim")
-
-
-def _print_passes(p: Passes) -> None:
-    out.print(
-        f"One pass: {p.one * 1e3:.1f} ms for one token, {p.five * 1e3:.1f} ms to verify {ROWS} ({p.ratio:.2f} times). "
-        f"This machine's limits are {p.one_limit * 1e3:.1f} and {p.five_limit * 1e3:.1f} ms, "
-        f"by {p.bandwidth / 1e9:.0f} GB/s and {p.peak / 1e9:.0f} G int8 multiply-accumulates/s."
-    )
-
-
-def _show(race: Race) -> None:
-    """Run the race, with a picture that moves where the output is a terminal."""
-    if not out.is_terminal:
-        for _ in race.run():
-            pass
-        return
-    with Live(_picture(race), console=out, refresh_per_second=1 / EVERY_S, auto_refresh=False) as live:
         shown = time.monotonic()
         for _ in race.run():
             if time.monotonic() - shown >= EVERY_S:
                 shown = time.monotonic()
-                live.update(_picture(race), refresh=True)
-        live.update(_picture(race), refresh=True)
+                show.lanes(race)
+    except KeyboardInterrupt:
+        err.print("stopped: the figures so far")
+    show.lanes(race)
+    result = _result(choice, weights, bench, passes, race)
+    show.result(result)
+    if json_out and not events:
+        write_json(result)
+
+
+class _Events:
+    """JSON lines."""
+
+    def start(self, choice: Choice, weights: str) -> None:
+        body = {"title": choice.title, "weights": weights, "needed_bytes": choice.needed, "free_bytes": choice.free}
+        write_json({"type": "demo.start", **body, "remarks": [REAL, NOT_REAL]})
+
+    def work(self, what: str, done: int, total: int | None) -> None:
+        write_json({"type": "demo.work", "what": what, "done": done, "total": total})
+
+    def passes(self, passes: Passes) -> None:
+        write_json({"type": "demo.passes", **vars(passes), "text": _passes_in_words(passes)})
+
+    def lanes(self, race: Race) -> None:
+        lanes = [
+            {
+                "name": lane.name,
+                "tokens": lane.tokens,
+                "accepted": _accepted(lane),
+                "seconds": round(lane.seconds, 3),
+                "tokens_per_s": round(lane.rate, 2),
+            }
+            for lane in race.lanes
+        ]
+        write_json({"type": "demo.lanes", "lanes": lanes, "of_seconds": race.seconds})
+
+    def result(self, result: dict[str, Any]) -> None:
+        write_json({"type": "demo.result", **result})
+
+
+class _Terminal:
+    """Text, with a picture that moves where the output is a terminal."""
+
+    def __init__(self, bars: Bars) -> None:
+        self.bars = bars
+        self._live: Live | None = None
+
+    def start(self, choice: Choice, weights: str) -> None:
+        free = "" if choice.free is None else f" of {choice.free / 1e9:.1f} GB that are free"
+        _print(f"{choice.title} in {weights}, random weights: takes {choice.needed / 1e9:.1f} GB{free}.")
+        _print(REAL, style="dim")
+        _print(NOT_REAL, style="dim")
+
+    def work(self, what: str, done: int, total: int | None) -> None:
+        self.bars.part(what, done, total)
+
+    def passes(self, passes: Passes) -> None:
+        _print(_passes_in_words(passes))
+
+    def lanes(self, race: Race) -> None:
+        if not out.is_terminal:
+            return
+        if self._live is None:
+            self._live = Live(console=out, auto_refresh=False)
+            self._live.start()
+        self._live.update(_picture(race), refresh=True)
+
+    def result(self, result: dict[str, Any]) -> None:
+        if self._live is not None:
+            self._live.stop()
+        _print(result["text"])
+
+
+def _print(text: str, style: str | None = None) -> None:
+    out.print(text, style=style, markup=False, soft_wrap=not out.is_terminal)
+
+
+def _passes_in_words(p: Passes) -> str:
+    return (
+        f"One pass: {p.one * 1e3:.1f} ms for one token, {p.five * 1e3:.1f} ms to verify {ROWS} ({p.ratio:.2f} times). "
+        f"This machine's limits are {p.one_limit * 1e3:.1f} and {p.five_limit * 1e3:.1f} ms, "
+        f"by {p.bandwidth / 1e9:.0f} GB/s and {p.peak / 1e9:.0f} G int8 multiply-accumulates/s."
+    )
 
 
 def _picture(race: Race) -> Stack:
@@ -100,53 +163,46 @@ def _picture(race: Race) -> Stack:
         table.add_column(title, justify="right" if title else "left")
     for lane in race.lanes:
         table.add_row(lane.name, f"{lane.tokens}", f"{lane.seconds:.1f}", f"{lane.rate:.1f}")
-    parts: list[Any] = [table]
     width, most = max(10, out.width - 14), max(lane.tokens for lane in race.lanes) or 1
-    for lane in race.lanes:
-        parts.append(_tokens(lane, width, most))
-    return Stack(*parts)
+    return Stack(table, *(_bar(lane, width, most) for lane in race.lanes))
 
 
-def _tokens(lane: Lane, width: int, most: int) -> Text:
+def _accepted(lane: Lane) -> int:
+    return sum(accepted for _, accepted in lane.rounds)
+
+
+def _bar(lane: Lane, width: int, most: int) -> Text:
     """A bar as long as the lane's share of ``most`` tokens; accepted draft tokens have another colour."""
     length = round(width * lane.tokens / most)
-    drafted = sum(accepted for _, accepted in lane.rounds)
-    by_drafter = round(length * drafted / lane.tokens) if lane.tokens else 0
+    drafted = round(length * _accepted(lane) / lane.tokens) if lane.tokens else 0
     full, half = ("█", "▒") if out.encoding.lower().startswith("utf") else ("#", "=")
     text = Text(f"{lane.name:<12} ")
-    text.append(full * (length - by_drafter), style="cyan")
-    text.append(half * by_drafter, style="green")
+    text.append(full * (length - drafted), style="cyan")
+    text.append(half * drafted, style="green")
     return text
 
 
-def _print_result(race: Race) -> None:
+def _result(choice: Choice, weights: str, bench: StepBench, p: Passes, race: Race) -> dict[str, Any]:
     plain, fast = race.lanes
     middle, least, most = race.ratio()
-    passes = len(fast.rounds)
+    spread = f"({least:.2f} to {most:.2f} over the run)"
     if least > CLEAR:
-        verdict = f"Speculation is {middle:.2f} times as fast here ({least:.2f} to {most:.2f} over the run)"
+        verdict = f"Speculation is {middle:.2f} times as fast here {spread}"
     elif most < 1 / CLEAR:
-        verdict = f"Speculation is slower here, {middle:.2f} times ({least:.2f} to {most:.2f} over the run)"
+        verdict = f"Speculation is slower here, {middle:.2f} times {spread}"
     else:
-        verdict = f"No clear difference: {middle:.2f} times ({least:.2f} to {most:.2f} over the run)"
-    out.print(
-        f"{verdict}: {fast.rate:.1f} tokens a second instead of {plain.rate:.1f}. "
-        f"{fast.tokens} tokens took {passes} passes; with a real model each of them is the one that plain decoding "
-        "gives."
+        verdict = f"No clear difference: {middle:.2f} times {spread}"
+    text = (
+        f"{verdict}: {fast.rate:.1f} tokens a second instead of {plain.rate:.1f}. {fast.tokens} tokens took "
+        f"{len(fast.rounds)} passes; with a real model each of them is the one that plain decoding gives."
     )
-
-
-def _result(choice: Choice, weights: str, bench: StepBench, p: Passes, race: Race) -> dict[str, Any]:
-    fast = race.lanes[1]
-    middle, least, most = race.ratio()
     return {
         "benchmark": "demo", "version": __version__, "machine": machine.describe(), "isa": bench.backend.isa,
         "threads": bench.backend.threads, "shape": choice.shape, "layers": choice.layers,
         "of_layers": choice.of_layers, "weights": weights, "synthetic_acceptance": list(PUBLISHED),
         "pass_ms": {"1": round(p.one * 1e3, 2), str(ROWS): round(p.five * 1e3, 2)},
         "limit_ms": {"1": round(p.one_limit * 1e3, 2), str(ROWS): round(p.five_limit * 1e3, 2)},
-        "pass_ratio": round(p.ratio, 3),
-        "tokens_per_s": {lane.name: round(lane.rate, 2) for lane in race.lanes},
+        "pass_ratio": round(p.ratio, 3), "tokens_per_s": {lane.name: round(lane.rate, 2) for lane in race.lanes},
         "ratio": round(middle, 3), "ratio_spread": [round(least, 3), round(most, 3)],
-        "tokens_per_pass": round(fast.tokens / max(1, len(fast.rounds)), 3),
+        "tokens_per_pass": round(fast.tokens / max(1, len(fast.rounds)), 3), "text": text,
     }  # fmt: skip

@@ -34,6 +34,7 @@ from geminate.server.openai.completions import completions
 from geminate.server.openai.models import detokenize, get_model, list_models, tokenize
 from geminate.server.openai.openapi import DOCS, document
 from geminate.server.openai.responses import responses
+from geminate.server.page.demo import demo_router
 from geminate.server.page.routes import page_router
 from geminate.server.settings import Settings
 from geminate.server.state import ServerState
@@ -86,6 +87,7 @@ def make_app(state: ServerState, keys: Keys) -> ASGIApp:
         if isinstance(route, APIRoute) and "GET" in (route.methods or ()):
             app.add_api_route(route.path, route.endpoint, methods=["HEAD"], include_in_schema=False)
     if state.settings.page:
+        app.include_router(demo_router(state.settings, bool(keys)))
         app.include_router(page_router())
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(GeminateError, _geminate_error)
