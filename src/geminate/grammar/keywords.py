@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal
+from typing import Any
 
 from geminate.errors import ParameterError, shown
 from geminate.grammar.disjoint import disjoint
@@ -42,19 +42,19 @@ _NUMBERS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multi
 _LARGEST_MULTIPLE = 2**53
 
 
-def plain_schema(schema: object, label: str, *, unsupported: Literal["refuse", "keep"]) -> dict[str, Any]:
+def plain_schema(schema: object, label: str, *, refuse: bool) -> dict[str, Any]:
     """A copy of the schema without annotations and keywords that exclude nothing.
 
     Args:
         label: what messages call the schema.
-        unsupported: what to do with keywords that cannot be enforced.
+        refuse: whether to refuse keywords that cannot be enforced.
 
     Raises:
         ParameterError: not a valid schema, or an unsupported keyword; the message says where.
     """
     whole: dict[str, Any] = json.loads(schema_text(schema))
     try:
-        _Cleaner(whole, unsupported == "refuse").clean(whole, label)
+        _Cleaner(whole, refuse).clean(whole, label)
     except RecursionError as error:
         raise ParameterError(f"{label} is nested too deeply; use $defs and $ref") from error
     return whole
@@ -80,8 +80,8 @@ def _says_nothing(schema: object) -> bool:
 class _Cleaner:
     """Changes a schema in place."""
 
-    def __init__(self, root: object, strict: bool) -> None:
-        self._root, self._strict = root, strict
+    def __init__(self, root: object, refuse: bool) -> None:
+        self._root, self._refuse = root, refuse
 
     def clean(self, schema: object, path: str) -> None:
         if isinstance(schema, bool):
@@ -98,11 +98,16 @@ class _Cleaner:
         _bound_multiples(schema)
         if "oneOf" in schema and "anyOf" not in schema and disjoint(schema["oneOf"], self._root):
             schema["anyOf"] = schema.pop("oneOf")
-        if self._strict:
+        if self._refuse and "oneOf" in schema:
+            raise ParameterError(
+                f"{path}: the options of 'oneOf' may overlap, which cannot be enforced; use anyOf, or give them "
+                "different types or constants"
+            )
+        if self._refuse:
             for keyword in UNSUPPORTED:
                 if keyword in schema:
                     way = _WAYS_OUT.get(keyword, "remove it")
-                    raise ParameterError(f"{path} cannot be used: {keyword!r} is not supported; {way}")
+                    raise ParameterError(f"{path}: {keyword!r} cannot be enforced; {way}")
 
 
 def _check_shape(schema: dict[str, Any], path: str) -> None:

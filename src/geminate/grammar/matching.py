@@ -6,6 +6,7 @@ Imports little but `llguidance`, because it also runs in the grammar processes (
 from __future__ import annotations
 
 import json
+import re
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -198,9 +199,25 @@ class Matching:
             raise UnusableGrammarError(message(self._matcher.get_error()))
 
 
+_WORDS = (
+    (r"oneOf constraints", "the options of 'oneOf' may overlap, which cannot be enforced; use anyOf"),
+    (
+        r"Failed to generate regex for (integer|float) range",
+        "the bounds of a number are too large: a minimum must be below 10^18, and a maximum above -10^18",
+    ),
+    (r"Value for 'multipleOf' has too many digits", "a multipleOf has too many decimal places; use at most 9"),
+    (r"doesn't satisfy the grammar; forced bytes", "it spells out the text of a special token; remove that text"),
+)
+
+
 def message(text: str) -> str:
-    """The library's message on one line of limited length."""
+    """The library's message on one line of limited length, in other words where it speaks of the library's inside."""
     line = " ".join(text.replace("<non-verbose/>", "").split())
+    for pattern, words in _WORDS:
+        if re.search(pattern, line):
+            return words
+    if unknown := re.search(r"Unimplemented keys: \[(.*)\]", line):
+        return f"unsupported keywords: {unknown[1]}"
     if "panic" in line or "<backtrace>" in line:
         return "the grammar engine cannot handle it"
     if line in ("NoExtensionBias", "NoExtension"):

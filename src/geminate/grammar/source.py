@@ -104,8 +104,7 @@ class SourceWriter:
                 tools.append((name, None))
                 continue
             label = f"tool {name!r}, parameters"
-            strict = spec.strict if isinstance(spec.strict, bool) else name in spec.strict
-            plain = plain_schema(given, label, unsupported="refuse" if strict else "keep")
+            plain = plain_schema(given, label, refuse=False)  # the syntax knows what it cannot enforce
             tighten_numbers(plain)
             self._special.check_schema(plain, label)
             tools.append((name, plain))
@@ -138,7 +137,7 @@ class SourceWriter:
 
 
 def _json_grammar(schema: Mapping[str, Any], special: SpecialTexts) -> dict[str, Any]:
-    plain = plain_schema(schema, "the JSON schema, $", unsupported="refuse")
+    plain = plain_schema(schema, "the JSON schema, $", refuse=True)
     if "x-guidance" in plain:
         raise ParameterError("the JSON schema contains x-guidance; remove it, because spacing and strictness are fixed")
     check_multiples(plain)
