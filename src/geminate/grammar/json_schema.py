@@ -132,7 +132,7 @@ def has_finite_value(schema: Mapping[str, Any]) -> bool:
 
 MAX_MULTIPLE = 100_000
 MAX_INTEGER = 2**53
-_LARGEST_BOUND = float(2**63 - 1024)  # that the library can handle
+_LARGEST_BOUND = 2**63 - 1024  # that the library can handle
 _BEYOND_ALL = 1e120  # no number is generated that large: see `geminate.grammar.numbers`
 _BOUNDS = {
     "minimum": math.inf, "exclusiveMinimum": math.inf, "maximum": -math.inf, "exclusiveMaximum": -math.inf,
@@ -159,7 +159,7 @@ def tighten_numbers(schema: object) -> None:
                 if _is_number(at.get(name)) and (at[name] > 0) == (towards < 0) and abs(at[name]) > _LARGEST_BOUND:
                     huge = at.pop(name)
                     if abs(huge) < _BEYOND_ALL:
-                        at[name] = math.copysign(_LARGEST_BOUND, huge)
+                        at[name] = _LARGEST_BOUND if huge > 0 else -_LARGEST_BOUND
             for value in [at.get("const"), *_list(at.get("enum"))]:
                 if _is_large(value):
                     raise ParameterError(f"{shown(value)} cannot be enforced exactly: it is beyond 2**53")

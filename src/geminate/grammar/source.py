@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from geminate.errors import ParameterError
+from geminate.grammar.formats import FORMAT_REGEXES
 from geminate.grammar.json_schema import check_multiples, has_finite_value, tighten_numbers
-from geminate.grammar.keywords import plain_schema
+from geminate.grammar.keywords import plain_schema, subschemas
 from geminate.grammar.special_texts import SpecialTexts
 from geminate.grammar.specs import LABELS, GrammarSpec, JsonObject, JsonSchema, Lark, Regex, TextSpec, ToolCalls
 from geminate.grammar.token_range import token_range
@@ -142,12 +143,23 @@ def _json_grammar(schema: Mapping[str, Any], special: SpecialTexts) -> dict[str,
         raise ParameterError("the JSON schema contains x-guidance; remove it, because spacing and strictness are fixed")
     check_multiples(plain)
     tighten_numbers(plain)
+    _dates(plain)
     special.check_schema(plain, "the JSON schema")
     if not has_finite_value(plain):
         raise ParameterError(
             "no finite JSON value satisfies the schema: it requires itself, or something that is false"
         )
     return {"json_schema": {**plain, "x-guidance": _JSON_OPTIONS}}
+
+
+def _dates(schema: object) -> None:
+    """Write formats with dates as patterns: the library's own admit February 29 in every year."""
+    if not isinstance(schema, dict):
+        return
+    if schema.get("format") in ("date", "date-time") and "pattern" not in schema:
+        schema["pattern"] = f"^(?:{FORMAT_REGEXES[schema.pop('format')]})$"
+    for _, inner in subschemas(schema):
+        _dates(inner)
 
 
 def _regex_literal(pattern: str, special: SpecialTexts) -> str:
