@@ -143,8 +143,7 @@ def tighten_numbers(schema: object) -> None:
     """Change a schema, in place, so that the library, which reads numbers as float64, admits no value that it excludes.
 
     Integer bounds beyond 2**53 become the next float64 inside them; bounds that the library cannot handle, the largest
-    that it can, or none where no number is generated that large. An excluded bound of numbers becomes the next float64
-    inside it, because 0.19999999999999999999 is below 0.2 as text and equal to it as float64.
+    that it can, or none where no number is generated that large.
 
     Raises:
         ParameterError: an integer beyond 2**53 as a value; or bounds between two neighbouring whole numbers, one of
@@ -164,26 +163,10 @@ def tighten_numbers(schema: object) -> None:
             for value in [at.get("const"), *_list(at.get("enum"))]:
                 if _is_large(value):
                     raise ParameterError(f"{shown(value)} cannot be enforced exactly: it is beyond 2**53")
-            _include_bounds(at)
             _check_neighbours(at)
             level.extend(at.values())
         elif isinstance(at, list):
             level.extend(at)
-
-
-def _include_bounds(schema: dict[str, Any]) -> None:
-    kinds = schema.get("type", "number")
-    if "number" not in kinds or "multipleOf" in schema:
-        return
-    for excluded, included, towards in (
-        ("exclusiveMinimum", "minimum", math.inf),
-        ("exclusiveMaximum", "maximum", -math.inf),
-    ):
-        bound = _number(schema.get(excluded))
-        if bound:  # the float64 next to 0 has 324 digits
-            inside, tighter = math.nextafter(bound, towards), max if towards > 0 else min
-            schema[included] = tighter(inside, schema.get(included, inside))
-            del schema[excluded]
 
 
 def _check_neighbours(schema: Mapping[str, Any]) -> None:

@@ -72,6 +72,8 @@ class SourceWriter:
             marks["reasoning"] = [opened, closed]
         whole: dict[str, Any] = {"grammars": grammars}
         if marks["text"] or marks["calls"]:
+            # 0.19999999999999999999 is below 0.2 as text, and equal to it as float64; with 15 digits that cannot be.
+            marks["significant"] = 15 if "exclusiveM" in json.dumps(grammars) else 17
             whole["numbers"] = marks
         text = json.dumps(whole, ensure_ascii=False)
         if len(text) > _MAX_TEXT:
