@@ -15,7 +15,7 @@ from pydantic import BaseModel, Field
 
 from support.serving import MODEL, Served
 
-# Bodies as pydantic-ai, the Agents SDK and langchain sent them; those of the AI SDK and instructor after their sources.
+# Bodies as pydantic-ai, the Agents SDK, langchain and instructor sent them; those of the AI SDK are written by hand.
 RECORDED: list[dict[str, Any]] = json.loads(Path(__file__).with_name("recorded_tools_and_formats.json").read_text())
 CHAT, RESPONSES = "/v1/chat/completions", "/v1/responses"
 FORM = {
