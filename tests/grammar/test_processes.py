@@ -18,8 +18,8 @@ from geminate import LLM, SamplingParams
 from geminate.decoding.constraint import MaskPendingError
 from geminate.errors import GrammarBusyError, GrammarError, ParameterError
 from geminate.grammar import compiler as compiler_module
-from geminate.grammar import source as source_module
 from geminate.grammar import followers, host
+from geminate.grammar import source as source_module
 from geminate.grammar import state as state_module
 from geminate.grammar.compiler import GrammarCompiler, JsonObject, JsonSchema, Lark, Regex
 from geminate.grammar.host import GrammarProcess
