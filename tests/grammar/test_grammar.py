@@ -241,9 +241,8 @@ def nested(n: int) -> dict[str, Any]:
 
 REFUSED: list[tuple[GrammarSpec, str]] = [
     (JsonSchema({"type": "array", "uniqueItems": True}), "uniqueItems"),
-    (JsonSchema({"not": {"type": "string"}}), "JSON schema cannot be used.*not"),
-    (JsonSchema({"type": "string", "format": "phone"}), "format"),
-    (JsonSchema({"type": "strin"}), "Invalid type"),
+    (JsonSchema({"not": {"type": "string"}}), "JSON schema, \\$: 'not' cannot be enforced"),
+    (JsonSchema({"type": "strin"}), "unknown type 'strin'"),
     (JsonSchema({"oneOf": [{"type": "number"}, {"type": "integer"}]}), "oneOf"),
     (JsonSchema({"$ref": "http://other/schema"}), "other/schema"),
     (JsonSchema({"$ref": "#/$defs/none"}), "does not exist"),

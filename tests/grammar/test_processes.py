@@ -19,6 +19,7 @@ from geminate.decoding.constraint import MaskPendingError
 from geminate.errors import GrammarBusyError, GrammarError, ParameterError
 from geminate.grammar import compiler as compiler_module
 from geminate.grammar import followers, host
+from geminate.grammar import source as source_module
 from geminate.grammar import state as state_module
 from geminate.grammar.compiler import GrammarCompiler, JsonObject, JsonSchema, Lark, Regex
 from geminate.grammar.host import GrammarProcess
@@ -86,7 +87,7 @@ def known(state: GrammarState) -> bool:
 
 
 def bomb(monkeypatch: pytest.MonkeyPatch) -> JsonSchema:
-    monkeypatch.setattr(compiler_module, "check_multiples", lambda schema: None)
+    monkeypatch.setattr(source_module, "check_multiples", lambda schema: None)
     return JsonSchema({"type": "integer", "multipleOf": 99_999_989})
 
 

@@ -32,7 +32,7 @@ def run(page: Path, code: str, names: dict[str, Any]) -> str:
 
 @pytest.mark.parametrize(
     ("name", "examples", "downloads"),
-    [("docs/python.md", 18, 1), ("README.md", 1, 0), ("docs/structured-output.md", 1, 0)],
+    [("docs/python.md", 18, 1), ("README.md", 1, 0), ("docs/structured-output.md", 2, 0)],
 )
 def test_examples(name: str, examples: int, downloads: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = ROOT / name

@@ -241,7 +241,7 @@ def told(llm: LLM, tokens: list[int], *, flush: bool = True) -> list[ReplyDelta]
 WORDS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="▁<"), max_size=12)
 KEYS = st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,8}", fullmatch=True)
 VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | WORDS,
+    st.none() | st.booleans() | st.integers(-(10**19), 10**19) | st.floats(-1e99, 1e99) | WORDS,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=3),
     max_leaves=8,
 )

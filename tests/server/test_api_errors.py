@@ -65,8 +65,6 @@ def test_unsupported_fields_are_named(client: httpx.Client, field: str) -> None:
         ({"tools": [{"type": "function", "function": {"name": "a", "parameters": {"type": "array"}}}]},
          "tools[0].function.parameters"),
         ({"tools": [{"type": "function", "function": {"name": "a"}}] * 2}, "tools[1].function.name"),
-        ({"tools": [{"type": "function", "function": {"name": "a"}}], "response_format": {"type": "json_object"}},
-         "response_format"),
         ({"tools": [{"type": "function", "function": {"name": "a"}}], "tool_choice": {"type": "function",
          "function": {"name": "b"}}}, "tool_choice"),
         ({"response_format": {"type": "xml"}}, "response_format"),

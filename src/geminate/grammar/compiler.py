@@ -10,14 +10,11 @@ never finish.
 from __future__ import annotations
 
 import hashlib
-import json
-import re
 import threading
 import time
 import weakref
 from collections import OrderedDict
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -25,83 +22,24 @@ from geminate.decoding.constraint import Constraint
 from geminate.errors import GeminateError, GrammarBusyError, ParameterError
 from geminate.grammar.followers import LocalFollower, RemoteFollower
 from geminate.grammar.host import GrammarHost
-from geminate.grammar.json_schema import check_multiples, has_finite_value, schema_text, tighten_numbers
 from geminate.grammar.matching import Library, UnusableGrammarError
+from geminate.grammar.source import SourceWriter
+from geminate.grammar.specs import LABELS
+from geminate.grammar.specs import GrammarSpec as GrammarSpec
+from geminate.grammar.specs import JsonObject as JsonObject
+from geminate.grammar.specs import JsonSchema as JsonSchema
+from geminate.grammar.specs import Lark as Lark
+from geminate.grammar.specs import Regex as Regex
+from geminate.grammar.specs import TextSpec as TextSpec
+from geminate.grammar.specs import ToolCalls as ToolCalls
 from geminate.grammar.state import Grammar as Grammar
-from geminate.grammar.token_range import token_range
 from geminate.text.tokenizer import Tokenizer
 
-_MAX_TEXT = 131_072  # characters per grammar
-_MAX_RULES = 1_000  # rules per Lark grammar; compile time is quadratic in a chain of rules
 _KEPT = 16  # compiled grammars
 _REMEMBERED_S = 600.0  # failures: on a busy machine a grammar may have failed for lack of time
 _MAX_REMEMBERED = 1_000
-_MAX_INTERSECTIONS = 16  # in a Lark grammar: states multiply
-_QUOTED = re.compile(r'"(?:\\.|[^"\\\n])*"|/(?:\\.|[^/\\\n])+/')
-_RULE = re.compile(r"^[ \t]*[?!]?[A-Za-z_][^:\n\"/]*:", re.MULTILINE)
 # Error messages without the parser's state; fewer lexer states than the default, at 1 to 2 kB each.
 _LIMITS: dict[str, Any] = {"verbose_errors": False, "max_lexer_states": 8_000}
-_JSON_OPTIONS = {
-    "whitespace_flexible": False,
-    "item_separator": ", ",
-    "key_separator": ": ",
-    "lenient": False,
-    "coerce_one_of": False,
-}
-
-
-@dataclass(frozen=True)
-class JsonObject:
-    """Any JSON object."""
-
-
-@dataclass(frozen=True)
-class JsonSchema:
-    """JSON that satisfies a schema (Draft 2020-12, as far as `llguidance` goes); properties keep their order."""
-
-    schema: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Regex:
-    """Text that fully matches a regular expression (Rust syntax: no look-around, no back-references)."""
-
-    pattern: str
-
-
-@dataclass(frozen=True)
-class Lark:
-    """A context-free grammar in llguidance's dialect of Lark; its start rule is ``start``."""
-
-    grammar: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class ToolCalls:
-    """Tool calls in the syntax of the model's dialect.
-
-    Attributes:
-        tools: pairs of a name and the JSON schema of the arguments, or None for no arguments.
-        required: at least one call and no other text; otherwise free text, optionally followed by calls.
-        parallel: allow several consecutive calls.
-        strict: reject schemas that the syntax cannot fully enforce, instead of ignoring the unsupported keywords; for
-            all tools, or for those named.
-    """
-
-    tools: Sequence[tuple[str, Mapping[str, Any] | None]]
-    required: bool = False
-    parallel: bool = True
-    strict: bool | Collection[str] = False
-
-
-GrammarSpec = JsonObject | JsonSchema | Regex | Lark | ToolCalls
-_LABELS = {
-    JsonObject: "the grammar",
-    JsonSchema: "the JSON schema",
-    Regex: "the regular expression",
-    Lark: "the Lark grammar",
-    ToolCalls: "the grammar of the tools",
-}
 
 
 class GrammarCompiler:
@@ -118,6 +56,7 @@ class GrammarCompiler:
         self._vocab_size = max(vocab_size, tokenizer.vocab_size)
         self._logits = vocab_size
         self._eos_ids = sorted({token for token in eos_ids if 0 <= token < vocab_size})
+        self._writer = SourceWriter(tokenizer, self._eos_ids)
         self._made: Library | None = None
         self._host: GrammarHost | None = None
         self._kept: OrderedDict[str, tuple[float, Grammar]] = OrderedDict()  # the latest, with the time of their use
@@ -183,7 +122,7 @@ class GrammarCompiler:
             GeminateError: `llguidance` is not installed.
         """
         _need_library()
-        return self._compiled(self._source(spec, reasoning), _LABELS[type(spec)], cancelled)
+        return self._compiled(self._writer.write(spec, reasoning), LABELS[type(spec)], cancelled)
 
     def start(self, source: str) -> Constraint:
         """A fresh state, for one completion, of the grammar with this source text (`Grammar.source`).
@@ -238,62 +177,6 @@ class GrammarCompiler:
             while len(self._failed) > _MAX_REMEMBERED:
                 self._failed.popitem(last=False)
 
-    def _source(self, spec: GrammarSpec, reasoning: bool) -> str:
-        """The grammar in llguidance's input format: a JSON object with one or two grammars."""
-        if not self._eos_ids:
-            raise ParameterError("this model has no token that ends a sequence, so a grammar could never finish")
-        match spec:
-            case JsonObject():
-                body = _json_grammar({"type": "object"})
-            case JsonSchema(schema):
-                body = _json_grammar(schema)
-            case Regex(pattern):
-                body = {"lark_grammar": f"start: {_regex_literal(pattern)}"}
-            case Lark(grammar):
-                body = {"lark_grammar": _lark(grammar)}
-            case ToolCalls():
-                tools = [(name, None if given is None else _tightened(given)) for name, given in spec.tools]
-                tokens = self._tokenizer.call_tokens()
-                syntax = self._tokenizer.dialect.tools
-                assert syntax is not None
-                lark = syntax.grammar(
-                    tools,
-                    tokens,
-                    required=spec.required,
-                    parallel=spec.parallel,
-                    strict=spec.strict,
-                    ends=self._eos_ids,
-                )
-                body = {"lark_grammar": lark}
-            case _:
-                raise ParameterError(
-                    f"a grammar is a JsonObject, JsonSchema, Regex, Lark or ToolCalls, not {type(spec).__name__}"
-                )
-        grammars = [body]
-        if reasoning:
-            grammars = [{"lark_grammar": self._reasoning()}, {"name": "body", **body}]
-        text = json.dumps({"grammars": grammars}, ensure_ascii=False)
-        if len(text) > _MAX_TEXT:
-            raise ParameterError(
-                f"{_LABELS[type(spec)]} has {len(text):,} characters, and the limit is {_MAX_TEXT:,}; make it smaller"
-            )
-        return text
-
-    def _reasoning(self) -> str:
-        marks = self._tokenizer.dialect.reasoning
-        if marks is None:
-            raise ParameterError(
-                "this model's family marks no reasoning, so it cannot reason before the constrained part"
-            )
-        opened, closed = self._tokenizer.token_id(marks.opened), self._tokenizer.token_id(marks.closed)
-        if opened is None or closed is None:
-            raise ParameterError(
-                f"this model has no {marks.opened} token, so it cannot reason before the constrained part"
-            )
-        inside = token_range([*self._eos_ids, opened, closed], but=True)
-        line = json.dumps(marks.line, ensure_ascii=False)
-        return f"start: reasoning? @body\nreasoning: <[{opened}]> {line} {inside}* <[{closed}]>\n"
-
     def _grammar(self, source: str, cancelled: threading.Event | None) -> Grammar:
         remember = partial(self._remember, source)
         if self._host is not None:
@@ -328,53 +211,3 @@ def _need_library() -> None:
         import llguidance  # noqa: F401
     except ImportError as error:
         raise GeminateError("grammars require the package llguidance: pip install 'geminate[server]'") from error
-
-
-def _json_grammar(schema: Mapping[str, Any]) -> dict[str, Any]:
-    plain = json.loads(schema_text(schema))
-    if "x-guidance" in plain:
-        raise ParameterError("the JSON schema contains x-guidance; remove it, because spacing and strictness are fixed")
-    check_multiples(plain)
-    tighten_numbers(plain)
-    if not has_finite_value(plain):
-        raise ParameterError(
-            "no finite JSON value satisfies the schema: it requires itself, or something that is false"
-        )
-    return {"json_schema": {**plain, "x-guidance": _JSON_OPTIONS}}
-
-
-def _tightened(schema: Mapping[str, Any]) -> Mapping[str, Any]:
-    plain: dict[str, Any] = json.loads(schema_text(schema))
-    tighten_numbers(plain)
-    return plain
-
-
-def _regex_literal(pattern: str) -> str:
-    if not isinstance(pattern, str):
-        raise ParameterError(f"a regular expression must be a string, not a {type(pattern).__name__}")
-    _encodable(pattern, "regular expression")
-    from llguidance import regex_to_lark
-
-    return f"/{regex_to_lark(pattern, use_ascii='d')}/" if pattern else '""'
-
-
-def _lark(grammar: str) -> str:
-    if not isinstance(grammar, str) or not grammar.strip():
-        raise ParameterError("a Lark grammar must be a string with the rule 'start'")
-    _encodable(grammar, "Lark grammar")
-    rules = len(_RULE.findall(grammar))
-    if rules > _MAX_RULES:
-        raise ParameterError(f"the Lark grammar has {rules:,} rules, and the limit is {_MAX_RULES:,}")
-    intersections = _QUOTED.sub("", grammar).count("&")
-    if intersections > _MAX_INTERSECTIONS:
-        raise ParameterError(
-            f"the Lark grammar has {intersections} intersections (&), and the limit is {_MAX_INTERSECTIONS}"
-        )
-    return grammar
-
-
-def _encodable(text: str, label: str) -> None:
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise ParameterError(f"the {label} contains an unpaired surrogate, so it is not valid Unicode") from error

@@ -23,7 +23,8 @@ def schema_text(schema: object) -> str:
         text = json.dumps(schema, allow_nan=False, ensure_ascii=False)
         text.encode("utf-8")
     except (TypeError, ValueError) as error:
-        raise ParameterError(f"the JSON schema is not JSON: {error}") from error
+        why = "an integer in it has too many digits" if "int_max_str_digits" in str(error) else error
+        raise ParameterError(f"the JSON schema is not JSON: {why}") from error
     except RecursionError as error:
         raise ParameterError("the JSON schema is nested too deeply; use $defs and $ref") from error
     return text
@@ -131,6 +132,8 @@ def has_finite_value(schema: Mapping[str, Any]) -> bool:
 
 MAX_MULTIPLE = 100_000
 MAX_INTEGER = 2**53
+_LARGEST_BOUND = 2**63 - 1024  # that the library can handle
+_BEYOND_ALL = 1e120  # no number is generated that large: see `geminate.grammar.numbers`
 _BOUNDS = {
     "minimum": math.inf, "exclusiveMinimum": math.inf, "maximum": -math.inf, "exclusiveMaximum": -math.inf,
 }  # fmt: skip
@@ -139,7 +142,8 @@ _BOUNDS = {
 def tighten_numbers(schema: object) -> None:
     """Change a schema, in place, so that the library, which reads numbers as float64, admits no value that it excludes.
 
-    Integer bounds beyond 2**53 become the next float64 inside them.
+    Integer bounds beyond 2**53 become the next float64 inside them; bounds that the library cannot handle, the largest
+    that it can, or none where no number is generated that large.
 
     Raises:
         ParameterError: an integer beyond 2**53 as a value; or bounds between two neighbouring whole numbers, one of
@@ -152,6 +156,10 @@ def tighten_numbers(schema: object) -> None:
             for name, towards in _BOUNDS.items():
                 if _is_large(at.get(name)):
                     at[name] = _inside(at[name], towards)
+                if _is_number(at.get(name)) and (at[name] > 0) == (towards < 0) and abs(at[name]) > _LARGEST_BOUND:
+                    huge = at.pop(name)
+                    if abs(huge) < _BEYOND_ALL:
+                        at[name] = _LARGEST_BOUND if huge > 0 else -_LARGEST_BOUND
             for value in [at.get("const"), *_list(at.get("enum"))]:
                 if _is_large(value):
                     raise ParameterError(f"{shown(value)} cannot be enforced exactly: it is beyond 2**53")
@@ -171,6 +179,10 @@ def _check_neighbours(schema: Mapping[str, Any]) -> None:
         raise ParameterError(f"exclusiveMaximum: {high:g} with a minimum above {high - 1:g} cannot be enforced")
 
 
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def _is_large(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and abs(value) > MAX_INTEGER
 
@@ -186,8 +198,7 @@ def _inside(bound: int, towards: float) -> int:
 
 
 def _number(value: object) -> float | None:
-    real = isinstance(value, int | float) and not isinstance(value, bool)
-    return float(value) if real and abs(value) <= MAX_INTEGER else None  # type: ignore[arg-type]
+    return float(value) if _is_number(value) and abs(value) <= MAX_INTEGER else None  # type: ignore
 
 
 def check_multiples(schema: object) -> None:

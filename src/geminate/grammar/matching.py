@@ -1,15 +1,19 @@
 """Grammars as `llguidance` follows them: what a completion may continue with, position by position.
 
-Imports nothing but `llguidance`, because it also runs in the grammar processes (`geminate.grammar.worker`).
+Imports little but `llguidance`, because it also runs in the grammar processes (`geminate.grammar.worker`).
 """
 
 from __future__ import annotations
 
+import json
+import re
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from geminate.grammar.numbers import NumberBounds
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLParserLimits, LLTokenizer
@@ -73,6 +77,8 @@ class CompiledGrammar:
 
     def __init__(self, library: Library, source: str) -> None:
         self._library, self._source = library, source
+        marks = json.loads(source).get("numbers")
+        self.numbers = None if marks is None else NumberBounds(marks, lambda t: library.tokenizer.decode_bytes([t]))
         self._matcher = self._build()
 
     def _build(self) -> LLMatcher:
@@ -117,6 +123,8 @@ class Matching:
         self._grammar = grammar
         self._matcher = grammar.matcher()
         self._tokens: list[int] = []
+        self._numbers = grammar.numbers
+        self._states = [] if self._numbers is None else [self._numbers.start]
 
     def follow(self, keep: int, tokens: Sequence[int], first: int, *, forced: bool) -> Answer:
         """Go back to the first ``keep`` tokens, then on along ``tokens``.
@@ -148,6 +156,7 @@ class Matching:
         if back < 0:
             raise UnusableGrammarError("what came before could not be followed")
         del self._tokens[keep:]
+        del self._states[keep + 1 :]
         if self._matcher.is_error() or (back and not self._matcher.rollback(back)):
             self._restart(fresh=False)
 
@@ -161,6 +170,8 @@ class Matching:
             self._restart(fresh=True)
             bits = self._matcher.compute_bitmask()
         self._check()
+        if self._numbers is not None:
+            bits = self._numbers.restrict(self._states[-1], bits)
         return self._matcher.is_accepting(), bits
 
     def _take(self, token: int) -> None:
@@ -172,22 +183,41 @@ class Matching:
         if taken != 1:
             raise UnusableGrammarError(f"token {token} is not allowed")
         self._tokens.append(token)
+        if self._numbers is not None:
+            self._states.append(self._numbers.after(self._states[-1], token))
 
     def _forced(self) -> tuple[int, ...]:
         tokens = self._matcher.compute_ff_tokens()
         if self._matcher.is_error():  # a failed guess must not stop a completion that could continue
             self._restart(fresh=True)
             return ()
-        return tuple(tokens[:_MAX_FORCED])
+        # The library tokenizes forced text; where that gives a special token, the grammar does not allow it.
+        return tuple(tokens[: min(_MAX_FORCED, self._matcher.validate_tokens(tokens))])
 
     def _check(self) -> None:
         if self._matcher.is_error():
             raise UnusableGrammarError(message(self._matcher.get_error()))
 
 
+_WORDS = (
+    (r"oneOf constraints", "the options of 'oneOf' may overlap, which cannot be enforced; use anyOf"),
+    (
+        r"Failed to generate regex for (integer|float) range",
+        "the bounds of a number are too large: a minimum must be below 10^18, and a maximum above -10^18",
+    ),
+    (r"Value for 'multipleOf' has too many digits", "a multipleOf has too many decimal places; use at most 9"),
+    (r"doesn't satisfy the grammar; forced bytes", "it spells out the text of a special token; remove that text"),
+)
+
+
 def message(text: str) -> str:
-    """The library's message on one line of limited length."""
+    """The library's message on one line of limited length, in other words where it speaks of the library's inside."""
     line = " ".join(text.replace("<non-verbose/>", "").split())
+    for pattern, words in _WORDS:
+        if re.search(pattern, line):
+            return words
+    if unknown := re.search(r"Unimplemented keys: \[(.*)\]", line):
+        return f"unsupported keywords: {unknown[1]}"
     if "panic" in line or "<backtrace>" in line:
         return "the grammar engine cannot handle it"
     if line in ("NoExtensionBias", "NoExtension"):

@@ -54,6 +54,7 @@ class CallGrammar(Protocol):
         parallel: bool,
         strict: bool | Collection[str],
         ends: Sequence[int],
+        answer: bool = False,
     ) -> str: ...
 
 

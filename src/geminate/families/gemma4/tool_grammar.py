@@ -3,6 +3,9 @@
 A call is ``<|tool_call>call:NAME{key:<|"|>str<|"|>,n:1}<tool_call|>``: keys without quotes, strings between
 ``<|"|>`` tokens and without escapes, the rest as JSON without white space. Properties appear in the order of their
 declaration, ``required`` ones always, and undeclared ones only if none are declared.
+
+A string that no keyword restricts may contain the text ``<|"|>``: the token closes a string only where ``,``, ``}``
+or ``]`` follows, as in `geminate.families.gemma4.tool_reader`.
 """
 
 from __future__ import annotations
@@ -13,7 +16,9 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from geminate.errors import ParameterError
+from geminate.grammar.formats import FORMAT_REGEXES
 from geminate.grammar.json_schema import has_finite_value, resolve, schema_text
+from geminate.grammar.numbers import DIGITS, EXPONENT_DIGITS, FRACTION_DIGITS
 from geminate.grammar.pattern import whole_text_terminal
 from geminate.grammar.token_range import token_range
 from geminate.text.call_tokens import CallTokens
@@ -45,11 +50,13 @@ def calls_lark(
     parallel: bool,
     strict: bool | Collection[str],
     ends: Sequence[int],
+    answer: bool = False,
 ) -> str:
-    """The grammar of a completion that may (with ``required``: must) call tools; see `ToolCalls` in the compiler.
+    """The grammar of a completion that may (with ``required``: must) call tools; see `ToolCalls`.
 
     Args:
         ends: end-of-sequence tokens, which free text cannot contain.
+        answer: whether a completion without calls is what the grammar named ``answer`` allows.
 
     Raises:
         ParameterError: no tools, invalid or duplicate names, or schemas that cannot be enforced.
@@ -70,8 +77,11 @@ def calls_lark(
     if len({name for name, _ in tools}) != len(tools):
         raise ParameterError("two tools have the same name")
     call = f"<[{tokens.opened}]> ({' | '.join(calls)}) <[{tokens.closed}]>"
+    several = "call+" if parallel else "call"
     if required:
-        start = "call+" if parallel else "call"
+        start = several
+    elif answer:
+        start = f"{several} | @answer"
     else:
         free = token_range([*ends, tokens.opened, tokens.closed], but=True)
         start = f"{free}* {'call*' if parallel else 'call?'}"
@@ -101,14 +111,16 @@ class _Writer:
             *(f"{name}: {body}" for name, body in self._bodies.items()),
             *(f"{name}: {body}" for body, name in self._rules.items()),
             'value: string | NUMBER | "true" | "false" | "null" | object | list',
-            f"string: {quote} TEXT {quote}",
+            f"string: {quote} TEXT? ({quote} MORE?)* {quote}",
             'object: "{" (pair ("," pair)*)? "}"',
             'pair: KEY ":" value',
             'list: "[" (value ("," value)*)? "]"',
-            "TEXT: /(?s:.*)/",
+            "TEXT: /(?s:.+)/",
+            "MORE: /[ \\t\\r\\n]*[^ \\t\\r\\n,}\\]](?s:.*)/",
             "KEY: /[A-Za-z_][A-Za-z0-9_]*/",
-            "INTEGER: /-?(0|[1-9][0-9]*)/",
-            "NUMBER: /-?(0|[1-9][0-9]*)(\\.[0-9]+)?([eE][+-]?[0-9]+)?/",
+            f"INTEGER: /-?(0|[1-9][0-9]{{0,{DIGITS - 1}}})/",
+            f"NUMBER: /-?(0|[1-9][0-9]{{0,{DIGITS - 1}}})(\\.[0-9]{{1,{FRACTION_DIGITS}}})?"
+            f"([eE]([+]?[0-9]{{1,{EXPONENT_DIGITS}}}|-[0-9]{{1,{EXPONENT_DIGITS + 1}}}))?/",
         ]
 
     def arguments(self, schema: Mapping[str, Any] | None, tool: str, strict: bool) -> str:
@@ -169,8 +181,8 @@ class _Writer:
                     self._lacks(path, f"{keyword!r} beside 'type'")
                     continue
                 self._refuse_unsupported(schema, path, (keyword,))
-                if keyword == "oneOf" and not self._distinct(options):
-                    self._lacks(path, "'oneOf' with options that overlap")
+                if keyword == "oneOf":  # options that exclude each other have become an anyOf
+                    self._lacks(path, "'oneOf' with options that may overlap")
                 if keyword == "allOf" and len(options) > 1:
                     self._lacks(path, "'allOf' of several schemas")
                     return "value"
@@ -243,9 +255,9 @@ class _Writer:
                 return self._object(schema, path)
 
     def _string(self, schema: Mapping[str, Any], path: str) -> str:
-        if "format" in schema:
-            self._lacks(path, f"the format {schema['format']!r}")
         parts: list[str] = []
+        if "format" in schema:
+            parts.append(f"/{FORMAT_REGEXES[schema['format']]}/")
         least, most = _count(schema, "minLength", path), _count(schema, "maxLength", path)
         if most is not None and most < (least or 0):
             raise ParameterError(f"{path}: maxLength is less than minLength")
@@ -303,25 +315,6 @@ class _Writer:
             first = self._rule(first)
             after = self._rule(f'"," {pair} {after}' if needed else f'("," {pair})? {after}')
         return f'"{{" {first} "}}"'
-
-    def _distinct(self, options: list[Any]) -> bool:
-        """Whether types and constants rule out a value that satisfies two of the options."""
-        plain = [resolve(self._root, o["$ref"]) if isinstance(o, Mapping) and "$ref" in o else o for o in options]
-        if not all(isinstance(option, Mapping) for option in plain):
-            return False
-        kinds = [option.get("type") for option in plain]
-        if all(isinstance(kind, str) for kind in kinds):
-            named = ["number" if kind == "integer" else kind for kind in kinds]
-            if len(set(named)) == len(named):
-                return True
-        if all(kind == "object" for kind in kinds):
-            for name in plain[0].get("required", []):
-                marks = [option.get("properties", {}).get(name, {}) for option in plain]
-                found = [json.dumps(m["const"]) if "const" in m else None for m in marks if isinstance(m, Mapping)]
-                needed = all(name in option.get("required", []) for option in plain)
-                if needed and None not in found and len(set(found)) == len(plain):
-                    return True
-        return False
 
 
 def _repeated(item: str, least: int, most: int | None) -> str:

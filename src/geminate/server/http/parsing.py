@@ -96,7 +96,9 @@ def read_json(body: bytes) -> Any:
     except RecursionError:
         raise bad_request(f"the body is nested too deeply; the limit is {MAX_DEPTH} levels") from None
     except ValueError as error:  # bad JSON, or an integer of thousands of digits
-        raise bad_request(f"the body is not valid JSON: {str(error)[:200]}") from None
+        many = "int_max_str_digits" in str(error)
+        why = "a number in it has too many digits" if many else str(error)[:200]
+        raise bad_request(f"the body is not valid JSON: {why}") from None
     _check_values(data)
     return data
 

@@ -49,7 +49,7 @@ async def chat(state: ServerState, request: Request) -> Response:
     tools = choose_tools(
         tool_functions(body.tools), choice if isinstance(choice, str) else None, named, body.parallel_tool_calls
     )
-    spec = grammar_spec(body.response_format, tools, "response_format")
+    spec = grammar_spec(body.response_format, tools)
     messages = chat_messages(body.messages)
     prompt, grammar = await prompt_and_grammar(
         state,

@@ -11,8 +11,8 @@ from typing import Any
 from starlette.types import Receive
 
 from geminate.errors import GeminateError, TemplateTimeoutError
-from geminate.grammar.compiler import Grammar, GrammarSpec, JsonObject, JsonSchema, Lark, Regex, ToolCalls
-from geminate.server.http.errors import bad_request, from_geminate
+from geminate.grammar.compiler import Grammar, GrammarSpec, JsonObject, JsonSchema, Lark, Regex, TextSpec, ToolCalls
+from geminate.server.http.errors import ApiError, bad_request, from_geminate
 from geminate.server.http.logs import RequestContext
 from geminate.server.openai.conversation import parameters_of, template_tools
 from geminate.server.openai.generation import INLINE_CHARS, in_thread, until_gone
@@ -61,21 +61,24 @@ def choose_tools(functions: list[FunctionSpec], choice: str | None, named: str |
     return Tools(offered=offered, required=choice == "required", parallel=parallel is not False)
 
 
-def grammar_spec(form: Format | None, tools: Tools, field: str) -> GrammarSpec | None:
+def grammar_spec(form: Format | None, tools: Tools) -> GrammarSpec | None:
     """The grammar that constrains the completion, or None.
 
-    Raises:
-        ApiError: a response format combined with tools that may be called.
+    With tools and a response format a completion is either calls and nothing else, or text in that format.
     """
-    if tools.offered:
-        if form is not None and not isinstance(form, TextFormat):
-            raise bad_request(f"{field} cannot be combined with tools: remove one, or set tool_choice to 'none'", field)
-        return ToolCalls(
-            tools=[(f.name, parameters_of(f)) for f in tools.offered],
-            required=tools.required,
-            parallel=tools.parallel,
-            strict=[f.name for f in tools.offered if f.strict],
-        )
+    answer = _text_spec(form)
+    if not tools.offered:
+        return answer
+    return ToolCalls(
+        tools=[(f.name, parameters_of(f)) for f in tools.offered],
+        required=tools.required,
+        parallel=tools.parallel,
+        strict=[f.name for f in tools.offered if f.strict],
+        answer=answer,
+    )
+
+
+def _text_spec(form: Format | None) -> TextSpec | None:
     if isinstance(form, JsonObjectFormat):
         return JsonObject()
     if isinstance(form, JsonSchemaFormat):
@@ -100,20 +103,29 @@ async def compile_grammar(
     """
     if spec is None:
         return None
-    name = "tools" if isinstance(spec, ToolCalls) else field
     gone = threading.Event()
 
-    async def work() -> Grammar:
+    async def work(spec: GrammarSpec) -> Grammar:
         return await asyncio.get_running_loop().run_in_executor(
             _compiling, lambda: model.compiler.compile(spec, reasoning=thinking, cancelled=gone)
         )
 
+    async def compiled(spec: GrammarSpec, name: str) -> Grammar:
+        try:
+            return await until_gone(receive, work(spec), gone.set)
+        except GeminateError as error:
+            refused = from_geminate(error)
+            refused.param = name
+            raise refused from error
+
+    if not isinstance(spec, ToolCalls):
+        return await compiled(spec, field)
     try:
-        return await until_gone(receive, work(), gone.set)
-    except GeminateError as error:
-        refused = from_geminate(error)
-        refused.param = name
-        raise refused from error
+        return await compiled(spec, "tools")
+    except ApiError as error:
+        if error.status == 400 and spec.answer is not None:
+            await compiled(spec.answer, field)  # names the format if that is at fault
+        raise
 
 
 async def prompt_and_grammar(

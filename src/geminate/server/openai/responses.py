@@ -42,7 +42,7 @@ async def responses(state: ServerState, request: Request) -> Response:
     tools = choose_tools(
         tool_functions(body.tools), choice if isinstance(choice, str) else None, named, body.parallel_tool_calls
     )
-    spec = grammar_spec(body.text.format if body.text else None, tools, "text.format")
+    spec = grammar_spec(body.text.format if body.text else None, tools)
     messages = response_messages(body.instructions, body.input)
     if not messages:
         raise bad_request("input contains no message", "input")
