@@ -29,6 +29,7 @@ from geminate.grammar.specs import GrammarSpec as GrammarSpec
 from geminate.grammar.specs import JsonObject as JsonObject
 from geminate.grammar.specs import JsonSchema as JsonSchema
 from geminate.grammar.specs import Lark as Lark
+from geminate.grammar.specs import Reasoning as Reasoning
 from geminate.grammar.specs import Regex as Regex
 from geminate.grammar.specs import TextSpec as TextSpec
 from geminate.grammar.specs import ToolCalls as ToolCalls
@@ -106,12 +107,13 @@ class GrammarCompiler:
         return 0 if self._host is None else self._host.used
 
     def compile(
-        self, spec: GrammarSpec, *, reasoning: bool = False, cancelled: threading.Event | None = None
+        self, spec: GrammarSpec, *, reasoning: Reasoning = False, cancelled: threading.Event | None = None
     ) -> Grammar:
         """Compile a grammar, or return it from the cache of recently compiled ones.
 
         Args:
-            reasoning: allow reasoning, between the dialect's marks, before the constrained part.
+            reasoning: allow reasoning, between the dialect's marks, before the constrained part; ``open``: the prompt
+                leaves a thought open, whose rest and end come before the constrained part.
             cancelled: gives the compilation up when it is set; after `isolate` only.
 
         Raises:
@@ -123,6 +125,14 @@ class GrammarCompiler:
         """
         _need_library()
         return self._compiled(self._writer.write(spec, reasoning), LABELS[type(spec)], cancelled)
+
+    def behind_thought(self, grammar: Grammar) -> Grammar:
+        """The same grammar for a reply that begins within a thought: it holds from the thought's end on.
+
+        Raises:
+            ParameterError: as `compile`.
+        """
+        return self._compiled(self._writer.behind_thought(grammar.source), "the grammar")
 
     def start(self, source: str) -> Constraint:
         """A fresh state, for one completion, of the grammar with this source text (`Grammar.source`).

@@ -32,7 +32,8 @@ class NumberBounds:
 
     Args:
         marks: ``text``: whether text outside calls is JSON; ``calls``: the tokens around a tool call and around a
-            string in it; ``reasoning``: those around reasoning; ``significant``: how many digits a fraction may make.
+            string in it; ``reasoning``: those around reasoning, and
+            ``begun`` whether the prompt has opened it; ``significant``: how many digits a fraction may make.
         token_bytes: the bytes of a token.
     """
 
@@ -46,6 +47,8 @@ class NumberBounds:
         if "reasoning" in marks:
             thought, ended = marks["reasoning"]
             self._into |= {thought: _OUTSIDE, ended: self.start[0]}
+            if marks["begun"]:
+                self.start = (_OUTSIDE, 0, 0)
 
     def after(self, state: State, token: int) -> State:
         """The state after one more token."""

@@ -11,9 +11,19 @@ from geminate.errors import ParameterError
 from geminate.grammar.formats import FORMAT_REGEXES
 from geminate.grammar.json_schema import check_multiples, has_finite_value, tighten_numbers
 from geminate.grammar.keywords import plain_schema, subschemas
+from geminate.grammar.reasoning import reasoning_lark
 from geminate.grammar.special_texts import SpecialTexts
-from geminate.grammar.specs import LABELS, GrammarSpec, JsonObject, JsonSchema, Lark, Regex, TextSpec, ToolCalls
-from geminate.grammar.token_range import token_range
+from geminate.grammar.specs import (
+    LABELS,
+    GrammarSpec,
+    JsonObject,
+    JsonSchema,
+    Lark,
+    Reasoning,
+    Regex,
+    TextSpec,
+    ToolCalls,
+)
 from geminate.text.tokenizer import Tokenizer
 
 _MAX_TEXT = 131_072  # characters per grammar
@@ -41,11 +51,11 @@ class SourceWriter:
         self._tokenizer, self._eos_ids = tokenizer, eos_ids
         self._special = SpecialTexts(tokenizer)
 
-    def write(self, spec: GrammarSpec, reasoning: bool) -> str:
+    def write(self, spec: GrammarSpec, reasoning: Reasoning) -> str:
         """The grammar in llguidance's input format, with what `geminate.grammar.numbers` has to know.
 
         Args:
-            reasoning: allow reasoning, between the dialect's marks, before the constrained part.
+            reasoning: see `Reasoning`.
 
         Raises:
             ParameterError: a malformed grammar, one too large, or one that cannot be enforced; or a model without the
@@ -67,9 +77,7 @@ class SourceWriter:
             marks["text"] = isinstance(spec, JsonObject | JsonSchema)
         grammars = [body, *more]
         if reasoning:
-            opened, closed, lark = self._reasoning()
-            grammars = [{"lark_grammar": lark}, {"name": "body", **body}, *more]
-            marks["reasoning"] = [opened, closed]
+            grammars = [self._reasoning(marks, begun=reasoning == "open"), {"name": "body", **body}, *more]
         whole: dict[str, Any] = {"grammars": grammars}
         if marks["text"] or marks["calls"]:
             # 0.19999999999999999999 is below 0.2 as text, and equal to it as float64; with 15 digits that cannot be.
@@ -121,22 +129,25 @@ class SourceWriter:
             answer=spec.answer is not None,
         )
 
-    def _reasoning(self) -> tuple[int, int, str]:
-        """The tokens around reasoning, and its grammar."""
-        marks = self._tokenizer.dialect.reasoning
-        if marks is None:
-            raise ParameterError(
-                "this model's family marks no reasoning, so it cannot reason before the constrained part"
-            )
-        opened, closed = self._tokenizer.token_id(marks.opened), self._tokenizer.token_id(marks.closed)
-        if opened is None or closed is None:
-            raise ParameterError(
-                f"this model has no {marks.opened} token, so it cannot reason before the constrained part"
-            )
-        inside = token_range([*self._eos_ids, opened, closed], but=True)
-        line = json.dumps(marks.line, ensure_ascii=False)
-        lark = f"start: reasoning? @body\nreasoning: <[{opened}]> {line} {inside}* <[{closed}]>\n"
-        return opened, closed, lark
+    def behind_thought(self, source: str) -> str:
+        """A written grammar for a reply that begins within a thought: it holds from the thought's end on.
+
+        Raises:
+            ParameterError: the model marks no reasoning.
+        """
+        whole = json.loads(source)
+        body, *more = whole["grammars"]
+        if more and more[0].get("name") == "body":  # reasoning was allowed before it already
+            body, *more = more
+        lark = self._reasoning(whole.get("numbers", {}), begun=True)
+        whole["grammars"] = [lark, {**body, "name": "body"}, *more]
+        return json.dumps(whole, ensure_ascii=False)
+
+    def _reasoning(self, marks: dict[str, Any], *, begun: bool) -> dict[str, Any]:
+        """The grammar of reasoning; ``marks`` get its tokens, for `geminate.grammar.numbers`."""
+        opened, closed, lark = reasoning_lark(self._tokenizer, self._eos_ids, begun=begun)
+        marks |= {"reasoning": [opened, closed], "begun": begun}
+        return {"lark_grammar": lark}
 
 
 def _json_grammar(schema: Mapping[str, Any], special: SpecialTexts) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,8 @@ class ToolCalls:
 
 
 GrammarSpec = TextSpec | ToolCalls
+Reasoning = bool | Literal["open"]
+"""Whether reasoning may stand before the constrained part; ``open``: the prompt has begun it, so its rest must come."""
 LABELS: dict[type[GrammarSpec], str] = {
     JsonObject: "the grammar",
     JsonSchema: "the JSON schema",
