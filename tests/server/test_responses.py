@@ -171,14 +171,12 @@ def test_trace_and_echoes(client: httpx.Client) -> None:
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("store", True),
         ("previous_response_id", "resp_1"),
         ("background", True),
         ("conversation", "c"),
         ("prompt", {}),
-        ("truncation", "auto"),
-        ("max_tool_calls", 3),
-        ("include", ["file_search_call.results"]),
+        ("truncation", "always"),
+        ("include", ["made_up"]),
     ],
 )
 def test_what_is_not_there_is_refused_by_name(client: httpx.Client, field: str, value: object) -> None:

@@ -21,6 +21,7 @@ from geminate.server.openai.generation import INLINE_CHARS, Generation, in_threa
 from geminate.server.openai.schemas_chat import CompletionRequest
 from geminate.server.openai.sse import EventStream, chunks
 from geminate.server.openai.tokens import CompletionLogprobs, trace
+from geminate.server.openai.tolerated import COMPLETION
 from geminate.server.state import Model, ServerState
 
 DEFAULT_MAX_TOKENS = 16
@@ -28,7 +29,7 @@ DEFAULT_MAX_TOKENS = 16
 
 async def completions(state: ServerState, request: Request) -> Response:
     """Generate completions of one or more prompts."""
-    body = await parse(request, CompletionRequest, state.check_ready)
+    body = await parse(request, CompletionRequest, state.check_ready, COMPLETION)
     model = state.model(body.model)
     context = context_of(request.scope)
     if body.stream_options is not None and not body.stream:

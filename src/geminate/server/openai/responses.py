@@ -18,6 +18,7 @@ from geminate.server.openai.generation import Generation, sampling_params, until
 from geminate.server.openai.response_events import ResponseEvents
 from geminate.server.openai.schemas_responses import NamedFunction, ResponseRequest
 from geminate.server.openai.sse import EventStream
+from geminate.server.openai.tolerated import RESPONSE
 from geminate.server.state import Model, ServerState
 
 LOGPROBS = "message.output_text.logprobs"
@@ -25,7 +26,7 @@ LOGPROBS = "message.output_text.logprobs"
 
 async def responses(state: ServerState, request: Request) -> Response:
     """Generate a response to a text or a list of input items; nothing is stored."""
-    body = await parse(request, ResponseRequest, state.check_ready)
+    body = await parse(request, ResponseRequest, state.check_ready, RESPONSE)
     model = state.model(body.model)
     context = context_of(request.scope)
     _check_combinations(body)
