@@ -180,7 +180,10 @@ class CompletionRequest(Sampling, StopStrings):
         description="Text, token ids, or a list of either."
     )
     max_tokens: int | None = Field(
-        None, ge=1, le=2**31 - 1, description="Maximum number of tokens to generate per choice; default 16."
+        None,
+        ge=0,
+        le=2**31 - 1,
+        description="Maximum number of tokens to generate per choice; default 16. 0 only with echo.",
     )
     n: int | None = Field(
         None, ge=1, le=MAX_CHOICES, description="Number of choices per prompt; at most max_choices in total."
@@ -190,7 +193,9 @@ class CompletionRequest(Sampling, StopStrings):
     logprobs: int | None = Field(
         None, ge=0, le=MAX_LOGPROBS, description="Number of most likely tokens to return at each position."
     )
-    echo: Literal[False] | None = Field(None, description="Only false is accepted.")
+    echo: bool | None = Field(
+        None, description="Put the prompt before each completion, with logprobs also its tokens' log-probabilities."
+    )
     best_of: Literal[1] | None = Field(None, description="Only 1 is accepted.")
 
 
