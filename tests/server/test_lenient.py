@@ -68,9 +68,10 @@ def test_a_strict_server_refuses_them(strict: Served, field: str, value: object)
 
 def test_comments_on_silent_streams(strict: Served) -> None:
     """While the one place is taken, the others hear that they are not forgotten; so does a client of responses."""
-    busy = chat_body(max_tokens=1500, ignore_eos=True, stream=True, speculation="off")
+    busy = chat_body(max_tokens=1500, n=8, ignore_eos=True, stream=True, speculation="off")
     with strict.client() as client, client.stream("POST", CHAT, json=busy) as running:
-        assert next(events(running))
+        begun = events(running)  # kept: a closed iteration would close the stream
+        assert next(begun)
         for path, body in ((CHAT, chat_body(max_tokens=3)), (RESPONSES, {"model": MODEL, "input": "Hi"})):
             with client.stream("POST", path, json={**body, "stream": True}) as waiting:
                 lines = (line for line in waiting.iter_lines() if line.startswith(":"))
@@ -131,8 +132,8 @@ def test_what_is_no_http_gets_json(served: Served, data: bytes) -> None:
 
 
 def test_an_upgrade_is_answered_without_advice(served: Served) -> None:
-    request = b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\nX-Request-Id: up-1\r\nConnection: close, Upgrade\r\nUpgrade: websocket\r\n\r\n"
-    head, _ = _raw(served, request)
+    request = b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\nX-Request-Id: up-1\r\nUpgrade: websocket\r\n"
+    head, _ = _raw(served, request + b"Connection: close, Upgrade\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 200 ")
     served.wait_log("request", request_id="up-1")
     assert "pip install" not in "".join(served.raw) and "Unsupported upgrade" not in "".join(served.raw)

@@ -1,4 +1,4 @@
-"""What other servers' clients send: fields without an effect, values that mean "off", other names, foreign histories."""
+"""What other servers' clients send: fields without an effect, values that mean "off", and foreign histories."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def sampled(made: Any) -> dict[str, Any]:
     ],
 )  # fmt: skip
 def test_hints_are_dropped_and_named(api: str, fields: dict[str, Any], ignored: list[str]) -> None:
-    made, found = read(api, fields)
+    _, found = read(api, fields)
     assert sorted(found) == sorted(ignored)
     with pytest.raises(ApiError) as caught:
         read(api, fields, strict=True)
@@ -231,10 +231,10 @@ def test_arguments_of_other_servers(arguments: object, becomes: dict[str, Any]) 
 
 def test_the_header_holds_any_name() -> None:
     names = ["x" * 5000, "\r\nSet-Cookie: a=b", "\ud55c", "a, b", "\x00", ""]
-    made, ignored = read("chat", {"messages": [{"role": "assistant", "content": "x", **dict.fromkeys(names, 1)}]})
+    _, ignored = read("chat", {"messages": [{"role": "assistant", "content": "x", **dict.fromkeys(names, 1)}]})
     assert len(ignored) == len(names)
     value = header(ignored)
     assert value.isascii() and value.decode().isprintable() and len(value) <= MAX_HEADER
     many = {f"n{i}": 1 for i in range(900)}
-    made, ignored = read("chat", {"messages": [{"role": "assistant", "content": "x", **many}]})
+    _, ignored = read("chat", {"messages": [{"role": "assistant", "content": "x", **many}]})
     assert len(header(ignored)) <= MAX_HEADER and header(ignored).endswith(b", ...")
