@@ -123,6 +123,13 @@ class Settings:
         low=2,
         default_text="the model's context",
     )
+    kept_items_bytes: int = _setting(
+        8 << 20,
+        "Memory for output items of /v1/responses that later requests may name by item_reference; 0: keep none.",
+        group="engine",
+        low=0,
+        size=True,
+    )
     max_tokens: int = _setting(
         4096, "Completion limit for requests that set none (/v1/completions: 16).", group="engine", low=1
     )

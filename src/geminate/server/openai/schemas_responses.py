@@ -96,6 +96,13 @@ class ReasoningItem(Strict):
     status: Status | None = Field(None, description="As in an earlier response; ignored.")
 
 
+class ItemReference(Strict):
+    """An output item of an earlier response that was not made with ``store: false``."""
+
+    type: Literal["item_reference"]
+    id: str = Field(description="The item's id; the server keeps the most recent items, see kept_items_bytes.")
+
+
 def _item_type(item: Any) -> str | None:
     kind = item.get("type") if isinstance(item, dict) else getattr(item, "type", None)
     return "message" if kind is None else kind if isinstance(kind, str) else None
@@ -105,7 +112,8 @@ Item = Annotated[
     Annotated[MessageItem, Tag("message")]
     | Annotated[FunctionCallItem, Tag("function_call")]
     | Annotated[FunctionOutputItem, Tag("function_call_output")]
-    | Annotated[ReasoningItem, Tag("reasoning")],
+    | Annotated[ReasoningItem, Tag("reasoning")]
+    | Annotated[ItemReference, Tag("item_reference")],
     Discriminator(_item_type),
 ]
 
@@ -180,7 +188,9 @@ class ResponseRequest(Sampling):
         None, description="Returned unchanged in the response."
     )
     safety_identifier: str | None = Field(None, max_length=256, description="End-user id; only written to the log.")
-    store: Literal[False] | None = Field(None, description="Only false is accepted; nothing is stored.")
+    store: bool | None = Field(
+        None, description="false: do not keep the output items for item_reference. Nothing is stored on disk."
+    )
     background: Literal[False] | None = Field(None, description="Only false is accepted.")
     truncation: Literal["disabled"] | None = Field(None, description="Only disabled is accepted.")
     service_tier: Literal["auto", "default"] | None = Field(None, description="Only auto and default are accepted.")

@@ -215,7 +215,7 @@ _ITEMS = {
     "reasoning": Level(
         {"summary": Hint(lambda value, body: value != []), "encrypted_content": HINT}, others=ReasoningItem
     ),
-    "item_reference": Level({"type": Rewrite(values.item_reference)}),
+    "item_reference": Level(),
 }
 
 
@@ -234,7 +234,7 @@ _OTHER_ITEM = Level(
 
 RESPONSE = Level(
     {
-        **{name: rule for name, rule in _SAMPLING.items() if name != "metadata"},
+        **{name: rule for name, rule in _SAMPLING.items() if name not in ("metadata", "store")},
         **_CHOICE,
         "max_output_tokens": Off((-1,)),
         "max_tokens": Refused("use max_output_tokens"),

@@ -196,12 +196,3 @@ def readable(text: str) -> dict[str, Any]:
         if found is not None:
             return found
     return {}
-
-
-def item_reference(reading: Reading, place: Place, key: str) -> None:
-    """Refused: there is nothing stored to refer to."""
-    raise refused(
-        place.path,
-        "nothing is stored, so there is nothing an item_reference can refer to; send the items themselves "
-        "(AI SDK: providerOptions.openai.store = false, or the provider's .chat(model))",
-    )
