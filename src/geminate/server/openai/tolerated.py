@@ -19,20 +19,20 @@ NO_TOOLS = "{} is not supported: this server runs no tools of its own; declare t
 THINKING = "use reasoning_effort, or chat_template_kwargs with enable_thinking"
 FORMAT = "use response_format with the type 'json_schema', 'regex' or 'grammar' (Lark) on /v1/chat/completions"
 PENALTY = "use repetition_penalty, which looks at the whole context"
-STORED = "nothing is stored; send the whole conversation in input"
+STORED = "responses are not stored; send the whole conversation in input"
 
 _ROUTING: dict[str, Rule] = dict.fromkeys(
     ["metadata", "prompt_cache_key", "prompt_cache_retention", "prompt_cache_options", "client_metadata", "verbosity",
      "prediction", "cache_prompt", "id_slot", "slot_id", "keep_alive", "request_id", "priority", "cache_salt",
      "guided_decoding_backend", "session_id", "trace_id", "litellm_metadata", "litellm_session_id", "provider", "route",
-     "spaces_between_special_tokens", "timings_per_token", "safety_identifier_hash"],
+     "spaces_between_special_tokens", "timings_per_token"],
     HINT,
 )  # fmt: skip
 # Parameters of samplers that are not supported, with the values that turn them off; the others act only beside them.
 _SAMPLERS: dict[str, Rule] = {
-    "typical_p": Off((1, 0), instead="use top_p or min_p"),
-    "typical": Off((1, 0), instead="use top_p or min_p"),
-    "tfs_z": Off((1, 0), instead="use top_p or min_p"),
+    "typical_p": Off((1,), instead="use top_p or min_p"),
+    "typical": Off((1,), instead="use top_p or min_p"),
+    "tfs_z": Off((1,), instead="use top_p or min_p"),
     "top_a": Off((0,), instead="use min_p"),
     "top_n_sigma": Off((-1, 0), instead="use min_p"),
     "mirostat": Off((0,), instead="use temperature, top_p or min_p"),
@@ -55,7 +55,7 @@ _SAMPLERS: dict[str, Rule] = {
     "min_keep": Off((0, 1), instead="use top_k, top_p or min_p alone"),
     "min_tokens": Off((0,), instead="use ignore_eos with max_tokens for an exact length"),
     "n_probs": Off((0,), instead="use logprobs"),
-    "prompt_logprobs": Off((0, False), instead="use echo with logprobs on /v1/completions"),
+    "prompt_logprobs": Off((False,), instead="use echo with logprobs on /v1/completions"),
     "skip_special_tokens": Off((True,), instead="use logprobs or trace to see special tokens"),
     "include_stop_str_in_output": Off((False,), instead="stop strings are never part of the text"),
     "return_token_ids": Off((False,), instead="use trace"),
