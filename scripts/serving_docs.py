@@ -120,8 +120,8 @@ TABLES: dict[str, Iterator[str]] = {
     "responses": section(resp.ResponseRequest, common.Sampling),
     "responses-parts": parts([
         resp.MessageItem, resp.InputText, resp.OutputText, resp.FunctionCallItem, resp.FunctionOutputItem,
-        resp.ReasoningItem, resp.ReasoningText, resp.ResponseTool, resp.NamedFunction, resp.TextOptions,
-        resp.ResponseJsonSchema, resp.ReasoningOptions,
+        resp.ReasoningItem, resp.ReasoningText, resp.ItemReference, resp.ResponseTool, resp.NamedFunction,
+        resp.TextOptions, resp.ResponseJsonSchema, resp.ReasoningOptions,
     ]),
     "tokenize": parts([chat.TokenizeRequest, chat.DetokenizeRequest]),
     "response-bodies": parts([

@@ -96,3 +96,51 @@ def test_models(client: httpx.Client) -> None:
     assert client.get(f"/v1/models/{MODEL}").json() == card
     missing = client.get("/v1/models/a/b")
     assert missing.status_code == 404 and missing.json()["error"]["code"] == "model_not_found"
+
+
+def test_echo(client: httpx.Client) -> None:
+    """The prompt's log-probabilities are, bit for bit, those that its tokens have as a completion."""
+    llm = LLM()
+    assert llm.tokenizer is not None
+    prompt = llm.encode("Once upon a time")
+    plain = ask(client, prompt, max_tokens=60, logprobs=3, temperature=0, ignore_eos=True, trace=True)
+    written = [token["id"] for r in plain["geminate"]["rounds"] for token in r["tokens"]]
+    whole, logprobs = [*prompt, *written], plain["choices"][0]["logprobs"]
+    for _ in range(2):  # the second time the prefix cache holds all of it
+        body = ask(client, whole, max_tokens=0, echo=True, logprobs=3)
+        [choice] = body["choices"]
+        found = choice["logprobs"]
+        assert found["token_logprobs"][0] is None is found["top_logprobs"][0]
+        assert all(value is not None for value in found["token_logprobs"][1:])
+        for name in ("tokens", "token_logprobs", "top_logprobs"):
+            assert len(found[name]) == len(whole) and found[name][len(prompt) :] == logprobs[name]
+        assert choice["finish_reason"] == "length" and choice["text"] == llm.tokenizer.decode(whole, skip_special=True)
+        assert body["usage"]["completion_tokens"] == 0 and body["usage"]["prompt_tokens"] == len(whole)
+
+
+def test_echo_and_a_completion(client: httpx.Client) -> None:
+    text = "The sun and the river"
+    fields = {"max_tokens": 8, "n": 2, "logprobs": 1, "temperature": 1.0}
+    plain, body = ask(client, [text, "One day"], **fields), ask(client, [text, "One day"], echo=True, **fields)
+    for index, (a, b) in enumerate(zip(plain["choices"], body["choices"], strict=True)):
+        prompt = (text, "One day")[index // 2]
+        assert b["text"] == prompt + a["text"] and b["finish_reason"] == a["finish_reason"]
+        for name in ("tokens", "token_logprobs", "top_logprobs"):
+            assert b["logprobs"][name][-len(a["logprobs"][name]) :] == a["logprobs"][name]
+        for token, offset in zip(b["logprobs"]["tokens"], b["logprobs"]["text_offset"], strict=True):
+            assert b["text"].startswith(token, offset) or token.startswith("<")
+    chunks = stream(client, PATH, {"model": MODEL, "prompt": [text, "One day"], "seed": 1, "echo": True, **fields})
+    for choice in body["choices"]:
+        parts = [c for chunk in chunks for c in chunk["choices"] if c["index"] == choice["index"]]
+        assert "".join(p["text"] for p in parts) == choice["text"]
+        assert [t for p in parts for t in p["logprobs"]["token_logprobs"]] == choice["logprobs"]["token_logprobs"]
+    alone = ask(client, text, max_tokens=3, echo=True)["choices"][0]
+    assert alone["text"].startswith(text) and alone["logprobs"] is None
+
+
+def test_nothing_without_echo(client: httpx.Client) -> None:
+    refused = client.post(PATH, json={"model": MODEL, "prompt": "Once", "max_tokens": 0})
+    assert refused.status_code == 400 and refused.json()["error"]["param"] == "max_tokens"
+    for speculation in ("off", 4, "ngram"):
+        body = ask(client, "Once upon", max_tokens=0, echo=True, speculation=speculation, stop="Once")
+        assert body["choices"][0]["text"] == "Once upon"

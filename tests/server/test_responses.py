@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
+from geminate.server.kept_items import KeptItems
 from support.serving import MODEL
 
 PATH = "/v1/responses"
@@ -171,14 +172,12 @@ def test_trace_and_echoes(client: httpx.Client) -> None:
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("store", True),
         ("previous_response_id", "resp_1"),
         ("background", True),
         ("conversation", "c"),
         ("prompt", {}),
-        ("truncation", "auto"),
-        ("max_tool_calls", 3),
-        ("include", ["file_search_call.results"]),
+        ("truncation", "always"),
+        ("include", ["made_up"]),
     ],
 )
 def test_what_is_not_there_is_refused_by_name(client: httpx.Client, field: str, value: object) -> None:
@@ -190,3 +189,34 @@ def test_what_is_not_there_is_refused_by_name(client: httpx.Client, field: str, 
 def test_an_error_before_the_stream_is_a_status(client: httpx.Client) -> None:
     response = client.post(PATH, json={"model": MODEL, "input": "word " * 5000, "stream": True})
     assert response.status_code == 400 and response.json()["error"]["code"] == "context_length_exceeded"
+
+
+@pytest.mark.parametrize("way", ["whole", "streamed"])
+def test_items_by_reference(client: httpx.Client, way: str) -> None:
+    """The second turn of the AI SDK's default provider names the first turn's output."""
+    question, fields = {"role": "user", "content": "Hi"}, {"max_output_tokens": 60}
+    first = (
+        ask(client, [question], **fields) if way == "whole" else streamed(client, [question], **fields)[-1]["response"]
+    )
+    again = {"role": "user", "content": "And?"}
+    by_name = [{"type": "item_reference", "id": item["id"]} for item in first["output"]]
+    both = [ask(client, [question, *items, again], **fields) for items in (first["output"], by_name)]
+    assert plain(both[0]) == plain(both[1]) and both[0]["usage"]["input_tokens"] == both[1]["usage"]["input_tokens"]
+    unkept = ask(client, [question], store=False, **fields)["output"][0]["id"]
+    for unknown in ("msg_unknown", unkept):
+        body = {"model": MODEL, "input": [{"type": "item_reference", "id": unknown}, again]}
+        error = client.post(PATH, json=body).json()["error"]
+        assert error["param"] == "input[0].id" and "store = false" in error["message"]
+
+
+def test_the_oldest_items_give_way() -> None:
+    kept = KeptItems(3000)
+    for number in range(50):
+        kept.keep("a", [{"id": f"msg_{number}", "text": "x" * (number * 40)}])
+        assert kept.used <= 3000
+    found = kept.find("a", "msg_49")
+    assert found is not None and json.loads(found)["text"] == "x" * 1960
+    assert kept.find("a", "msg_3") is kept.find("b", "msg_49") is kept.find("", "msg_49") is None
+    none = KeptItems(0)
+    none.keep("a", [{"id": "msg_1"}])
+    assert none.used == 0

@@ -19,13 +19,18 @@ def commit(turn: Turn, hidden: F32, logits: F32, verify: Verifier) -> EngineEven
     """Verify a turn's draft, emit, and roll the cache back to what stays.
 
     Args:
-        hidden: float32 [rows of the turn, width]. logits: float32 [k + 1, vocab], or none for a part of a prompt.
+        hidden: float32 [rows of the turn, width].
+        logits: float32 [s + k + 1, vocab], of s prompt rows that are scored, then of the last token and k drafts; the
+            latter only if the turn wants them.
         verify: how drafts and draws are compared; `geminate.speculation.verify.verify`.
 
     Returns:
         what was emitted; None for a part of a prompt, or if nothing could be drawn because a mask is still computed.
     """
     sequence = turn.sequence
+    if turn.scored:
+        _score_prompt(turn, logits[: turn.scored])
+        logits = logits[turn.scored :]
     if not turn.wants_logits:
         sequence.hidden = hidden[-1].copy()
         return None
@@ -52,6 +57,7 @@ def commit(turn: Turn, hidden: F32, logits: F32, verify: Verifier) -> EngineEven
     stats.count_round(len(drafted), accepted, copied=source == "ngram")
     stats.generated_tokens += count
     wanted = sequence.sampling.logprobs
+    prompt_logprobs, sequence.prompt_logprobs = tuple(sequence.prompt_logprobs), []
     return EngineEvent(
         request_id=sequence.request.request_id,
         choice=sequence.choice,
@@ -62,10 +68,21 @@ def commit(turn: Turn, hidden: F32, logits: F32, verify: Verifier) -> EngineEven
         source=source,
         logprobs=() if wanted is None else tuple(token_logprobs(logits[i], t, wanted) for i, t in enumerate(emitted)),
         logits=logits[:count] if sequence.request.want_logits else None,
+        prompt_logprobs=prompt_logprobs,
         finish_reason=sequence.finish_reason,
         stop_token=sequence.stop_token,
         stats=None if sequence.finish_reason is None else stats,
     )
+
+
+def _score_prompt(turn: Turn, logits: F32) -> None:
+    """Add what each row says of the prompt's next token."""
+    sequence = turn.sequence
+    top = sequence.request.prompt_logprobs
+    assert top is not None
+    first = sequence.cache.length - turn.count + 1
+    for row, position in enumerate(range(first, min(first + len(logits), sequence.prompt_length))):
+        sequence.prompt_logprobs.append(token_logprobs(logits[row], sequence.token_ids[position], top))
 
 
 def _draws(

@@ -138,6 +138,8 @@ class Engine:
             raise ParameterError("stop strings need a tokenizer, and this model has none; use stop_token_ids")
         if request.grammar is not None and self._constraints is None:
             raise ParameterError("a grammar needs a tokenizer, and this model has none")
+        if request.conversation is not None and request.prompt_logprobs is not None:
+            raise ParameterError("prompt_logprobs need the whole prompt, of which a conversation keeps a part")
         if request.conversation is not None and self.memory is not None:
             raise ParameterError("with bounded KV memory the prefix cache takes the place of named conversations")
         self._check_memory(request)
@@ -203,7 +205,9 @@ class Engine:
         if self.memory is None:
             sequence.begin(self.conversations.take(sequence.request, sequence.token_ids))
             return True
-        lease = self.memory.lease(sequence.token_ids, sequence.max_context, sequence.request.contents)
+        lease = self.memory.lease(
+            sequence.token_ids, sequence.max_context, sequence.request.contents, reuse=not sequence.scores_prompt
+        )
         if lease is None:
             return False
         sequence.begin(lease.cache, lease)

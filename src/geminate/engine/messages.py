@@ -38,6 +38,8 @@ class EngineRequest:
             starts from what its prompt shares with it. None: not kept.
         reply: where stop strings count: in all text, in a chat's content, or there with tool calls parsed.
         want_logits: whether events carry the raw logits of the emitted tokens.
+        prompt_logprobs: how many most likely tokens to report at every position of the prompt, beside the prompt's own
+            token; None: no log-probabilities of the prompt. The prompt is then processed whole: no prefix is reused.
         client: whose it is, "" if nobody knows; clients share places and turns.
         timeout_s: seconds after which the request fails, waiting included; None: never.
     """
@@ -54,6 +56,7 @@ class EngineRequest:
     conversation: str | None = None
     reply: Reply = "text"
     want_logits: bool = False
+    prompt_logprobs: int | None = None
     client: str = ""
     timeout_s: float | None = None
 
@@ -72,6 +75,7 @@ class EngineEvent:
         drafted: draft tokens of the round.
         logprobs: one entry per token, if asked for.
         logits: float32 [tokens, vocab], raw, if asked for.
+        prompt_logprobs: with a completion's first tokens, one entry per prompt token from the second on, if asked for.
         stop_token: the last of ``token_ids`` where it is an end-of-sequence or stop token: no part of the text.
         stats: with the finish_reason.
         error: what ended the request; finish_reason is ``abort`` then.
@@ -86,6 +90,7 @@ class EngineEvent:
     source: Source = "mtp"
     logprobs: tuple[TokenLogprobs, ...] = ()
     logits: F32 | None = None
+    prompt_logprobs: tuple[TokenLogprobs, ...] = ()
     finish_reason: FinishReason | None = None
     stop_token: int | None = None
     stats: Stats | None = None

@@ -11,6 +11,7 @@ from geminate.plan.batch import Rows
 from geminate.speculation.draft import Draft
 from geminate.speculation.policy.base import NO_DRAFT, Decision
 
+SCORED_ROWS = 16  # prompt tokens of one sequence in a pass if their logits are wanted: these take time and memory
 PREFILL_SHARE = 32  # prompt tokens beside decoding: near the best rate of longer chunks, in a fraction of their time
 
 
@@ -51,8 +52,13 @@ class Turn:
 
     @property
     def wanted(self) -> int:
-        """Rows whose logits are wanted."""
-        return len(self.draft.token_ids) + 1 if self.wants_logits else 0
+        """Rows whose logits are wanted, at the end of the turn's."""
+        return self.scored + (len(self.draft.token_ids) + 1 if self.wants_logits else 0)
+
+    @property
+    def scored(self) -> int:
+        """Rows whose logits give log-probabilities of the prompt; the first of those that are wanted."""
+        return len(self.pending) - self.wants_logits if self.sequence.scores_prompt else 0
 
     def rows(self) -> Rows:
         """For the batch."""
@@ -99,7 +105,8 @@ class Scheduler:
             for sequence in prompts[self._next :] + prompts[: self._next]:
                 if share == 0:
                     break
-                part = sequence.pending[: min(share, self.prefill_chunk)]
+                most = SCORED_ROWS if sequence.scores_prompt else self.prefill_chunk
+                part = sequence.pending[: min(share, self.prefill_chunk, most)]
                 last = len(part) == len(sequence.token_ids) - sequence.cache.length
                 turns.append(Turn(sequence=sequence, pending=part, decoding=False, wants_logits=last))
                 share -= len(part)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from geminate.arrays import F32
 from geminate.decoding.constraint import Constraint
-from geminate.decoding.sampling import TokenCounts, draft_rule
+from geminate.decoding.sampling import TokenCounts, TokenLogprobs, draft_rule
 from geminate.engine.messages import EngineRequest, FinishReason
 from geminate.engine.stats import Stats
 from geminate.kv.budget import Lease
@@ -29,6 +29,7 @@ class Sequence:
         finish_reason: None while waiting or running. stop_token: the token that ended it, if one did.
         cache: set by `begin`; a waiting sequence has none.
         lease: where the cache came from, if its memory is bounded.
+        prompt_logprobs: of the prompt so far, if asked for, until they are reported.
         blocked_since: when it could have begun for the first time, but for its memory.
     """
 
@@ -61,6 +62,7 @@ class Sequence:
         self.finish_reason: FinishReason | None = None
         self.stop_token: int | None = None
         self.lease: Lease | None = None
+        self.prompt_logprobs: list[TokenLogprobs] = []
         self.stats = Stats(prompt_tokens=self.prompt_length)
         self.begun = False
         self.blocked_since: float | None = None
@@ -77,6 +79,11 @@ class Sequence:
         """Take a cache, which may hold a strict prefix of the tokens."""
         self.cache, self.lease, self.begun = cache, lease, True
         self.stats.reused_tokens = cache.length
+
+    @property
+    def scores_prompt(self) -> bool:
+        """Whether the log-probabilities of the prompt are wanted."""
+        return self.request.prompt_logprobs is not None
 
     @property
     def pending(self) -> list[int]:

@@ -64,14 +64,19 @@ class KVBudget:
         """Bytes of a sequence that may grow to ``context`` positions."""
         return self.factory.nbytes(context)
 
-    def lease(self, prompt: Sequence[int], context: int, contents: Sequence[ContentSpan] = ()) -> Lease | None:
+    def lease(
+        self, prompt: Sequence[int], context: int, contents: Sequence[ContentSpan] = (), *, reuse: bool = True
+    ) -> Lease | None:
         """A store for a sequence, filled with the longest known prefix of its prompt but for the last token.
+
+        Args:
+            reuse: False leaves the store empty.
 
         Returns:
             None while the bytes are not there; they will be when enough running sequences have ended.
         """
         nbytes = self.need(context)
-        path = self._tree.find(prompt, contents) if self.keep_prefixes else []
+        path = self._tree.find(prompt, contents) if self.keep_prefixes and reuse else []
         tip = path[-1] if path else self._tree.root
         tip.pins += 1  # or making room could forget it
         if not self._make_room(nbytes):

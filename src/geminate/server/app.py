@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 from fastapi import FastAPI
@@ -29,10 +29,12 @@ from geminate.server.http.errors import (
 from geminate.server.http.limits import BodyLimitMiddleware
 from geminate.server.http.logs import ContextMiddleware, context_of
 from geminate.server.http.parsing import ClientGone
+from geminate.server.http.unknown import unknown_route
 from geminate.server.openai.chat import chat
 from geminate.server.openai.completions import completions
+from geminate.server.openai.docs_page import HEADERS, docs_page
 from geminate.server.openai.models import detokenize, get_model, list_models, tokenize
-from geminate.server.openai.openapi import DOCS, document
+from geminate.server.openai.openapi import document
 from geminate.server.openai.responses import responses
 from geminate.server.page.demo import demo_router
 from geminate.server.page.routes import page_router
@@ -75,13 +77,7 @@ def make_app(state: ServerState, keys: Keys) -> ASGIApp:
             name=handler.__name__,
         )
     _add_operations(app, state)
-    made: dict[str, Any] = {}
-
-    @app.get("/openapi.json", include_in_schema=False)
-    async def openapi() -> JsonResponse:
-        if not made:
-            made.update(document(app, keys=bool(keys)))
-        return JsonResponse(made)
+    _add_documents(app, keys)
 
     for route in list(app.routes):  # uvicorn leaves out the body
         if isinstance(route, APIRoute) and "GET" in (route.methods or ()):
@@ -102,9 +98,23 @@ def make_app(state: ServerState, keys: Keys) -> ASGIApp:
             allow_origins=state.settings.cors_origin,
             allow_methods=["GET", "POST"],
             allow_headers=["*"],
-            expose_headers=["X-Request-Id", "Retry-After"],
+            expose_headers=["X-Request-Id", "X-Geminate-Ignored", "Retry-After"],
         )
-    return ContextMiddleware(inner, state.metrics.http)
+    return ContextMiddleware(inner, state.metrics.http, state.settings)
+
+
+def _add_documents(app: FastAPI, keys: Keys) -> None:
+    @cache
+    def made() -> dict[str, Any]:
+        return document(app, keys=bool(keys))
+
+    @app.get("/openapi.json", include_in_schema=False)
+    async def openapi() -> JsonResponse:
+        return JsonResponse(made())
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> Response:
+        return Response(docs_page(made()), media_type="text/html; charset=utf-8", headers=HEADERS)
 
 
 def _add_operations(app: FastAPI, state: ServerState) -> None:
@@ -114,6 +124,7 @@ def _add_operations(app: FastAPI, state: ServerState) -> None:
             raise unavailable("the engine has failed; restart the server", "failed", DRAIN_RETRY_AFTER_S)
         return JsonResponse({"status": "live"})
 
+    @app.get("/health", summary="The same as /health/ready")
     @app.get("/health/ready", summary="Readiness: requests are accepted")
     async def ready() -> Response:
         state.check_ready()
@@ -141,7 +152,7 @@ async def _http_error(request: Request, error: Exception) -> Response:
     code: str | None = None
     if error.status_code == 404:
         code = "not_found"
-        message = f"unknown route {path}; routes: {', '.join(DOCS)} (see /openapi.json)"
+        message = unknown_route(request.url.path, request.method, request.app.routes)
     elif error.status_code == 405:
         allowed = (error.headers or {}).get("Allow", "another method")
         message = f"{path} does not support {request.method[:20]}; use {allowed}"

@@ -35,6 +35,7 @@ class Chunk:
     tokens: list[ChunkToken]
     drafted: int
     accepted: int
+    prompt_logprobs: tuple[TokenLogprobs, ...] = ()
     finish_reason: Literal["stop", "length"] | None = None
     stats: Stats | None = None
 
@@ -72,6 +73,7 @@ class ChunkReader:
             tokens=made,
             drafted=event.drafted,
             accepted=event.accepted,
+            prompt_logprobs=event.prompt_logprobs,
             finish_reason=finish,
             stats=event.stats,
         )
@@ -93,6 +95,7 @@ def merged(chunks: list[tuple[int, Chunk]]) -> list[tuple[int, Chunk]]:
                 tokens=[token for chunk in several for token in chunk.tokens],
                 drafted=sum(chunk.drafted for chunk in several),
                 accepted=sum(chunk.accepted for chunk in several),
+                prompt_logprobs=several[0].prompt_logprobs,
                 finish_reason=several[-1].finish_reason,
                 stats=several[-1].stats,
             ),

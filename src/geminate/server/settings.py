@@ -123,6 +123,13 @@ class Settings:
         low=2,
         default_text="the model's context",
     )
+    kept_items_bytes: int = _setting(
+        8 << 20,
+        "Memory for output items of /v1/responses that later requests may name by item_reference; 0: keep none.",
+        group="engine",
+        low=0,
+        size=True,
+    )
     max_tokens: int = _setting(
         4096, "Completion limit for requests that set none (/v1/completions: 16).", group="engine", low=1
     )
@@ -147,6 +154,12 @@ class Settings:
         (), "Origin of web pages that may call the API from a browser; repeatable.", group="network"
     )
     page: bool = _setting(True, "Serve the web page at /.", group="network")
+    unknown_fields: str = _setting(
+        "ignore-hints",
+        "ignore-hints: accept request fields that change nothing here and name them in a header; refuse: answer 400.",
+        group="network",
+        choices=("ignore-hints", "refuse"),
+    )
 
     max_body_bytes: int = _setting(
         4 << 20, "Maximum request body size; larger bodies get 413.", group="limits", low=1024, high=1 << 30, size=True
@@ -186,6 +199,13 @@ class Settings:
     )
     write_seconds: float = _setting(
         30.0, "Disconnect a client that reads nothing for this long.", group="limits", low=0.1, high=3600
+    )
+    keepalive_seconds: float = _setting(
+        5.0,
+        "Send a comment line on a stream that has been silent for this long, so that proxies keep it open; 0: never.",
+        group="limits",
+        low=0.0,
+        high=3600,
     )
     drain_seconds: float = _setting(
         30.0, "How long running requests may continue after SIGTERM.", group="limits", low=0.0, high=86400

@@ -15,6 +15,7 @@ from geminate.errors import GeminateError, TokenizerError
 from geminate.llm import LLM
 from geminate.params import MAX_DRAFT
 from geminate.server.http.errors import DRAIN_RETRY_AFTER_S, ApiError, bad_request, unavailable
+from geminate.server.kept_items import KeptItems
 from geminate.server.metrics import Metrics
 from geminate.server.settings import Settings
 from geminate.text.tokenizer import Tokenizer
@@ -122,6 +123,7 @@ class ServerState:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.metrics = Metrics()
+        self.items = KeptItems(settings.kept_items_bytes)
         self.status: Literal["loading", "ready", "draining", "failed"] = "loading"
         self.failure: GeminateError | None = None
         self._model: Model | None = None

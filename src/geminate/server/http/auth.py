@@ -20,7 +20,7 @@ from geminate.server.http.logs import context_of, log
 from geminate.server.settings import Settings, is_loopback
 
 KEYS_ENV = "GEMINATE_API_KEYS"
-OPEN_PATHS = ("/health/live", "/")
+OPEN_PATHS = ("/health/live", "/", "/docs")
 OPEN_PREFIX = "/page/"
 MIN_KEY = 16  # characters; shorter keys can be guessed
 _COMMENT = re.compile(r"(^|\s)#.*$")

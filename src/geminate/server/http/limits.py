@@ -140,9 +140,24 @@ class TimedProtocol(H11Protocol):
                 self._wire.abort()
                 return
         try:
-            super().send_400_response(msg)
+            self._send_refusal(bad_request(f"{msg.rstrip('.')}: it is not HTTP/1.1 as RFC 9112 writes it"))
         except h11.LocalProtocolError:  # after a HEAD, whose answer has no body
             self._wire.abort()
+
+    def _send_refusal(self, error: ApiError) -> None:
+        """An error in the form of all others, on a connection that ends with it."""
+        answer = error.response()
+        headers = [*answer.raw_headers, (b"connection", b"close")]
+        for event in (
+            h11.Response(status_code=answer.status_code, headers=headers, reason=b"Bad Request"),
+            h11.Data(data=bytes(answer.body)),
+            h11.EndOfMessage(),
+        ):
+            self.transport.write(self.conn.send(event))
+        self.transport.close()
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """Nothing: the request is answered without the upgrade, and uvicorn's advice is for other programs."""
 
     async def _answer_closing(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The application; ``Connection: close`` is added to the answer to a request that is not read to its end."""

@@ -17,13 +17,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from geminate.server.http.errors import ApiError, internal
 from geminate.server.http.refusals import Refusals
-from geminate.server.settings import is_loopback
+from geminate.server.http.tolerance import header
+from geminate.server.settings import Settings, is_loopback
 
 _LOGGER = logging.getLogger("geminate.server")
 _VALID_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
 _LEVELS = {"info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 MAX_PATH = 200  # characters of a path that are logged
-_QUIET = ("/health/live", "/health/ready", "/metrics")
+_QUIET = ("/health", "/health/live", "/health/ready", "/metrics")
 
 
 class OnePerSecond(logging.Filter):
@@ -120,12 +121,16 @@ class RequestContext:
 
     Attributes:
         client: a digest of the API key where keys are needed, else the address of another machine; "" if nobody knows.
+        strict: whether fields without an effect are refused. ignored: the names of those that were dropped instead.
+        keepalive_s: seconds after which a silent stream gets a comment line; 0: never.
     """
 
-    __slots__ = ("began", "client", "fields", "id")
+    __slots__ = ("began", "client", "fields", "id", "ignored", "keepalive_s", "strict")
 
-    def __init__(self, id: str, client: str) -> None:
+    def __init__(self, id: str, client: str, *, strict: bool = False, keepalive_s: float = 0.0) -> None:
         self.id, self.client = id, client
+        self.strict, self.keepalive_s = strict, keepalive_s
+        self.ignored: list[str] = []
         self.began = time.perf_counter()
         self.fields: dict[str, Any] = {}
 
@@ -143,12 +148,15 @@ def _request_id(scope: Scope) -> str:
     return f"req_{secrets.token_hex(12)}"
 
 
-def _with_headers(headers: Iterable[tuple[bytes, bytes]], request_id: str) -> list[tuple[bytes, bytes]]:
-    """A response's headers with its request id, and with what keeps browsers from guessing another content type."""
+def _with_headers(headers: Iterable[tuple[bytes, bytes]], context: RequestContext) -> list[tuple[bytes, bytes]]:
+    """A response's headers with its request id, the names of the fields that had no effect, and with what keeps
+    browsers from guessing another content type."""
     given = list(headers)
+    if context.ignored:
+        given.append((b"x-geminate-ignored", header(context.ignored)))
     if not any(name.lower() == b"x-content-type-options" for name, _ in given):
         given.append((b"x-content-type-options", b"nosniff"))
-    return [*given, (b"x-request-id", request_id.encode())]
+    return [*given, (b"x-request-id", context.id.encode())]
 
 
 class ContextMiddleware:
@@ -158,8 +166,8 @@ class ContextMiddleware:
         on_done: called with (route path, status, seconds) after every request.
     """
 
-    def __init__(self, app: ASGIApp, on_done: Any) -> None:
-        self.app, self.on_done = app, on_done
+    def __init__(self, app: ASGIApp, on_done: Any, settings: Settings) -> None:
+        self.app, self.on_done, self.settings = app, on_done, settings
         self._refusals = Refusals()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -167,7 +175,12 @@ class ContextMiddleware:
             await self.app(scope, receive, send)
             return
         peer = scope.get("client")
-        context = RequestContext(_request_id(scope), "" if peer is None or is_loopback(peer[0]) else peer[0])
+        context = RequestContext(
+            _request_id(scope),
+            "" if peer is None or is_loopback(peer[0]) else peer[0],
+            strict=self.settings.unknown_fields == "refuse",
+            keepalive_s=self.settings.keepalive_seconds,
+        )
         scope.setdefault("state", {})["context"] = context
         status = 0
         complete = False
@@ -178,7 +191,7 @@ class ContextMiddleware:
                 status = message["status"]
                 if 400 <= status < 500:
                     await self._refusals.pause(context.client)
-                message["headers"] = _with_headers(message.get("headers", ()), context.id)
+                message["headers"] = _with_headers(message.get("headers", ()), context)
             elif not message.get("more_body"):
                 complete = True
             await send(message)
@@ -207,6 +220,8 @@ class ContextMiddleware:
         if scope["path"] in _QUIET and status < 400:
             return
         client = scope.get("client")
+        if context.ignored:
+            context.fields["ignored"] = context.ignored
         log(
             "info",
             "request",

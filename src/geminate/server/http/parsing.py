@@ -14,6 +14,8 @@ from starlette.requests import ClientDisconnect, Request
 
 from geminate.server.http.errors import ApiError, bad_request
 from geminate.server.http.heap import request_trim
+from geminate.server.http.logs import context_of
+from geminate.server.http.tolerance import Level, apply
 
 MAX_DEPTH = 64
 MAX_KEYS = 1000  # of one object: every unknown key would be an error of its own
@@ -29,10 +31,11 @@ class ClientGone(Exception):
     """The client closed the connection before the response was sent."""
 
 
-async def parse(request: Request, model: type[_M], ready: Callable[[], object]) -> _M:
+async def parse(request: Request, model: type[_M], ready: Callable[[], object], tolerated: Level | None = None) -> _M:
     """Parse the request's body into ``model``.
 
     Args:
+        tolerated: rules for what has no effect; the names of what they drop go to the log and into a header.
         ready: raises if the server accepts no requests; called only after the body has been received, because
             closing the connection earlier would reset it and lose the error response.
 
@@ -49,17 +52,28 @@ async def parse(request: Request, model: type[_M], ready: Callable[[], object]) 
     if kind != "application/json":
         given = repr(kind[:100]) if kind else "no content type"
         raise bad_request(f"the body must be sent with 'Content-Type: application/json', not {given}")
+    context = context_of(request.scope)
     if len(body) <= LARGE:
-        return validated(body, model)
+        return validated(body, model, tolerated, context.ignored, strict=context.strict)
     async with _large:
         try:
-            return await asyncio.to_thread(validated, body, model)
+            return await asyncio.to_thread(validated, body, model, tolerated, context.ignored, strict=context.strict)
         finally:
             request_trim()
 
 
-def validated(body: bytes, model: type[_M]) -> _M:
+def validated(
+    body: bytes,
+    model: type[_M],
+    tolerated: Level | None = None,
+    ignored: list[str] | None = None,
+    *,
+    strict: bool = False,
+) -> _M:
     """A body as ``model``.
+
+    Args:
+        tolerated: rules for what has no effect. ignored: gets the names of what they dropped. strict: refuse that.
 
     Raises:
         ApiError: 400 with the first faults.
@@ -67,6 +81,10 @@ def validated(body: bytes, model: type[_M]) -> _M:
     data = read_json(body)
     if not isinstance(data, dict):
         raise bad_request(f"the body must be a JSON object, not {_json_name(data)}")
+    if tolerated is not None:
+        dropped = apply(tolerated, data, strict=strict)
+        if ignored is not None:
+            ignored.extend(dropped)
     try:
         return model.model_validate(data)
     except ValidationError as error:
@@ -131,13 +149,13 @@ def _check_values(data: Any) -> None:
 
 def explain(error: ValidationError, data: dict[str, Any]) -> ApiError:
     """400 for the deepest error, since among a union's branches that is most likely the one the client meant."""
-    found = [(_place(item["loc"], data), item) for item in error.errors(include_url=False, include_context=False)]
+    found = [(_place(item, data), item) for item in error.errors(include_url=False)]
     place, item = max(found, key=lambda pair: len(pair[0]))
     name = _path(place)
-    kind, message, value = item["type"], item["msg"], item.get("input")
+    kind, value = item["type"], item.get("input")
     if kind == "extra_forbidden":
         return bad_request(f"{name} is not a supported field of this request", name, "unknown_field")
-    if kind == "missing":
+    if kind in ("missing", "union_tag_not_found"):
         return bad_request(f"{name} is missing", name, "missing_field")
     if kind == "none_required":
         return bad_request(f"{name} is not supported", name, "unsupported_field")
@@ -145,29 +163,61 @@ def explain(error: ValidationError, data: dict[str, Any]) -> ApiError:
     if part.get("type") in _TEXT_ONLY or value in _TEXT_ONLY if isinstance(value, (str, dict)) else False:
         return bad_request(f"{name}: this server accepts text only; images, audio and files are not supported", name)
     # Several branches of a union failed at the same place: report what each of them expects.
-    messages = list(dict.fromkeys(i["msg"] for p, i in found if p == place and i["type"] != "extra_forbidden"))
-    message = "; or ".join(messages or [message])
-    return bad_request(f"{name}: {message}{_shown(value)}", name)
+    messages = list(dict.fromkeys(_said(i) for p, i in found if p == place and i["type"] != "extra_forbidden"))
+    return bad_request(f"{name}: {'; or '.join(messages or [_said(item)])}{_shown(item)}", name)
 
 
-def _shown(value: Any) -> str:
+_KINDS = {
+    "string_type": "must be a string",
+    "list_type": "must be an array",
+    "dict_type": "must be an object",
+    "model_type": "must be an object",
+    "model_attributes_type": "must be an object",
+}
+
+
+def _said(item: Any) -> str:
+    """An error in words, without the names of classes and validators."""
+    kind, message = item["type"], str(item["msg"])
+    if kind == "union_tag_invalid":
+        expected = str(item["ctx"]["expected_tags"])
+        return f"must be one of {expected}" if "," in expected else f"must be {expected}"
+    if kind in _KINDS:
+        return _KINDS[kind]
+    return message.replace("Input should be", "must be", 1).replace("String should", "must", 1)
+
+
+def _shown(item: Any) -> str:
+    value = item["ctx"]["tag"] if item["type"] == "union_tag_invalid" else item.get("input")
     if isinstance(value, (dict, list)):
-        return ""
+        return f", not {_json_name(value)}" if item["type"] in _KINDS else ""
     text = json.dumps(value, default=str)
     return f", not {text if len(text) <= 80 else text[:77] + '...'}"
 
 
-def _place(loc: tuple[int | str, ...], data: Any) -> tuple[int | str, ...]:
+def _place(item: Any, data: Any) -> tuple[int | str, ...]:
     """The part of pydantic's ``loc`` that is a path into the data, without the names of union branches."""
-    place: list[int | str] = []
+    loc = item["loc"]
+    if item["type"] == "missing":
+        return (*_inside(loc[:-1], data), loc[-1])
+    if item["type"] in ("union_tag_invalid", "union_tag_not_found"):
+        tag = str(item["ctx"]["discriminator"]).strip("'")
+        return (*_inside(loc, data), "type" if "(" in tag else tag)
+    return _inside(loc, data)
+
+
+def _inside(loc: tuple[int | str, ...], data: Any) -> tuple[int | str, ...]:
+    """The longest path into the data that ``loc`` holds: a branch may have the name of a field."""
+    best: tuple[int | str, ...] = ()
     for index, step in enumerate(loc):
         into_list = isinstance(data, list) and isinstance(step, int) and step < len(data)
         if into_list or (isinstance(data, dict) and step in data):
-            data = data[step]
-            place.append(step)
-        elif isinstance(data, dict) and isinstance(step, str) and step.isidentifier() and index == len(loc) - 1:
-            place.append(step)  # a missing field
-    return tuple(place)
+            path = (step, *_inside(loc[index + 1 :], data[step]))
+            if len(path) > len(best):
+                best = path
+            if len(path) == len(loc) - index:
+                break
+    return best
 
 
 def _path(place: tuple[int | str, ...]) -> str:
@@ -176,5 +226,12 @@ def _path(place: tuple[int | str, ...]) -> str:
 
 
 def _json_name(value: Any) -> str:
-    names = {list: "an array", str: "a string", bool: "a boolean", int: "a number", float: "a number"}
+    names = {
+        list: "an array",
+        dict: "an object",
+        str: "a string",
+        bool: "a boolean",
+        int: "a number",
+        float: "a number",
+    }
     return names.get(type(value), "null")

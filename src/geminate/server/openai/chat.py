@@ -24,12 +24,13 @@ from geminate.server.openai.generation import Generation, sampling_params, until
 from geminate.server.openai.schemas_chat import ChatRequest, NamedChoice
 from geminate.server.openai.sse import EventStream, chunks
 from geminate.server.openai.tokens import chat_logprobs, trace
+from geminate.server.openai.tolerated import CHAT
 from geminate.server.state import Model, ServerState
 
 
 async def chat(state: ServerState, request: Request) -> Response:
     """Generate the next assistant message of a conversation."""
-    body = await parse(request, ChatRequest, state.check_ready)
+    body = await parse(request, ChatRequest, state.check_ready, CHAT)
     model = state.model(body.model)
     context = context_of(request.scope)
     _check_combinations(body)

@@ -21,6 +21,7 @@ from geminate.server.openai.generation import INLINE_CHARS, Generation, in_threa
 from geminate.server.openai.schemas_chat import CompletionRequest
 from geminate.server.openai.sse import EventStream, chunks
 from geminate.server.openai.tokens import CompletionLogprobs, trace
+from geminate.server.openai.tolerated import COMPLETION
 from geminate.server.state import Model, ServerState
 
 DEFAULT_MAX_TOKENS = 16
@@ -28,7 +29,7 @@ DEFAULT_MAX_TOKENS = 16
 
 async def completions(state: ServerState, request: Request) -> Response:
     """Generate completions of one or more prompts."""
-    body = await parse(request, CompletionRequest, state.check_ready)
+    body = await parse(request, CompletionRequest, state.check_ready, COMPLETION)
     model = state.model(body.model)
     context = context_of(request.scope)
     if body.stream_options is not None and not body.stream:
@@ -36,9 +37,11 @@ async def completions(state: ServerState, request: Request) -> Response:
     prompts = _as_list(body.prompt)
     n = body.n or 1
     state.choices(n * len(prompts), "n" if n > 1 else "prompt")
-    params = sampling_params(
-        body, model, max_tokens=body.max_tokens or DEFAULT_MAX_TOKENS, stop=body.stop, logprobs=body.logprobs
-    )
+    if body.max_tokens == 0 and not body.echo:
+        raise bad_request("max_tokens must be at least 1; 0 needs echo: true", "max_tokens")
+    # With 0 one token is drawn and left out: the engine has no requests without a completion.
+    limit = DEFAULT_MAX_TOKENS if body.max_tokens is None else max(1, body.max_tokens)
+    params = sampling_params(body, model, max_tokens=limit, stop=body.stop, logprobs=body.logprobs)
     for prompt in prompts:
         if isinstance(prompt, str):
             model.check_length(len(prompt), "prompt")
@@ -47,9 +50,19 @@ async def completions(state: ServerState, request: Request) -> Response:
     if state.settings.log_prompts:
         context.fields["prompts"] = prompts
     generation = Generation(
-        state, model, context, prompts=ids, params=params, n=n, body=body, bounded=True, reply="text"
+        state,
+        model,
+        context,
+        prompts=ids,
+        params=params,
+        n=n,
+        body=body,
+        bounded=True,
+        reply="text",
+        prompt_logprobs=body.logprobs if body.echo else None,
     )
-    made = CompletionResult(model, generation, body, n * len(prompts))
+    echoes = await in_thread(heavy, lambda: _echoes(model, prompts, ids, n), param="prompt") if body.echo else None
+    made = CompletionResult(model, generation, body, n * len(prompts), echoes)
     if body.stream:
         return EventStream(made.events(), context, generation.cancel)
     return JsonResponse(await until_gone(request.receive, made.whole(), generation.cancel))
@@ -63,16 +76,41 @@ def _as_list(prompt: str | list[int] | list[str] | list[list[int]]) -> list[str 
     return list(cast(list[str | list[int]], prompt))
 
 
-class CompletionResult:
-    """Turns chunks into a ``text_completion``, whole or streamed."""
+Echo = tuple[str, list[int]]
 
-    def __init__(self, model: Model, generation: Generation, body: CompletionRequest, choices: int) -> None:
+
+def _echoes(model: Model, prompts: list[str | list[int]], ids: list[list[int]], n: int) -> list[Echo]:
+    """Text and token ids of the prompt of every choice."""
+    made: list[Echo] = []
+    for prompt, tokens in zip(prompts, ids, strict=True):
+        text = prompt if isinstance(prompt, str) else model.tokenizer.decode(tokens, skip_special=True)
+        made.extend([(text, tokens)] * n)
+    return made
+
+
+class CompletionResult:
+    """Turns chunks into a ``text_completion``, whole or streamed.
+
+    Args:
+        echoes: the prompt of every choice, which is put before its completion; None: it is not.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        generation: Generation,
+        body: CompletionRequest,
+        choices: int,
+        echoes: list[Echo] | None = None,
+    ) -> None:
         self.model, self.generation = model, generation
         self.trace = bool(body.trace)
         self.usage = bool(body.stream_options and body.stream_options.include_usage)
         self.logprobs = None if body.logprobs is None else [CompletionLogprobs(model) for _ in range(choices)]
         self.choices = choices
         self._open = choices
+        self._echoes = dict(enumerate(echoes or ()))
+        self._empty = body.max_tokens == 0
         self._head = {
             "id": f"cmpl-{secrets.token_hex(12)}",
             "object": "text_completion",
@@ -85,12 +123,22 @@ class CompletionResult:
         if chunk.finish_reason is not None:
             self._open -= 1
             self.generation.ended(choice, chunk.finish_reason)
+        echo = self._echoes.pop(choice, None)
+        logprobs = None if self.logprobs is None else self.logprobs[choice]
+        parts = [] if echo is None or logprobs is None else [logprobs.prompt(echo[1], chunk.prompt_logprobs)]
+        if logprobs is not None:
+            parts.append(logprobs.push([] if self._empty else chunk.tokens))
+        text = "" if self._empty else "".join(delta.text for delta in chunk.deltas)
         return {
             "index": choice,
-            "text": "".join(delta.text for delta in chunk.deltas),
-            "logprobs": None if self.logprobs is None else self.logprobs[choice].push(chunk.tokens),
-            "finish_reason": chunk.finish_reason,
+            "text": text if echo is None else echo[0] + text,
+            "logprobs": {name: [v for part in parts for v in part[name]] for name in parts[0]} if parts else None,
+            "finish_reason": "length" if self._empty and chunk.finish_reason else chunk.finish_reason,
         }
+
+    def _usage(self) -> dict[str, Any]:
+        usage = self.generation.usage()
+        return {**usage, "completion_tokens": 0, "total_tokens": usage["prompt_tokens"]} if self._empty else usage
 
     async def whole(self) -> dict[str, Any]:
         """The body of a response that is not streamed."""
@@ -114,7 +162,7 @@ class CompletionResult:
         body = {
             **self._head,
             "choices": made,
-            "usage": self.generation.usage(),
+            "usage": self._usage(),
             "timings": self.generation.timings(),
         }
         if self.trace:
@@ -128,7 +176,7 @@ class CompletionResult:
 
         def last() -> dict[str, Any]:
             generation = self.generation
-            return {**self._head, "choices": [], "usage": generation.usage(), "timings": generation.timings()}
+            return {**self._head, "choices": [], "usage": self._usage(), "timings": generation.timings()}
 
         return chunks(self.generation, partial(self._chunk, head, tail), last if self.usage else None)
 

@@ -48,10 +48,6 @@ def chat_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
                 names[call.id] = call.function.name
             if calls:
                 entry["tool_calls"] = calls
-            elif message.content is None:
-                raise bad_request(
-                    f"messages[{index}]: an assistant message needs content or tool_calls", f"messages[{index}].content"
-                )
         elif isinstance(message, ToolMessage):
             where = f"messages[{index}].tool_call_id"
             entry.update(_tool_result(names, message.tool_call_id, where))
@@ -112,7 +108,7 @@ def response_messages(instructions: str | None, items: str | Sequence[Item]) -> 
     return made
 
 
-def _call(id: str, name: str, arguments: str, where: str) -> dict[str, Any]:
+def _call(id: str, name: str, arguments: str | None, where: str) -> dict[str, Any]:
     try:
         values = read_json((arguments or "{}").encode())
     except ApiError:

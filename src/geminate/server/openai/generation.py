@@ -93,6 +93,7 @@ class Generation:
     Args:
         reply: how each choice is parsed; see `EngineRequest`.
         bounded: whether the request set a token limit; otherwise the limit shrinks to what the KV cache can hold.
+        prompt_logprobs: see `EngineRequest`.
 
     Raises:
         ApiError: 400, 429 or 503; nothing is queued then.
@@ -111,12 +112,14 @@ class Generation:
         bounded: bool,
         reply: ReplyKind,
         grammar: Grammar | None = None,
+        prompt_logprobs: int | None = None,
     ) -> None:
         self.state, self.model, self.context, self.n = state, model, context, n
         self.prompt_tokens = sum(map(len, prompts))
         self.stats: dict[int, Stats] = {}
         self.generated = self.reasoning = 0
         self._bounded, self._trace = bounded, bool(body.trace)
+        self._prompt_logprobs = prompt_logprobs
         self._thinking: set[int] = set()
         self._last: dict[int, float] = {}
         self._prompts = [len(prompt) for prompt in prompts]
@@ -165,6 +168,7 @@ class Generation:
             n=n,
             grammar=None if grammar is None else grammar.source,
             reply=reply,
+            prompt_logprobs=self._prompt_logprobs,
             client=self.context.client,
             timeout_s=self.state.settings.request_seconds,
         )

@@ -12,6 +12,7 @@ from geminate.server.http.parsing import parse
 from geminate.server.openai.conversation import chat_messages, template_tools, tool_functions
 from geminate.server.openai.generation import INLINE_CHARS, in_thread
 from geminate.server.openai.schemas_chat import DetokenizeRequest, TokenizeRequest
+from geminate.server.openai.tolerated import DETOKENIZE, TOKENIZE
 from geminate.server.state import ServerState
 
 MAX_CHARACTERS, MAX_TOKENS = 1 << 20, 1 << 18  # of /tokenize and /detokenize; as many as the longest context
@@ -29,7 +30,7 @@ async def get_model(state: ServerState, request: Request) -> Response:
 
 async def tokenize(state: ServerState, request: Request) -> Response:
     """Tokenize a text, or a conversation through the chat template."""
-    body = await parse(request, TokenizeRequest, state.check_ready)
+    body = await parse(request, TokenizeRequest, state.check_ready, TOKENIZE)
     model = state.model(body.model)
     if (body.prompt is None) == (body.messages is None):
         raise bad_request("set either prompt or messages", "prompt")
@@ -68,7 +69,7 @@ async def tokenize(state: ServerState, request: Request) -> Response:
 
 async def detokenize(state: ServerState, request: Request) -> Response:
     """Convert token ids to text."""
-    body = await parse(request, DetokenizeRequest, state.check_ready)
+    body = await parse(request, DetokenizeRequest, state.check_ready, DETOKENIZE)
     model = state.model(body.model)
     if len(body.tokens) > MAX_TOKENS:
         raise bad_request(f"tokens: {len(body.tokens):,} ids; split them, the limit is {MAX_TOKENS:,}", "tokens")

@@ -63,6 +63,7 @@ DOCS: dict[str, Doc] = {
     "/v1/models/{model}": Doc(response=out.ModelCard, statuses=(401, 404, 503)),
     "/tokenize": Doc(body=chat.TokenizeRequest, response=out.Tokens, statuses=_POST),
     "/detokenize": Doc(body=chat.DetokenizeRequest, response=out.DetokenizedText, statuses=_POST),
+    "/health": Doc(response=out.Health, statuses=(401, 503)),
     "/health/live": Doc(response=out.Health),
     "/health/ready": Doc(response=out.Health, statuses=(401, 503)),
     "/metrics": Doc(response=None, statuses=(401,), text="text/plain"),

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import secrets
 import time
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
+from pydantic import TypeAdapter
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -16,16 +19,18 @@ from geminate.server.openai.conversation import response_messages, tool_function
 from geminate.server.openai.formats import choose_tools, grammar_spec, prompt_and_grammar, thinking_wanted
 from geminate.server.openai.generation import Generation, sampling_params, until_gone
 from geminate.server.openai.response_events import ResponseEvents
-from geminate.server.openai.schemas_responses import NamedFunction, ResponseRequest
+from geminate.server.openai.schemas_responses import Item, ItemReference, NamedFunction, ResponseRequest
 from geminate.server.openai.sse import EventStream
+from geminate.server.openai.tolerated import RESPONSE
 from geminate.server.state import Model, ServerState
 
+_ITEM: TypeAdapter[Item] = TypeAdapter(Item)
 LOGPROBS = "message.output_text.logprobs"
 
 
 async def responses(state: ServerState, request: Request) -> Response:
     """Generate a response to a text or a list of input items; nothing is stored."""
-    body = await parse(request, ResponseRequest, state.check_ready)
+    body = await parse(request, ResponseRequest, state.check_ready, RESPONSE)
     model = state.model(body.model)
     context = context_of(request.scope)
     _check_combinations(body)
@@ -43,7 +48,7 @@ async def responses(state: ServerState, request: Request) -> Response:
         tool_functions(body.tools), choice if isinstance(choice, str) else None, named, body.parallel_tool_calls
     )
     spec = grammar_spec(body.text.format if body.text else None, tools)
-    messages = response_messages(body.instructions, body.input)
+    messages = response_messages(body.instructions, _resolved(body.input, partial(state.items.find, context.client)))
     if not messages:
         raise bad_request("input contains no message", "input")
     prompt, grammar = await prompt_and_grammar(
@@ -72,10 +77,34 @@ async def responses(state: ServerState, request: Request) -> Response:
         bounded=body.max_output_tokens is not None,
         reply="tools" if tools.offered else "chat",
     )
-    made = ResponseEvents(model, generation, Frame(model, generation, body), logprobs=logprobs, traced=bool(body.trace))
+    frame = Frame(model, generation, body, partial(state.items.keep, context.client))
+    made = ResponseEvents(model, generation, frame, logprobs=logprobs, traced=bool(body.trace))
     if body.stream:
         return EventStream(made.encoded(), context, generation.cancel, made.failed)
     return JsonResponse(await until_gone(request.receive, made.whole(), generation.cancel))
+
+
+def _resolved(items: str | Sequence[Item], find: Callable[[str], bytes | None]) -> str | list[Item]:
+    """An input whose references are replaced by the items they name.
+
+    Raises:
+        ApiError: 400 for one that is not kept.
+    """
+    if isinstance(items, str):
+        return items
+    made: list[Item] = []
+    for index, item in enumerate(items):
+        if isinstance(item, ItemReference):
+            data = find(item.id)
+            if data is None:
+                raise bad_request(
+                    f"input[{index}]: item {item.id[:100]!r} is not kept here; send the item itself instead of an "
+                    "item_reference (AI SDK: providerOptions.openai.store = false, or the provider's .chat(model))",
+                    f"input[{index}].id",
+                )
+            item = _ITEM.validate_json(data)
+        made.append(item)
+    return made
 
 
 def _wants_logprobs(body: ResponseRequest) -> bool:
@@ -93,10 +122,21 @@ def _check_combinations(body: ResponseRequest) -> None:
 
 
 class Frame:
-    """The response object around the output; it echoes the request's fields."""
+    """The response object around the output; it echoes the request's fields.
 
-    def __init__(self, model: Model, generation: Generation, body: ResponseRequest) -> None:
+    Args:
+        keep: called with the output items of a response that has ended, unless the request says ``store: false``.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        generation: Generation,
+        body: ResponseRequest,
+        keep: Callable[[list[dict[str, Any]]], None],
+    ) -> None:
         self.generation = generation
+        self._keep = None if body.store is False else keep
         sampling = generation.streams[0].request.sampling
         effort = body.reasoning.effort if body.reasoning else None
         plain: dict[str, Any] = body.model_dump(mode="json", by_alias=True, exclude_none=True)
@@ -146,4 +186,6 @@ class Frame:
                 "total_tokens": usage["total_tokens"],
             }
             made["timings"] = self.generation.timings()
+            if self._keep is not None:
+                self._keep(output)
         return made

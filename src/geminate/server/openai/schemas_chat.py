@@ -42,7 +42,6 @@ class SystemMessage(Strict):
 
     role: Literal["system", "developer"]
     content: Content = Field(description="Text of the message.")
-    name: Unsupported = None
 
 
 class UserMessage(Strict):
@@ -50,21 +49,20 @@ class UserMessage(Strict):
 
     role: Literal["user"]
     content: Content = Field(description="Text of the message.")
-    name: Unsupported = None
 
 
 class CalledFunction(Strict):
     """A function and its arguments."""
 
     name: str = Field(min_length=1, max_length=64, description="The function's name.")
-    arguments: str = Field(description="A JSON object, encoded as a string.")
+    arguments: str | None = Field(None, description="A JSON object, encoded as a string; null or empty: no arguments.")
 
 
 class ToolCall(Strict):
     """A tool call from an earlier completion."""
 
     id: str = Field(description="The call's id, as in that completion.")
-    type: Literal["function"]
+    type: Literal["function"] | None = Field(None, description="May be left out.")
     function: CalledFunction = Field(description="The function that was called.")
     index: int | None = Field(None, description="Ignored; calls are taken in the order of the list.")
 
@@ -73,13 +71,9 @@ class AssistantMessage(Strict):
     """An earlier completion."""
 
     role: Literal["assistant"]
-    content: Content | None = Field(None, description="Text of the message; may be null if there are tool_calls.")
+    content: Content | None = Field(None, description="Text of the message; null counts as empty.")
     tool_calls: Items[ToolCall] | None = Field(None, description="Tool calls of the message.")
     reasoning_content: str | None = Field(None, description="Reasoning of the message; chat templates drop most of it.")
-    name: Unsupported = None
-    refusal: Unsupported = None
-    audio: Unsupported = None
-    function_call: Unsupported = None
     annotations: Annotated[Items[Any], Field(max_length=0)] | None = Field(
         None, description="Only an empty list is accepted."
     )
@@ -90,7 +84,7 @@ class ToolMessage(Strict):
 
     role: Literal["tool"]
     tool_call_id: str = Field(description="Id of the tool call, from an earlier assistant message.")
-    content: Content = Field(description="Result of the function, as text.")
+    content: Content | None = Field(None, description="Result of the function, as text; null counts as empty.")
     name: str | None = Field(None, description="The function's name; optional, it follows from tool_call_id.")
 
 
@@ -181,15 +175,7 @@ class ChatRequest(Sampling, StopStrings):
         None, description="Only text is supported."
     )
     audio: Unsupported = None
-    function_call: Unsupported = None
-    functions: Unsupported = None
-    metadata: Unsupported = None
     moderation: Unsupported = None
-    prediction: Unsupported = None
-    prompt_cache_key: Unsupported = None
-    prompt_cache_options: Unsupported = None
-    prompt_cache_retention: Unsupported = None
-    verbosity: Unsupported = None
     web_search_options: Unsupported = None
 
 
@@ -204,7 +190,10 @@ class CompletionRequest(Sampling, StopStrings):
         description="Text, token ids, or a list of either."
     )
     max_tokens: int | None = Field(
-        None, ge=1, le=2**31 - 1, description="Maximum number of tokens to generate per choice; default 16."
+        None,
+        ge=0,
+        le=2**31 - 1,
+        description="Maximum number of tokens to generate per choice; default 16. 0 only with echo.",
     )
     n: int | None = Field(
         None, ge=1, le=MAX_CHOICES, description="Number of choices per prompt; at most max_choices in total."
@@ -214,9 +203,10 @@ class CompletionRequest(Sampling, StopStrings):
     logprobs: int | None = Field(
         None, ge=0, le=MAX_LOGPROBS, description="Number of most likely tokens to return at each position."
     )
-    echo: Literal[False] | None = Field(None, description="Only false is accepted.")
+    echo: bool | None = Field(
+        None, description="Put the prompt before each completion, with logprobs also its tokens' log-probabilities."
+    )
     best_of: Literal[1] | None = Field(None, description="Only 1 is accepted.")
-    suffix: Unsupported = None
 
 
 class TokenizeRequest(Strict):

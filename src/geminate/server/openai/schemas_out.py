@@ -173,8 +173,12 @@ class CompletionLogprobsOut(Out):
     """Log-probabilities as lists with one entry per token."""
 
     tokens: list[str] = Field(description="Texts of the tokens.")
-    token_logprobs: list[float] = Field(description="Log-probabilities of the tokens.")
-    top_logprobs: list[dict[str, float]] = Field(description="Most likely tokens at each position.")
+    token_logprobs: list[float | None] = Field(
+        description="Log-probabilities of the tokens; null for the first token of an echoed prompt."
+    )
+    top_logprobs: list[dict[str, float] | None] = Field(
+        description="Most likely tokens at each position; null for the first token of an echoed prompt."
+    )
     text_offset: list[int] = Field(description="Number of characters before each token in the text.")
 
 
@@ -182,7 +186,7 @@ class CompletionChoice(Out):
     """One choice for one prompt."""
 
     index: int = Field(description="n times the index of the prompt, plus the index of the choice.")
-    text: str = Field(description="Generated text, without the prompt.")
+    text: str = Field(description="Generated text; with echo, the prompt and the generated text.")
     logprobs: CompletionLogprobsOut | None = Field(description="Log-probabilities, if requested.")
     finish_reason: Literal["stop", "length"] = Field(description="stop: end token or stop string; length: token limit.")
 

@@ -54,7 +54,6 @@ class MessageItem(Strict):
     content: str | Items[Part] = Field(description="Text of the message.")
     id: str | None = Field(None, description="As in an earlier response; ignored.")
     status: Status | None = Field(None, description="As in an earlier response; ignored.")
-    phase: Unsupported = None
 
 
 class FunctionCallItem(Strict):
@@ -63,7 +62,7 @@ class FunctionCallItem(Strict):
     type: Literal["function_call"]
     call_id: str = Field(description="The call's id, as in that response.")
     name: str = Field(min_length=1, max_length=64, description="The function's name.")
-    arguments: str = Field(description="A JSON object, encoded as a string.")
+    arguments: str | None = Field(None, description="A JSON object, encoded as a string; null or empty: no arguments.")
     id: str | None = Field(None, description="As in an earlier response; ignored.")
     status: Status | None = Field(None, description="As in an earlier response; ignored.")
 
@@ -95,7 +94,13 @@ class ReasoningItem(Strict):
     )
     content: Items[ReasoningText] | None = Field(None, description="Parts of the reasoning.")
     status: Status | None = Field(None, description="As in an earlier response; ignored.")
-    encrypted_content: Unsupported = None
+
+
+class ItemReference(Strict):
+    """An output item of an earlier response that was not made with ``store: false``."""
+
+    type: Literal["item_reference"]
+    id: str = Field(description="The item's id; the server keeps the most recent items, see kept_items_bytes.")
 
 
 def _item_type(item: Any) -> str | None:
@@ -107,7 +112,8 @@ Item = Annotated[
     Annotated[MessageItem, Tag("message")]
     | Annotated[FunctionCallItem, Tag("function_call")]
     | Annotated[FunctionOutputItem, Tag("function_call_output")]
-    | Annotated[ReasoningItem, Tag("reasoning")],
+    | Annotated[ReasoningItem, Tag("reasoning")]
+    | Annotated[ItemReference, Tag("item_reference")],
     Discriminator(_item_type),
 ]
 
@@ -141,7 +147,6 @@ class TextOptions(Strict):
         ]
         | None
     ) = Field(None, description="Format that the output must have.")
-    verbosity: Unsupported = None
 
 
 class ReasoningOptions(Strict):
@@ -150,8 +155,6 @@ class ReasoningOptions(Strict):
     effort: Effort | None = Field(
         None, description="none and minimal turn thinking off, all others on: the model has no effort levels."
     )
-    summary: Unsupported = None
-    generate_summary: Unsupported = None
 
 
 class ResponseRequest(Sampling):
@@ -185,16 +188,11 @@ class ResponseRequest(Sampling):
         None, description="Returned unchanged in the response."
     )
     safety_identifier: str | None = Field(None, max_length=256, description="End-user id; only written to the log.")
-    store: Literal[False] | None = Field(None, description="Only false is accepted; nothing is stored.")
+    store: bool | None = Field(
+        None, description="false: do not keep the output items for item_reference. Nothing is stored on disk."
+    )
     background: Literal[False] | None = Field(None, description="Only false is accepted.")
     truncation: Literal["disabled"] | None = Field(None, description="Only disabled is accepted.")
     service_tier: Literal["auto", "default"] | None = Field(None, description="Only auto and default are accepted.")
     context_management: Unsupported = None
-    conversation: Unsupported = None
-    max_tool_calls: Unsupported = None
     moderation: Unsupported = None
-    previous_response_id: Unsupported = None
-    prompt: Unsupported = None
-    prompt_cache_key: Unsupported = None
-    prompt_cache_options: Unsupported = None
-    prompt_cache_retention: Unsupported = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
@@ -18,6 +19,7 @@ from geminate.server.http.parsing import ClientGone
 from geminate.server.openai.generation import Generation, until_gone
 
 DONE = b"data: [DONE]\n\n"
+COMMENT = b":\n\n"
 _HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
@@ -73,10 +75,13 @@ class EventStream(Response):
 
     async def _send(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": list(_HEADERS)})
+        silence = _Silence(send, self.context.keepalive_s)
         try:
-            async with aclosing(self.events) as events:
+            async with aclosing(self.events) as events, silence:
                 async for data in events:
+                    silence.broken()
                     await send({"type": "http.response.body", "body": data, "more_body": True})
+                    silence.begins()
         except ApiError as error:
             self.context.fields.update(error=error.code or error.type, status=error.status)
             await send({"type": "http.response.body", "body": self.on_error(error), "more_body": True})
@@ -86,3 +91,41 @@ class EventStream(Response):
             data = self.on_error(internal(self.context.id))
             await send({"type": "http.response.body", "body": data, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+class _Silence:
+    """Sends a comment line whenever nothing else was sent for ``seconds``: proxies close a stream that is silent."""
+
+    def __init__(self, send: Send, seconds: float) -> None:
+        self._send, self._seconds = send, seconds
+        self._since: float | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> None:
+        self.begins()
+        if self._seconds:
+            self._task = asyncio.create_task(self._beat())
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    def begins(self) -> None:
+        """Everything there was is sent."""
+        self._since = asyncio.get_running_loop().time()
+
+    def broken(self) -> None:
+        """Something is being sent; a client that does not read it needs no comments."""
+        self._since = None
+
+    async def _beat(self) -> None:
+        now = asyncio.get_running_loop().time
+        while True:
+            since = self._since
+            left = self._seconds if since is None else since + self._seconds - now()
+            if left > 0:
+                await asyncio.sleep(left)
+                continue
+            await self._send({"type": "http.response.body", "body": COMMENT, "more_body": True})
+            self.begins()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from geminate.decoding.sampling import TokenLogprobs
 from geminate.server.chunks import Chunk, ChunkToken
 from geminate.server.state import Model
 from geminate.text.detokenizer import Detokenizer
@@ -40,6 +41,19 @@ class CompletionLogprobs:
         self._model = model
         self._detokenizer = Detokenizer(model.tokenizer)
         self._offset = 0
+
+    def prompt(self, ids: Sequence[int], logprobs: Sequence[TokenLogprobs]) -> dict[str, Any]:
+        """The fields for an echoed prompt; nothing predicts its first token."""
+        text = self._model.llm.token_text
+        made = self.push([])
+        for id, entry in zip(ids, [None, *logprobs], strict=True):
+            made["tokens"].append(text(id))
+            made["token_logprobs"].append(None if entry is None else entry.logprob)
+            made["top_logprobs"].append(None if entry is None else {text(id): value for id, value in entry.top})
+            made["text_offset"].append(self._offset)
+            self._offset += len(self._detokenizer.push(id))
+        self._offset += len(self._detokenizer.flush())
+        return made
 
     def push(self, tokens: Sequence[ChunkToken]) -> dict[str, Any]:
         """The fields for these tokens; offsets count characters from the start of the choice's text."""
