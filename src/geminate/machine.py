@@ -17,16 +17,31 @@ def describe() -> str:
     return f"{name}, {os.cpu_count()} cores, Python {platform.python_version()}"
 
 
+# Limit and use of the process's control group, versions 2 and 1.
+_GROUPS = (
+    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+    ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+)
+
+
 def available_bytes() -> int | None:
-    """Memory that can be used without swapping, or None where the system does not say."""
+    """Memory that can be used without swapping, or None where the system does not say; containers have their own."""
+    free: int | None = None
     try:
         with open("/proc/meminfo") as f:
             for line in f:
                 if line.startswith("MemAvailable:"):
-                    return int(line.split()[1]) * 1024
+                    free = int(line.split()[1]) * 1024
     except OSError:
         pass
-    return None
+    for limit, used in _GROUPS:
+        try:
+            with open(limit) as most, open(used) as now:
+                left = max(0, int(most.read()) - int(now.read()))
+        except (OSError, ValueError):  # no such group, or "max"
+            continue
+        free = left if free is None else min(free, left)
+    return free
 
 
 def physical_cores() -> int:

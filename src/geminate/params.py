@@ -234,9 +234,19 @@ class SamplingParams:
             "empty": "the model's",
         },
     )
-    repetition_penalty: float | None = None
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0
+    repetition_penalty: float | None = field(
+        default=None,
+        metadata={
+            "help": "Make tokens of prompt and output less likely by this factor; 1 is off.",
+            "empty": "the model's",
+        },
+    )
+    presence_penalty: float = field(
+        default=0.0, metadata={"help": "Subtract this from the logit of every token in the output, -2 to 2."}
+    )
+    frequency_penalty: float = field(
+        default=0.0, metadata={"help": "Subtract this for every occurrence of a token in the output, -2 to 2."}
+    )
     logit_bias: Mapping[int, float] | tuple[tuple[int, float], ...] = ()
     seed: int | None = field(
         default=None,

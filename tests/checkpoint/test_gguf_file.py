@@ -17,8 +17,9 @@ from geminate.checkpoint.gguf_file import TYPES, is_gguf, read_gguf
 from geminate.errors import GeminateError, WeightsError
 from geminate.families.gemma4.dialect import DIALECT
 from geminate.families.registry import load_target_config
+from geminate.loading.drafters import locate_drafter
 from geminate.loading.load import load_pair
-from geminate.loading.locate import locate_drafter, locate_model
+from geminate.loading.locate import locate_model
 from geminate.loading.options import LoadOptions
 from geminate.text.tokenizer import Tokenizer
 from support.cli import refused
@@ -212,7 +213,7 @@ def test_where_files_and_their_drafters_are_found(tmp_path: Path, small: Path, m
     assert locate_drafter(str(model), model, None) is None
     other = tmp_path / "other.gguf"
     other.write_bytes(drafter.read_bytes())
-    assert locate_drafter(str(model), model, "auto") is None, "two candidates: the user must say which"
+    assert locate_drafter(str(model), model, "auto") == drafter, "of several that fit, the one named like the model"
     exact = tmp_path / "gemma-Q4_0-assistant.gguf"
     exact.write_bytes(drafter.read_bytes())
     assert locate_drafter(str(model), model, "auto") == exact

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from geminate.errors import ParameterError
+from geminate.tools.bench import memory
 from support.cli import geminate, refused
 
 
@@ -82,3 +84,20 @@ def test_refusals(models: dict[str, Path], tmp_path: Path) -> None:
     refused("bench", "decode", "--prompts", str(tmp_path / "none"), says="cannot read")
     (tmp_path / "bad").write_text('{"a": 1}\n')
     refused("bench", "decode", "--prompts", str(tmp_path / "bad"), says="expected JSON lines")
+
+
+def test_memory_is_asked_for_before_it_is_taken(monkeypatch: pytest.MonkeyPatch, models: dict[str, Path]) -> None:
+    assert memory.fitting("gemma-4-E2B", "int4", context=128, layers=5).need > 1e9
+    monkeypatch.setattr(memory.machine, "available_bytes", lambda: 10_000_000_000)
+    fit = memory.fitting("gemma-4-12B", "int8", context=128, layers=None)
+    assert fit.layers is not None and fit.layers % 6 == 0 and fit.need <= 8_000_000_000
+    assert "10.0 GB are free, of which 80 % may be used" in fit.sentence
+    with pytest.raises(ParameterError, match=rf"needs about 15.* --layers {fit.layers} would fit"):
+        memory.fitting("gemma-4-12B", "int8", context=128, layers=48)
+    monkeypatch.setattr(memory.machine, "available_bytes", lambda: 1_000_000_000)
+    with pytest.raises(ParameterError, match="take a smaller --shape"):
+        memory.fitting("gemma-4-12B", "int8", context=128, layers=None)
+    monkeypatch.setattr(memory.machine, "available_bytes", lambda: None)
+    assert memory.fitting("gemma-4-12B", "int8", context=128, layers=None).layers is None
+    done = geminate("bench", "step", str(models["E2B"]), "--rows", "1", "--repeats", "3")
+    assert done.returncode == 0 and done.stderr.startswith("this needs about ")

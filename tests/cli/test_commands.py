@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 import geminate as package
-from support.cli import geminate
+from geminate.cli.app import app
+from support.cli import geminate, refused
 
 
 def test_version() -> None:
@@ -17,11 +21,23 @@ def test_version() -> None:
 
 
 def test_generate_streams_text_and_ends_with_one_line_of_figures() -> None:
-    done = geminate("generate", "Once upon a time", "--max-tokens", "40", "--temperature", "0")
+    done = geminate("generate", "Once upon a time", "--max-tokens", "40", "--temperature", "0", "-k", "4")
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.split()) > 10
-    figures = done.stderr.strip().splitlines()[-1]
-    assert re.match(r"40 tokens, \d+ tokens/s, \d+ rounds, acceptance length \d\.\d\d, draft length:rounds ", figures)
+    drafter, figures = done.stderr.strip().splitlines()
+    assert drafter == "drafter: the embedded pair's own"
+    assert re.fullmatch(
+        r"40 tokens in \d+\.\d\d s, [\d,]+ a second; \d+ of 40 passes saved; cut at the limit of 40 tokens "
+        r"\(-n, --max-tokens\)",
+        figures,
+    )
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_first_command_tells_a_story_that_ends(seed: int) -> None:
+    done = geminate("generate", "Once upon a time", "--seed", str(seed))
+    assert re.fullmatch(r"(Once upon a time|One day), [^\n]+[.!]\n", done.stdout), done.stdout
+    assert done.stderr.rstrip().endswith(f"seed {seed}" if seed else "saved")
 
 
 def test_same_text_with_speculation_on_and_off() -> None:
@@ -40,26 +56,64 @@ def test_json_and_stdin() -> None:
 
 
 def test_stop_string() -> None:
-    free = geminate("generate", "Once upon a time", "-n", "40", "-t", "0").stdout
+    free = geminate("generate", "Once upon a time", "-n", "40", "-t", "0", "-q").stdout
     word = free.split()[6]
     cut = geminate("generate", "Once upon a time", "-n", "40", "-t", "0", "--stop", word).stdout
     assert free.startswith(cut.rstrip("\n")) and word not in cut
 
 
-def test_chat_keeps_its_turns_and_knows_its_commands() -> None:
-    script = b"What is 3 + 4?\n/help\n/stats\nWhy do you think that?\n/nonsense\n/reset\n/exit\n"
-    done = geminate("chat", "-n", "24", "-t", "0", stdin=script)
-    assert done.returncode == 0, done.stderr
-    assert "/reset" in done.stderr and "rounds" in done.stderr and "unknown command /nonsense" in done.stderr
-    assert len(done.stdout.strip()) > 0
-
-
 def test_info(models: dict[str, Path]) -> None:
     body = json.loads(geminate("info", "--json").stdout)
     assert body["drafter"]["centroid_head"] and body["layers"]["kv_shared"] == 5
-    assert body["on_disk_only"]["row_table"] > 0
+    assert body["on_disk_only"]["row_table"] > 0 and body["drafter_note"] == "drafter: the embedded pair's own"
     moe = json.loads(geminate("info", str(models["26B-A4B"]), "--json", "--drafter", "none").stdout)
     assert moe["experts"] == {"count": 8, "top_k": 3} and moe["drafter"] is None and moe["tokenizer"] is None
+
+
+def test_info_in_sentences_with_whole_paths(models: dict[str, Path]) -> None:
+    said = geminate("info", str(models["E2B"])).stdout.splitlines()
+    drafter = models["E2B"].with_name("E2B-assistant")
+    assert f"model: {models['E2B']}" in said and f"drafter: {drafter}" in said
+    assert any(line.startswith("packed weights: /") and line.endswith(".geminate") for line in said)
+    lonely = geminate("info", str(models["E2B"]), "--drafter", "none").stdout
+    assert "drafter: none, as asked; only text that repeats is drafted (prompt lookup)" in lonely
+
+
+def said_by(*args: str) -> str:
+    """What a command that is refused says, run in this process."""
+    done = CliRunner().invoke(app, list(args))
+    assert done.exit_code == 2, done.output
+    return done.stderr
+
+
+@pytest.mark.parametrize("alias", ["--model", "-m"])
+@pytest.mark.parametrize("command", [("info",), ("verify",), ("eval", "--text", __file__), ("chat",),
+                                     ("quantize", "--out", "x"), ("bench", "decode"), ("generate", "Hi")])  # fmt: skip
+def test_the_model_has_one_manner(command: tuple[str, ...], alias: str) -> None:
+    assert "no such directory: /nowhere/at/all" in said_by(*command, alias, "/nowhere/at/all")
+    if command[0] != "generate":
+        assert "no such directory: /nowhere/at/all" in said_by(*command, "/nowhere/at/all")
+        assert "named twice: /nowhere and --model /there" in said_by(*command, "/nowhere", alias, "/there")
+
+
+def test_the_server_names_its_model_the_same_way() -> None:
+    for given in (("-m", "/nowhere/at/all"), ("--model", "/nowhere/at/all"), ("/nowhere/at/all",)):
+        done = geminate("serve", "--port", "0", *given)
+        assert done.returncode == 2 and "no such directory: /nowhere/at/all" in done.stderr
+    refused("serve", "/nowhere", "-m", "/there", says="named twice")
+
+
+def test_help_is_short_and_completion_can_be_had() -> None:
+    for command in ((), ("generate",), ("serve",), ("bench", "step"), ("train", "drafter")):
+        done = CliRunner().invoke(app, [*command, "-h"])
+        assert done.exit_code == 0 and "Usage: " in done.output
+    done = geminate("--show-completion", "bash")
+    assert done.returncode == 0 and "complete -" in done.stdout
+
+
+def test_python_runs_the_package() -> None:
+    done = subprocess.run([sys.executable, "-m", "geminate", "--version"], capture_output=True, text=True)
+    assert done.stdout.strip() == f"geminate {package.__version__}"
 
 
 def test_verify_the_embedded_pair() -> None:

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from geminate.errors import ModelNotFoundError
-from geminate.loading import locate
-from geminate.loading.locate import embedded_pair, locate_drafter, locate_model
+from geminate.loading import drafters, locate
+from geminate.loading.drafters import locate_drafter
+from geminate.loading.locate import embedded_pair, locate_model
 
 
 def model(path: Path, model_type: str) -> Path:
@@ -73,6 +74,7 @@ def test_hub_ids_ask_for_the_assistant(tmp_path: Path, monkeypatch: pytest.Monke
         asked.append(name)
         raise ModelNotFoundError("offline")
 
+    monkeypatch.setattr(drafters, "from_hub", hub)
     monkeypatch.setattr(locate, "from_hub", hub)
     target = model(tmp_path / "snapshot", "gemma4")
     assert locate_drafter("google/gemma-4-E2B-it", target, "auto") is None, "not found is no drafter"

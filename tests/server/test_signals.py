@@ -180,7 +180,7 @@ def test_a_closed_terminal_stops_the_server(packed_cache: Path) -> None:
     ) as process:
         os.close(theirs)
         said = b""
-        while b'"ready"' not in said:
+        while b" ready" not in said:
             said += os.read(ours, 65536)
         process.send_signal(signal.SIGHUP)
         while b"nothing to reload" not in said:

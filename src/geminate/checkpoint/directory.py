@@ -14,6 +14,7 @@ from geminate.checkpoint.checkpoint import Checkpoint, TokenizerParts, check_gen
 from geminate.checkpoint.coded_tensors import with_coded
 from geminate.checkpoint.entries import Entry
 from geminate.checkpoint.json_file import check_regular, read_object
+from geminate.checkpoint.missing import what_it_is
 from geminate.checkpoint.safetensors_reader import checkpoint_files, read_files
 from geminate.errors import ModelNotFoundError, TokenizerError
 
@@ -39,7 +40,7 @@ class DirectoryCheckpoint(Checkpoint):
         """See `Checkpoint`."""
         found = read_object(self.path / "config.json")
         if found is None:
-            raise ModelNotFoundError(f"{self.path} is not a model: it has no config.json")
+            raise ModelNotFoundError(what_it_is(self.path) or f"{self.path} is not a model: it has no config.json")
         return found
 
     @functools.cached_property

@@ -81,6 +81,22 @@ def is_gguf(path: Path) -> bool:
         return False
 
 
+def gguf_architecture(path: Path) -> str:
+    """``general.architecture`` of a file, "" if it has none; only as much of the header is read as that needs.
+
+    Raises:
+        WeightsError: not GGUF, or damaged before that.
+    """
+    try:
+        size = check_regular(path, WeightsError)
+        if size == 0:
+            raise WeightsError(f"{path} is empty; download it again")
+        with path.open("rb") as f, mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+            return _Parser(path, mapped, size).architecture()
+    except OSError as error:
+        raise WeightsError(f"cannot read {path}: {error.strerror}") from None
+
+
 def read_gguf(path: Path) -> GgufFile:
     """The header of a file; read once per version of the file, then remembered.
 
@@ -173,7 +189,8 @@ class _Parser:
         self.at += count * width
         return np.frombuffer(raw, dtype=np.dtype(NUMBERS[inner]).newbyteorder("<"))
 
-    def file(self) -> GgufFile:
+    def counts(self) -> tuple[int, int]:
+        """Numbers of tensors and metadata values, behind magic and version."""
         if self.data[:4] != MAGIC:
             raise WeightsError(f"{self.path} is not a GGUF file (it begins with {bytes(self.data[:4])!r})")
         self.at = 4
@@ -185,6 +202,17 @@ class _Parser:
         # The shortest description takes 24 bytes, the shortest pair 13.
         if tensors > min(MAX_TENSORS, self.size // 24) or pairs > self.size // 13:
             raise self.bad(f"it claims {tensors} tensors and {pairs} metadata values")
+        return tensors, pairs
+
+    def architecture(self) -> str:
+        for _ in range(self.counts()[1]):
+            key, value = self.name("a metadata key"), self.value(self.take("I"))
+            if key == "general.architecture":
+                return value if isinstance(value, str) else ""
+        return ""
+
+    def file(self) -> GgufFile:
+        tensors, pairs = self.counts()
         metadata: dict[str, Any] = {}
         for _ in range(pairs):
             key = self.name("a metadata key")

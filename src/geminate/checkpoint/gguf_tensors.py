@@ -20,6 +20,7 @@ from geminate.formats.rounding import bf16_to_f32, quantize_int8
 
 PLAIN = {"F32": "<f4", "F16": "<f2", "BF16": "<u2", "I32": "<i4", "I64": "<i8"}
 GRIDS: dict[str, Grid] = {"Q4_0": "int4", "Q8_0": "int8"}
+OTHER_TOWERS = ("v.", "a.", "mm.")  # vision, audio and their projectors, as files with everything in one have them
 _LAYER = re.compile(r"blk\.(\d+)\.(.+)")
 BLOCK_BYTES = {"Q4_0": 18, "Q8_0": 34}
 
@@ -40,7 +41,9 @@ class GgufNames:
     whole_norms: bool = False
 
     def canonical(self, name: str) -> str:
-        """The canonical name; unknown ones stay as they are."""
+        """The canonical name; unknown ones stay as they are, tensors of other media as parts of ``vision``."""
+        if name.startswith(OTHER_TOWERS):
+            return f"vision.{name}"
         layer = _LAYER.fullmatch(name)
         if layer is not None and layer[2] in self.layers:
             return f"layers.{int(layer[1])}.{self.layers[layer[2]]}"

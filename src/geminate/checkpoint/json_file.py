@@ -10,10 +10,14 @@ from typing import Any
 from geminate.errors import ConfigError, GeminateError
 
 MAX_JSON = 64 << 20
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+MAX_POINTER = 1024
 
 
 def check_regular(path: Path, error: type[GeminateError] = ConfigError, most: int | None = None) -> int:
     """The size of a file, which must be a regular one: reading a pipe waits, and a device may never end.
+
+    Git LFS pointers are refused as well: repositories cloned without LFS have them in place of their large files.
 
     Args:
         most: bytes that it may have; None: any number.
@@ -26,6 +30,13 @@ def check_regular(path: Path, error: type[GeminateError] = ConfigError, most: in
         raise error(f"cannot read {path}: it is no regular file")
     if most is not None and found.st_size > most:
         raise error(f"{path} has {found.st_size:,} bytes, of which {most:,} are allowed; download it again")
+    if found.st_size <= MAX_POINTER:
+        with path.open("rb") as file:
+            if file.read(len(LFS_POINTER)) == LFS_POINTER:
+                raise error(
+                    f"{path} is a Git LFS pointer, not the file itself: run 'git lfs pull' where it was cloned, or "
+                    "download the file"
+                )
     return found.st_size
 
 

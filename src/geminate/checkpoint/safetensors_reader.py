@@ -19,6 +19,7 @@ import numpy as np
 from geminate.arrays import F32, I8, U16
 from geminate.checkpoint.entries import Grid
 from geminate.checkpoint.json_file import MAX_JSON, check_regular
+from geminate.checkpoint.missing import what_it_is
 from geminate.errors import ModelNotFoundError, WeightsError, shown
 from geminate.formats.rounding import bf16_to_f32
 
@@ -92,9 +93,9 @@ def checkpoint_files(directory: Path) -> list[Path]:
                     f"{directory} lacks {shard[:200]}, which its index names; the download is incomplete"
                 )
         return [directory / shard for shard in shards]
-    files = sorted(directory.glob("*.safetensors"))
+    files = sorted(path for path in directory.glob("*.safetensors") if not path.name.startswith("adapter_"))
     if not files:
-        raise ModelNotFoundError(f"{directory} has no safetensors weights")
+        raise ModelNotFoundError(what_it_is(directory) or f"{directory} has no safetensors weights")
     return files
 
 

@@ -13,6 +13,7 @@ from geminate.cli.bench_step import step
 from geminate.cli.chat import chat
 from geminate.cli.demo import demo
 from geminate.cli.evaluate import evaluate_command
+from geminate.cli.flags import HELP
 from geminate.cli.generate import generate
 from geminate.cli.info import info
 from geminate.cli.quantize import quantize_command
@@ -20,9 +21,9 @@ from geminate.cli.verify import verify_command
 from geminate.errors import SHORTENED
 
 app = typer.Typer(
-    help=__doc__,
+    help="Gemma 4 with its MTP drafter on the CPU: the same output with speculation on or off, only faster.",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings=HELP,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
@@ -38,6 +39,7 @@ app.command("serve")(serve.command())
 bench = typer.Typer(
     help="Measure this machine: pass times of real shapes, decoding speed of a pair.",
     no_args_is_help=True,
+    context_settings=HELP,
     rich_markup_mode=None,
 )
 bench.command("step")(step)

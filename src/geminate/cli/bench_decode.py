@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from geminate.cli.console import Bars, fail, out, user_errors, write_json
+from geminate.cli.console import Bars, fail, out, say, user_errors, write_json
 from geminate.cli.flags import JsonOpt, ModelArg, loading, options, sampling
 from geminate.cli.model import load
 from geminate.engine.engine import Engine
@@ -57,7 +57,7 @@ def decode(
     else:
         if model is not None or prompts is not None or rates is None:
             fail("--shape has random weights: it goes with --synthetic-acceptance, not with MODEL or --prompts")
-        bench = StepBench(shape, loaded.weights, threads=loaded.threads, layers=layers)
+        bench = StepBench(shape, loaded.weights, threads=loaded.threads, layers=layers, on_message=say)
         engine, chosen = engine_of_shape(bench), random_prompts(bench.config.vocab_size, limit or 4)
     with Bars() as bars:
         result = run(

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from geminate.cli.console import Bars, fail, out, user_errors, write_json
+from geminate.cli.console import Bars, fail, out, say, user_errors, write_json
 from geminate.cli.flags import JsonOpt, loading, options
 from geminate.tools.bench.shapes import SHAPES
 from geminate.tools.bench.step import StepBench, run
@@ -18,7 +18,13 @@ LOADING = loading("weights", "threads", weights="int4")
 @options(LOADING)
 @user_errors()
 def step(
-    shape: Annotated[str, typer.Option("--shape", help=f"{', '.join(SHAPES)}, or a model directory.")] = "gemma-4-E2B",
+    model: Annotated[
+        str | None,
+        typer.Argument(metavar="[MODEL]", help="A model directory, or a shape.", show_default="gemma-4-E2B"),
+    ] = None,
+    shape: Annotated[
+        str | None, typer.Option("--shape", help=f"{', '.join(SHAPES)}, or a model directory.", show_default=False)
+    ] = None,
     rows: Annotated[
         str, typer.Option("--rows", help="Row counts M, comma-separated; ratios are to the first.")
     ] = "1,2,3,4,5,6,8,12,16",
@@ -31,8 +37,11 @@ def step(
     **given: Any,
 ) -> None:
     """Time passes over M rows of a real shape with random weights, beside the machine's ceilings."""
+    if model is not None and shape is not None:
+        fail(f"the shape is named twice: {model} and {shape}")
+    shape = model or shape or "gemma-4-E2B"
     loaded, counts = LOADING.take(given), parse_rows(rows)
-    bench = StepBench(shape, loaded.weights, threads=loaded.threads, context=context, layers=layers)
+    bench = StepBench(shape, loaded.weights, threads=loaded.threads, context=context, layers=layers, on_message=say)
     with Bars() as bars:
         result = {"shape": shape} | run(bench, counts, repeats, lambda done, total: bars.part("rounds", done, total))
     print_step(result)

@@ -7,94 +7,55 @@ from typing import Annotated, Any
 
 import typer
 
-from geminate.cli.console import err, fail, say, user_errors, write
-from geminate.cli.figures import summary
-from geminate.cli.flags import SAMPLING, SpeculationOpt, loading, options, sampling
+from geminate.cli.console import out, say, user_errors
+from geminate.cli.flags import SAMPLING, ModelArg, SpeculationOpt, loading, options, sampling
 from geminate.cli.model import load
-from geminate.output import Output
-from geminate.params import SamplingParams, parse_speculation
-from geminate.session import ChatSession
+from geminate.cli.prompt import LEAVE, Reader, make_reader
+from geminate.cli.render import Plain, Rendered
+from geminate.cli.talk import Talk
+from geminate.loading.options import LoadOptions
+from geminate.params import parse_speculation
 
-HELP = """/help     show this text
-/reset    forget the conversation
-/stats    show figures of the last answer
-/exit     leave (also Ctrl-D)
-Ctrl-C    stop the answer, keep the conversation"""
-
-
-LOADING = loading("model", "drafter", "weights", "threads", "rope_position", "use_cache", "check", "prefault")
-PARAMS = sampling("max_tokens", *SAMPLING, max_tokens=512)
+LOADING = loading()
+LOADING.fields = [item for item in LOADING.fields if item.name != "model"]
+PARAMS = sampling("max_tokens", *SAMPLING, max_tokens=1024)
 
 
 @options(LOADING, PARAMS)
 @user_errors()
 def chat(
+    model: ModelArg = None,
     speculation: SpeculationOpt = "auto",
     system: Annotated[str | None, typer.Option("--system", help="System message.")] = None,
     thinking: Annotated[
         bool | None, typer.Option("--thinking/--no-thinking", help="Turn the model's thinking mode on or off.")
     ] = None,
+    plain: Annotated[bool, typer.Option("--plain", help="Print answers as they are, Markdown not rendered.")] = False,
+    no_history: Annotated[
+        bool, typer.Option("--no-history", help="Do not keep what is typed for the next time.")
+    ] = False,
     **given: Any,
 ) -> None:
     """Talk to a model; /help lists the commands."""
     loaded, params = LOADING.take(given), PARAMS.take(given)
     parse_speculation(speculation)
-    llm = load(loaded)
-    talk = Talk(llm.session(system=system, enable_thinking=thinking), params, speculation)
-    interactive = sys.stdin.isatty()
-    if interactive:
-        say("/help lists the commands")
-    while True:
-        line = _read_line(interactive)
-        if line is None or line in ("/exit", "/quit"):
+    llm = load(LoadOptions(**vars(loaded) | {"model": model}))
+    reader = make_reader(history=not no_history)
+    shown = sys.stdout.isatty() and not plain
+    talk = Talk(
+        llm.session(system=system, enable_thinking=thinking),
+        params,
+        speculation,
+        printer=(lambda: Rendered(out)) if shown else Plain,
+    )
+    if sys.stdin.isatty():
+        say(f'/help lists the commands, """ or Alt-Enter writes several lines, {LEAVE}')
+    converse(talk, reader)
+    llm.close()
+
+
+def converse(talk: Talk, reader: Reader) -> None:
+    """Take messages and commands until one of them, or the end of input, ends it."""
+    while (message := reader.read()) is not None:
+        if message and not talk.take(message):
             return
-        if line.startswith("/"):
-            talk.command(line)
-        elif line:
-            talk.answer(line)
-
-
-def _read_line(interactive: bool) -> str | None:
-    """The next line without its ends; empty after Ctrl-C, None at the end of input."""
-    if interactive:
-        err.print("> ", end="")
-    try:
-        raw = sys.stdin.buffer.readline()
-    except KeyboardInterrupt:
-        err.print()
-        return ""
-    if not raw:
-        return None
-    try:
-        return raw.decode("utf-8").strip()
-    except UnicodeDecodeError:
-        fail("standard input is not UTF-8; convert it first, e.g. with iconv")
-
-
-class Talk:
-    """A conversation on the terminal."""
-
-    def __init__(self, session: ChatSession, params: SamplingParams, speculation: str) -> None:
-        self.session, self.params, self.speculation = session, params, speculation
-        self.last: Output | None = None
-
-    def command(self, line: str) -> None:
-        """Run a line that begins with a slash."""
-        if line == "/reset":
-            self.session.reset()
-        elif line == "/stats":
-            say(summary(self.last) if self.last else "no answer yet")
-        else:
-            if line != "/help":
-                say(f"unknown command {line.split()[0]}")
-            say(HELP)
-
-    def answer(self, line: str) -> None:
-        """Stream the answer to a message; Ctrl-C ends it and keeps the conversation."""
-        try:
-            for delta in self.session.stream(line, self.params, speculation=self.speculation):
-                write(delta.text)
-                self.last = delta.output or self.last
-        except KeyboardInterrupt:
-            say("\n(stopped)")
-        write("\n")

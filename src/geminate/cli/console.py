@@ -59,8 +59,13 @@ def printable(text: str) -> str:
 
 def write(text: str) -> None:
     """Text on stdout, at once; on a terminal without control characters, which a model may be led to write."""
-    sys.stdout.write(_CONTROL.sub(lambda c: ascii(c[0])[1:-1], text) if sys.stdout.isatty() else text)
+    sys.stdout.write(harmless(text) if sys.stdout.isatty() else text)
     sys.stdout.flush()
+
+
+def harmless(text: str) -> str:
+    """Text without control characters that a terminal would act on; tabs and line ends stay."""
+    return _CONTROL.sub(lambda c: ascii(c[0])[1:-1], text)
 
 
 def write_json(body: Mapping[str, Any]) -> None:

@@ -6,16 +6,49 @@ from typing import Any
 
 from geminate.output import Output
 
+SLOW_PREFILL = 1.0  # seconds from which reading the prompt is worth a word
+
 
 def summary(out: Output) -> str:
     """The line on stderr after an answer."""
     s = out.stats
-    lengths = " ".join(f"{k}:{n}" for k, n in sorted(s.draft_lengths.items()))
+    line = counted(s.generated_tokens, s.rounds, s.decode_s, s.tokens_per_s)
+    if s.prefill_s >= SLOW_PREFILL:
+        line += f"; prompt of {s.prompt_tokens:,} tokens read in {_seconds(s.prefill_s)}"
+    return f"{line}; seed {out.seed}" if out.seed else line
+
+
+def counted(tokens: int, passes: int, seconds: float, rate: float) -> str:
+    """Tokens, time, speed, and what speculation saved: without it every token takes a forward pass."""
+    saved = tokens - passes
+    what = f"{saved:,} of {tokens:,} passes saved" if saved > 0 else "no pass saved"
+    speed = f", {rate:,.0f} a second" if rate >= 10 else f", {rate:.1f} a second" if rate > 0 else ""
+    return f"{tokens:,} token{'s' * (tokens != 1)} in {_seconds(seconds)}{speed}; {what}"
+
+
+def details(out: Output) -> str:
+    """What ``/stats`` adds: rounds, acceptance and draft lengths."""
+    s = out.stats
+    lengths = ", ".join(f"{k}: {n:,}" for k, n in sorted(s.draft_lengths.items()))
+    copied = f", {s.copied_accepted} of {s.copied} copied from the text" if s.copied else ""
     return (
-        f"{s.generated_tokens} tokens, {s.tokens_per_s:.0f} tokens/s, {s.rounds} rounds, "
-        f"acceptance length {s.acceptance_length:.2f}, draft length:rounds {lengths}, "
-        f"prefill {s.prefill_s * 1000:.0f} ms, seed {out.seed}, {out.finish_reason}"
+        f"prompt {s.prompt_tokens:,} tokens, {s.reused_tokens:,} of them from the cache, {_seconds(s.prefill_s)}; "
+        f"{s.accepted:,} of {s.drafted:,} draft tokens accepted{copied}, {s.acceptance_length:.2f} tokens a round; "
+        f"rounds by draft length: {lengths}"
     )
+
+
+def limit_reached(out: Output, max_tokens: int) -> str | None:
+    """What to say of an answer that was cut off."""
+    if out.finish_reason != "length":
+        return None
+    if out.stats.generated_tokens >= max_tokens:
+        return f"cut at the limit of {max_tokens:,} tokens (-n, --max-tokens)"
+    return "cut because the context is full"
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:.2f} s" if seconds < 10 else f"{seconds:.1f} s"
 
 
 JSON_STATS = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 import types
 import typing
@@ -11,17 +12,24 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import typer
 
+from geminate.cli.console import fail
 from geminate.loading.options import LoadOptions
 from geminate.params import SamplingParams
 
 ModelArg = Annotated[
-    str | None, typer.Argument(help="Directory, GGUF file or hub id.", show_default="the embedded pair")
+    str | None,
+    typer.Argument(metavar="[MODEL]", help="Directory, GGUF file or hub id.", show_default="the embedded pair"),
+]
+ModelOpt = Annotated[
+    str | None, typer.Option("--model", "-m", help="The same as the argument MODEL.", show_default=False)
 ]
 JsonOpt = Annotated[bool, typer.Option("--json", help="Print the result as one JSON line, last.")]
 SpeculationOpt = Annotated[
     str, typer.Option("--speculation", "-k", help="auto, off, ngram or a draft length 0..16; never changes the output.")
 ]
-SAMPLING = ("temperature", "top_k", "top_p", "min_p", "seed")
+SAMPLING = (
+    "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "seed",
+)  # fmt: skip
 Options = TypeVar("Options")
 
 
@@ -30,14 +38,14 @@ class Group(Generic[Options]):
 
     Args:
         kind: the dataclass; a field's metadata hold ``help``, ``flags``, ``empty`` and ``none``, see `LoadOptions`.
-        names: its fields, in the order of the help text; none means all.
+        names: its fields, in the order of the help text; none means all that have a help text.
         defaults: other defaults than the dataclass has.
     """
 
     def __init__(self, kind: type[Options], *names: str, **defaults: Any) -> None:
         fields = {f.name: f for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
         self.kind = kind
-        self.fields = [fields[name] for name in names or fields]
+        self.fields = [fields[name] for name in names or fields if names or "help" in fields[name].metadata]
         self.defaults = defaults
         self.hints = typing.get_type_hints(kind)
 
@@ -103,10 +111,21 @@ def _plain(hint: Any) -> Any:
 
 
 Command = TypeVar("Command", bound=Callable[..., None])
+HELP = {"help_option_names": ["-h", "--help"]}
+
+
+def one_model(argument: str | None, option: str | None) -> str | None:
+    """The model that was named, as MODEL or with --model; named twice is refused."""
+    if argument is not None and option is not None:
+        fail(f"the model is named twice: {argument} and --model {option}")
+    return argument if option is None else option
 
 
 def options(*groups: Group[Any]) -> Callable[[Command], Command]:
-    """Decorator of a command: its ``**given`` are the options of ``groups``, for `Group.take` to make objects of."""
+    """Decorator of a command: its ``**given`` are the options of ``groups``, for `Group.take` to make objects of.
+
+    A command with a parameter ``model`` takes the model as ``--model`` too.
+    """
 
     def decorate(command: Command) -> Command:
         hints = typing.get_type_hints(command, include_extras=True)
@@ -115,10 +134,19 @@ def options(*groups: Group[Any]) -> Callable[[Command], Command]:
             for p in inspect.signature(command).parameters.values()
             if p.kind is not inspect.Parameter.VAR_KEYWORD
         ]
-        parameters = [*own, *(p for group in groups for p in group.parameters())]
-        command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-        command.__annotations__ = {p.name: p.annotation for p in parameters}
-        return command
+        names_model = any(p.name == "model" for p in own)
+        alias = [_parameter("model_option", ModelOpt, None)] if names_model else []
+        parameters = [*own, *alias, *(p for group in groups for p in group.parameters())]
+
+        @functools.wraps(command)
+        def run(**given: Any) -> None:
+            if names_model:
+                given["model"] = one_model(given["model"], given.pop("model_option"))
+            command(**given)
+
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {p.name: p.annotation for p in parameters}
+        return typing.cast(Command, run)
 
     return decorate
 

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
+import sys
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 import typer
 
-from geminate.cli.console import fail, read_stdin, say, user_errors, write, write_json
-from geminate.cli.figures import stats_json, summary
+from geminate.cli.console import fail, harmless, out, say, user_errors, write, write_json
+from geminate.cli.figures import limit_reached, stats_json, summary
 from geminate.cli.flags import SAMPLING, SpeculationOpt, loading, options, sampling
+from geminate.cli.inputs import grammar_of, model_and_prompt
 from geminate.cli.model import load
+from geminate.grammar.state import Grammar
 from geminate.llm import LLM
-from geminate.loading.locate import is_model
 from geminate.loading.options import LoadOptions
-from geminate.output import Output
+from geminate.output import Delta, Output
 from geminate.params import SamplingParams, parse_speculation
 
-LOADING = loading("model", "drafter", "weights", "threads", "rope_position", "use_cache", "check", "prefault")
+LOADING = loading()
 PARAMS = sampling("max_tokens", *SAMPLING, "stop", "ignore_eos", "logprobs")
 
 
@@ -25,55 +29,110 @@ PARAMS = sampling("max_tokens", *SAMPLING, "stop", "ignore_eos", "logprobs")
 def generate(
     words: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[MODEL] [PROMPT]", help="Text to continue; - or nothing reads standard input."),
+        typer.Argument(metavar="[MODEL] [PROMPT]", help="What to say; - or nothing reads standard input."),
+    ] = None,
+    file: Annotated[
+        str | None,
+        typer.Option("--file", "-f", help="Read the prompt, or what follows it, from this file; - is standard input."),
+    ] = None,
+    system: Annotated[str | None, typer.Option("--system", help="System message.")] = None,
+    raw: Annotated[bool, typer.Option("--raw", help="Continue the text itself, without the chat template.")] = False,
+    thinking: Annotated[
+        bool | None, typer.Option("--thinking/--no-thinking", help="Turn the model's thinking mode on or off.")
+    ] = None,
+    json_schema: Annotated[
+        str | None, typer.Option("--json-schema", help="Answer in JSON that satisfies this schema: text or a file.")
+    ] = None,
+    regex: Annotated[str | None, typer.Option("--regex", help="Answer with what this pattern matches.")] = None,
+    grammar: Annotated[
+        str | None, typer.Option("--grammar", help="Answer with what this Lark grammar produces: text or a file.")
     ] = None,
     speculation: SpeculationOpt = "auto",
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No remarks and no figures on stderr.")] = False,
     json_out: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")] = False,
     **given: Any,
 ) -> None:
-    """Continue a text, streamed to stdout; figures go to stderr."""
+    """Answer a prompt, streamed to stdout; figures go to stderr. Models without a chat template continue the text."""
     loaded, params = LOADING.take(given), PARAMS.take(given)
     if params.logprobs is not None and not json_out:
         fail("--logprobs needs --json: there is no place for them in plain text")
+    if raw and (system is not None or thinking is not None):
+        fail("--raw continues the text as it is: --system and --thinking belong to the chat template")
     parse_speculation(speculation)
-    chosen, prompt = _model_and_prompt(words or [], loaded.model)
-    text = read_stdin() if prompt in (None, "-") else str(prompt)
-    llm = load(LoadOptions(**vars(loaded) | {"model": chosen}))
+    spec = grammar_of(json_schema, regex, grammar)
+    chosen, text = model_and_prompt(words or [], None if loaded.model is None else str(loaded.model), file)
+    llm = load(LoadOptions(**vars(loaded) | {"model": chosen}), quiet=quiet)
+    asked = _Asked(llm, text, system=system, raw=raw, thinking=thinking)
+    stream = asked.stream(params, speculation, None if spec is None else llm.grammars.compile(spec))
     if json_out:
-        write_json(_body(llm.generate(text, params, speculation=speculation)[0], params))
+        write_json(_body(list(stream)[-1].output, params))
     else:
-        _show(llm, text, params, speculation)
+        _show(stream, params, quiet=quiet)
 
 
-def _model_and_prompt(words: list[str], model: Any) -> tuple[Any, str | None]:
-    """``MODEL PROMPT``, or one of them: a single word is a model if it is one on disk."""
-    if len(words) > 2 or (len(words) == 2 and model is not None):
-        fail(f"expected a model and a prompt, got {len(words) + (model is not None)} texts; quote the prompt")
-    if len(words) == 2:
-        return words[0], words[1]
-    if len(words) == 1 and model is None and is_model(words[0]):
-        return words[0], None
-    return model, words[0] if words else None
+class _Asked:
+    """A prompt as the model gets it: through its chat template, or as it is."""
+
+    def __init__(self, llm: LLM, text: str, *, system: str | None, raw: bool, thinking: bool | None) -> None:
+        self.llm, self.text, self.thinking = llm, text, thinking
+        self.raw = raw or llm.template is None
+        if self.raw and (system is not None or thinking is not None):
+            fail("this model has no chat template: --system and --thinking have no effect")
+        if not self.raw and not text.strip():
+            fail("the prompt is empty")
+        self.messages = [{"role": "user", "content": text}]
+        if system is not None:
+            self.messages.insert(0, {"role": "system", "content": system})
+
+    def stream(self, params: SamplingParams, speculation: str, grammar: Grammar | None) -> Iterator[Delta]:
+        """The answer as it comes."""
+        llm = self.llm
+        if not self.raw:
+            return llm.chat(
+                self.messages,
+                params,
+                stream=True,
+                enable_thinking=self.thinking,
+                speculation=speculation,
+                grammar=grammar,
+            )
+        bos = None if llm.tokenizer is None else llm.tokenizer.bos_id
+        if bos is not None and not params.ignore_eos:
+            # What a model writes behind a bos is another text, not more of this one.
+            params = dataclasses.replace(params, stop_token_ids=(*params.stop_token_ids, bos))
+        return llm.stream(self.text, params, speculation=speculation, grammar=grammar)
 
 
-def _body(out: Output, params: SamplingParams) -> dict[str, Any]:
+def _body(made: Output | None, params: SamplingParams) -> dict[str, Any]:
+    assert made is not None  # the last delta has it
     body: dict[str, Any] = {
-        "text": out.text,
-        "token_ids": out.token_ids,
-        "finish_reason": out.finish_reason,
-        "seed": out.seed,
-        "stats": stats_json(out),
+        "text": made.text,
+        "token_ids": made.token_ids,
+        "finish_reason": made.finish_reason,
+        "seed": made.seed,
+        "stats": stats_json(made),
     }
+    if made.reasoning:
+        body["reasoning"] = made.reasoning
     if params.logprobs is not None:
         body["logprobs"] = [
-            {"token": lp.token, "logprob": lp.logprob, "top": [list(t) for t in lp.top]} for lp in out.logprobs
+            {"token": lp.token, "logprob": lp.logprob, "top": [list(t) for t in lp.top]} for lp in made.logprobs
         ]
     return body
 
 
-def _show(llm: LLM, text: str, params: SamplingParams, speculation: str) -> None:
-    for delta in llm.stream(text, params, speculation=speculation):
+def _show(stream: Iterator[Delta], params: SamplingParams, *, quiet: bool) -> None:
+    thought = ""
+    for delta in stream:
+        if delta.reasoning:
+            thought += delta.reasoning
+            if sys.stdout.isatty():
+                out.print(harmless(delta.reasoning), style="dim", end="", markup=False, soft_wrap=True)
+        if delta.text and thought and sys.stdout.isatty():
+            write("\n")
         write(delta.text)
+        thought = "" if delta.text else thought
         if delta.output is not None:
             write("\n")
-            say(summary(delta.output))
+            if not quiet:
+                say("; ".join(filter(None, (summary(delta.output), limit_reached(delta.output, params.max_tokens)))))

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
-from rich.text import Text
 
-from geminate.cli.console import out, printable, user_errors, write_json
+from geminate.cli.console import out, printable, say, user_errors, write_json
 from geminate.cli.flags import ModelArg, loading, options
 from geminate.cli.model import load
 from geminate.llm import LLM
@@ -26,17 +24,18 @@ def info(
     **given: Any,
 ) -> None:
     """Shape, parameters and bytes of a model, and the drafter found for it."""
-    llm = load(LoadOptions(**vars(LOADING.take(given)) | {"model": model}))
+    # The report has the line about the drafter too.
+    llm = load(
+        LoadOptions(**vars(LOADING.take(given)) | {"model": model}),
+        on_message=lambda text: None if text.startswith("drafter:") else say(text),
+    )
     llm.check_weights()
     body = describe(llm)
     if json_out:
         write_json(body)
         return
-    table = Table(show_header=False, box=None)
-    for key, value in body.items():
-        text = json.dumps(value) if isinstance(value, dict) else printable(str(value))
-        table.add_row(key, Text(text))  # no markup either: names are of files
-    out.print(table)
+    for line in sentences(body):
+        out.print(printable(line), markup=False, soft_wrap=True)
 
 
 def describe(llm: LLM) -> dict[str, Any]:
@@ -44,7 +43,7 @@ def describe(llm: LLM) -> dict[str, Any]:
     config, store, pair = llm.config, llm.pair.target.store, llm.pair
     kinds = [layer.kind for layer in config.layers]
     body: dict[str, Any] = {
-        "model": str(pair.located.target),
+        "model": str(Path(pair.located.target).absolute()),
         "model_type": config.model_type,
         "layers": {"total": len(kinds), "sliding": kinds.count("sliding_attention"),
                    "full": kinds.count("full_attention"),
@@ -65,11 +64,12 @@ def describe(llm: LLM) -> dict[str, Any]:
         "tokenizer": None if llm.tokenizer is None else llm.tokenizer.vocab_size,
         "chat_template": llm.template is not None,
         "drafter": None,
+        "drafter_note": pair.located.drafter_note,
     }  # fmt: skip
     if pair.drafter is not None:
         d = pair.drafter
         body["drafter"] = {
-            "model": str(pair.located.drafter),
+            "model": str(Path(pair.located.drafter or "").absolute()),
             "layers": len(d.config.text.layers),
             "hidden_size": d.config.text.hidden_size,
             "centroid_head": d.config.use_ordered_embeddings,
@@ -79,3 +79,52 @@ def describe(llm: LLM) -> dict[str, Any]:
             "rope_position": d.rope_position,
         }
     return body
+
+
+def sentences(body: dict[str, Any]) -> list[str]:
+    """What `describe` found, for people."""
+    layers, experts = body["layers"], body["experts"]
+    kinds = f"{layers['sliding']} sliding, {layers['full']} full" + (
+        f"; {layers['kv_shared']} use the KV cache of others" if layers["kv_shared"] else ""
+    )
+    row_table = body["on_disk_only"]["row_table"]
+    streamed = sum(body["bytes"].values()) - row_table
+    backend = body["backend"]
+    lines = [
+        f"model: {body['model']}",
+        f"{body['model_type']}, {_counted(sum(body['parameters'].values()))} parameters, {layers['total']} layers "
+        f"({kinds}), hidden size {body['hidden_size']:,}, vocabulary {body['vocab_size']:,}"
+        + (f", {experts['top_k']} of {experts['count']} experts a token" if experts else ""),
+        f"context: {body['context']:,} tokens, sliding window {body['sliding_window']:,}",
+        f"weights: {body['weights']}, {_bytes(streamed)} in memory"
+        + (f", {_bytes(row_table)} more read from disk row by row (per-layer embeddings)" if row_table else ""),
+        "packed weights: " + (body["packed_cache"] or "not kept on disk"),
+        *(f"skipped: {count} tensors ({_bytes(size)}), {reason}" for reason, (count, size) in body["skipped"].items()),
+        f"kernels: {backend['name']} {backend['isa']}, {backend['threads']} threads",
+        "tokenizer: "
+        + ("none, prompts must be token ids" if body["tokenizer"] is None else f"{body['tokenizer']:,} tokens")
+        + ("; chat template" if body["chat_template"] else "; no chat template"),
+    ]
+    drafter = body["drafter"]
+    if drafter is None:
+        return [*lines, body["drafter_note"]]
+    head = ", centroid head" if drafter["centroid_head"] else ""
+    return [
+        *lines,
+        f"{body['drafter_note']} ({drafter['model']})"
+        if drafter["model"] not in body["drafter_note"]
+        else body["drafter_note"],
+        f"the drafter has {drafter['layers']} layers, hidden size {drafter['hidden_size']:,}{head}, "
+        f"{_counted(drafter['parameters'])} parameters in {drafter['weights']} ({_bytes(drafter['bytes'])})",
+    ]
+
+
+def _counted(number: int) -> str:
+    for unit, size in (("billion", 1e9), ("million", 1e6)):
+        if number >= size:
+            return f"{number / size:.1f} {unit}"
+    return f"{number:,}"
+
+
+def _bytes(number: int) -> str:
+    return f"{number / 1e9:.2f} GB" if number >= 1e9 else f"{number / 1e6:.1f} MB"

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from geminate.cli.console import fail, user_errors
+from geminate.cli.flags import ModelOpt, one_model
 from geminate.cli.model import load
 
 NEEDS = ("fastapi", "uvicorn", "prometheus_client", "llguidance", "pydantic")
@@ -54,6 +55,7 @@ def command() -> Callable[..., None]:
         """Serve a model over OpenAI's API, with a page at /. Every flag is also a variable GEMINATE_SERVE_<NAME> and
         a key of the TOML file."""
         _leave_quietly()
+        given["model"] = one_model(given["model"], given.pop("model_option"))
         _serve(given.pop("config"), given)
 
     parameters = [
@@ -64,10 +66,15 @@ def command() -> Callable[..., None]:
             annotation=Annotated[str | None, typer.Option("--config", help="TOML file with settings.")],
         )
     ]
+    parameters.append(
+        inspect.Parameter("model_option", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=ModelOpt)
+    )
     for row in rows():
         kind: Any = list[row.kind] if row.several else str if row.size else row.kind  # type: ignore[name-defined]
         text = f"{row.help} Default: {row.default}."
-        info = typer.Argument(help=text) if row.name == "model" else typer.Option(row.flag, help=text)
+        info = (
+            typer.Argument(metavar="[MODEL]", help=text) if row.name == "model" else typer.Option(row.flag, help=text)
+        )
         parameters.append(
             inspect.Parameter(
                 row.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, info]

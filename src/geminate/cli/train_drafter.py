@@ -12,17 +12,19 @@ import typer
 from rich.table import Table
 
 from geminate.cli.console import Bars, fail, out, say, user_errors, write_json
-from geminate.cli.flags import Group, JsonOpt, loading, options
+from geminate.cli.flags import HELP, Group, JsonOpt, ModelArg, loading, one_model, options
 from geminate.tools.train.options import TrainOptions
 
 if TYPE_CHECKING:  # torch is loaded by the command alone
     from geminate.tools.train.job import Job, Outcome
     from geminate.tools.train.loop import Progress
 
-app = typer.Typer(help="Train the drafter of a target.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(
+    help="Train the drafter of a target.", no_args_is_help=True, context_settings=HELP, rich_markup_mode=None
+)
 LOG_SECONDS = 30.0
 NOT_BETTER = 3
-OPTIONS = Group(TrainOptions)
+OPTIONS = Group(TrainOptions)  # its --target is the alias of MODEL here
 LOADING = loading("weights", "rope_position", "threads")
 
 
@@ -34,12 +36,13 @@ def root() -> None:
 @app.command("drafter")
 @options(OPTIONS, LOADING)
 @user_errors()
-def drafter(json_out: JsonOpt = False, **given: Any) -> None:
+def drafter(model: ModelArg = None, json_out: JsonOpt = False, **given: Any) -> None:
     """Train a drafter for the weights that are served; written only if it beats the old one (else exit code 3)."""
     if importlib.util.find_spec("torch") is None:
         fail("training needs torch: pip install 'geminate[train]'")
     from geminate.tools.train.job import Job
 
+    given["target"] = one_model(model, given["target"])
     train, loaded = OPTIONS.take(given), LOADING.take(given)
     job = Job.of(train, weights=loaded.weights, threads=loaded.threads, rope_position=loaded.rope_position)
     outcome = _run(job, restart=train.restart)

@@ -22,7 +22,7 @@ def from_hub(hub_id: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(hub_id, allow_patterns=PATTERNS))
+        found = Path(snapshot_download(hub_id, allow_patterns=PATTERNS))
     except LocalEntryNotFoundError:
         raise ModelNotFoundError(
             f"{hub_id} is not in the local hub cache and the hub cannot be reached (or HF_HUB_OFFLINE is set); "
@@ -33,3 +33,9 @@ def from_hub(hub_id: str) -> Path:
         raise ModelNotFoundError(f"the hub refused {hub_id}: {first}") from None
     except (OSError, ValueError) as error:
         raise ModelNotFoundError(f"cannot fetch {hub_id}: {error}") from None
+    if not any(found.glob("*.safetensors")):
+        raise ModelNotFoundError(
+            f"{hub_id} has no safetensors weights; of a GGUF repository, download one file "
+            f"(hf download {hub_id} --include '*Q4_0*' --local-dir .) and name the .gguf file"
+        )
+    return found

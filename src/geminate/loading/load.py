@@ -12,7 +12,8 @@ from geminate.errors import ConfigError, WeightsError
 from geminate.families.base import Model
 from geminate.families.registry import open_model
 from geminate.loading.compile import compile_drafter, compile_target
-from geminate.loading.locate import embedded_pair, locate_drafter, locate_model
+from geminate.loading.drafters import DrafterChoice, check_drafter, find_drafter
+from geminate.loading.locate import embedded_pair, locate_model
 from geminate.loading.options import LoadOptions
 from geminate.params import MAX_DRAFT
 from geminate.plan.config import TargetConfig
@@ -24,10 +25,16 @@ from geminate.weights.store import Message, WeightStore, open_weights
 
 @dataclass(frozen=True, kw_only=True)
 class Located:
-    """Where a pair stands: the target's directory or GGUF file, and the drafter's or None."""
+    """Where a pair stands.
+
+    Attributes:
+        target: the target's directory or GGUF file. drafter: the drafter's, or None.
+        drafter_note: one line for users: which drafter it is, or why there is none and what to do.
+    """
 
     target: Path
     drafter: Path | None
+    drafter_note: str = ""
 
 
 def locate(model: str | Path | None, drafter: str | Path | None) -> Located:
@@ -36,17 +43,18 @@ def locate(model: str | Path | None, drafter: str | Path | None) -> Located:
     Raises:
         ModelNotFoundError, ConfigError: see their messages.
     """
-    if drafter == "embedded":
-        drafter = embedded_pair()[1]
+    own = embedded_pair()[1] if drafter == "embedded" or (model is None and drafter == "auto") else None
     if model is None:
-        target, own = embedded_pair()
-        if drafter == "auto":
-            drafter = own if (own / "config.json").exists() else None
-        return Located(target=target, drafter=locate_drafter("", target, drafter))
-    target = locate_model(model)
-    if open_model(target).is_drafter:
-        raise ConfigError(f"{model} is a drafter; name its target, and this one with --drafter")
-    return Located(target=target, drafter=locate_drafter(model, target, drafter))
+        target = embedded_pair()[0]
+    else:
+        target = locate_model(model)
+        if open_model(target).is_drafter:
+            raise ConfigError(f"{model} is a drafter; name its target, and this one with --drafter")
+    if own is not None and (own / "config.json").exists():
+        found = DrafterChoice(path=own, note="drafter: the embedded pair's own")
+    else:
+        found = find_drafter(model or "", target, None if own is not None else drafter)
+    return Located(target=target, drafter=found.path, drafter_note=found.note)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +100,9 @@ def load_pair(options: LoadOptions, *, on_message: Message | None = None, progre
     located = locate(options.model, options.drafter)
     source = open_model(located.target)
     target_config = source.target_config()
+    drafter_source = None if located.drafter is None else open_model(located.drafter)
+    if drafter_source is not None:  # before packing, which may take minutes
+        check_drafter(target_config, drafter_source)
     backend = make_backend(options.threads)
     open_packed = functools.partial(
         _open_checked if options.check else open_weights,
@@ -106,8 +117,7 @@ def load_pair(options: LoadOptions, *, on_message: Message | None = None, progre
     if options.max_context is not None:
         target.config = _bounded(target.config, options.max_context, on_message)
     drafter_model = None
-    if located.drafter is not None:
-        drafter_source = open_model(located.drafter)
+    if drafter_source is not None:
         assistant = drafter_source.drafter_config()
         drafter_store = open_packed(drafter_source, assistant, options.weights)
         drafter_model = compile_drafter(assistant, drafter_store, target, options.rope_position)
@@ -115,4 +125,6 @@ def load_pair(options: LoadOptions, *, on_message: Message | None = None, progre
             drafter_store.prefault(progress)
     if options.prefault:
         store.prefault(progress)
+    if on_message is not None:
+        on_message(located.drafter_note)
     return Pair(located=located, source=source, target=target, drafter=drafter_model)

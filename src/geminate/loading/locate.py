@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
-from geminate.checkpoint.gguf_file import is_gguf
+from geminate.checkpoint.gguf_file import gguf_architecture, is_gguf
+from geminate.checkpoint.missing import what_it_is
 from geminate.errors import GeminateError, ModelNotFoundError
 from geminate.families.registry import open_model
 from geminate.loading.hub import HUB_ID, from_hub
+
+_SITE = re.compile(r"(?:https?://)?(?:hf\.co|huggingface\.co)/", re.IGNORECASE)
+_LISTED = 6  # GGUF files of a folder, by name
 
 
 def embedded_pair() -> tuple[Path, Path]:
@@ -24,10 +29,12 @@ def embedded_pair() -> tuple[Path, Path]:
 
 
 def is_model(text: str) -> bool:
-    """Whether a text names a model on disk: a GGUF file, or a directory with a config.json."""
+    """Whether a text names a model on disk: a GGUF file, or a directory that holds one or a model's files."""
     try:
         path = Path(text).expanduser()
-        return is_gguf(path) or (path / "config.json").is_file()
+        return is_gguf(path) or any(
+            (path / name).is_file() for name in ("config.json", "adapter_config.json")
+        ) or any(path.glob("*.gguf"))  # fmt: skip
     except (OSError, RuntimeError, ValueError):  # too long or too odd for a path
         return False
 
@@ -46,7 +53,7 @@ def locate_model(name: str | Path) -> Path:
     try:
         path = Path(name).expanduser()
         if path.is_dir():
-            return path
+            return _in_directory(path)
         exists, gguf = path.exists(), is_gguf(path)
     except (OSError, RuntimeError) as error:  # too long, unreadable, or ~ of a user that is not there
         cause = getattr(error, "strerror", None) or str(error)
@@ -56,57 +63,74 @@ def locate_model(name: str | Path) -> Path:
     if exists:
         raise ModelNotFoundError(f"{name} is a file, but no GGUF; a model is that, or a directory with config.json")
     if not HUB_ID.fullmatch(text):
-        raise ModelNotFoundError(f"no such directory: {name} (a hub id looks like google/gemma-4-E2B-it)")
+        raise ModelNotFoundError(_no_such(text))
     return from_hub(text)
 
 
-def _short(text: str) -> str:
-    return repr(text if len(text) <= 60 else text[:60] + "...")
+def _in_directory(directory: Path) -> Path:
+    """A model directory itself, or the one GGUF target in it.
+
+    Raises:
+        ModelNotFoundError: several GGUF targets, or no whole model.
+    """
+    if (directory / "config.json").is_file() and any(directory.glob("*.safetensors")):
+        return directory
+    targets = _gguf_targets(directory)
+    if len(targets) == 1:
+        return targets[0]
+    if targets:
+        names = ", ".join(path.name for path in targets[:_LISTED]) + (", ..." if len(targets) > _LISTED else "")
+        raise ModelNotFoundError(f"{directory} holds {len(targets)} GGUF models; name one of the files: {names}")
+    if not (directory / "config.json").is_file() and (problem := what_it_is(directory)):
+        raise ModelNotFoundError(problem)
+    return directory
 
 
-def _is_drafter(source: Path) -> bool:
+def _gguf_targets(directory: Path) -> list[Path]:
+    """GGUF files of a directory that are neither drafters nor of a kind that is not known (vision projectors)."""
+    usable: dict[str, bool] = {}
+    targets = []
+    for path in sorted(directory.glob("*.gguf")):
+        try:
+            architecture = gguf_architecture(path)
+            if architecture not in usable:
+                usable[architecture] = not open_model(path).is_drafter
+        except GeminateError:
+            usable.setdefault(path.name, False)
+            architecture = path.name
+        if usable[architecture]:
+            targets.append(path)
+    # A damaged file that is alone is the one that is meant: its reader says what is wrong.
+    alone = list(directory.glob("*.gguf"))
+    return targets or (alone if len(alone) == 1 and not _is_other_gguf(alone[0]) else [])
+
+
+def _is_other_gguf(path: Path) -> bool:
     try:
-        return source.exists() and open_model(source).is_drafter
+        return bool(gguf_architecture(path))
     except GeminateError:
         return False
 
 
-def locate_drafter(name: str | Path, source: Path, choice: str | Path | None) -> Path | None:
-    """The drafter's directory or GGUF file, or None for no drafter.
+def _no_such(text: str) -> str:
+    """What to say of a name that is neither on disk nor a hub id."""
+    bare = _SITE.sub("", text)
+    repository, _, tag = bare.partition(":")
+    if HUB_ID.fullmatch(repository) and tag:
+        return (
+            f"{text} names a file of a GGUF repository, and those are not fetched: download it "
+            f"(hf download {repository} --include '*{tag}*' --local-dir .) and name the .gguf file"
+        )
+    if HUB_ID.fullmatch(bare) and bare != text:
+        return (
+            f"{text} is an address: name the hub id, {bare} (of a GGUF repository: download a .gguf file and name it)"
+        )
+    if tag and "/" not in bare:
+        return (
+            f"no such directory: {text} (names like Ollama's are not known; name a directory, a .gguf file or a hub id)"
+        )
+    return f"no such directory: {text} (a hub id looks like google/gemma-4-E2B-it)"
 
-    Args:
-        name: what the user called the target. source: where it was found.
-        choice: ``auto`` looks for ``<target>-assistant`` beside the target (and, for a hub id, on the hub),
-            then for a ``drafter`` or ``assistant`` directory beside or inside it; for a GGUF file also for one other
-            GGUF beside it that holds a drafter; None is none; anything else is a path or hub id.
 
-    Raises:
-        ModelNotFoundError: a drafter named explicitly that is not there.
-    """
-    if choice is None:
-        return None
-    if choice != "auto":
-        return locate_model(choice)
-    beside = source.resolve()
-    candidates = [
-        beside.with_name(beside.name + "-assistant"),
-        beside.with_name(beside.stem + "-assistant"),
-        beside.with_name(beside.stem + "-assistant.gguf"),
-        beside / "drafter",
-        beside / "assistant",
-        beside.with_name("drafter"),
-        beside.with_name("assistant"),
-    ]
-    for candidate in candidates:
-        if _is_drafter(candidate):
-            return candidate
-    if source.is_file():
-        # Published names put the quantization last, so no rule leads from one file's name to the other's.
-        found = [p for p in sorted(beside.parent.glob("*.gguf")) if p != beside and _is_drafter(p)]
-        return found[0] if len(found) == 1 else None
-    if not Path(name).expanduser().exists() and HUB_ID.fullmatch(str(name)):
-        try:
-            return from_hub(f"{name}-assistant")
-        except ModelNotFoundError:
-            return None
-    return None
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 60 else text[:60] + "...")

@@ -18,16 +18,16 @@ import uvicorn
 
 from geminate.backends.select import report_bus_errors
 from geminate.engine.service import EngineService
-from geminate.errors import SHORTENED, BackendError, DrainingError, GeminateError, ParameterError
-from geminate.kv.budget import KVBudget
+from geminate.errors import SHORTENED, BackendError, DrainingError, GeminateError
 from geminate.llm import LLM
+from geminate.server import start
 from geminate.server.app import make_app
 from geminate.server.http.auth import Keys, load_keys
 from geminate.server.http.heap import share_one_heap
 from geminate.server.http.limits import timed_protocol
 from geminate.server.http.logs import configure, line_around_time, log, log_left_out
 from geminate.server.settings import Settings
-from geminate.server.state import ServerState
+from geminate.server.state import Model, ServerState
 from geminate.server.watchdog import watch
 
 TICK_S = 0.05
@@ -70,8 +70,8 @@ def serve(settings: Settings, load: Load) -> None:
         GeminateError: invalid API keys, an address that cannot be bound, or a model that cannot be loaded.
     """
     share_one_heap()
-    configure()
-    report_bus_errors(*line_around_time("critical", SHORTENED))
+    configure(settings.log_format)
+    report_bus_errors(*line_around_time("critical", SHORTENED, settings.log_format))
     keys = load_keys(settings)
     if not keys and settings.allow_unauthenticated:
         log("warning", "no API keys: anyone who can reach this address can use the server", host=settings.host)
@@ -117,6 +117,7 @@ class _Run:
             timeout_graceful_shutdown=AFTER_DRAIN_S,
         )
         self.server = _Server(config)
+        self.url = ""
         self._signals = 0
         self._terminal = os.isatty(LOG)
         self._reloading = asyncio.Lock()
@@ -134,7 +135,9 @@ class _Run:
             loop.add_signal_handler(number, self._signal, number)
         loop.add_signal_handler(signal.SIGHUP, self._hang_up)
         host, port = self.listener.getsockname()[:2]
-        log("info", "listening", host=host, port=port, pid=os.getpid())
+        self.url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+        lines = [f"{self.url}, while the model is being loaded"]
+        log("info", "listening", lines=lines, host=host, port=port, pid=os.getpid())
         self._loading = threading.Thread(target=self._load, args=(loop,), name="loading", daemon=True)
         self._loading.start()
         watching = asyncio.create_task(watch(self.state.metrics, self.state.drop_idle))
@@ -199,7 +202,19 @@ class _Run:
             self._failed(error)
             return
         model = self.state.check_ready()
-        log("info", "ready", model=model.id, seconds=round(seconds, 2), context=model.context)
+        self._say_ready(llm, service, model, seconds)
+
+    def _say_ready(self, llm: LLM, service: EngineService, model: Model, seconds: float) -> None:
+        memory = service.engine.memory
+        assert memory is not None  # `make_service` bounds it
+        for remark in start.clamped(llm, self.settings, memory):
+            log("warning", remark)
+        known = start.facts(llm, self.settings, memory, url=self.url, keys=self.keys.count)
+        lines = [
+            f"{model.id}, loaded in {seconds:.1f} s, context {model.context:,} tokens",
+            *start.sentences(known, llm, page=self.settings.page),
+        ]
+        log("info", "ready", lines=lines, model=model.id, seconds=round(seconds, 2), context=model.context, **known)
 
     def _failed(self, error: GeminateError) -> None:
         self.state.status, self.state.failure = "failed", error
@@ -279,22 +294,13 @@ class _Run:
         self.server.should_exit = True
 
 
-DEFAULT_KV_POSITIONS = 4096
-"""The default KV-cache budget holds `max_running` sequences of this many positions."""
-
-
 def make_service(llm: LLM, settings: Settings, check: Check | None = None) -> EngineService:
     """Build the engine service for these settings, without starting it.
 
     Args:
         check: called while costs are measured; what it raises ends that.
     """
-    target = llm.pair.target
-    memory = KVBudget(target.kv, limit=0, keep_prefixes=settings.prefix_cache)
-    context = min(DEFAULT_KV_POSITIONS, llm.config.max_position_embeddings)
-    memory.limit = settings.max_running * memory.need(context) if settings.kv_bytes is None else settings.kv_bytes
-    if memory.limit < (least := memory.need(2)):
-        raise ParameterError(f"kv_bytes {memory.limit:,} holds no request; {least:,} bytes hold one of two tokens")
+    memory = start.kv_budget(llm, settings)
     llm.measure_costs(check)
     llm.grammars.isolate(settings.grammar_bytes)
     engine = llm.new_engine(

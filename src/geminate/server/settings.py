@@ -211,6 +211,12 @@ class Settings:
         30.0, "How long running requests may continue after SIGTERM.", group="limits", low=0.0, high=86400
     )
 
+    log_format: str = _setting(
+        "auto",
+        "auto: text in a terminal, JSON elsewhere; or text or json.",
+        group="log",
+        choices=("auto", "text", "json"),
+    )
     log_prompts: bool = _setting(False, "Write prompts to the log.", group="log")
 
     def __post_init__(self) -> None:

@@ -138,6 +138,13 @@ def _refuse_unknown_arithmetic(text: Mapping[str, Any], traits: Traits) -> None:
         # Written by `geminate quantize`; its tensors hold the details.
         if name == "quantization_config" and isinstance(value, Mapping) and value.get("quant_method") == "geminate":
             continue
+        if name == "quantization_config" and value is not None:
+            method = value.get("quant_method") if isinstance(value, Mapping) else None
+            raise ConfigError(
+                f"config.json has a quantization_config ({shown(method) if method else 'of no named method'}): weights "
+                "quantized that way are not read; take the bf16 checkpoint (--weights int8 or int4 quantizes it here) "
+                "or a GGUF file"
+            )
         if value is not None and not (traits.query_scalar and name == "query_pre_attn_scalar"):
             raise ConfigError(f"config.json sets {name}, which would change the arithmetic: not supported")
 

@@ -139,4 +139,8 @@ def _full_rope(keys: GgufKeys, dim: int) -> dict[str, Any]:
         if not (divisors[:turning] == 1).all() or not (divisors[turning:] >= UNROTATED).all():
             raise ConfigError(f"{path}: rope_freqs.weight scales frequencies, which Gemma 4 does not: not supported")
         part = turning / (dim // 2)
+    elif keys.arch != DRAFTER:
+        raise ConfigError(
+            f"{path} lacks rope_freqs.weight, which says what part of the full layers turns; take a newer file"
+        )
     return {"rope_type": "proportional", "partial_rotary_factor": part, "rope_theta": theta}

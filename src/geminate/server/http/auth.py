@@ -93,6 +93,11 @@ class Keys:
     def __bool__(self) -> bool:
         return bool(self._digests)
 
+    @property
+    def count(self) -> int:
+        """Number of known keys."""
+        return len(self._digests)
+
     def known(self, key: bytes) -> bool:
         """Whether the key is known; it is compared with every known key, match or not."""
         digest = hashlib.sha256(key).digest()

@@ -9,7 +9,7 @@ import re
 import secrets
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from geminate.server.http.errors import ApiError, internal
 from geminate.server.http.refusals import Refusals
+from geminate.server.http.text_log import TextFormatter
 from geminate.server.http.tolerance import header
 from geminate.server.settings import Settings, is_loopback
 
@@ -82,16 +83,27 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(line, default=str)
 
 
-def line_around_time(level: str, message: str) -> tuple[str, str]:
+def wants_text(style: str) -> bool:
+    """Whether the log is text: asked for, or ``auto`` and stderr is a terminal."""
+    return style == "text" or (style == "auto" and sys.stderr.isatty())
+
+
+def line_around_time(level: str, message: str, style: str = "json") -> tuple[str, str]:
     """A log line as what stands in front of its time and behind it, for whoever cannot call `log`."""
+    if wants_text(style):
+        return "", f" {level}: {message}\n"
     head, _, tail = json.dumps({"time": "\0", "level": level, "message": message}).partition("\\u0000")
     return head, tail + "\n"
 
 
-def configure() -> None:
-    """Send log records of the server and of uvicorn to stderr as JSON."""
+def configure(style: str = "json") -> None:
+    """Send log records of the server and of uvicorn to stderr.
+
+    Args:
+        style: ``text``, ``json``, or ``auto``: text on a terminal.
+    """
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonFormatter())
+    handler.setFormatter(TextFormatter() if wants_text(style) else JsonFormatter())
     handler.addFilter(_SPARING)
     for name, level in (("geminate.server", logging.INFO), ("uvicorn", logging.WARNING)):
         logger = logging.getLogger(name)
@@ -101,14 +113,21 @@ def configure() -> None:
 
 
 def log(
-    level: str, message: str, *, exc_info: BaseException | None = None, kind: str | None = None, **fields: Any
+    level: str,
+    message: str,
+    *,
+    exc_info: BaseException | None = None,
+    kind: str | None = None,
+    lines: Sequence[str] = (),
+    **fields: Any,
 ) -> None:
     """Write one log line.
 
     Args:
         kind: of lines that strangers can cause; one a second is written. fields: JSON values.
+        lines: the fields in words, for a log that is text.
     """
-    _LOGGER.log(_LEVELS[level], message, exc_info=exc_info, extra={"fields": fields, "kind": kind})
+    _LOGGER.log(_LEVELS[level], message, exc_info=exc_info, extra={"fields": fields, "kind": kind, "lines": lines})
 
 
 def log_left_out() -> None:

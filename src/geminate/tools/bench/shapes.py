@@ -8,7 +8,7 @@ from typing import Any
 
 from geminate.errors import ParameterError
 from geminate.families.registry import kind_of, load_assistant_config, load_target_config, open_model
-from geminate.loading.locate import locate_drafter
+from geminate.loading.drafters import locate_drafter
 from geminate.plan.config import AssistantConfig, TargetConfig
 
 COMMON: dict[str, Any] = {

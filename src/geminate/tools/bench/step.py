@@ -26,16 +26,15 @@ from geminate.runtime.drafter import DrafterModel
 from geminate.runtime.target import TargetModel
 from geminate.speculation.costs import PROFILE_ROWS
 from geminate.tools.bench.ceilings import Ceilings
-from geminate.tools.bench.random_weights import RandomStore, matrix_bytes, streamed_bytes
-from geminate.tools.bench.shapes import block_of, load_shape
+from geminate.tools.bench.memory import MAX_ROWS, fitting
+from geminate.tools.bench.random_weights import RandomStore, matrix_bytes
+from geminate.tools.bench.shapes import load_shape
 from geminate.weights.presets import Preset
 from geminate.weights.specs import TensorSpec, expected_tensors
 from geminate.weights.store import WeightStore
 
 PREFILL = 512
 DRAFT = 4
-MAX_ROWS = 256 + 16
-RESERVE = 3 << 30  # memory left to everything else
 
 
 class StepBench:
@@ -47,9 +46,10 @@ class StepBench:
         threads: None is one for each physical core.
         context: positions already in the cache.
         layers: a shorter stack; None takes all, or as many whole blocks as fit into memory.
+        on_message: called with how much memory is needed and how much is free, before any is allocated.
 
     Raises:
-        GeminateError: unknown shape, bad layer count, no native kernels, or too little memory for one block.
+        GeminateError: unknown shape, bad layer count, no native kernels, or too little memory.
     """
 
     def __init__(
@@ -60,13 +60,17 @@ class StepBench:
         threads: int | None = None,
         context: int = 128,
         layers: int | None = None,
+        on_message: Callable[[str], None] = lambda text: None,
     ) -> None:
-        if layers is None:
-            layers = _layers_that_fit(shape, weights)
         config, assistant, self.total_layers = load_shape(shape, layers)
         most = config.max_position_embeddings - PROFILE_ROWS
         if not 1 <= context <= most:
             raise ParameterError(f"--context must be 1 to {most}, not {context}")
+        fit = fitting(shape, weights, context=context, layers=layers)
+        on_message(fit.sentence)
+        if fit.layers != layers:
+            config, assistant, _ = load_shape(shape, fit.layers)
+            on_message(f"only {fit.layers} of its {self.total_layers} layers fit")
         self.prefill_tokens = min(PREFILL, config.max_position_embeddings)
         self.config, self.weights, self.context = config, weights, context
         self.backend = native_backend(threads)
@@ -128,19 +132,6 @@ def filled_cache(target: TargetModel, context: int) -> KVStore:
     for array in (array for slot in range(len(target.slots)) for array in rings(cache, slot)):
         array[:] = np.resize(noise, array.shape)
     return cache
-
-
-def _layers_that_fit(shape: str, weights: Preset) -> int | None:
-    memory = machine.available_bytes()
-    config, assistant, total = load_shape(shape, None)
-    own = 0 if assistant is None else streamed_bytes(assistant, weights)
-    if memory is None or streamed_bytes(config, weights) + own + RESERVE <= memory:
-        return None
-    block = block_of(config)
-    for layers in range(total - total % block, 0, -block):
-        if layers < total and streamed_bytes(load_shape(shape, layers)[0], weights) + own + RESERVE <= memory:
-            return layers
-    raise ParameterError(f"not even one block of {shape} in {weights} fits into {memory / 1e9:.1f} GB of free memory")
 
 
 class Work:

@@ -7,12 +7,11 @@ from pathlib import Path
 
 from geminate import machine
 from geminate.errors import ParameterError
-from geminate.tools.bench.random_weights import streamed_bytes
+from geminate.tools.bench.memory import SHARE, needed
 from geminate.tools.bench.shapes import block_of, load_shape
 from geminate.weights.presets import Preset
 
-BESIDE = 700 << 20  # KV caches, activations, the probe of bandwidth, the interpreter
-SHARE = 0.8  # of what is free
+CONTEXT = 128  # positions that `StepBench` fills by itself
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,8 +40,7 @@ class Choice:
 def needed_bytes(shape: str, layers: int, weights: Preset) -> int:
     """Memory that the demo takes with so many layers."""
     target, drafter, _ = load_shape(shape, layers)
-    own = 0 if drafter is None else streamed_bytes(drafter, weights)
-    return streamed_bytes(target, weights) + own + BESIDE
+    return needed(target, drafter, weights, CONTEXT)
 
 
 def choose(shape: str, weights: Preset, free: int | None = None) -> Choice:
