@@ -23,7 +23,13 @@ def client() -> TestClient:
 
 
 def test_all_files_are_served_with_types_and_headers(client: TestClient) -> None:
-    types = {"html": "text/html", "css": "text/css", "js": "text/javascript", "svg": "image/svg+xml", "txt": "text/plain"}
+    types = {
+        "html": "text/html",
+        "css": "text/css",
+        "js": "text/javascript",
+        "svg": "image/svg+xml",
+        "txt": "text/plain",
+    }
     paths = [path for path in FOLDER.rglob("*.*") if path.suffix != ".md"]
     names = sorted(str(path.relative_to(FOLDER)) for path in paths)
     assert names == sorted(page.page_files())
@@ -51,7 +57,20 @@ def test_head_has_the_length_and_no_body(client: TestClient) -> None:
     assert answer.content == b"" and int(answer.headers["content-length"]) == (FOLDER / "app.js").stat().st_size
 
 
-@pytest.mark.parametrize("path", ["../page.py", "vendor/../../routes.py", "vendor", "vendor/README.md", "%2e%2e%2fpage.py", "..%2f..%2ferrors.py", "no.js", "", "APP.JS"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "../page.py",
+        "vendor/../../routes.py",
+        "vendor",
+        "vendor/README.md",
+        "%2e%2e%2fpage.py",
+        "..%2f..%2ferrors.py",
+        "no.js",
+        "",
+        "APP.JS",
+    ],
+)
 def test_other_files_are_not_there(client: TestClient, path: str) -> None:
     assert client.get(f"/page/{path}").status_code == 404
 

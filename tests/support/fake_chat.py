@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import uvicorn
@@ -69,7 +69,8 @@ class FakeChat:
         self.text = ""
         self.thought = ""
         self.size = 4
-        self.delay = 0.0
+        self.delay = self.pause = 0.0
+        self.next_generated: Callable[[], int] | None = None
         self.go = threading.Event()
         self.deaf = threading.Event()
         self.app = FastAPI()
@@ -79,7 +80,9 @@ class FakeChat:
         self.app.add_api_route("/ui/work", self._work, response_model=None)
         self.app.add_api_route("/v1/models", self._models, response_model=None)
         self.app.add_api_route("/v1/chat/completions", self._chat, methods=["POST"], response_model=None)
-        config = uvicorn.Config(self.app, host="127.0.0.1", port=0, log_level="error", lifespan="off")
+        config = uvicorn.Config(
+            self.app, host="127.0.0.1", port=0, log_level="error", lifespan="off", timeout_graceful_shutdown=1
+        )
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, daemon=True)
 
@@ -100,6 +103,8 @@ class FakeChat:
         return JSONResponse(self.card)
 
     async def _work(self) -> Response:
+        if self.next_generated is not None:
+            self.work["generated"] = self.next_generated()
         return JSONResponse(self.work)
 
     async def _ready(self) -> Response:
@@ -134,6 +139,7 @@ class FakeChat:
             return
         while self.mode == "prompt" and not self.go.is_set():
             await asyncio.sleep(0.02)
+        await asyncio.sleep(self.pause)
         timings = {**TIMINGS, "predicted_ms": self.times.pop(0)} if self.times else TIMINGS
         if self.mode == "text":
             async for chunk in self._text():

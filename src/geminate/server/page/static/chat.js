@@ -38,6 +38,7 @@ export function setUpChat() {
     running?.view.setMarks(byId("marks").checked);
   });
   showLegend();
+  document.addEventListener("card", () => { if (!running) showContext(); });
   addEventListener("pagehide", () => unsaved?.());
   const id = history.current();
   open(id && history.load(id) ? id : null);

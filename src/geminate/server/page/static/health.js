@@ -136,6 +136,7 @@ export async function refreshCard() {
 }
 
 function paintCard() {
+  document.dispatchEvent(new Event("card"));
   byId("card-lines").replaceChildren(...cardLines(card).flatMap(([name, words]) => {
     const term = document.createElement("dt");
     const detail = document.createElement("dd");

@@ -4,14 +4,12 @@ import { byId, onceAFrame } from "./dom.js";
 
 const NEAR = 64;
 let wanted = true;
-let own = false;
 
 function distance() { return document.documentElement.scrollHeight - scrollY - innerHeight; }
 
 /** Scrolls to the end. */
 export function atEnd() {
   wanted = true;
-  own = true;
   scrollTo({ top: document.documentElement.scrollHeight, behavior: "instant" });
 }
 
@@ -32,10 +30,9 @@ const paintButton = onceAFrame(() => {
 export function setUpScrolling() {
   let lastTop = scrollY;
   addEventListener("scroll", () => {
-    // Only scrolling up by the user ends the following; growing text moves the end away as well.
-    if (!own && scrollY < lastTop - 2) wanted = false;
-    if (distance() < NEAR) wanted = true;
-    own = false;
+    // The page itself only scrolls down: up is the user, unless the text became shorter and the end is still in view.
+    if (scrollY < lastTop) wanted = distance() < 2;
+    else if (distance() < NEAR) wanted = true;
     lastTop = scrollY;
     paintButton();
   }, { passive: true });
