@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -93,4 +94,4 @@ def test_no_violations(browser: Browser, fake: FakeChat, width: int, scheme: str
     browser.until(lambda: browser.find("#gone").is_displayed(), "noticed that the server is gone")
     check("gone")
     fake.deaf.clear()
-    assert found == {}
+    assert found == {}, json.dumps(found, indent=1)

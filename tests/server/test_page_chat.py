@@ -90,12 +90,12 @@ def test_retry_replaces_the_answer(browser: Browser, fake: FakeChat) -> None:
     ask(browser, "one")
     ask(browser, "two")
     fake.text = "second"
-    click(browser, ".message.assistant:last-child [aria-label='Answer again']")
+    click(browser, ".message.assistant:last-child [aria-label^='Retry']")
     browser.until(lambda: said(browser)[-1] == "second", "answered again")
     answered(browser, 2)
     assert sent(fake) == ["one", "first", "two"] and said(browser) == ["one", "first", "two", "second"]
     fake.mode = "failed"
-    click(browser, ".message.assistant:last-child [aria-label='Answer again']")
+    click(browser, ".message.assistant:last-child [aria-label^='Retry']")
     browser.until(lambda: browser.text("#chat-error"), "showed the error")
     assert said(browser) == ["one", "first", "two", "second"], "a failed retry loses the answer"
 

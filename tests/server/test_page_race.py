@@ -92,5 +92,5 @@ def test_the_rule(browser: Browser, fake: FakeChat, off: list[int], on: list[int
 
 
 def test_medians(browser: Browser, fake: FakeChat) -> None:
-    script = "const { median } = await load('verdict.js'); return args.map(median)"
+    script = "const { median } = await load('verdict.js'); return args.slice(0, 4).map((one) => median(one))"
     assert browser.module(script, [], [3], [4, 1], [9, 1, 2]) == [None, 3, 2.5, 2]

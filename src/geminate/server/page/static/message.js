@@ -86,7 +86,7 @@ export class AnswerMessage {
     this.busy(false);
     const actions = make("div", { class: "actions" });
     if (turn.content) actions.append(copyButton("Copy the answer", () => turn.content));
-    actions.append(action("Answer again", "Retry", onRetry));
+    actions.append(action("Retry: answer again", "Retry", onRetry));
     this.element.append(make("p", { class: "note" }, turn.note ?? ""), this.figures.element, actions);
   }
 }
