@@ -198,7 +198,7 @@ def test_keyboard_alone(browser: Browser, served: Served) -> None:
     assert browser.focus() == "prompt", "focus left the message box"
     browser.find("#tab-chat").send_keys(right)
     assert browser.focus() == "tab-race" and browser.find("#race-prompt").is_displayed()
-    browser.press(tab)
+    browser.press(tab, tab, tab, tab)
     assert browser.focus() == "race-prompt"
     browser.press(ENTER)
     browser.until(lambda: "Same output, token for token" in browser.text("#verdict"), "raced")

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-PATIENCE_S = 15
+PATIENCE_S = 60
 _FLAGS = (
     "--headless=new",
     "--no-sandbox",
