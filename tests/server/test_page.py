@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+
 import pytest
 
 from support.accessibility import contrast, faint_edges, faint_texts, nameless, structure

@@ -327,7 +327,7 @@ def test_following_and_scrolling_away(browser: Browser, fake: FakeChat) -> None:
     below = "return document.documentElement.scrollHeight - scrollY - innerHeight"
     browser.until(lambda: browser.js(below) < 40, "followed")
     box = browser.js("const b = document.getElementById('prompt').getBoundingClientRect(); return [b.top, b.bottom]")
-    assert 0 < box[0] and box[1] <= 640, "the composer is out of reach"
+    assert box[0] > 0 and box[1] <= 640, "the composer is out of reach"
     browser.js("scrollTo(0, 0)")
     browser.until(lambda: browser.find("#to-end").is_displayed(), "offered the way back")
     time.sleep(0.3)
@@ -342,7 +342,8 @@ def test_one_scrollbar(browser: Browser, fake: FakeChat) -> None:
     fake.mode, fake.text = "text", "word " * 3000
     ask(browser)
     script = """return [...document.querySelectorAll('body, body *')].filter((e) => e.scrollHeight > e.clientHeight + 1
-      && ['auto', 'scroll'].includes(getComputedStyle(e).overflowY) && e.checkVisibility()).map((e) => e.id || e.className)"""
+      && ['auto', 'scroll'].includes(getComputedStyle(e).overflowY) && e.checkVisibility())
+      .map((e) => e.id || e.className)"""
     assert browser.js(script) == []
     assert browser.js("return document.documentElement.scrollHeight > innerHeight")
 

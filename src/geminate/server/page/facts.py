@@ -1,7 +1,7 @@
 """What only the page asks: the model's card, and what the engine is doing now.
 
-Both routes need the API key where keys are set, and stand outside the OpenAPI document: their fields may change with the
-page.
+Both routes need the API key where keys are set. They stand outside the OpenAPI document: their fields may change with
+the page.
 """
 
 from __future__ import annotations
