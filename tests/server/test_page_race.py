@@ -94,3 +94,26 @@ def test_the_rule(browser: Browser, fake: FakeChat, off: list[int], on: list[int
 def test_medians(browser: Browser, fake: FakeChat) -> None:
     script = "const { median } = await load('verdict.js'); return args.slice(0, 4).map((one) => median(one))"
     assert browser.module(script, [], [3], [4, 1], [9, 1, 2]) == [None, 3, 2.5, 2]
+
+
+def test_the_demo_at_real_size(browser: Browser, fake: FakeChat) -> None:
+    browser.find("#tab-race").click()
+    browser.find("#demo-start").click()
+    browser.until(lambda: browser.text("#demo-error") == "the demo runs on a loopback address only", "was refused")
+    lane = {"accepted": 3, "seconds": 1.0, "tokens_per_s": 12.0}
+    lanes = [lane | {"name": "plain", "tokens": 9}, lane | {"name": "speculating", "tokens": 20}]
+    begins = {"title": "E2B", "weights": "int4", "needed_bytes": 1.3e9, "free_bytes": None, "remarks": ["r"]}
+    fake.demo = [
+        {"type": "demo.start", **begins},
+        {"type": "demo.work", "what": "making random weights", "done": 0, "total": None},
+        {"type": "demo.passes", "text": "One pass: 80 ms."},
+        {"type": "demo.lanes", "lanes": lanes},
+        {"type": "demo.result", "text": "2.2 times as fast."},
+    ]
+    browser.find("#demo-start").click()
+    browser.until(lambda: browser.text("#demo-state") == "Done.", "ended")
+    assert not browser.find("#demo-error").is_displayed()
+    lines = browser.js("return [...document.querySelectorAll('#demo-lines p')].map((e) => e.textContent)")
+    start = "E2B in int4, random weights: takes 1.3 GB of memory."
+    assert lines == [start, "r", "One pass: 80 ms.", "2.2 times as fast."]
+    assert browser.js("return [...document.querySelectorAll('.demo-lane progress')].map((e) => e.value)") == [9, 20]

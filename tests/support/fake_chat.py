@@ -65,6 +65,7 @@ class FakeChat:
         self.ready = True
         self.card: dict[str, Any] = dict(CARD)
         self.work: dict[str, Any] = {"running": 1, "waiting": 0, "generated": 0, "prompt": None}
+        self.demo: list[dict[str, Any]] | None = None
         self.times: list[float] = []
         self.text = ""
         self.thought = ""
@@ -78,6 +79,7 @@ class FakeChat:
         self.app.add_api_route("/health/ready", self._ready, response_model=None)
         self.app.add_api_route("/ui/card", self._card, response_model=None)
         self.app.add_api_route("/ui/work", self._work, response_model=None)
+        self.app.add_api_route("/demo", self._demo, methods=["POST"], response_model=None)
         self.app.add_api_route("/v1/models", self._models, response_model=None)
         self.app.add_api_route("/v1/chat/completions", self._chat, methods=["POST"], response_model=None)
         config = uvicorn.Config(
@@ -106,6 +108,12 @@ class FakeChat:
         if self.next_generated is not None:
             self.work["generated"] = self.next_generated()
         return JSONResponse(self.work)
+
+    async def _demo(self) -> Response:
+        if self.demo is None:
+            return JSONResponse({"error": {"message": "the demo runs on a loopback address only"}}, 403)
+        body = b"".join(map(_data, self.demo)) + b"data: [DONE]\n\n"
+        return Response(body, media_type="text/event-stream")
 
     async def _ready(self) -> Response:
         while self.deaf.is_set():

@@ -105,3 +105,15 @@ export async function* chatChunks(body, signal, onAccepted = () => {}) {
   }
   throw new ApiError("The connection was lost before the completion was finished.");
 }
+
+/** Steps of the server's demo as they come; throws ApiError where it is refused or breaks off. */
+export async function* demoEvents(signal) {
+  const response = await ask("demo", { method: "POST", signal });
+  if (!response.ok) throw await refusal(response);
+  for await (const data of events(response.body)) {
+    heardAt = performance.now();
+    if (data === "[DONE]") return;
+    yield JSON.parse(data);
+  }
+  throw new ApiError("The connection was lost before the demo was finished.");
+}

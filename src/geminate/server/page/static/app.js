@@ -1,6 +1,7 @@
 // Starts the page: tabs, theme, and the parts.
 
 import { setUpChat } from "./chat.js";
+import { setUpDemo } from "./demo.js";
 import { setUpDialogs } from "./dialogs.js";
 import { byId } from "./dom.js";
 import { setUpHealth } from "./health.js";
@@ -67,5 +68,6 @@ setUpSettings();
 setUpScrolling();
 setUpChat();
 setUpRace();
+setUpDemo();
 setUpDialogs();
 setUpHealth();
