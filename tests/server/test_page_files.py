@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from pathlib import Path
 
@@ -22,8 +23,15 @@ def client() -> TestClient:
 
 
 def test_all_files_are_served_with_types_and_headers(client: TestClient) -> None:
-    types = {"html": "text/html", "css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
-    names = sorted(path.name for path in FOLDER.iterdir())
+    types = {
+        "html": "text/html",
+        "css": "text/css",
+        "js": "text/javascript",
+        "svg": "image/svg+xml",
+        "txt": "text/plain",
+    }
+    paths = [path for path in FOLDER.rglob("*.*") if path.suffix != ".md"]
+    names = sorted(str(path.relative_to(FOLDER)) for path in paths)
     assert names == sorted(page.page_files())
     for name in names:
         answer = client.get(f"/page/{name}")
@@ -49,13 +57,26 @@ def test_head_has_the_length_and_no_body(client: TestClient) -> None:
     assert answer.content == b"" and int(answer.headers["content-length"]) == (FOLDER / "app.js").stat().st_size
 
 
-@pytest.mark.parametrize("path", ["../page.py", "%2e%2e%2fpage.py", "..%2f..%2ferrors.py", "no.js", "", "APP.JS"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "../page.py",
+        "vendor/../../routes.py",
+        "vendor",
+        "vendor/README.md",
+        "%2e%2e%2fpage.py",
+        "..%2f..%2ferrors.py",
+        "no.js",
+        "",
+        "APP.JS",
+    ],
+)
 def test_other_files_are_not_there(client: TestClient, path: str) -> None:
     assert client.get(f"/page/{path}").status_code == 404
 
 
 def test_nothing_comes_from_elsewhere_or_stands_inline() -> None:
-    for path in FOLDER.iterdir():
+    for path in FOLDER.glob("*.*"):
         text = path.read_text(encoding="utf-8").replace("http://www.w3.org/2000/svg", "")
         assert not re.search(r"(https?:)?//[a-z0-9-]+\.", text), path.name
         assert not re.search(r"\beval\(|new Function|innerHTML|outerHTML|insertAdjacentHTML|document\.write", text), (
@@ -67,6 +88,15 @@ def test_nothing_comes_from_elsewhere_or_stands_inline() -> None:
 
 
 def test_every_file_is_used() -> None:
-    texts = {path.name: path.read_text(encoding="utf-8") for path in FOLDER.iterdir()}
-    for name in texts.keys() - {"index.html"}:
+    texts = {path.name: path.read_text(encoding="utf-8") for path in FOLDER.rglob("*.*")}
+    for name in texts.keys() - {"index.html", "README.md"}:
         assert any(name in text for other, text in texts.items() if other != name), f"{name} is loaded by nobody"
+
+
+def test_vendored_files_are_those_that_the_table_names() -> None:
+    vendor = FOLDER / "vendor"
+    table = (vendor / "README.md").read_text(encoding="utf-8")
+    for path in vendor.glob("*.js"):
+        content = path.read_bytes()
+        assert hashlib.sha256(content).hexdigest() in table and path.with_suffix(".LICENSE.txt").exists()
+        assert not re.search(rb"\beval\(|new Function|innerHTML|document\.write", content), path.name

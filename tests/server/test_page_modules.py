@@ -143,7 +143,7 @@ def test_counts_of_a_trace(page: Browser) -> None:
 )
 def test_comparison(page: Browser, a: list[int], b: list[int], says: str | None) -> None:
     script = """
-    const { firstDifference } = await load('race.js');
+    const { firstDifference } = await load('verdict.js');
     const result = (ids) => ({ ids, pieces: ids.map((id) => `w${id}`), finish: 'stop' });
     return firstDifference(result(args[0]), result(args[1]));
     """
@@ -152,8 +152,9 @@ def test_comparison(page: Browser, a: list[int], b: list[int], says: str | None)
 
 def test_comparison_looks_at_the_end_as_well(page: Browser) -> None:
     script = """
-    const { firstDifference } = await load('race.js');
+    const { firstDifference } = await load('verdict.js');
     const result = (finish) => ({ ids: [1], pieces: ['w'], finish });
     return firstDifference(result('stop'), result('length'));
     """
-    assert page.module(script) == "The same 1 token, but finish reasons stop (off) and length (on)."
+    says = "finish reasons stop (with speculation off) and length (with speculation on)."
+    assert page.module(script) == f"The same 1 token, but {says}"

@@ -251,6 +251,19 @@ class EngineService:
             prefix_hits=memory.hits,
         )
 
+    def prompt_progress(self, prefix: str) -> tuple[int | None, int] | None:
+        """Of the open request whose id begins with ``prefix``: prompt tokens processed, and prompt tokens.
+
+        The first is None while the request waits. None: no such request. Approximate while a step runs.
+        """
+        with self._lock:
+            opened = next((one for name, one in self._open.items() if name.startswith(prefix)), None)
+        if opened is None:
+            return None
+        sequence = opened.sequences.get(opened.request.choice)
+        whole = len(opened.request.prompt_ids)
+        return (min(sequence.cache.length, whole) if sequence is not None and sequence.begun else None), whole
+
     def _run(self) -> None:
         failures = 0
         try:

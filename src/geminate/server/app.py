@@ -37,6 +37,7 @@ from geminate.server.openai.models import detokenize, get_model, list_models, to
 from geminate.server.openai.openapi import document
 from geminate.server.openai.responses import responses
 from geminate.server.page.demo import demo_router
+from geminate.server.page.facts import facts_router
 from geminate.server.page.routes import page_router
 from geminate.server.settings import Settings
 from geminate.server.state import ServerState
@@ -85,6 +86,7 @@ def make_app(state: ServerState, keys: Keys) -> ASGIApp:
     if state.settings.page:
         app.include_router(demo_router(state.settings, bool(keys)))
         app.include_router(page_router())
+        app.include_router(facts_router(state))
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(GeminateError, _geminate_error)
     app.add_exception_handler(HTTPException, _http_error)

@@ -25,7 +25,7 @@ _LOGGER = logging.getLogger("geminate.server")
 _VALID_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
 _LEVELS = {"info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 MAX_PATH = 200  # characters of a path that are logged
-_QUIET = ("/health", "/health/live", "/health/ready", "/metrics")
+_QUIET = ("/health", "/health/live", "/health/ready", "/metrics", "/ui/work")
 
 
 class OnePerSecond(logging.Filter):

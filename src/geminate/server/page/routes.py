@@ -18,6 +18,7 @@ _TYPES: Final = {
     ".css": "text/css; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
     ".svg": "image/svg+xml; charset=utf-8",
+    ".txt": "text/plain; charset=utf-8",
 }
 # No inline scripts or styles, no other hosts: model output shown on the page cannot run or load anything.
 CONTENT_SECURITY_POLICY: Final = (
@@ -42,14 +43,16 @@ class PageFile:
 
 
 def page_files() -> dict[str, PageFile]:
-    """The page's files by name; ``index.html`` is served at ``/``."""
+    """The page's files by path below ``static``; ``index.html`` is served at ``/``."""
     made = {}
-    for entry in files("geminate.server.page").joinpath("static").iterdir():
-        suffix = "." + entry.name.rpartition(".")[2]
-        if entry.is_file() and suffix in _TYPES:
-            content = entry.read_bytes()
-            etag = f'"{hashlib.sha256(content).hexdigest()[:32]}"'
-            made[entry.name] = PageFile(content, _TYPES[suffix], etag)
+    static = files("geminate.server.page").joinpath("static")
+    for prefix, folder in (("", static), ("vendor/", static.joinpath("vendor"))):
+        for entry in folder.iterdir():
+            suffix = "." + entry.name.rpartition(".")[2]
+            if entry.is_file() and suffix in _TYPES:
+                content = entry.read_bytes()
+                etag = f'"{hashlib.sha256(content).hexdigest()[:32]}"'
+                made[prefix + entry.name] = PageFile(content, _TYPES[suffix], etag)
     return made
 
 
@@ -62,7 +65,7 @@ def page_router() -> APIRouter:
     async def index(request: Request) -> Response:
         return _respond(request, known["index.html"])
 
-    @router.api_route("/page/{file}", methods=["GET", "HEAD"])
+    @router.api_route("/page/{file:path}", methods=["GET", "HEAD"])
     async def static(request: Request, file: str) -> Response:
         found = known.get(file)
         if found is None:

@@ -30,7 +30,8 @@ export function swap(start, halt, busy) {
 }
 
 document.addEventListener("keydown", (event) => {
-  if (event.key === "Escape" && running) {
+  // In a drawer, Escape closes the drawer.
+  if (event.key === "Escape" && running && !document.querySelector("dialog[open]")) {
     event.preventDefault();
     stop();
   }

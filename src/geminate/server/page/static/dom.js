@@ -73,3 +73,50 @@ export function duration(ms) {
   if (ms === null || ms === undefined || !Number.isFinite(ms)) return "–";
   return ms < 1000 ? `${figure(ms, ms < 10 ? 1 : 0)} ms` : `${figure(ms / 1000, 2)} s`;
 }
+
+/** Milliseconds in words as a person says them: "0.09 seconds", "2 minutes 5 seconds". */
+export function spoken(ms) {
+  const seconds = ms / 1000;
+  if (seconds < 100) return `${figure(seconds, seconds < 10 ? 2 : 1)} s`;
+  return `${Math.floor(seconds / 60)} min ${Math.round(seconds % 60)} s`;
+}
+
+/** Bytes as "1.3 GB". */
+export function bytes(count) {
+  if (count === null || count === undefined) return "unknown";
+  const at = Math.min(4, Math.max(0, Math.floor(Math.log10(Math.max(1, count)) / 3)));
+  const value = count / 1000 ** at;
+  return `${at === 0 ? value : figure(value, value < 10 ? 1 : 0)} ${["bytes", "kB", "MB", "GB", "TB"][at]}`;
+}
+
+/** Copies a text; false where the browser refuses. */
+export async function copyText(text) {
+  try {
+    await navigator.clipboard.writeText(text);
+    return true;
+  } catch {
+    // Over plain HTTP from another machine there is no clipboard object: the older way still works there.
+  }
+  const field = make("textarea", { class: "unseen", "aria-hidden": "true", tabindex: "-1" });
+  field.value = text;
+  const held = document.activeElement;
+  const place = held?.closest?.("dialog") ?? document.body;
+  place.append(field);
+  field.select();
+  const done = document.execCommand("copy");
+  field.remove();
+  held?.focus?.();
+  return done;
+}
+
+/** A quiet button that copies what `read(button)` returns, and says so on itself for a moment. */
+export function copyButton(label, read) {
+  const button = make("button", { type: "button", class: "quiet small", "data-copies": "", "aria-label": label }, "Copy");
+  button.addEventListener("click", async () => {
+    const done = await copyText(read(button));
+    button.textContent = done ? "Copied" : "Copying failed";
+    announce(done ? "Copied." : "The browser did not allow copying.");
+    setTimeout(() => { button.textContent = "Copy"; }, 1800);
+  });
+  return button;
+}

@@ -1,62 +1,80 @@
-// The race: one prompt with speculation off and on, and a comparison of the tokens.
+// The race: one prompt, several runs with speculation off and on in turn, and a comparison of times and tokens.
 
-import { AnswerView, follow } from "./answer.js";
-import { chatChunks } from "./api.js";
+import { chatChunks, look } from "./api.js";
 import { begin, end, enterSends, stop, swap } from "./busy.js";
-import { refresh, watch } from "./charts.js";
-import { byId, counted, duration, figure, make, makeSvg, onceAFrame, showError } from "./dom.js";
+import { byId, counted, duration, make, showError } from "./dom.js";
+import { modelName } from "./health.js";
+import { Lane } from "./lane.js";
 import { drawSeed, readSettings, requestBody, settingsAreLegal } from "./settings.js";
-import { Tally } from "./tally.js";
+import { compare, firstDifference, plan } from "./verdict.js";
 
-/** Wires the race; `model()` is the served model's name. */
-export function setUpRace(model) {
+const LOOK_MS = 250;
+const WARM_TOKENS = 8;
+const RACE_TOKENS = 128;
+const ON = { auto: "automatic draft length", ngram: "prompt lookup only" };
+
+/** Wires the race. */
+export function setUpRace() {
   const prompt = byId("race-prompt");
   enterSends(prompt);
   byId("race-form").addEventListener("submit", (event) => {
     event.preventDefault();
-    start(prompt.value.trim(), model());
+    start(prompt.value.trim());
   });
   byId("race-stop").addEventListener("click", stop);
+  byId("race-marks").addEventListener("change", showMarks);
+  showMarks();
 }
 
-async function start(text, model) {
+function showMarks() {
+  byId("lanes").classList.toggle("unmarked", !byId("race-marks").checked);
+  byId("race-legend").hidden = !byId("race-marks").checked;
+}
+
+function say(state, words, ...details) {
+  byId("verdict").dataset.state = state;
+  byId("verdict").replaceChildren(words, ...details.filter(Boolean).map((text) => make("small", {}, text)));
+}
+
+async function start(text) {
   if (!text) {
     showError(byId("race-error"), "Enter a prompt for the race.");
     return;
   }
   if (!settingsAreLegal()) return;
   const controller = begin();
-  if (!controller) return;
+  if (!controller) {
+    showError(byId("race-error"), "An answer is being written in the chat: stop it first.");
+    return;
+  }
   showError(byId("race-error"), "");
   swap(byId("race-start"), byId("race-stop"), true);
   const settings = readSettings();
   settings.seed ??= drawSeed();
+  settings.maxTokens ??= RACE_TOKENS;
   // Comparing "off" with "off" would show nothing.
   const on = settings.speculation === "off" ? "auto" : settings.speculation;
-  const together = document.querySelector("input[name=order]:checked").value === "together";
-  const body = (speculation) => requestBody({ ...settings, speculation }, [{ role: "user", content: text }], model);
-  const lanes = [
-    new Lane("Speculation off", body("off"), settings.maxTokens),
-    new Lane(`Speculation ${typeof on === "number" ? `with draft length ${on}` : on}`, body(on), settings.maxTokens),
-  ];
-  byId("lanes").replaceChildren(...lanes.map((lane) => lane.element));
-  const say = (state, words, detail) => {
-    byId("verdict").dataset.state = state;
-    byId("verdict").replaceChildren(words, ...(detail ? [make("small", {}, detail)] : []));
+  const body = (speculation) => requestBody({ ...settings, speculation }, [{ role: "user", content: text }], modelName());
+  const lanes = {
+    off: new Lane("off", "Speculation off", body("off")),
+    on: new Lane("on", `Speculation on, ${ON[on] ?? `draft length ${on}`}`, body(on)),
   };
-  say("running", `Running with seed ${settings.seed}.`);
+  const order = plan(Number(byId("race-runs").value));
+  byId("lanes").replaceChildren(lanes.off.element, lanes.on.element);
+  byId("race-table").hidden = true;
   try {
-    if (byId("race-warm").checked) {
-      lanes.forEach((lane) => lane.say("warming up"));
-      for (const lane of lanes) await warmUp(lane.body, controller.signal);
+    say("running", "Warming up", `Seed ${settings.seed}.`);
+    for (const lane of Object.values(lanes)) await warmUp(lane.body, controller.signal);
+    for (const [at, name] of order.entries()) {
+      say("running", `Run ${at + 1} of ${order.length}: ${lanes[name].title.toLowerCase()}`, `Seed ${settings.seed}.`);
+      await watched(lanes[name], controller.signal);
+      const longest = Math.max(...lanes.off.times, ...lanes.on.times);
+      for (const lane of Object.values(lanes)) lane.scale(longest);
     }
-    lanes.forEach((lane) => lane.say("waiting"));
-    if (together) await all(lanes.map((lane) => lane.run(controller.signal)));
-    else for (const lane of lanes) await lane.run(controller.signal);
-    conclude(lanes, together, settings, say);
+    conclude(lanes, order, settings);
   } catch (error) {
     const stopped = error.name === "AbortError";
-    lanes.forEach((lane) => lane.abandon());
+    for (const lane of Object.values(lanes)) lane.say("not finished");
     say("idle", stopped ? "Stopped: not compared." : "Not compared.");
     if (!stopped) showError(byId("race-error"), error.message);
     controller.abort();
@@ -66,100 +84,67 @@ async function start(text, model) {
   }
 }
 
-/** Waits for all, even if one fails, then throws the first failure. */
-async function all(promises) {
-  const ends = await Promise.allSettled(promises);
-  const failed = ends.find((one) => one.status === "rejected" && one.reason.name !== "AbortError") ?? ends.find((one) => one.status === "rejected");
-  if (failed) throw failed.reason;
-}
-
-/** Generates a few tokens with the same prompt, so that neither lane is timed with cold weights or a cold prompt. */
+/** Generates a few tokens with the same prompt, so that no run is timed with cold weights or a cold prompt. */
 async function warmUp(body, signal) {
-  for await (const chunk of chatChunks({ ...body, max_completion_tokens: Math.min(8, body.max_completion_tokens) }, signal)) void chunk;
+  for await (const chunk of chatChunks({ ...body, max_completion_tokens: Math.min(WARM_TOKENS, body.max_completion_tokens) }, signal)) void chunk;
 }
 
-function conclude([off, on], together, settings, say) {
-  const conditions = `seed ${settings.seed}, temperature ${settings.temperature}`;
-  const [a, b] = [off.result, on.result];
-  const differs = firstDifference(a, b);
-  if (differs) {
-    say("differ", "Output differs", `${differs} (${conditions})`);
-    return;
-  }
-  const ratio = on.ms && off.ms ? off.ms / on.ms : null;
-  if (ratio && !together) (ratio >= 1 ? on : off).element.dataset.won = "";
-  const speed = ratio === null ? "" : together
-    ? "Both ran at the same time and shared the machine, so the times cannot be compared with separate runs."
-    : `Speculation took ${duration(on.ms)} instead of ${duration(off.ms)}: ${figure(ratio, 2)} times as fast.`;
-  say("same", "Same output, token for token", `${counted(a.ids.length, "token")} (${conditions}). ${speed}`);
+async function work() {
+  const found = await look("ui/work").catch(() => null);
+  return found?.status === 200 ? found.body : null;
 }
 
-/** Describes the first difference between two results; null if there is none. */
-export function firstDifference(a, b) {
-  const longest = Math.max(a.ids.length, b.ids.length);
-  const name = (result, at) => (at < result.ids.length ? `${result.ids[at]} ${JSON.stringify(result.pieces[at])}` : "the end");
-  for (let at = 0; at < longest; at += 1) {
-    if (a.ids[at] !== b.ids[at]) return `First difference at token ${at + 1}: ${name(a, at)} with speculation off, ${name(b, at)} with speculation on.`;
-  }
-  if (a.finish !== b.finish) return `The same ${counted(longest, "token")}, but finish reasons ${a.finish} (off) and ${b.finish} (on).`;
-  if (longest === 0) return "Neither run generated a token, so there is nothing to compare.";
-  return null;
-}
-
-class Lane {
-  constructor(title, body, maxTokens) {
-    this.body = body;
-    this.maxTokens = maxTokens;
-    this.result = { tally: new Tally() };
-    this.state = make("span", { class: "state" });
-    this.runBar = makeSvg("rect", { class: "run", x: 0, y: 0, width: 0, height: 10, rx: 5 });
-    this.track = makeSvg("svg", { class: "track", "aria-hidden": "true", focusable: "false" });
-    this.track.append(makeSvg("rect", { width: "100%", height: 10, rx: 5 }), this.runBar);
-    this.values = {};
-    const tiles = make("dl", { class: "tiles" });
-    for (const name of ["time", "tokens/s", "acceptance length", "tokens"]) {
-      this.values[name] = make("dd", {}, "–");
-      tiles.append(make("div", {}, make("dt", {}, name), this.values[name]));
-    }
-    this.element = make("article", { class: "lane", "aria-label": title },
-      make("header", {}, make("h3", {}, title), this.state), this.track, tiles);
-    this.view = new AnswerView(this.element);
-    this.paint = onceAFrame(() => this.#paint());
-  }
-
-  /** Decode time without the prompt, in ms, as reported by the server. */
-  get ms() { return this.result.tally.timings?.predicted_ms ?? null; }
-
-  say(words) { this.state.textContent = words; }
-
-  /** Marks a lane that was stopped or failed. */
-  abandon() {
-    if (this.result.finish === null || this.result.finish === undefined) this.say("not finished");
-    this.element.classList.remove("busy");
-  }
-
-  async run(signal) {
-    this.say("running");
-    this.element.classList.add("busy");
-    watch(this.result.tally);
-    this.began = performance.now();
-    await follow(this.body, {
-      view: this.view, result: this.result, signal, onProgress: () => { this.paint(); refresh(); },
+/** One run, noting whether the server wrote other answers meanwhile. */
+async function watched(lane, signal) {
+  let disturbed = false;
+  let asking = null;
+  const before = await work();
+  const timer = setInterval(() => {
+    asking ??= work().then((now) => {
+      disturbed ||= now !== null && (now.running > 1 || now.waiting > 0);
+      asking = null;
     });
-    this.element.classList.remove("busy");
-    this.paint.now();
-    const times = this.result.tally.timings;
-    const end = this.result.finish === "length" ? "token limit reached" : "finished";
-    this.say(times ? `${end}; prompt ${duration(times.prompt_ms)}` : end);
+  }, LOOK_MS);
+  try {
+    await lane.run(signal);
+  } finally {
+    clearInterval(timer);
   }
+  await asking;
+  const after = await work();
+  const run = lane.runs.at(-1);
+  run.disturbed = disturbed || (before !== null && after !== null && after.generated - before.generated > run.ids.length);
+}
 
-  #paint() {
-    const { tally } = this.result;
-    this.values.time.textContent = duration(this.ms ?? performance.now() - this.began);
-    this.values["tokens/s"].textContent = figure(tally.speed);
-    this.values["acceptance length"].textContent = figure(tally.acceptanceLength, 2);
-    this.values.tokens.textContent = tally.tokens.toLocaleString("en");
-    const whole = this.result.finish ? 1 : Math.min(1, tally.tokens / this.maxTokens);
-    this.runBar.setAttribute("width", `${100 * whole}%`);
+function conclude(lanes, order, settings) {
+  const [first, ...others] = lanes.off.runs;
+  const conditions = `seed ${settings.seed}, ${settings.temperature === null ? "the model's own sampling" : `temperature ${settings.temperature}`}`;
+  fillTable(lanes, order);
+  for (const run of lanes.on.runs) {
+    const differs = firstDifference(first, run);
+    if (differs) return say("differ", "Output differs", `${differs} (${conditions})`);
   }
+  for (const run of others) {
+    const differs = firstDifference(first, run, ["in the first run", "in a later run"]);
+    if (differs) return say("differ", "Output differs", `Between two runs with speculation off. ${differs} (${conditions})`);
+  }
+  const { clear, faster, words } = compare(lanes.off.times, lanes.on.times);
+  for (const lane of Object.values(lanes)) lane.element.classList.toggle("won", faster === lane.name);
+  const rule = clear ? "Clear, because every run of one setting was faster than every run of the other."
+    : "A difference counts as clear only if every run of one setting was faster than every run of the other.";
+  const count = [...lanes.off.runs, ...lanes.on.runs].filter(({ disturbed }) => disturbed).length;
+  const noise = count ? `Another answer was written during ${count} of ${order.length} runs, so these times are disturbed: race again when the server has nothing else to do.` : "";
+  say(count ? "disturbed" : "same", words, noise, rule,
+    `Same output, token for token, in all ${order.length} runs: ${counted(first.ids.length, "token")} (${conditions}).`);
+}
+
+function fillTable(lanes, order) {
+  const seen = { off: 0, on: 0 };
+  const rows = order.map((name, at) => {
+    const run = lanes[name].runs[seen[name]++];
+    return make("tr", {}, make("td", {}, String(at + 1)), make("td", {}, lanes[name].title), make("td", { class: "right" }, duration(run.ms)),
+      make("td", { class: "right" }, String(run.ids.length)), make("td", {}, run.disturbed ? "another answer ran" : ""));
+  });
+  byId("race-rows").replaceChildren(...rows);
+  byId("race-table").hidden = false;
 }

@@ -12,6 +12,17 @@ export class Tally {
   timings = null;
   #marks = [];
 
+  /** What is known of a completion from an earlier visit: only the server's timings and the origins of its tokens. */
+  static restored(timings, pieces) {
+    const made = new Tally();
+    made.timings = timings ?? null;
+    made.tokens = timings?.predicted_n ?? pieces.length;
+    const drafted = timings?.drafted_per_position ?? [];
+    made.positions = drafted.map((count, place) => ({ drafted: count, accepted: timings.accepted_per_position?.[place] ?? 0 }));
+    for (const { origin } of pieces) if (origin in made.origins) made.origins[origin] += 1;
+    return made;
+  }
+
   /** One round of the trace: `{tokens, drafted, accepted}` at time `now` in ms. */
   round(trace, now) {
     const drafted = trace.drafted ?? 0;
@@ -38,6 +49,9 @@ export class Tally {
     if (!first || last.now <= first.now) return null;
     return ((last.tokens - first.tokens) * 1000) / (last.now - first.now);
   }
+
+  /** Passes that plain decoding would have needed in addition. */
+  get saved() { return this.timings?.draft_n_accepted ?? this.rounds.reduce((sum, round) => sum + round.accepted, 0); }
 
   /** Mean number of tokens per round, including the one sampled by the target. */
   get acceptanceLength() {
