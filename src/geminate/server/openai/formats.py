@@ -11,7 +11,7 @@ from typing import Any
 from starlette.types import Receive
 
 from geminate.errors import GeminateError, TemplateTimeoutError
-from geminate.grammar.compiler import Grammar, GrammarSpec, JsonObject, JsonSchema, Lark, Regex, ToolCalls
+from geminate.grammar.compiler import Grammar, GrammarSpec, JsonObject, JsonSchema, Lark, Reasoning, Regex, ToolCalls
 from geminate.server.http.errors import bad_request, from_geminate
 from geminate.server.http.logs import RequestContext
 from geminate.server.openai.conversation import parameters_of, template_tools
@@ -20,6 +20,7 @@ from geminate.server.openai.schemas_chat import JsonSchemaFormat
 from geminate.server.openai.schemas_common import FunctionSpec, GrammarFormat, JsonObjectFormat, RegexFormat, TextFormat
 from geminate.server.openai.schemas_responses import ResponseJsonSchema
 from geminate.server.state import Model, ServerState
+from geminate.text.reply import open_thought
 
 INLINE_MESSAGES = 100  # of a conversation that is rendered in the event loop
 _compiling = ThreadPoolExecutor(8, thread_name_prefix="grammar")  # they wait; apart, so that prompts are encoded
@@ -90,7 +91,7 @@ def grammar_spec(form: Format | None, tools: Tools, field: str) -> GrammarSpec |
 
 
 async def compile_grammar(
-    model: Model, spec: GrammarSpec | None, receive: Receive, *, thinking: bool, field: str
+    model: Model, spec: GrammarSpec | None, receive: Receive, *, reasoning: Reasoning, field: str
 ) -> Grammar | None:
     """Compile a grammar.
 
@@ -105,7 +106,7 @@ async def compile_grammar(
 
     async def work() -> Grammar:
         return await asyncio.get_running_loop().run_in_executor(
-            _compiling, lambda: model.compiler.compile(spec, reasoning=thinking, cancelled=gone)
+            _compiling, lambda: model.compiler.compile(spec, reasoning=reasoning, cancelled=gone)
         )
 
     try:
@@ -138,7 +139,9 @@ async def prompt_and_grammar(
     model.check_length(characters, messages_field, messages=len(messages))
     heavy = characters > INLINE_CHARS or len(messages) > INLINE_MESSAGES or bool(tools.offered)
     prompt = await _rendered(model, messages, tools.declarations, thinking, heavy=heavy, param=messages_field)
-    grammar = await compile_grammar(model, spec, receive, thinking=bool(thinking), field=format_field)
+    begun = open_thought(model.tokenizer, prompt) is not None
+    reasoning: Reasoning = "open" if begun else bool(thinking)
+    grammar = await compile_grammar(model, spec, receive, reasoning=reasoning, field=format_field)
     if state.settings.log_prompts:
         context.fields["messages"] = messages
     return prompt, grammar
