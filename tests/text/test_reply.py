@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from geminate.errors import ParameterError
@@ -144,14 +144,14 @@ def test_empty_stop_is_refused() -> None:
 
 NAMES = st.from_regex(r"[a-zA-Z_][a-zA-Z0-9_.-]{0,12}", fullmatch=True)
 KEYS = st.from_regex(r"[a-zA-Z_][a-zA-Z0-9_]{0,8}", fullmatch=True)
-SCALARS = st.text(max_size=12) | st.integers() | st.booleans() | st.none() | st.floats(allow_nan=False, width=32)
+SCALARS = st.text(max_size=12) | st.integers() | st.booleans() | st.none() | st.floats(allow_nan=False, allow_infinity=False, width=32)
 VALUES = st.recursive(
     SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=3), max_leaves=6
 )
 CALLS = st.lists(st.tuples(NAMES, st.dictionaries(KEYS, VALUES, max_size=4)), min_size=1, max_size=2)
 
 
-@settings(max_examples=60)
+@settings(max_examples=40, phases=(Phase.explicit, Phase.generate))
 @given(CALLS, st.sampled_from(["", "Let me look. ", "<|channel>thought\nHm, é😀<channel|>"]))
 def test_calls_cut_at_every_token(calls: list[tuple[str, dict[str, Any]]], before: str) -> None:
     """Arguments end where they were cut, names are whole or absent, no syntax is content; streams say the same."""
