@@ -144,7 +144,13 @@ def test_empty_stop_is_refused() -> None:
 
 NAMES = st.from_regex(r"[a-zA-Z_][a-zA-Z0-9_.-]{0,12}", fullmatch=True)
 KEYS = st.from_regex(r"[a-zA-Z_][a-zA-Z0-9_]{0,8}", fullmatch=True)
-SCALARS = st.text(max_size=12) | st.integers() | st.booleans() | st.none() | st.floats(allow_nan=False, allow_infinity=False, width=32)
+SCALARS = (
+    st.text(max_size=12)
+    | st.integers()
+    | st.booleans()
+    | st.none()
+    | st.floats(allow_nan=False, allow_infinity=False, width=32)
+)
 VALUES = st.recursive(
     SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=3), max_leaves=6
 )

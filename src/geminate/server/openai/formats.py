@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from starlette.types import Receive
@@ -129,6 +131,8 @@ async def prompt_and_grammar(
     thinking: bool | None,
     messages_field: str,
     format_field: str,
+    add_generation_prompt: bool | None = None,
+    continue_final_message: bool = False,
 ) -> tuple[list[int], Grammar | None]:
     """Token ids of a conversation and the compiled grammar for its completion; logs the prompt with ``log_prompts``.
 
@@ -138,7 +142,15 @@ async def prompt_and_grammar(
     characters = sum(len(message["content"]) for message in messages)
     model.check_length(characters, messages_field, messages=len(messages))
     heavy = characters > INLINE_CHARS or len(messages) > INLINE_MESSAGES or bool(tools.offered)
-    prompt = await _rendered(model, messages, tools.declarations, thinking, heavy=heavy, param=messages_field)
+    render = partial(
+        model.llm.chat_ids,
+        messages,
+        tools=tools.declarations,
+        enable_thinking=thinking,
+        add_generation_prompt=add_generation_prompt,
+        continue_final_message=continue_final_message,
+    )
+    prompt = await _rendered(model, render, heavy=heavy, param=messages_field)
     begun = open_thought(model.tokenizer, prompt) is not None
     reasoning: Reasoning = "open" if begun else bool(thinking)
     grammar = await compile_grammar(model, spec, receive, reasoning=reasoning, field=format_field)
@@ -147,23 +159,12 @@ async def prompt_and_grammar(
     return prompt, grammar
 
 
-async def _rendered(
-    model: Model,
-    messages: list[dict[str, Any]],
-    tools: list[dict[str, Any]] | None,
-    thinking: bool | None,
-    *,
-    heavy: bool,
-    param: str,
-) -> list[int]:
+async def _rendered(model: Model, ids: Callable[..., list[int]], *, heavy: bool, param: str) -> list[int]:
     """Token ids of a conversation; a template that takes long once is rendered in a thread from then on."""
-
-    def ids(seconds: float | None) -> list[int]:
-        return model.llm.chat_ids(messages, tools=tools, enable_thinking=thinking, seconds=seconds)
 
     def quick() -> list[int] | None:
         try:
-            return ids(INLINE_SECONDS)
+            return ids(seconds=INLINE_SECONDS)
         except TemplateTimeoutError:
             model.slow_template = True
             return None
@@ -172,7 +173,7 @@ async def _rendered(
         found = await in_thread(False, quick, param=param)
         if found is not None:
             return found
-    return await in_thread(True, lambda: ids(None), param=param)
+    return await in_thread(True, ids, param=param)
 
 
 def thinking_wanted(effort: str | None, switch: bool | None, field: str) -> bool | None:
