@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing, suppress
 from typing import Any, Literal, Protocol, cast, overload
@@ -11,7 +12,6 @@ from geminate.calls import Prompt, as_list
 from geminate.engine.client import AsyncEvents
 from geminate.engine.messages import EngineEvent, EngineRequest
 from geminate.engine.service import EngineService
-from geminate.errors import GeminateError
 from geminate.output import Completion, Delta, Output
 from geminate.params import SamplingParams
 from geminate.text.tokenizer import Tokenizer
@@ -19,10 +19,36 @@ from geminate.text.tokenizer import Tokenizer
 Messages = Sequence[Mapping[str, Any]]
 
 
+class Stepper:
+    """Steps a service that has no thread of its own while event loops wait: in one thread, which ends with the work."""
+
+    def __init__(self, service: EngineService) -> None:
+        self._service = service
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+
+    def wake(self) -> None:
+        """Make sure that what was submitted is stepped."""
+        with self._lock:
+            if self._thread is None or not self._thread.is_alive():
+                self._thread = threading.Thread(target=self._run, name="async steps", daemon=True)
+                self._thread.start()
+
+    def _run(self) -> None:
+        while True:
+            with suppress(Exception):  # a pass that failed is the error of every request that was in it
+                self._service.wait(lambda: self._service.idle)
+            with self._lock:
+                if self._service.idle:
+                    self._thread = None
+                    return
+
+
 class _Caller(Protocol):
     """What the calls need of an LLM; see `geminate.LLM`."""
 
     service: EngineService
+    _stepper: Stepper
     tokenizer: Tokenizer | None
 
     def encode(self, prompt: Prompt) -> list[int]: ...
@@ -105,13 +131,8 @@ async def _whole(llm: _Caller, request: EngineRequest) -> Output:
 async def _deltas(llm: _Caller, request: EngineRequest) -> AsyncGenerator[Delta, None]:
     completion = Completion(request, llm.tokenizer)
     events = AsyncEvents(llm.service, request)
-    stepping = asyncio.ensure_future(asyncio.to_thread(llm.service.run, request.request_id))
-    try:
-        async with aclosing(cast(AsyncGenerator[list[EngineEvent], None], events.batches())) as batches:
-            async for batch in batches:
-                for event in batch:
-                    yield completion.push(event)
-    finally:
-        events.cancel()
-        with suppress(GeminateError):  # a pass that failed is the error of every stream it was for
-            await asyncio.shield(stepping)
+    llm._stepper.wake()
+    async with aclosing(cast(AsyncGenerator[list[EngineEvent], None], events.batches())) as batches:
+        async for batch in batches:
+            for event in batch:
+                yield completion.push(event)

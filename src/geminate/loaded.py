@@ -9,6 +9,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from geminate.async_calls import Stepper
 from geminate.calls import Prompt, sampling
 from geminate.engine.engine import Engine
 from geminate.engine.messages import EngineRequest, Reply
@@ -105,6 +106,7 @@ class LoadedModel:
         self._drafter = MtpDrafter(pair.drafter) if pair.drafter is not None else None
         self.engine = self.new_engine(max_running=MAX_RUNNING)
         self.service = EngineService(self.engine)
+        self._stepper = Stepper(self.service)
         self._numbers = itertools.count()
         self._on_message = on_message
         self._loading = threading.Lock()

@@ -55,11 +55,16 @@ def test_a_session_keeps_the_answer_alone(llm: LLM) -> None:
 def test_a_grammar_holds_behind_a_thought_that_the_prompt_opens(tmp_path: Path, packed_cache: Path) -> None:
     text = (embedded_pair()[0] / "chat_template.jinja").read_text(encoding="utf-8")
     at = text.index("{%- if add_generation_prompt -%}")
-    llm = LLM(copied(tmp_path, chat_template__jinja=text[:at] + "<|turn>model\n<|channel>thought\n"), drafter=None)
+    opening = text[:at] + "<|turn>model\n<|channel>thought\n"
+    llm = LLM(copied(tmp_path, chat_template__jinja=opening), drafter="embedded", threads=1)
     for reasoning in (False, True):
         grammar = llm.grammars.compile(Regex("Sunny[.]"), reasoning=reasoning)
         output = llm.chat(USER, P, grammar=grammar, logit_bias={101: 100})
         assert (output.text, output.reasoning) == ("Sunny.", "")
+    runs = [
+        llm.chat(USER, P, grammar=grammar, speculation=k, temperature=1, seed=3) for k in ("off", 4, "ngram", "auto")
+    ]
+    assert len({tuple(run.token_ids) for run in runs}) == 1 and runs[0].reasoning
     free = llm.chat(USER, P, max_tokens=5, ignore_eos=True)
     assert free.text == "" and free.reasoning
 
@@ -194,8 +199,13 @@ def test_event_loops(llm: LLM) -> None:
     assert not llm.engine.running
 
 
-def test_cancelling_a_task_ends_its_generation(llm: LLM) -> None:
+def test_cancelling_a_task_ends_its_generation(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
     endless = SamplingParams(max_tokens=2000, temperature=0.0, ignore_eos=True)
+
+    async def idle() -> None:
+        """What was cancelled leaves before the next step."""
+        while not llm.service.idle or llm.engine.running:
+            await asyncio.sleep(0.001)
 
     async def main() -> None:
         task = asyncio.ensure_future(llm.agenerate(["Once", "The"], endless))
@@ -204,13 +214,22 @@ def test_cancelling_a_task_ends_its_generation(llm: LLM) -> None:
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        assert not llm.engine.running and llm.service.idle
+        await idle()
         deltas = llm.astream("Once", endless)
         await anext(deltas)
         await deltas.aclose()
-        assert not llm.engine.running and llm.service.idle
+        await idle()
 
+    steps, step = 0, llm.engine.step
+
+    def counted() -> Any:
+        nonlocal steps
+        steps += 1
+        return step()
+
+    monkeypatch.setattr(llm.engine, "step", counted)
     asyncio.run(main())
+    assert steps < 600  # of 4,000 and more
     assert llm.generate("Once", P)
 
 

@@ -170,14 +170,6 @@ class EngineService:
             finally:
                 self._leave()  # an interrupt may have come while the one inside ended
 
-    def run(self, request_id: str) -> None:
-        """Block until a request with a sink has ended, stepping the engine if no other thread does.
-
-        Raises:
-            BaseException: as `wait`.
-        """
-        self.wait(lambda: request_id not in self._open)
-
     def _drive(self, ready: Callable[[], object]) -> None:
         """Step the engine until ``ready()``, unless another thread does: then until that one stops."""
         me = threading.get_ident()
