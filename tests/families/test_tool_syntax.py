@@ -6,6 +6,8 @@ import json
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from geminate.checkpoint.checkpoint import Checkpoint
 from geminate.errors import ParameterError
@@ -23,7 +25,7 @@ TOKENS = TOKENIZER.call_tokens()
 COMPILER = GrammarCompiler(TOKENIZER, vocab_size=TOKENIZER.vocab_size, eos_ids=[1, 106, 50])
 
 
-def fits(spec: ToolCalls, text: str, *, reasoning: bool = False) -> bool:
+def fits(spec: ToolCalls, text: str, *, reasoning: Any = False) -> bool:
     """Whether a reply of this text may end after it."""
     state = COMPILER.compile(spec, reasoning=reasoning).start()
     for token in TOKENIZER.encode(text, add_bos=False):
@@ -213,6 +215,15 @@ def test_how_many_calls(required: bool, parallel: bool, good: list[str], bad: li
     assert [text for text in bad if fits(spec, thought + text, reasoning=True)] == []
 
 
+@pytest.mark.parametrize("reasoning", [True, "open"])
+def test_a_call_in_a_thought_is_none(reasoning: Any) -> None:
+    """It would be read as a call whose arguments no schema held for."""
+    spec = ToolCalls(tools=[("g", obj("a", a=TEXT))])
+    opening = "" if reasoning == "open" else "<|channel>thought\n"
+    assert fits(spec, f"{opening}Hm<channel|>{G}", reasoning=reasoning)
+    assert not fits(spec, f"{opening}Hm{F}<channel|>{G}", reasoning=reasoning)
+
+
 def test_free_text_is_masked_by_nothing_but_the_closing_marker() -> None:
     state = COMPILER.compile(ToolCalls(tools=[("f", None)])).start()
     for token in TOKENIZER.encode("Some text", add_bos=False):
@@ -350,6 +361,18 @@ def test_what_a_cut_leaves(text: str, expected: str) -> None:
     for at, part in enumerate(text.split(Q)):
         out += (reader.quote() if at else "") + reader.text(part)
     assert out + reader.cut() == expected
+
+
+INSIDE = st.text(st.sampled_from('ab (),}]:"\\\n'), max_size=6).filter(lambda text: text.lstrip()[:1] not in (",", "}"))
+
+
+@given(st.text(st.sampled_from("ab,}]: "), max_size=6), st.lists(INSIDE, max_size=4))
+def test_quotes_inside_of_strings(first: str, more: list[str]) -> None:
+    """A mark that no value could end at is text; what follows is never lost."""
+    reader, out = ArgumentsReader(), ""
+    for at, part in enumerate(f"{{a:{Q}{Q.join([first, *more])}{Q},b:1}}".split(Q)):
+        out += (reader.quote() if at else "") + reader.text(part)
+    assert json.loads(out + reader.close()) == {"a": '<|"|>'.join([first, *more]), "b": 1}
 
 
 def test_surplus_braces_nest() -> None:

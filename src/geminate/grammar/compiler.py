@@ -27,8 +27,8 @@ from geminate.grammar.followers import LocalFollower, RemoteFollower
 from geminate.grammar.host import GrammarHost
 from geminate.grammar.json_schema import check_multiples, has_finite_value, schema_text, tighten_numbers
 from geminate.grammar.matching import Library, UnusableGrammarError
+from geminate.grammar.reasoning import reasoning_lark
 from geminate.grammar.state import Grammar as Grammar
-from geminate.grammar.token_range import token_range
 from geminate.text.tokenizer import Tokenizer
 
 _MAX_TEXT = 131_072  # characters per grammar
@@ -291,26 +291,9 @@ class GrammarCompiler:
         """A grammar with the reasoning that may, or must, stand before it."""
         grammars = [body]
         if reasoning:
-            lark = self._reasoning(begun=reasoning == "open")
+            lark = reasoning_lark(self._tokenizer, self._eos_ids, begun=reasoning == "open")
             grammars = [{"lark_grammar": lark}, {**body, "name": "body"}]
         return json.dumps({"grammars": grammars}, ensure_ascii=False)
-
-    def _reasoning(self, *, begun: bool) -> str:
-        marks = self._tokenizer.dialect.reasoning
-        if marks is None:
-            raise ParameterError(
-                "this model's family marks no reasoning, so it cannot reason before the constrained part"
-            )
-        opened, closed = self._tokenizer.token_id(marks.opened), self._tokenizer.token_id(marks.closed)
-        if opened is None or closed is None:
-            raise ParameterError(
-                f"this model has no {marks.opened} token, so it cannot reason before the constrained part"
-            )
-        inside = token_range([*self._eos_ids, opened, closed], but=True)
-        if begun:
-            return f"start: reasoning @body\nreasoning: {inside}* <[{closed}]>\n"
-        line = json.dumps(marks.line, ensure_ascii=False)
-        return f"start: reasoning? @body\nreasoning: <[{opened}]> {line} {inside}* <[{closed}]>\n"
 
     def _grammar(self, source: str, cancelled: threading.Event | None) -> Grammar:
         remember = partial(self._remember, source)
