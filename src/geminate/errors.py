@@ -53,8 +53,27 @@ class ParameterError(GeminateError, ValueError):
     """A sampling or speculation parameter outside its legal range."""
 
 
+class ArgumentTypeError(ParameterError, TypeError):
+    """An argument of the wrong type, or a keyword that does not exist."""
+
+
 class ContextLengthError(GeminateError, ValueError):
     """A prompt that does not fit the model's context."""
+
+
+class ContextFullError(ContextLengthError):
+    """A conversation that leaves no room for an answer.
+
+    Attributes:
+        used: tokens of the conversation. limit: tokens of the context.
+    """
+
+    def __init__(self, used: int, limit: int) -> None:
+        super().__init__(
+            f"the conversation has {used:,} tokens and the context holds {limit:,}: there is no room for an answer; "
+            "drop old turns (ChatSession.compact) or begin anew (ChatSession.reset)"
+        )
+        self.used, self.limit = used, limit
 
 
 class TokenizerError(GeminateError):

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from numbers import Real
 from typing import Literal
 
-from geminate.errors import ParameterError, shown
+from geminate.errors import ArgumentTypeError, ParameterError, shown
 
 MAX_DRAFT = 16
 """Longest draft of one round; a pass of the target then has MAX_DRAFT + 1 rows per sequence."""
@@ -337,7 +337,10 @@ def token_ids(value: object) -> list[int]:
         ParameterError: something else than a sequence of integers.
     """
     legal = "text or a sequence of token ids"
-    if isinstance(value, str | bytes | bytearray | Mapping) or not isinstance(value, Iterable):
+    if isinstance(value, bytes | bytearray | memoryview):  # integers too, but nobody means token ids by them
+        kind = type(value).__name__
+        raise ArgumentTypeError(f"a prompt must be {legal}, not {kind}; decode it first: prompt.decode('utf-8')")
+    if isinstance(value, str | Mapping) or not isinstance(value, Iterable):
         raise _refuse("a prompt", value, legal)
     return [token if type(token) is int else _token_id(token) for token in value]
 

@@ -6,6 +6,8 @@ import json
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from geminate.checkpoint.checkpoint import Checkpoint
 from geminate.errors import ParameterError
@@ -23,7 +25,7 @@ TOKENS = TOKENIZER.call_tokens()
 COMPILER = GrammarCompiler(TOKENIZER, vocab_size=TOKENIZER.vocab_size, eos_ids=[1, 106, 50])
 
 
-def fits(spec: ToolCalls, text: str, *, reasoning: bool = False) -> bool:
+def fits(spec: ToolCalls, text: str, *, reasoning: Any = False) -> bool:
     """Whether a reply of this text may end after it."""
     state = COMPILER.compile(spec, reasoning=reasoning).start()
     for token in TOKENIZER.encode(text, add_bos=False):
@@ -213,6 +215,15 @@ def test_how_many_calls(required: bool, parallel: bool, good: list[str], bad: li
     assert [text for text in bad if fits(spec, thought + text, reasoning=True)] == []
 
 
+@pytest.mark.parametrize("reasoning", [True, "open"])
+def test_a_call_in_a_thought_is_none(reasoning: Any) -> None:
+    """It would be read as a call whose arguments no schema held for."""
+    spec = ToolCalls(tools=[("g", obj("a", a=TEXT))])
+    opening = "" if reasoning == "open" else "<|channel>thought\n"
+    assert fits(spec, f"{opening}Hm<channel|>{G}", reasoning=reasoning)
+    assert not fits(spec, f"{opening}Hm{F}<channel|>{G}", reasoning=reasoning)
+
+
 def test_free_text_is_masked_by_nothing_but_the_closing_marker() -> None:
     state = COMPILER.compile(ToolCalls(tools=[("f", None)])).start()
     for token in TOKENIZER.encode("Some text", add_bos=False):
@@ -255,8 +266,8 @@ def test_text_is_told_as_it_comes() -> None:
     assert reader.text("ty:") == '"city": '
     assert reader.quote() == '"'
     assert reader.text('a"b') == 'a\\"b' and reader.text("}\n,") == "}\\n,"
-    assert reader.quote() == '"'
-    assert reader.text(",n:1") == ', "n": ' and reader.text("2") == ""
+    assert reader.quote() == ""  # it may belong to the text
+    assert reader.text(",n:1") == '", "n": ' and reader.text("2") == ""
     assert reader.text(",x:[") == '12, "x": ['
     assert reader.text("true,nu") == "true, " and reader.text("ll]}") == "null]}"
     assert reader.done and not reader.malformed
@@ -297,7 +308,13 @@ Q = "\0"  # a quote token
         ("{a:[,1]}", {"a": []}),
         ("{:1}", {}),
         (f"{{a:1{Q}x{Q}}}", {"a": 1}),
-        (f"{{a:{Q}x{Q}y}}", {"a": "x"}),
+        (f"{{a:{Q}x{Q}y}}", {"a": 'x<|"|>y}'}),
+        (f"{{a:{Q}x{Q} }}", {"a": "x"}),
+        (f"{{a:[{Q}x{Q},{Q}y{Q}],b:{Q}{Q}}}", {"a": ["x", "y"], "b": ""}),
+        (f"{{a:[{Q}x{Q}}}{Q}]}}", {"a": ['x<|"|>}']}),
+        (f"{{a:{Q}x{Q}]{Q},b:1}}", {"a": 'x<|"|>]', "b": 1}),
+        (f"{{a:{Q}sql({Q}{Q}{Q} SELECT {Q} \n{Q}){Q}}}", {"a": 'sql(<|"|><|"|><|"|> SELECT <|"|> \n<|"|>)'}),
+        (f"{{a:{Q}{Q}{Q}}}", {"a": '<|"|>'}),
         ("{a:1 b:2}", {"a": "1 b:2"}),
         ("{" * 3000, {}),
         ("[1]", {}),
@@ -313,6 +330,49 @@ def test_lenient_and_malformed(text: str, value: Any) -> None:
                 out += (reader.quote() if at else "") + reader.text(part)
         out += reader.close()
         assert json.loads(out) == value and reader.done
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("", ""),
+        ("{", "{"),
+        ("{pat", '{"pat'),
+        ("{path:", '{"path": '),
+        (f"{{{Q}a b", '{"a b'),
+        (f"{{{Q}a b{Q}", '{"a b'),
+        (f"{{a:{Q}x", '{"a": "x'),
+        (f"{{a:{Q}x{Q}", '{"a": "x'),
+        (f"{{a:{Q}x{Q},", '{"a": "x"'),
+        (f"{{a:{Q}x{Q},b", '{"a": "x", "b'),
+        ("{a:12", '{"a": 12'),
+        ("{a:-1.", '{"a": -1.'),
+        ("{a:tr", '{"a": tr'),
+        ("{a:Tru", '{"a": '),
+        ("{a:No", '{"a": '),
+        ("{a:[1,[2", '{"a": [1, [2'),
+        ('{"a": "b\\u00e', '{"a": "b'),
+        ('{"a": "b\\n', '{"a": "b\\n'),
+        ("{a:1}", '{"a": 1}'),
+    ],
+)
+def test_what_a_cut_leaves(text: str, expected: str) -> None:
+    reader, out = ArgumentsReader(), ""
+    for at, part in enumerate(text.split(Q)):
+        out += (reader.quote() if at else "") + reader.text(part)
+    assert out + reader.cut() == expected
+
+
+INSIDE = st.text(st.sampled_from('ab (),}]:"\\\n'), max_size=6).filter(lambda text: text.lstrip()[:1] not in (",", "}"))
+
+
+@given(st.text(st.sampled_from("ab,}]: "), max_size=6), st.lists(INSIDE, max_size=4))
+def test_quotes_inside_of_strings(first: str, more: list[str]) -> None:
+    """A mark that no value could end at is text; what follows is never lost."""
+    reader, out = ArgumentsReader(), ""
+    for at, part in enumerate(f"{{a:{Q}{Q.join([first, *more])}{Q},b:1}}".split(Q)):
+        out += (reader.quote() if at else "") + reader.text(part)
+    assert json.loads(out + reader.close()) == {"a": '<|"|>'.join([first, *more]), "b": 1}
 
 
 def test_surplus_braces_nest() -> None:

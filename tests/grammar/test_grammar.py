@@ -93,6 +93,12 @@ def test_what_is_allowed(compiler: GrammarCompiler, spec: GrammarSpec, good: lis
         assert [text for text in bad if accepts(thinking, thought + text)] == []
     assert not accepts(state, "<|channel>thought\n<channel|>" + good[0])
     assert not accepts(thinking, "<|channel>other\n<channel|>" + good[0])
+    grammar = compiler.compile(spec, reasoning="open")
+    for begun in (grammar, compiler.behind_thought(grammar), compiler.behind_thought(compiler.compile(spec))):
+        for thought in ("<channel|>", 'Hm, "{é}\n\n<|"|>\n<channel|>'):
+            assert [text for text in good if not accepts(begun.start(), thought + text)] == []
+            assert [text for text in bad if accepts(begun.start(), thought + text)] == []
+        assert not accepts(begun.start(), good[0])
 
 
 def test_every_end_token_ends_and_nothing_follows(compiler: GrammarCompiler) -> None:

@@ -90,6 +90,20 @@ def test_broken_bytes_become_replacement_characters_as_in_decode() -> None:
         assert "".join(deltas(TINY, ids)) == TINY.decode(ids)
 
 
+@both
+@pytest.mark.parametrize("skip_special", [True, False])
+def test_a_cut_within_a_character_keeps_those_before_it(tokenizer: Tokenizer, skip_special: bool) -> None:
+    run = [byte(b, tokenizer) for b in "😀😃".encode()]
+    for cut in range(len(run)):
+        ids = [*tokenizer.encode("hi", add_bos=False), *run[:cut]]
+        expected = "hi" + "😀" * (cut // 4) + "\ufffd" * (cut % 4 > 0)
+        assert (
+            "".join(deltas(tokenizer, ids, skip_special))
+            == expected
+            == tokenizer.decode(ids, skip_special=skip_special)
+        )
+
+
 def test_a_skipped_special_does_not_end_a_run_of_bytes() -> None:
     ids = [byte(0xC3), 2, byte(0xA9)]
     assert deltas(TINY, ids) == ["", "", "", "é"]

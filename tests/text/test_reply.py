@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from geminate.errors import ParameterError
-from geminate.text.reply import ChatReply, PlainReply, Reply, ReplyDelta
+from geminate.text.reply import ChatReply, PlainReply, Reply, ReplyDelta, make_reply, open_thought
 from geminate.text.tokenizer import Tokenizer
 from support.tiny_tokenizer import backend, embedded_tokenizer
 from support.tool_calls import arguments_of, render
@@ -64,7 +65,11 @@ ARGS = ("f", '{"a": "x", "n": [1, true]}')
         (f"<|channel>thought\nCall it{CALL}Done", ("Done", "Call it", [ARGS])),
         (f"A{CALL}B", ("AB", "", [ARGS])),
         ("<|tool_call>call:f{a:1<|tool_call>call:g{}<tool_call|>", ("", "", [("f", '{"a": 1}'), ("g", "{}")])),
-        ("<|tool_call>call:f<turn|>", ("", "", [("f", "{}")])),
+        ("<|tool_call>call:f<tool_call|>", ("", "", [("f", "{}")])),
+        ("<|tool_call>call:f", ("", "", [])),
+        ("So: <|tool_call>call:", ("So: ", "", [])),
+        ("<|tool_call>call:f{", ("", "", [("f", "{")])),
+        (CALL + "<|tool_call>call:f{n:1", ("", "", [ARGS, ("f", '{"n": 1')])),
         ("<|tool_call>I would rather not {x}<tool_call|>!", ("I would rather not {x}!", "", [])),
         ("A<tool_call|>B", ("AB", "", [])),
     ],
@@ -98,7 +103,7 @@ def test_pieces_come_as_soon_as_they_are_certain() -> None:
         told += [(delta.kind, delta.text) for delta in reply.push(token)]
     so_far = {kind: "".join([text for k, text in told if k == kind]) for kind, _ in told}
     assert so_far == {"reasoning": "Hm", "content": "Hi", "tool_call": '{"a": "x'}
-    assert [(d.kind, d.text) for d in reply.flush()] == [("tool_call", '"}')]
+    assert reply.flush() == []  # a cut closes nothing
 
 
 def test_stop_strings_see_content_alone() -> None:
@@ -137,6 +142,67 @@ def test_empty_stop_is_refused() -> None:
             make()
 
 
+NAMES = st.from_regex(r"[a-zA-Z_][a-zA-Z0-9_.-]{0,12}", fullmatch=True)
+KEYS = st.from_regex(r"[a-zA-Z_][a-zA-Z0-9_]{0,8}", fullmatch=True)
+SCALARS = (
+    st.text(max_size=12)
+    | st.integers()
+    | st.booleans()
+    | st.none()
+    | st.floats(allow_nan=False, allow_infinity=False, width=32)
+)
+VALUES = st.recursive(
+    SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=3), max_leaves=6
+)
+CALLS = st.lists(st.tuples(NAMES, st.dictionaries(KEYS, VALUES, max_size=4)), min_size=1, max_size=2)
+
+
+@settings(max_examples=40, phases=(Phase.explicit, Phase.generate))
+@given(CALLS, st.sampled_from(["", "Let me look. ", "<|channel>thought\nHm, é😀<channel|>"]))
+def test_calls_cut_at_every_token(calls: list[tuple[str, dict[str, Any]]], before: str) -> None:
+    """Arguments end where they were cut, names are whole or absent, no syntax is content; streams say the same."""
+    tokens = ids(before + "".join(render(name, arguments) for name, arguments in calls))
+    whole = run(ChatReply(TOKENIZER, [], tools=True), tokens)
+    complete = arguments_of(whole)
+    assert [(name, json.loads(text)) for name, text in complete] == calls
+    for cut in range(len(tokens)):
+        deltas = run(ChatReply(TOKENIZER, [], tools=True), tokens[:cut])
+        found = arguments_of(deltas)
+        assert [name for name, _ in found] == [name for name, _ in complete[: len(found)]]
+        assert [text for _, text in found[:-1]] == [text for _, text in complete[: len(found)]][:-1]
+        if found:
+            assert complete[len(found) - 1][1].startswith(found[-1][1])
+        assert joined(whole, "content").startswith(joined(deltas, "content").removesuffix("\ufffd"))
+        ended = tokens[:cut].count(MARKS[3])
+        if len(found) > ended:  # the last one is cut off
+            with pytest.raises(ValueError):
+                json.loads(found[-1][1] + "!" if found[-1][1].endswith("}") else found[-1][1])
+
+
+@pytest.mark.parametrize("held", ["", "tho", "thought", "thought\n", "thought\nI shou"])
+def test_a_prompt_that_leaves_a_thought_open(held: str) -> None:
+    full = "thought\nI should look.<channel|>Sunny."
+    prompt = ids("<|turn>user\nHi<channel|><turn|>\n<|turn>model\n<|channel>" + held)
+    reply = make_reply("chat", TOKENIZER, [], prompt)
+    deltas = run(reply, ids(full[len(held) :]))
+    said = "I should look."[max(0, len(held) - len("thought\n")) :]
+    assert (joined(deltas, "reasoning"), joined(deltas, "content")) == (said, "Sunny.")
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "",
+        "<|turn>model\n",
+        "<|channel>thought\n<channel|>",
+        "<|turn>user\n<|channel><turn|>\n<|turn>model\n",
+        "<|channel>",
+    ],
+)
+def test_whether_a_prompt_leaves_a_thought_open(prompt: str) -> None:
+    assert (open_thought(TOKENIZER, ids(prompt)) is not None) == (prompt == "<|channel>")
+
+
 @given(st.lists(st.integers(0, TOKENIZER.vocab_size + 5), max_size=40))
 def test_plain_content_is_the_decoded_text(tokens: list[int]) -> None:
     deltas = run(PlainReply(TOKENIZER), tokens)
@@ -151,7 +217,7 @@ MARKS = [TOKENIZER.token_id(m) or 0 for m in ("<|channel>", "<channel|>", "<|too
 def test_any_tokens(tokens: list[int], tools: bool) -> None:
     """Content is the decoded text of the tokens outside of channels and calls; calls are JSON."""
     deltas = run(ChatReply(TOKENIZER, [], tools=tools), tokens)
-    for _, text in arguments_of(deltas):
+    for _, text in arguments_of(deltas)[:-1]:  # the last one may be cut off
         assert isinstance(json.loads(text), dict)
     opened, closed, call, _, _ = MARKS
     outside: list[int] = []

@@ -19,7 +19,7 @@ from collections import OrderedDict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 from geminate.decoding.constraint import Constraint
 from geminate.errors import GeminateError, GrammarBusyError, ParameterError
@@ -27,8 +27,8 @@ from geminate.grammar.followers import LocalFollower, RemoteFollower
 from geminate.grammar.host import GrammarHost
 from geminate.grammar.json_schema import check_multiples, has_finite_value, schema_text, tighten_numbers
 from geminate.grammar.matching import Library, UnusableGrammarError
+from geminate.grammar.reasoning import reasoning_lark
 from geminate.grammar.state import Grammar as Grammar
-from geminate.grammar.token_range import token_range
 from geminate.text.tokenizer import Tokenizer
 
 _MAX_TEXT = 131_072  # characters per grammar
@@ -94,6 +94,7 @@ class ToolCalls:
     strict: bool | Collection[str] = False
 
 
+Reasoning = bool | Literal["open"]
 GrammarSpec = JsonObject | JsonSchema | Regex | Lark | ToolCalls
 _LABELS = {
     JsonObject: "the grammar",
@@ -167,12 +168,13 @@ class GrammarCompiler:
         return 0 if self._host is None else self._host.used
 
     def compile(
-        self, spec: GrammarSpec, *, reasoning: bool = False, cancelled: threading.Event | None = None
+        self, spec: GrammarSpec, *, reasoning: Reasoning = False, cancelled: threading.Event | None = None
     ) -> Grammar:
         """Compile a grammar, or return it from the cache of recently compiled ones.
 
         Args:
-            reasoning: allow reasoning, between the dialect's marks, before the constrained part.
+            reasoning: allow reasoning, between the dialect's marks, before the constrained part; ``open``: the prompt
+                leaves a thought open, whose rest and end come before the constrained part.
             cancelled: gives the compilation up when it is set; after `isolate` only.
 
         Raises:
@@ -184,6 +186,15 @@ class GrammarCompiler:
         """
         _need_library()
         return self._compiled(self._source(spec, reasoning), _LABELS[type(spec)], cancelled)
+
+    def behind_thought(self, grammar: Grammar) -> Grammar:
+        """The same grammar for a reply that begins within a thought: it holds from the thought's end on.
+
+        Raises:
+            ParameterError: as `compile`.
+        """
+        body = json.loads(grammar.source)["grammars"][-1]
+        return self._compiled(self._joined(body, "open"), "the grammar")
 
     def start(self, source: str) -> Constraint:
         """A fresh state, for one completion, of the grammar with this source text (`Grammar.source`).
@@ -238,7 +249,7 @@ class GrammarCompiler:
             while len(self._failed) > _MAX_REMEMBERED:
                 self._failed.popitem(last=False)
 
-    def _source(self, spec: GrammarSpec, reasoning: bool) -> str:
+    def _source(self, spec: GrammarSpec, reasoning: Reasoning) -> str:
         """The grammar in llguidance's input format: a JSON object with one or two grammars."""
         if not self._eos_ids:
             raise ParameterError("this model has no token that ends a sequence, so a grammar could never finish")
@@ -269,30 +280,20 @@ class GrammarCompiler:
                 raise ParameterError(
                     f"a grammar is a JsonObject, JsonSchema, Regex, Lark or ToolCalls, not {type(spec).__name__}"
                 )
-        grammars = [body]
-        if reasoning:
-            grammars = [{"lark_grammar": self._reasoning()}, {"name": "body", **body}]
-        text = json.dumps({"grammars": grammars}, ensure_ascii=False)
+        text = self._joined(body, reasoning)
         if len(text) > _MAX_TEXT:
             raise ParameterError(
                 f"{_LABELS[type(spec)]} has {len(text):,} characters, and the limit is {_MAX_TEXT:,}; make it smaller"
             )
         return text
 
-    def _reasoning(self) -> str:
-        marks = self._tokenizer.dialect.reasoning
-        if marks is None:
-            raise ParameterError(
-                "this model's family marks no reasoning, so it cannot reason before the constrained part"
-            )
-        opened, closed = self._tokenizer.token_id(marks.opened), self._tokenizer.token_id(marks.closed)
-        if opened is None or closed is None:
-            raise ParameterError(
-                f"this model has no {marks.opened} token, so it cannot reason before the constrained part"
-            )
-        inside = token_range([*self._eos_ids, opened, closed], but=True)
-        line = json.dumps(marks.line, ensure_ascii=False)
-        return f"start: reasoning? @body\nreasoning: <[{opened}]> {line} {inside}* <[{closed}]>\n"
+    def _joined(self, body: Mapping[str, Any], reasoning: Reasoning) -> str:
+        """A grammar with the reasoning that may, or must, stand before it."""
+        grammars = [body]
+        if reasoning:
+            lark = reasoning_lark(self._tokenizer, self._eos_ids, begun=reasoning == "open")
+            grammars = [{"lark_grammar": lark}, {**body, "name": "body"}]
+        return json.dumps({"grammars": grammars}, ensure_ascii=False)
 
     def _grammar(self, source: str, cancelled: threading.Event | None) -> Grammar:
         remember = partial(self._remember, source)

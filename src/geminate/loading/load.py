@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from geminate.loading.compile import compile_drafter, compile_target
 from geminate.loading.locate import embedded_pair, locate_drafter, locate_model
 from geminate.loading.options import LoadOptions
 from geminate.params import MAX_DRAFT
+from geminate.plan.config import TargetConfig
 from geminate.runtime.drafter import DrafterModel
 from geminate.runtime.target import TargetModel
 from geminate.weights.packing import Progress
@@ -70,6 +71,14 @@ def _open_checked(*args: Any, on_message: Message | None, **more: Any) -> Weight
     return store
 
 
+def _bounded(config: TargetConfig, limit: int, on_message: Message | None) -> TargetConfig:
+    """The configuration with a smaller context."""
+    own = config.max_position_embeddings
+    if limit > own and on_message is not None:
+        on_message(f"max_context {limit:,} is more than the model's {own:,} tokens, which remain the limit")
+    return replace(config, max_position_embeddings=min(limit, own))
+
+
 def load_pair(options: LoadOptions, *, on_message: Message | None = None, progress: Progress | None = None) -> Pair:
     """Load and compile.
 
@@ -94,6 +103,8 @@ def load_pair(options: LoadOptions, *, on_message: Message | None = None, progre
     )
     store = open_packed(source, target_config, options.weights)
     target = compile_target(target_config, store, backend, max_rows=options.prefill_chunk + MAX_DRAFT)
+    if options.max_context is not None:
+        target.config = _bounded(target.config, options.max_context, on_message)
     drafter_model = None
     if located.drafter is not None:
         drafter_source = open_model(located.drafter)

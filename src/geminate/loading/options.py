@@ -29,6 +29,7 @@ class LoadOptions:
         use_cache, cache_dir: whether packed weights are kept on disk, and where; None is the user's cache directory.
         check: compare packed weights with their checksums before they are used, and pack damaged ones again.
         prefault: load all weights into memory now, so that the first answer does not wait for the disk.
+        max_context: tokens that prompt and completion together may have; None is the model's own limit.
 
     Raises:
         ParameterError: a value outside its range.
@@ -66,9 +67,17 @@ class LoadOptions:
         metadata={"help": "Load all weights into memory at start, so the first answer does not wait for the disk."},
     )
 
+    max_context: int | None = field(
+        default=None,
+        metadata={"help": "Tokens of prompt and completion together, at most.", "empty": "the model's limit"},
+    )
+
     def __post_init__(self) -> None:
         check_preset(self.weights)
         if self.rope_position not in ROPE_POSITIONS:
             raise ParameterError(f"rope_position must be 'P' or 'P-1', not {self.rope_position!r}")
         if not 1 <= self.prefill_chunk <= 4096:
             raise ParameterError(f"prefill_chunk must be 1 to 4096, not {self.prefill_chunk}")
+        limit = self.max_context
+        if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 2):
+            raise ParameterError(f"max_context must be an integer from 2, not {limit!r}")

@@ -45,7 +45,7 @@ class ChunkReader:
 
     def __init__(self, llm: LLM, tokenizer: Tokenizer, request: EngineRequest) -> None:
         self._token_text = llm.token_text
-        self._reply = make_reply(request.reply, tokenizer, request.sampling.stop)
+        self._reply = make_reply(request.reply, tokenizer, request.sampling.stop, request.prompt_ids)
 
     def read(self, event: EngineEvent) -> Chunk:
         """Convert one engine event."""

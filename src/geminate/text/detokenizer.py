@@ -23,6 +23,7 @@ class Detokenizer:
 
     Byte tokens are held back until another token ends their run: the tokenizers library turns a whole
     run into U+FFFD, one per byte, if any part of it is not UTF-8, so no earlier answer would be safe.
+    Only at the end of a text is it otherwise: a run that ends within a character keeps those before it.
     Every token is looked at once, whatever the length of the text.
 
     Args:
@@ -47,16 +48,36 @@ class Detokenizer:
         if isinstance(piece, int):
             self._bytes.append(piece)
             return ""
-        return self.flush() + piece
+        return self._run() + piece
 
     def extend(self, tokens: Iterable[int]) -> str:
         """`push` for several tokens."""
         return "".join([self.push(token) for token in tokens])
 
     def flush(self) -> str:
-        """The text of bytes still held back; afterwards a new text may begin."""
-        if not self._bytes:
-            return ""
+        """The text of bytes still held back; afterwards a new text may begin.
+
+        A character that was cut off becomes one U+FFFD, and those before it stay.
+        """
+        tail = "\ufffd" if self._drop_tail() else ""
+        return self._run() + tail
+
+    def cut(self) -> str:
+        """`flush` without the character that was cut off."""
+        self._drop_tail()
+        return self._run()
+
+    def _drop_tail(self) -> bool:
+        """Forget the bytes of a last character that is not complete; whether there were any."""
+        try:
+            self._bytes.decode("utf-8")
+        except UnicodeDecodeError as error:
+            if error.reason == "unexpected end of data":
+                del self._bytes[error.start :]
+                return True
+        return False
+
+    def _run(self) -> str:
         held = bytes(self._bytes)
         self._bytes.clear()
         try:

@@ -38,7 +38,11 @@ class CallReader(Protocol):
         ...
 
     def close(self) -> str:
-        """The end of the arguments."""
+        """The end of the arguments, behind the call's last token."""
+        ...
+
+    def cut(self) -> str:
+        """What is known of arguments that end in the middle, without an end to them."""
         ...
 
 

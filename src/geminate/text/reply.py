@@ -83,17 +83,22 @@ class PlainReply:
 class ChatReply:
     """A chat's completion, split by the marks of the tokenizer's dialect: content, reasoning and tool calls.
 
-    A call that cannot be read is closed so that its arguments are JSON; one without a tool's name is content.
+    A call that is cut off keeps its arguments as far as they came, which are no JSON then; one that is cut off before
+    its arguments begin is left out. A whole call that cannot be read is closed so that its arguments are JSON; one
+    without a tool's name is content.
 
     Args:
         stops: stop strings, of content alone.
         tools: whether tool calls are parsed; else their text is content. A model without the tokens has no calls.
+        thought: what the prompt says of a thought that it leaves open, see `open_thought`; None: it leaves none open.
 
     Raises:
         ParameterError: an empty stop string.
     """
 
-    def __init__(self, tokenizer: Tokenizer, stops: Sequence[str] = (), *, tools: bool) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, stops: Sequence[str] = (), *, tools: bool, thought: str | None = None
+    ) -> None:
         self._tokenizer = tokenizer
         self._content = PlainReply(tokenizer, stops)
         self._thoughts = Detokenizer(tokenizer)
@@ -105,6 +110,9 @@ class ChatReply:
         self._opened = None if marks is None else tokenizer.token_id(marks.opened)
         self._closed = None if marks is None else tokenizer.token_id(marks.closed)
         self._first_line = "" if marks is None else marks.line
+        if thought is not None:
+            self._thinking = True
+            self._line = thought if len(thought) < len(self._first_line) else None
         self._tokens: CallTokens | None = None
         if tools and syntax is not None:
             texts = (syntax.opened, syntax.closed, syntax.quote)
@@ -140,7 +148,7 @@ class ChatReply:
 
     def flush(self) -> list[ReplyDelta]:
         """See `Reply`."""
-        return [] if self.stopped else [*self._end_thought(), *self._end_call(), *self._content.flush()]
+        return [] if self.stopped else [*self._end_thought(), *self._end_call(cut=True), *self._content.flush()]
 
     def _thought(self, text: str, *, last: bool = False) -> list[ReplyDelta]:
         if self._line is not None:
@@ -175,23 +183,48 @@ class ChatReply:
         head = (None, None) if known else (f"call_{secrets.token_hex(12)}", self._call.name)
         return [ReplyDelta(kind="tool_call", text=text, index=self._calls, call_id=head[0], name=head[1])]
 
-    def _end_call(self) -> list[ReplyDelta]:
+    def _end_call(self, *, cut: bool = False) -> list[ReplyDelta]:
         if self._call is None:
             return []
         known = self._call.name is not None
-        deltas = self._call_delta(self._call.close(), known)
+        deltas = self._call_delta(self._call.cut() if cut else self._call.close(), known)
         if self._call.name is not None:
             self._calls += 1
-        elif self._call.rest:
+        elif self._call.rest and not cut:
             deltas = self._content.add(self._call.rest)
         self._call = None
         return deltas
 
 
-def make_reply(kind: Literal["text", "chat", "tools"], tokenizer: Tokenizer, stops: Sequence[str]) -> Reply:
+def open_thought(tokenizer: Tokenizer, prompt_ids: Sequence[int]) -> str | None:
+    """What a prompt holds of a thought that it leaves open, the channel's line included; None if it leaves none open.
+
+    Some templates open the thought themselves, for example behind a tool's result.
+    """
+    marks = tokenizer.dialect.reasoning
+    if marks is None:
+        return None
+    opened = tokenizer.token_id(marks.opened)
+    ends = {tokenizer.token_id(text) for text in (marks.closed, *tokenizer.dialect.turn_ends)}
+    for at in range(len(prompt_ids) - 1, -1, -1):
+        if prompt_ids[at] == opened:
+            return tokenizer.decode(prompt_ids[at + 1 :])
+        if prompt_ids[at] in ends:
+            return None
+    return None
+
+
+def make_reply(
+    kind: Literal["text", "chat", "tools"], tokenizer: Tokenizer, stops: Sequence[str], prompt_ids: Sequence[int]
+) -> Reply:
     """A fresh parser: of plain text, of a chat's reply, or of one whose tool calls are parsed.
+
+    Args:
+        prompt_ids: what the reply follows; it may leave a thought open.
 
     Raises:
         ParameterError: an empty stop string.
     """
-    return PlainReply(tokenizer, stops) if kind == "text" else ChatReply(tokenizer, stops, tools=kind == "tools")
+    if kind == "text":
+        return PlainReply(tokenizer, stops)
+    return ChatReply(tokenizer, stops, tools=kind == "tools", thought=open_thought(tokenizer, prompt_ids))

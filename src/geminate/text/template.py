@@ -19,6 +19,7 @@ from jinja2.parser import Parser
 from geminate.checkpoint.checkpoint import Checkpoint
 from geminate.errors import ParameterError, TemplateTimeoutError, TokenizerError
 from geminate.text.dialect import PLAIN, Dialect
+from geminate.text.messages import prepared
 from geminate.text.sandbox import DEADLINE_S, BoundedEnvironment
 
 MAX_CAUSE = 800  # characters of an error that a template made
@@ -76,6 +77,7 @@ class ChatTemplate:
             raise TokenizerError("the checkpoint has no chat template; pass plain text or token ids instead")
         self._environment = _environment(seconds)
         self._specials = dict(specials or {})
+        self._sources = sources
         self._templates: dict[str, jinja2.Template] = {}
         for name, text in sources.items():
             try:
@@ -102,7 +104,8 @@ class ChatTemplate:
         messages: Sequence[Mapping[str, Any]],
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
-        add_generation_prompt: bool = True,
+        add_generation_prompt: bool | None = None,
+        continue_final_message: bool = False,
         enable_thinking: bool | None = None,
         seconds: float | None = None,
         **variables: object,
@@ -114,7 +117,8 @@ class ChatTemplate:
                 ``{"type": "text", "text": ...}``; content may be absent with ``tool_calls`` or ``tool_responses``,
                 and a mapping in a tool's result.
             tools: function declarations as JSON schemas; a template named ``tool_use`` is then preferred.
-            add_generation_prompt: open the model's turn at the end.
+            add_generation_prompt: open the model's turn at the end; None: unless the last message is continued.
+            continue_final_message: end with the last message, an assistant's, so that the reply goes on with its text.
             enable_thinking: passed to the template unless None.
             seconds: after which rendering is stopped; None: as given at the start.
             variables: additional variables for this checkpoint's template.
@@ -125,30 +129,70 @@ class ChatTemplate:
             TemplateTimeoutError: it did not end in time.
         """
         check_messages(messages)
+        if continue_final_message:
+            _check_continued(messages, add_generation_prompt)
+        name = self._choose(tools is not None)
         known: dict[str, object] = {
             **self._specials,
             **variables,
-            "messages": messages,
+            "messages": prepared(_marked(messages) if continue_final_message else messages, self._sources[name]),
             "tools": tools,
             "documents": None,
-            "add_generation_prompt": add_generation_prompt,
+            "add_generation_prompt": not continue_final_message
+            if add_generation_prompt is None
+            else add_generation_prompt,
         }
         if enable_thinking is not None:
             known["enable_thinking"] = enable_thinking
         try:
-            return self._environment.rendered(self._choose(tools is not None), known, seconds)
+            text = self._environment.rendered(self._templates[name], known, seconds)
         except TimeoutError as error:
             raise TemplateTimeoutError(f"the chat template failed: {error}") from error
         except Exception as error:  # a template is untrusted code and can raise anything
             raise TokenizerError(f"the chat template failed: {_cause(error)}") from error
+        return _before_mark(text) if continue_final_message else text
 
-    def _choose(self, with_tools: bool) -> jinja2.Template:
+    def _choose(self, with_tools: bool) -> str:
         for name in ("tool_use", "default") if with_tools else ("default",):
             if name in self._templates:
-                return self._templates[name]
+                return name
         if len(self._templates) == 1:
-            return next(iter(self._templates.values()))
+            return next(iter(self._templates))
         raise TokenizerError(f"no default among the chat templates {sorted(self._templates)}")
+
+
+_END = "\ue0e1continue\ue0e2"  # marks where a message ends that is to be continued; private-use characters
+
+
+def _check_continued(messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool | None) -> None:
+    if add_generation_prompt:
+        raise ParameterError(
+            "continue_final_message and add_generation_prompt exclude each other: the reply goes on with the last "
+            "message, or it begins a new one"
+        )
+    last = messages[-1]
+    if last.get("role") not in ("assistant", "model"):
+        raise ParameterError(
+            f"continue_final_message needs an assistant message at the end, and the last one is of {last.get('role')!r}"
+        )
+    if last.get("tool_calls") or last.get("tool_responses"):
+        raise ParameterError("continue_final_message cannot go on with a message that has tool calls")
+
+
+def _marked(messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    last = messages[-1]
+    content = last["content"]
+    if isinstance(content, str):
+        content += _END
+    else:
+        content = [*content, {"type": "text", "text": _END}]
+    return [*messages[:-1], {**last, "content": content}]
+
+
+def _before_mark(text: str) -> str:
+    if _END not in text:
+        raise TokenizerError("the chat template leaves out the end of the last message, so it cannot be continued")
+    return text[: text.rindex(_END)]
 
 
 def check_messages(messages: object) -> None:

@@ -18,6 +18,7 @@ import tokenizers
 from geminate.checkpoint.checkpoint import Checkpoint
 from geminate.errors import ParameterError, TokenizerError
 from geminate.text.call_tokens import CallTokens
+from geminate.text.detokenizer import Detokenizer
 from geminate.text.dialect import PLAIN, Dialect
 
 _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
@@ -95,8 +96,14 @@ class Tokenizer:
 
     @property
     def eos_id(self) -> int | None:
-        """Id of the tokenizer's eos token; a generation ends on generation_config's ids instead."""
+        """Id of the tokenizer's eos token; a generation ends on those of generation_config and `turn_ends` too."""
         return self._special_id("eos_token")
+
+    @property
+    def turn_ends(self) -> list[int]:
+        """Tokens that end the model's turn: the tokenizer's eos and the dialect's marks, as far as there are any."""
+        found = [self.eos_id, *map(self.token_id, self.dialect.turn_ends)]
+        return [token for token in dict.fromkeys(found) if token is not None]
 
     def save(self, directory: Path) -> None:
         """Write tokenizer.json and tokenizer_config.json, from which `load` makes the same tokenizer.
@@ -186,13 +193,29 @@ class Tokenizer:
     def decode(self, token_ids: Sequence[int], *, skip_special: bool = True) -> str:
         """Text of token ids; ids outside the vocabulary are passed over, broken UTF-8 becomes U+FFFD.
 
+        A character that is cut off at the end becomes one U+FFFD, and what stands before it is kept.
+
         Raises:
             TokenizerError: no integer, a negative one, or one of more than 32 bits.
         """
+        ids = list(token_ids)
         try:
-            return self._backend.decode(list(token_ids), skip_special_tokens=skip_special)
+            text = self._backend.decode(ids, skip_special_tokens=skip_special)
+            if not text.endswith("\ufffd"):
+                return text
+            start = len(ids)
+            while start and self._within_bytes(ids[start - 1], skip_special):
+                start -= 1
+            text = self._backend.decode(ids[:start], skip_special_tokens=skip_special)
         except (OverflowError, TypeError) as error:
             raise TokenizerError(f"not a token id: {error}") from error
+        run = Detokenizer(self, skip_special=skip_special)
+        return text + run.extend(ids[start:]) + run.flush()
+
+    def _within_bytes(self, token: int, skip_special: bool) -> bool:
+        """Whether a token does not end a run of bytes."""
+        piece = self.piece(token)
+        return piece is None or isinstance(piece, int) or (skip_special and self.is_special(token))
 
     def piece(self, token: int) -> str | int | None:
         """What one token adds to a text: a string, one byte of UTF-8 (0..255), or None for no such id.

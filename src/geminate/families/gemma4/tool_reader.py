@@ -1,7 +1,11 @@
-"""Reads Gemma 4's tool calls as they come: tokens in, JSON arguments out, valid whatever the model wrote.
+"""Reads Gemma 4's tool calls as they come: tokens in, JSON arguments out; valid JSON whatever the model wrote, unless
+the call is cut off.
 
 The syntax is in `geminate.families.gemma4.tool_grammar`. Read leniently: keys may stand in quotes, strings in JSON's
 own, ``True``, ``False`` and ``None`` are Python's, other bare words are strings, white space is passed over.
+
+A ``<|"|>`` ends a string only where a value may end: before a comma, the bracket that closes the object or list around
+the string, or the end of the call. Anywhere else it belongs to the text, since models write such code as arguments.
 """
 
 from __future__ import annotations
@@ -14,6 +18,9 @@ from geminate.text.detokenizer import Detokenizer, TokenTexts
 
 _HEADER = re.compile(r"\s*(call:)?\s*([A-Za-z0-9_.:/-]+)\s*")
 _NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
+_BEGUN_NUMBER = re.compile(r"-?((0|[1-9][0-9]*)(\.[0-9]*)?([eE][+-]?[0-9]*)?)?")
+_LONGEST_ESCAPE = 12  # characters: two surrogates
+_QUOTE = '<|"|>'
 _WORDS = {
     "true": "true", "false": "false", "null": "null", "True": "true", "False": "false", "None": "null",
 }  # fmt: skip
@@ -21,6 +28,18 @@ _WORDS = {
 
 def _quoted(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
+
+
+def _unescaped(held: str) -> str:
+    """The text of a JSON string's inside that ends anywhere, without an escape that is not complete."""
+    for end in range(len(held), max(-1, len(held) - _LONGEST_ESCAPE), -1):
+        try:
+            text: str = json.loads(f'"{held[:end]}"', strict=False)
+            text.encode("utf-8")
+        except ValueError:
+            continue
+        return text
+    return ""
 
 
 class ArgumentsReader:
@@ -52,6 +71,11 @@ class ArgumentsReader:
         for at, char in enumerate(text):
             if self._mode == "done":
                 break
+            if self._mode == "quote":
+                if char.isspace():
+                    self._held += char
+                    continue
+                self._quoted_enough(char)
             if self._mode == "string":  # until the next quote everything is content
                 self._out.append(_quoted(text[at:])[1:-1])
                 break
@@ -69,8 +93,10 @@ class ArgumentsReader:
                 self._out.append('"')
                 self._mode = "string"
             case "string":
-                self._out.append('"')
-                self._mode = "after"
+                self._held, self._mode = "", "quote"
+            case "quote":  # of several in a row only the last can end the string
+                self._out.append(_quoted(_QUOTE + self._held)[1:-1])
+                self._held = ""
             case "key":
                 self._held, self._mode = "", "quoted key"
             case "quoted key":
@@ -85,6 +111,25 @@ class ArgumentsReader:
         """What is missing at the end of the call."""
         if self._mode != "done":
             self._fail()
+        return self._take()
+
+    def cut(self) -> str:
+        """What is known of a key, a number or a word that a cut left unfinished; nothing is closed.
+
+        It begins what would have come: a string's quote that may be text and a word that may be anything are left out.
+        """
+        held = self._held
+        match self._mode:
+            case "bare key" | "quoted key" | "json key" | "colon":
+                text = _unescaped(held) if self._mode == "json key" else held
+                self._comma()
+                self._out.append(_quoted(text.rstrip() if self._mode == "bare key" else text)[:-1])
+            case "bare":
+                word = next((_WORDS[w] for w in _WORDS if w.startswith(held) and w == _WORDS[w]), "")
+                self._out.append(held if word or _BEGUN_NUMBER.fullmatch(held) else "")
+            case "json string":
+                self._out.append(_quoted(_unescaped(held))[:-1])
+        self._mode = "done"
         return self._take()
 
     def _take(self) -> str:
@@ -109,6 +154,15 @@ class ArgumentsReader:
                 self._held += char
         elif not char.isspace():
             {"value": self._value, "key": self._key_start, "colon": self._colon, "after": self._after}[self._mode](char)
+
+    def _quoted_enough(self, char: str) -> None:
+        """Decide by what follows it whether a quote has ended its string."""
+        if char in (",", self._open[-1]):
+            self._out.append('"')
+            self._mode = "after"
+        else:
+            self._out.append(_quoted(_QUOTE + self._held)[1:-1])
+            self._mode = "string"
 
     def _json_char(self, char: str) -> None:
         if char == '"' and not self._escaped:
@@ -206,7 +260,7 @@ class ArgumentsReader:
     def _fail(self) -> None:
         self.malformed = True
         match self._mode:
-            case "string":
+            case "string" | "quote":
                 self._out.append('"')
             case "bare":
                 self._bare()
@@ -246,7 +300,7 @@ class Gemma4CallReader:
         if token != self._quote:
             return self._text(self._detokenizer.push(token))
         before = self._text(self._detokenizer.flush())
-        return before + (self._text('<|"|>') if self._arguments is None else self._arguments.quote())
+        return before + (self._text(_QUOTE) if self._arguments is None else self._arguments.quote())
 
     def close(self) -> str:
         """The end of the arguments."""
@@ -255,6 +309,11 @@ class Gemma4CallReader:
             self.name = found[2]
             return "{}"
         return before + (self._arguments.close() if self._arguments is not None else "")
+
+    def cut(self) -> str:
+        """What is known of arguments that end in the middle; no name is told before they begin."""
+        before = self._text(self._detokenizer.cut())
+        return before + (self._arguments.cut() if self._arguments is not None else "")
 
     def _text(self, text: str) -> str:
         if self._arguments is not None:

@@ -61,6 +61,8 @@ async def chat(state: ServerState, request: Request) -> Response:
         spec,
         request.receive,
         thinking=thinking,
+        add_generation_prompt=body.add_generation_prompt,
+        continue_final_message=bool(body.continue_final_message),
         messages_field="messages",
         format_field="response_format",
     )
@@ -89,6 +91,17 @@ def _check_combinations(body: ChatRequest) -> None:
         raise bad_request("top_logprobs needs logprobs: true", "top_logprobs")
     if body.stream_options is not None and not body.stream:
         raise bad_request("stream_options needs stream: true", "stream_options")
+    if body.continue_final_message:
+        if body.add_generation_prompt:
+            raise bad_request(
+                "continue_final_message and add_generation_prompt: true exclude each other; set one of them",
+                "continue_final_message",
+            )
+        if body.messages[-1].role != "assistant":
+            raise bad_request(
+                f"continue_final_message needs an assistant message at the end, not one of {body.messages[-1].role!r}",
+                "continue_final_message",
+            )
 
 
 def _token_limit(body: ChatRequest) -> int | None:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from starlette.types import Receive
 
 from geminate.errors import GeminateError, TemplateTimeoutError
-from geminate.grammar.compiler import Grammar, GrammarSpec, JsonObject, JsonSchema, Lark, Regex, ToolCalls
+from geminate.grammar.compiler import Grammar, GrammarSpec, JsonObject, JsonSchema, Lark, Reasoning, Regex, ToolCalls
 from geminate.server.http.errors import bad_request, from_geminate
 from geminate.server.http.logs import RequestContext
 from geminate.server.openai.conversation import parameters_of, template_tools
@@ -20,6 +22,7 @@ from geminate.server.openai.schemas_chat import JsonSchemaFormat
 from geminate.server.openai.schemas_common import FunctionSpec, GrammarFormat, JsonObjectFormat, RegexFormat, TextFormat
 from geminate.server.openai.schemas_responses import ResponseJsonSchema
 from geminate.server.state import Model, ServerState
+from geminate.text.reply import open_thought
 
 INLINE_MESSAGES = 100  # of a conversation that is rendered in the event loop
 _compiling = ThreadPoolExecutor(8, thread_name_prefix="grammar")  # they wait; apart, so that prompts are encoded
@@ -90,7 +93,7 @@ def grammar_spec(form: Format | None, tools: Tools, field: str) -> GrammarSpec |
 
 
 async def compile_grammar(
-    model: Model, spec: GrammarSpec | None, receive: Receive, *, thinking: bool, field: str
+    model: Model, spec: GrammarSpec | None, receive: Receive, *, reasoning: Reasoning, field: str
 ) -> Grammar | None:
     """Compile a grammar.
 
@@ -105,7 +108,7 @@ async def compile_grammar(
 
     async def work() -> Grammar:
         return await asyncio.get_running_loop().run_in_executor(
-            _compiling, lambda: model.compiler.compile(spec, reasoning=thinking, cancelled=gone)
+            _compiling, lambda: model.compiler.compile(spec, reasoning=reasoning, cancelled=gone)
         )
 
     try:
@@ -128,6 +131,8 @@ async def prompt_and_grammar(
     thinking: bool | None,
     messages_field: str,
     format_field: str,
+    add_generation_prompt: bool | None = None,
+    continue_final_message: bool = False,
 ) -> tuple[list[int], Grammar | None]:
     """Token ids of a conversation and the compiled grammar for its completion; logs the prompt with ``log_prompts``.
 
@@ -137,30 +142,29 @@ async def prompt_and_grammar(
     characters = sum(len(message["content"]) for message in messages)
     model.check_length(characters, messages_field, messages=len(messages))
     heavy = characters > INLINE_CHARS or len(messages) > INLINE_MESSAGES or bool(tools.offered)
-    prompt = await _rendered(model, messages, tools.declarations, thinking, heavy=heavy, param=messages_field)
-    grammar = await compile_grammar(model, spec, receive, thinking=bool(thinking), field=format_field)
+    render = partial(
+        model.llm.chat_ids,
+        messages,
+        tools=tools.declarations,
+        enable_thinking=thinking,
+        add_generation_prompt=add_generation_prompt,
+        continue_final_message=continue_final_message,
+    )
+    prompt = await _rendered(model, render, heavy=heavy, param=messages_field)
+    begun = open_thought(model.tokenizer, prompt) is not None
+    reasoning: Reasoning = "open" if begun else bool(thinking)
+    grammar = await compile_grammar(model, spec, receive, reasoning=reasoning, field=format_field)
     if state.settings.log_prompts:
         context.fields["messages"] = messages
     return prompt, grammar
 
 
-async def _rendered(
-    model: Model,
-    messages: list[dict[str, Any]],
-    tools: list[dict[str, Any]] | None,
-    thinking: bool | None,
-    *,
-    heavy: bool,
-    param: str,
-) -> list[int]:
+async def _rendered(model: Model, ids: Callable[..., list[int]], *, heavy: bool, param: str) -> list[int]:
     """Token ids of a conversation; a template that takes long once is rendered in a thread from then on."""
-
-    def ids(seconds: float | None) -> list[int]:
-        return model.llm.chat_ids(messages, tools=tools, enable_thinking=thinking, seconds=seconds)
 
     def quick() -> list[int] | None:
         try:
-            return ids(INLINE_SECONDS)
+            return ids(seconds=INLINE_SECONDS)
         except TemplateTimeoutError:
             model.slow_template = True
             return None
@@ -169,7 +173,7 @@ async def _rendered(
         found = await in_thread(False, quick, param=param)
         if found is not None:
             return found
-    return await in_thread(True, lambda: ids(None), param=param)
+    return await in_thread(True, ids, param=param)
 
 
 def thinking_wanted(effort: str | None, switch: bool | None, field: str) -> bool | None:

@@ -26,6 +26,7 @@ from geminate.server.http.parsing import ClientGone
 from geminate.server.openai.schemas_common import Sampling
 from geminate.server.openai.tokens import trace
 from geminate.server.state import Model, ServerState
+from geminate.text.reply import open_thought
 
 _NUMBERS = itertools.count()
 INLINE_CHARS = 20_000
@@ -172,6 +173,8 @@ class Generation:
             timeout_s=self.state.settings.request_seconds,
         )
         first = len(self.streams) * n
+        if reply != "text" and open_thought(self.model.tokenizer, prompt) is not None:
+            self._thinking.update(range(first, first + n))
         for choice in range(n):
             self._readers[first + choice] = ChunkReader(self.model.llm, self.model.tokenizer, request)
         return AsyncEvents(self.model.service, request)

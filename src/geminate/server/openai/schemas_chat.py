@@ -158,6 +158,16 @@ class ChatRequest(Sampling, StopStrings):
     chat_template_kwargs: TemplateOptions | None = Field(
         None, description="Variables for the chat template. Extension."
     )
+    add_generation_prompt: bool | None = Field(
+        None,
+        description="Begin a new turn of the model behind the messages; default true, unless continue_final_message is "
+        "set. Extension.",
+    )
+    continue_final_message: bool | None = Field(
+        None,
+        description="Go on with the last message, which must be an assistant's, instead of beginning a new turn; the "
+        "completion is what follows its text. Excludes add_generation_prompt: true. Extension.",
+    )
     safety_identifier: str | None = Field(None, max_length=256, description="End-user id; only written to the log.")
     store: Literal[False] | None = Field(None, description="Only false is accepted; nothing is stored.")
     service_tier: Literal["auto", "default"] | None = Field(None, description="Only auto and default are accepted.")

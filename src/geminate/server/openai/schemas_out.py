@@ -121,7 +121,7 @@ class OutFunction(Out):
     """A function and its arguments."""
 
     name: str = Field(description="The function's name.")
-    arguments: str = Field(description="A JSON object, encoded as a string.")
+    arguments: str = Field(description="A JSON object, encoded as a string; cut off where the call was.")
 
 
 class OutToolCall(Out):
