@@ -88,7 +88,7 @@ class Options(Strict):
     draft_num_predict: Hint = None
 
 
-class CalledFunction(Strict):
+class OllamaFunction(Strict):
     """A function and its arguments."""
 
     name: str = Field(min_length=1, max_length=64, description="The function's name.")
@@ -100,7 +100,7 @@ class CalledFunction(Strict):
 class OllamaCall(Strict):
     """A tool call of an earlier answer."""
 
-    function: CalledFunction = Field(description="The function that was called.")
+    function: OllamaFunction = Field(description="The function that was called.")
     id: str | None = Field(None, description="The call's id.")
     type: Literal["function"] | None = Field(None, description="Only functions are supported.")
 
