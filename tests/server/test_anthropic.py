@@ -323,10 +323,10 @@ def test_a_full_queue_and_a_client_that_leaves(packed_cache: Any) -> None:
     with Served("--max-running", "1", "--max-waiting", "1") as server:
         server.ready()
         claude = anthropic.Anthropic(base_url=server.url, api_key="none", max_retries=0)
-        with server.client() as one, server.client() as two:
-            with one.stream("POST", "/v1/messages", json=body) as first, two.stream("POST", "/v1/messages", json=body):
-                lines = first.iter_lines()  # kept: the stream is closed with it
-                next(lines)
+        with server.client() as one, one.stream("POST", "/v1/messages", json=body) as first:
+            lines = first.iter_lines()  # kept: the stream is closed with it
+            next(lines)
+            with server.client() as two, two.stream("POST", "/v1/messages", json=body):
                 server.until(lambda m: m["geminate:num_requests_waiting"] == 1)
                 with pytest.raises(anthropic.RateLimitError) as full:
                     ask(claude)

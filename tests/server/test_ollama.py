@@ -172,7 +172,7 @@ def test_formats(client: ollama.Client, wire: httpx.Client) -> None:
 
 def test_thinking(client: ollama.Client, wire: httpx.Client) -> None:
     """A grammar makes the model think, since the embedded one was not taught to."""
-    chat = posted(wire, "/api/chat", messages=HELLO, response_format=FORCED, think=True)
+    chat = posted(wire, "/api/chat", messages=HELLO, response_format=FORCED)
     assert (chat["message"]["thinking"], chat["message"]["content"]) == ("hm", "yes")
     made = lines(wire, "/api/generate", prompt="Hi", response_format=FORCED)
     assert "".join(line.get("thinking", "") for line in made) == "hm"
@@ -325,30 +325,29 @@ def test_a_full_queue_and_a_client_that_leaves(packed_cache: Any) -> None:
         server.ready()
         client = ollama.Client(host=server.url)
         endless = {"model": MODEL, "messages": HELLO, "max_tokens": 1900, "ignore_eos": True, "stream": True}
-        with server.client() as one, server.client() as two:
-            with one.stream("POST", "/v1/chat/completions", json=endless) as first:
-                kept = first.iter_lines()
-                next(kept)
-                with two.stream("POST", "/api/generate", json=body):
-                    server.until(lambda m: m["geminate:num_requests_waiting"] == 1)
-                    with pytest.raises(ollama.ResponseError) as full:
-                        client.chat(MODEL, HELLO)
-                    assert full.value.status_code == 429
-                server.until(lambda m: m["geminate:num_requests_waiting"] == 0)
+        with server.client() as one, one.stream("POST", "/v1/chat/completions", json=endless) as first:
+            kept = first.iter_lines()
+            next(kept)
+            with server.client() as two, two.stream("POST", "/api/generate", json=body):
+                server.until(lambda m: m["geminate:num_requests_waiting"] == 1)
+                with pytest.raises(ollama.ResponseError) as full:
+                    client.chat(MODEL, HELLO)
+                assert full.value.status_code == 429
+            server.until(lambda m: m["geminate:num_requests_waiting"] == 0)
         server.quiet()
         assert client.chat(MODEL, HELLO, options=SHORT).done
         server.wait_log("request", path="/api/generate", aborted=True, status=499)
 
 
 def test_an_error_inside_a_stream(packed_cache: Any) -> None:
-    with Served("--request-seconds", "0.05") as server:
+    with Served("--request-seconds", "0.1") as server:
         server.ready()
         client = ollama.Client(host=server.url)
-        count = {"num_predict": 1900, "temperature": 0.0}
+        count = {"num_predict": 1900, "temperature": 3.0, "seed": 1}
         with pytest.raises(ollama.ResponseError) as late:
             for _ in client.generate(MODEL, "Once upon a time", raw=True, options=count, stream=True):
                 pass
-        assert "0.05" in late.value.error
+        assert "0.1" in late.value.error
         with pytest.raises(ollama.ResponseError) as whole:
             client.generate(MODEL, "Once upon a time", raw=True, options=count)
         assert whole.value.status_code == 504

@@ -64,6 +64,16 @@ class ApiError(Exception):
         return _ErrorResponse(self)
 
 
+class JsonResponse(Response):
+    """JSON in ASCII; escapes carry what UTF-8 cannot, such as unpaired surrogates sent by a client."""
+
+    media_type = "application/json"
+
+    def __init__(self, content: Any, *, status: int = 200, headers: Mapping[str, str] | None = None) -> None:
+        data = json.dumps(content, separators=(",", ":"), allow_nan=False).encode("ascii")
+        super().__init__(data, status_code=status, headers=dict(headers or {}))
+
+
 def anthropic_error(error: ApiError) -> dict[str, Any]:
     """An error in Anthropic's shape; its clients look for "prompt is too long"."""
     kind = _ANTHROPIC_TYPES.get(error.status, "invalid_request_error")
@@ -77,11 +87,11 @@ def ollama_error(error: ApiError) -> dict[str, Any]:
     return {"error": error.message}
 
 
-class _ErrorResponse(Response):
-    """An error, in the shape of the API that the request's path belongs to."""
+class _ErrorResponse(JsonResponse):
+    """An error in OpenAI's shape; sent in answer to a request, in that of the API that the request's path belongs to."""
 
     def __init__(self, error: ApiError) -> None:
-        super().__init__(status_code=error.status)
+        super().__init__(error.body(), status=error.status, headers=error.headers)
         self.error = error
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -93,18 +103,9 @@ class _ErrorResponse(Response):
         elif path.startswith(OLLAMA):
             body = ollama_error(error)
         else:
-            body = error.body()
+            await super().__call__(scope, receive, send)
+            return
         await JsonResponse(body, status=status, headers=error.headers)(scope, receive, send)
-
-
-class JsonResponse(Response):
-    """JSON in ASCII; escapes carry what UTF-8 cannot, such as unpaired surrogates sent by a client."""
-
-    media_type = "application/json"
-
-    def __init__(self, content: Any, *, status: int = 200, headers: Mapping[str, str] | None = None) -> None:
-        data = json.dumps(content, separators=(",", ":"), allow_nan=False).encode("ascii")
-        super().__init__(data, status_code=status, headers=dict(headers or {}))
 
 
 def bad_request(message: str, param: str | None = None, code: str | None = None) -> ApiError:
