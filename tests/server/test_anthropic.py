@@ -175,7 +175,7 @@ def test_results_and_text_of_one_turn_keep_their_order(keyed: Served, claude: an
         {"role": "user", "content": turn},
     ]
     made = claude.messages.with_raw_response.create(model=MODEL, messages=history, max_tokens=5, tools=[WEATHER])  # type: ignore[list-item]
-    assert made.headers["x-geminate-ignored"] == "messages.content.cache_control"
+    assert made.headers["x-geminate-ignored"] == "messages[].content[].cache_control"
     counted = claude.messages.count_tokens(model=MODEL, messages=history, tools=[WEATHER]).input_tokens  # type: ignore[list-item]
     usage = made.parse().usage
     assert usage.input_tokens + (usage.cache_read_input_tokens or 0) == counted
@@ -243,7 +243,7 @@ def test_what_has_no_effect_is_named(keyed: Served, claude: anthropic.Anthropic)
     )
     assert made.headers["x-geminate-ignored"].split(", ") == [
         "service_tier",
-        "system.cache_control",
+        "system[].cache_control",
         "thinking.budget_tokens",
     ]
     line = keyed.wait_log("request", request_id=made.headers["request-id"])

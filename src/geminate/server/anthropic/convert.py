@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -25,14 +25,6 @@ from geminate.server.http.errors import bad_request
 from geminate.server.http.parsing import explain
 from geminate.server.openai.schemas_chat import ChatRequest
 from geminate.server.openai.schemas_common import Sampling
-
-_HINTS = frozenset(
-    {
-        "allowed_callers", "betas", "budget_tokens", "cache_control", "caller", "citations", "context_management",
-        "defer_loading", "diagnostics", "eager_input_streaming", "effort", "inference_geo", "input_examples",
-        "is_error", "service_tier", "speed", "user_profile_id", "workspace_id",
-    }
-)  # fmt: skip
 
 
 def chat_request(body: CountRequest) -> ChatRequest:
@@ -173,23 +165,3 @@ def _assistant(blocks: Sequence[BaseModel]) -> dict[str, Any]:
     if calls:
         made["tool_calls"] = calls
     return made
-
-
-def ignored(body: BaseModel) -> list[str]:
-    """The names of fields that are set and have no effect, each once, as ``messages.content.cache_control``."""
-    return sorted(set(_ignored(body)))
-
-
-def _ignored(value: Any, place: str = "") -> Iterator[str]:
-    if isinstance(value, BaseModel):
-        for name in value.model_fields_set:
-            inner = getattr(value, name)
-            path = f"{place}.{name}" if place else name
-            if name in _HINTS:
-                if inner not in (None, False):
-                    yield path
-            elif not isinstance(inner, Mapping):
-                yield from _ignored(inner, path)
-    elif isinstance(value, list):
-        for item in value:
-            yield from _ignored(item, place)

@@ -8,9 +8,10 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from geminate.server.anthropic.convert import chat_request, ignored
+from geminate.server.anthropic.convert import chat_request
 from geminate.server.anthropic.events import MessageEvents
 from geminate.server.anthropic.schemas import CountRequest, MessagesRequest, ThinkingOn
+from geminate.server.anthropic.tolerated import COUNT, MESSAGES
 from geminate.server.http.errors import JsonResponse
 from geminate.server.http.logs import context_of
 from geminate.server.http.parsing import parse
@@ -25,9 +26,8 @@ MAX_USER = 256  # characters of metadata.user_id that are logged
 
 async def messages(state: ServerState, request: Request) -> Response:
     """Generate the next message of a conversation, as Anthropic's API does."""
-    body = await parse(request, MessagesRequest, state.check_ready)
+    body = await parse(request, MessagesRequest, state.check_ready, MESSAGES)
     context = context_of(request.scope)
-    context.ignored.extend(ignored(body))
     # max_tokens must be given here, so it is a ceiling: clients ask for more than the memory holds.
     model, generation = await start(state, request, chat_request(body), bounded=False)
     user = (body.metadata or {}).get("user_id")
@@ -48,9 +48,8 @@ async def messages(state: ServerState, request: Request) -> Response:
 
 async def count_tokens(state: ServerState, request: Request) -> Response:
     """Count the tokens of a conversation, tools and instructions included; nothing is generated."""
-    body = await parse(request, CountRequest, state.check_ready)
+    body = await parse(request, CountRequest, state.check_ready, COUNT)
     model = state.model(body.model)
-    context_of(request.scope).ignored.extend(ignored(body))
     ids, _, _ = await prepared(state, model, request, chat_request(body), constrained=False)
     return JsonResponse({"input_tokens": len(ids)})
 

@@ -4,23 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
 from geminate.server.openai.schemas_chat import ChatFormat
-from geminate.server.openai.schemas_common import Items, Sampling, Strict, Text, Unsupported
-
-Hint = Annotated[Any, Field(description="Accepted; has no effect.")]
-
-
-def _custom(kind: Any) -> Any:
-    """The type of a tool that the client describes.
-
-    Raises:
-        ValueError: one of the tools that Anthropic's own models know.
-    """
-    if kind not in (None, "custom"):
-        raise ValueError(f"only tools with an input_schema (type 'custom') are supported, not {str(kind)[:100]!r}")
-    return kind
+from geminate.server.openai.schemas_common import Items, Sampling, Strict, Text
 
 
 class TextBlock(Strict):
@@ -28,8 +15,6 @@ class TextBlock(Strict):
 
     type: Literal["text"]
     text: str = Field(description="The text.")
-    cache_control: Hint = None
-    citations: Hint = None
 
 
 class ThinkingBlock(Strict):
@@ -38,7 +23,6 @@ class ThinkingBlock(Strict):
     type: Literal["thinking"]
     thinking: str = Field(description="The reasoning.")
     signature: str | None = Field(None, description="Accepted as it is; reasoning is neither signed nor checked.")
-    cache_control: Hint = None
 
 
 class RedactedThinkingBlock(Strict):
@@ -46,7 +30,6 @@ class RedactedThinkingBlock(Strict):
 
     type: Literal["redacted_thinking"]
     data: str = Field(description="Not read.")
-    cache_control: Hint = None
 
 
 class ToolUseBlock(Strict):
@@ -56,8 +39,6 @@ class ToolUseBlock(Strict):
     id: str = Field(description="The call's id.")
     name: str = Field(min_length=1, max_length=64, description="The tool's name.")
     input: dict[str, Any] = Field(description="The arguments.")
-    cache_control: Hint = None
-    caller: Hint = None
 
 
 class ToolResultBlock(Strict):
@@ -66,8 +47,9 @@ class ToolResultBlock(Strict):
     type: Literal["tool_result"]
     tool_use_id: str = Field(description="Id of the tool call.")
     content: str | Items[TextBlock] | None = Field(None, description="The result, as text.")
-    is_error: bool | None = Field(None, description="Has no effect: templates have no place for it; say it in content.")
-    cache_control: Hint = None
+    is_error: Literal[False] | None = Field(
+        None, description="True has no effect: templates have no place for it; say it in content."
+    )
 
 
 UserBlock = Annotated[TextBlock | ToolResultBlock, Field(discriminator="type")]
@@ -96,16 +78,11 @@ Turn = Annotated[UserTurn | AssistantTurn, Field(discriminator="role")]
 class MessagesTool(Strict):
     """A tool that the client runs."""
 
-    type: Annotated[str | None, BeforeValidator(_custom)] = Field(None, description="custom, or absent.")
+    type: Literal["custom"] | None = Field(None, description="May be left out.")
     name: str = Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$", description="The tool's name.")
     description: str | None = Field(None, description="What the tool does; shown to the model.")
     input_schema: dict[str, Any] = Field(description="JSON schema of the arguments, an object.")
     strict: bool | None = Field(None, description="Reject a schema that cannot be fully enforced.")
-    cache_control: Hint = None
-    eager_input_streaming: Hint = None
-    input_examples: Hint = None
-    defer_loading: Hint = None
-    allowed_callers: Hint = None
 
 
 class AutoChoice(Strict):
@@ -137,10 +114,9 @@ class NoChoice(Strict):
 
 
 class ThinkingOn(Strict):
-    """Thinking mode."""
+    """Thinking mode; ``budget_tokens`` has no effect, ``max_tokens`` limits the whole message."""
 
     type: Literal["enabled", "adaptive"]
-    budget_tokens: int | None = Field(None, ge=0, description="Has no effect; max_tokens limits the whole message.")
     display: Literal["summarized", "omitted"] | None = Field(
         None, description="omitted: thinking blocks come without their text. It is never summarized."
     )
@@ -157,13 +133,11 @@ class OutputFormat(Strict):
 
     type: Literal["json_schema"]
     schema_: dict[str, Any] = Field(alias="schema", description="The JSON schema.")
-    name: Hint = None
 
 
 class OutputConfig(Strict):
     """Options of the output."""
 
-    effort: Hint = None
     format: OutputFormat | None = Field(None, description="Format that the text must have.")
 
 
@@ -187,13 +161,6 @@ class CountRequest(Strict):
         description="Format of the text as in /v1/chat/completions: also a regular expression, or a grammar. "
         "Extension.",
     )
-    cache_control: Hint = None
-    context_management: Hint = None
-    betas: Hint = None
-    speed: Hint = None
-    mcp_servers: Annotated[Items[Any], Field(max_length=0)] | None = Field(
-        None, description="Only an empty list is accepted."
-    )
 
 
 class MessagesRequest(CountRequest, Sampling):
@@ -207,9 +174,3 @@ class MessagesRequest(CountRequest, Sampling):
     )
     stream: bool | None = Field(None, description="Send the message as it is generated, as server-sent events.")
     metadata: dict[str, Any] | None = Field(None, description="user_id is written to the log; nothing else is read.")
-    service_tier: Hint = None
-    inference_geo: Hint = None
-    diagnostics: Hint = None
-    user_profile_id: Hint = None
-    workspace_id: Hint = None
-    container: Unsupported = None

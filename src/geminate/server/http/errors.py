@@ -88,7 +88,7 @@ def ollama_error(error: ApiError) -> dict[str, Any]:
 
 
 class _ErrorResponse(JsonResponse):
-    """An error in OpenAI's shape; sent in answer to a request, in that of the API that the request's path belongs to."""
+    """An error in OpenAI's shape; in answer to a request, in that of the API that the request's path belongs to."""
 
     def __init__(self, error: ApiError) -> None:
         super().__init__(error.body(), status=error.status, headers=error.headers)

@@ -22,8 +22,6 @@ from geminate.server.state import Model
 
 _M = TypeVar("_M", bound=BaseModel)
 _SAME = ("temperature", "top_p", "min_p", "presence_penalty", "frequency_penalty")
-_SETTINGS = (*_SAME, "num_predict", "top_k", "seed", "stop", "repeat_penalty", "typical_p", "tfs_z", "mirostat")
-_HINTS = ("keep_alive", "truncate", "shift")
 LATEST = ":latest"
 
 
@@ -149,15 +147,3 @@ def _call_of(open_calls: list[tuple[str, str]], message: OllamaMessage, where: s
         raise bad_request(f"{where}: there is no earlier call of {what} without a result", where)
     open_calls.remove(found[0])
     return found[0][0]
-
-
-def ignored(body: OllamaRequest) -> list[str]:
-    """The names of fields that are set and have no effect."""
-    names = [name for name in _HINTS if getattr(body, name) is not None]
-    options = body.options
-    if options is not None:
-        for name in sorted(options.model_fields_set):
-            effect = name in _SETTINGS or (name == "repeat_last_n" and options.repeat_last_n == 0)
-            if not effect and getattr(options, name) is not None:
-                names.append(f"options.{name}")
-    return names

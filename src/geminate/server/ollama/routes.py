@@ -11,10 +11,11 @@ from geminate import __version__
 from geminate.server.http.errors import JsonResponse, bad_request
 from geminate.server.http.logs import context_of
 from geminate.server.http.parsing import parse
-from geminate.server.ollama.convert import chat_request, continuation, ignored, known_name, question
+from geminate.server.ollama.convert import chat_request, continuation, known_name, question
 from geminate.server.ollama.facts import running, shown, tag
 from geminate.server.ollama.lines import NDJSON, Lines, encoded, now, said
 from geminate.server.ollama.schemas import GenerateRequest, OllamaChatRequest, OllamaRequest, ShowRequest
+from geminate.server.ollama.tolerated import CHAT, GENERATE, SHOW
 from geminate.server.openai import chat as openai_chat
 from geminate.server.openai import completions as openai_completions
 from geminate.server.openai.generation import Generation, until_gone
@@ -35,10 +36,9 @@ _REFUSED = {
 
 async def chat(state: ServerState, request: Request) -> Response:
     """Generate the next message of a conversation, as Ollama does."""
-    body = await parse(request, OllamaChatRequest, state.check_ready, any_type=True)
+    body = await parse(request, OllamaChatRequest, state.check_ready, CHAT, any_type=True)
     model = state.check_ready()
     name = known_name(model, body.model)
-    context_of(request.scope).ignored.extend(ignored(body))
     if not body.messages:
         return _loaded(state, body, name, chat=True)
     model, generation = await openai_chat.start(state, request, chat_request(body, name))
@@ -47,10 +47,9 @@ async def chat(state: ServerState, request: Request) -> Response:
 
 async def generate(state: ServerState, request: Request) -> Response:
     """Answer a question, or with ``raw`` continue a text, as Ollama does."""
-    body = await parse(request, GenerateRequest, state.check_ready, any_type=True)
+    body = await parse(request, GenerateRequest, state.check_ready, GENERATE, any_type=True)
     model = state.check_ready()
     name = known_name(model, body.model)
-    context_of(request.scope).ignored.extend(ignored(body))
     if not body.prompt and not body.system:
         return _loaded(state, body, name, chat=False)
     if body.raw:
@@ -100,7 +99,7 @@ async def ps(state: ServerState, request: Request) -> Response:
 
 async def show(state: ServerState, request: Request) -> Response:
     """Describe the served model, as Ollama does."""
-    body = await parse(request, ShowRequest, state.check_ready, any_type=True)
+    body = await parse(request, ShowRequest, state.check_ready, SHOW, any_type=True)
     name = body.model or body.name
     if name is None:
         raise bad_request("model is missing", "model", "missing_field")

@@ -4,43 +4,18 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import BeforeValidator, Field
 
 from geminate.params import MAX_DRAFT, MAX_LOGPROBS
 from geminate.server.openai.schemas_chat import ChatFormat
 from geminate.server.openai.schemas_common import FunctionSpec, Items, Strict, Text
-
-Hint = Annotated[Any, Field(description="Accepted; has no effect.")]
 
 
 def _whole(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def _one(value: float | None) -> float | None:
-    if value not in (None, 1):
-        raise ValueError("not supported; only 1, which turns it off, is accepted")
-    return value
-
-
-def _zero(value: float | None) -> float | None:
-    if value not in (None, 0):
-        raise ValueError("not supported; only 0, which turns it off, is accepted")
-    return value
-
-
-def _no_images(images: list[Any] | None) -> list[Any] | None:
-    if images:
-        raise ValueError("this server accepts text only; images are not supported")
-    return images
-
-
 Whole = Annotated[int, BeforeValidator(_whole)]
-Images = Annotated[
-    Items[Any] | None, AfterValidator(_no_images), Field(description="Not supported; only an empty list is accepted.")
-]
-OffAtOne = Annotated[float | None, AfterValidator(_one), Field(description="Only 1 is accepted, which turns it off.")]
-OffAtZero = Annotated[float | None, AfterValidator(_zero), Field(description="Only 0 is accepted, which turns it off.")]
 
 
 class Options(Strict):
@@ -60,32 +35,9 @@ class Options(Strict):
     repeat_penalty: float | None = Field(
         None, gt=0, description="For tokens already in the context; the whole context counts, see repeat_last_n."
     )
-    repeat_last_n: Whole | None = Field(
-        None, ge=-1, description="0 turns repeat_penalty off; other values have no effect."
-    )
+    repeat_last_n: Literal[0] | None = Field(None, description="0 turns repeat_penalty off; others have no effect.")
     presence_penalty: float | None = Field(None, ge=-2, le=2, description="As in /v1/chat/completions.")
     frequency_penalty: float | None = Field(None, ge=-2, le=2, description="As in /v1/chat/completions.")
-    typical_p: OffAtOne = None
-    tfs_z: OffAtOne = None
-    mirostat: OffAtZero = None
-    num_ctx: Hint = None
-    num_keep: Hint = None
-    num_batch: Hint = None
-    num_gpu: Hint = None
-    main_gpu: Hint = None
-    num_thread: Hint = None
-    numa: Hint = None
-    low_vram: Hint = None
-    f16_kv: Hint = None
-    logits_all: Hint = None
-    vocab_only: Hint = None
-    embedding_only: Hint = None
-    use_mmap: Hint = None
-    use_mlock: Hint = None
-    mirostat_tau: Hint = None
-    mirostat_eta: Hint = None
-    penalize_newline: Hint = None
-    draft_num_predict: Hint = None
 
 
 class OllamaFunction(Strict):
@@ -93,8 +45,6 @@ class OllamaFunction(Strict):
 
     name: str = Field(min_length=1, max_length=64, description="The function's name.")
     arguments: dict[str, Any] | None = Field(None, description="The arguments.")
-    description: Hint = None
-    index: Hint = None
 
 
 class OllamaCall(Strict):
@@ -111,11 +61,10 @@ class OllamaMessage(Strict):
     role: Literal["system", "user", "assistant", "tool"] = Field(description="Who speaks.")
     content: str | None = Field(None, description="Text of the message.")
     thinking: str | None = Field(None, description="Reasoning of an answer; chat templates drop most of it.")
-    images: Images = None
     tool_calls: Items[OllamaCall] | None = Field(None, description="Tool calls of an answer.")
     tool_name: str | None = Field(None, description="Of a result: the tool that was called.")
     tool_call_id: str | None = Field(None, description="Of a result: the id of the call.")
-    name: str | None = Field(None, description="Of a result: older name of tool_name. Else without effect.")
+    name: str | None = Field(None, description="Of a result: older name of tool_name.")
 
 
 class OllamaTool(Strict):
@@ -139,9 +88,6 @@ class OllamaRequest(Strict):
     )
     logprobs: bool | None = Field(None, description="Return the log-probability of every generated token.")
     top_logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS, description="Number of most likely tokens to return.")
-    keep_alive: Hint = None
-    truncate: Hint = None
-    shift: Hint = None
     response_format: ChatFormat | None = Field(
         None,
         description="Format of the answer as in /v1/chat/completions: also a regular expression, or a grammar. "
@@ -166,12 +112,6 @@ class GenerateRequest(OllamaRequest):
     prompt: str | None = Field(None, description="What the user says; with raw the text to continue.")
     system: str | None = Field(None, description="Instructions to the model.")
     raw: bool | None = Field(None, description="Continue the prompt as it is, without the chat template.")
-    images: Images = None
-    suffix: Literal[""] | None = Field(None, description="Not supported.")
-    template: Literal[""] | None = Field(None, description="Not supported: the model's own template is used.")
-    context: Annotated[Items[Any], Field(max_length=0)] | None = Field(
-        None, description="Not supported: send the conversation to /api/chat."
-    )
 
 
 class ShowRequest(Strict):
@@ -179,4 +119,3 @@ class ShowRequest(Strict):
 
     model: Text | None = Field(None, description="The served model's id or an alias, with or without :latest.")
     name: Text | None = Field(None, description="Older name of model.")
-    verbose: Hint = None
