@@ -343,11 +343,14 @@ def test_an_error_inside_a_stream(packed_cache: Any) -> None:
     with Served("--request-seconds", "0.1") as server:
         server.ready()
         client = ollama.Client(host=server.url)
-        count = {"num_predict": 1900, "temperature": 3.0, "seed": 1}
+        endless: dict[str, Any] = {
+            "format": {"type": "string", "minLength": 5000},
+            "options": {"num_predict": 1900, "seed": 1},
+        }
         with pytest.raises(ollama.ResponseError) as late:
-            for _ in client.generate(MODEL, "Once upon a time", raw=True, options=count, stream=True):
+            for _ in client.generate(MODEL, "Once upon a time", stream=True, **endless):
                 pass
         assert "0.1" in late.value.error
         with pytest.raises(ollama.ResponseError) as whole:
-            client.generate(MODEL, "Once upon a time", raw=True, options=count)
+            client.generate(MODEL, "Once upon a time", **endless)
         assert whole.value.status_code == 504
