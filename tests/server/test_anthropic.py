@@ -265,6 +265,15 @@ def test_a_call_that_is_cut_off_is_no_call(claude: anthropic.Anthropic) -> None:
             assert block.type == "tool_use" and block.input == whole.content[0].input, (limit, message)
 
 
+def test_a_message_that_is_begun_goes_on(keyed: Served, claude: anthropic.Anthropic) -> None:
+    begun = [*HELLO, {"role": "assistant", "content": "There was once a"}]
+    message = ask(claude, messages=begun)
+    other = openai(keyed, messages=begun, continue_final_message=True)
+    assert message.content[0].text == other["choices"][0]["message"]["content"]
+    counted = claude.messages.count_tokens(model=MODEL, messages=begun).input_tokens
+    assert counted == other["usage"]["prompt_tokens"]
+
+
 def test_structured_output(claude: anthropic.Anthropic) -> None:
     schema = {"type": "object", "properties": {"age": {"type": "integer", "minimum": 0, "maximum": 30}}}
     schema |= {"required": ["age"], "additionalProperties": False}
@@ -290,7 +299,6 @@ def test_errors(keyed: Served, claude: anthropic.Anthropic) -> None:
         ({"messages": [{"role": "user", "content": [image]}]}, "text only"),
         ({"tools": [searching]}, "web_search_20250305"),
         ({"messages": [{"role": "user", "content": [{"type": "tool_result", "tool_use_id": "t9"}]}]}, "t9"),
-        ({"messages": [*HELLO, {"role": "assistant", "content": "Once"}]}, "last message"),
         ({"messages": [*HELLO, {"role": "assistant", "content": [call]}]}, "last message"),
         ({"tool_choice": {"type": "any"}}, "tools"),
         ({"max_tokens": 0}, "max_tokens"),

@@ -101,3 +101,44 @@ def test_litellm_over_ollamas_api(keyed: Served, litellm: Any) -> None:
     assert text == expected(keyed, temperature=0)
     chunks = litellm.completion(**options, stream=True)
     assert "".join(c.choices[0].delta.content or "" for c in chunks if c.choices) == text
+
+
+def test_langchain_over_anthropics_api(keyed: Served) -> None:
+    chats = pytest.importorskip("langchain_anthropic")
+    from langchain_core.messages import HumanMessage, ToolMessage
+
+    options: dict[str, Any] = {"model": MODEL, "base_url": keyed.url, "api_key": KEY, "max_retries": 0}
+    chat = chats.ChatAnthropic(**options, max_tokens=30, temperature=0)
+    text = chat.invoke("Tell me a story.").content
+    assert text == expected(keyed, temperature=0)
+    assert "".join(str(part.text) for part in chat.stream("Tell me a story.")) == text
+    question = HumanMessage("Weather in Rome?")
+    called = chats.ChatAnthropic(**options, max_tokens=100).bind_tools([TOOL], tool_choice="any").invoke([question])
+    [call, *_] = called.tool_calls
+    assert call["args"]["city"] in ("Paris", "Rome")
+    results = [ToolMessage("sunny", tool_call_id=call["id"]) for call in called.tool_calls]
+    assert chat.bind_tools([TOOL]).invoke([question, called, *results]).usage_metadata["output_tokens"] > 0
+
+
+def test_langchain_over_ollamas_api(keyed: Served) -> None:
+    chats = pytest.importorskip("langchain_ollama")
+    headers = {"headers": {"Authorization": f"Bearer {KEY}"}}
+    options: dict[str, Any] = {"model": MODEL, "base_url": keyed.url, "client_kwargs": headers, "temperature": 0}
+    chat = chats.ChatOllama(**options, num_predict=30, validate_model_on_init=True)
+    text = chat.invoke("Tell me a story.").content
+    assert text == expected(keyed, temperature=0)
+    assert "".join(part.content for part in chat.stream("Tell me a story.")) == text
+
+
+def test_pydantic_ai(keyed: Served) -> None:
+    ai = pytest.importorskip("pydantic_ai")
+    from pydantic_ai.models.anthropic import AnthropicModel
+    from pydantic_ai.models.openai import OpenAIChatModel
+    from pydantic_ai.providers.anthropic import AnthropicProvider
+    from pydantic_ai.providers.openai import OpenAIProvider
+
+    anthropic = AnthropicModel(MODEL, provider=AnthropicProvider(base_url=keyed.url, api_key=KEY))
+    openai = OpenAIChatModel(MODEL, provider=OpenAIProvider(base_url=f"{keyed.url}/v1", api_key=KEY))
+    for model in (anthropic, openai):
+        agent = ai.Agent(model, model_settings={"max_tokens": 30, "temperature": 0})
+        assert agent.run_sync("Tell me a story.").output == expected(keyed, temperature=0)

@@ -251,6 +251,12 @@ def test_results_find_their_calls(wire: httpx.Client) -> None:
         assert answer.status_code == 400 and "no earlier call" in answer.json()["error"]
 
 
+def test_an_answer_that_is_begun_goes_on(client: ollama.Client, wire: httpx.Client) -> None:
+    begun = [*HELLO, {"role": "assistant", "content": "There was once a"}]
+    other = openai(wire, **chat_body(messages=begun, continue_final_message=True))
+    assert client.chat(MODEL, begun, options=SHORT).message.content == other["choices"][0]["message"]["content"]
+
+
 def test_logprobs_and_trace(wire: httpx.Client) -> None:
     options = {"seed": 1, "num_predict": 6}
     other = openai(wire, **chat_body(max_tokens=6, logprobs=True, top_logprobs=2, trace=True))

@@ -31,14 +31,15 @@ def chat_request(body: CountRequest) -> ChatRequest:
     """The same conversation, tools and sampling for the chat route.
 
     Raises:
-        ApiError: a tool result without its call, a message of the model at the end, or what the chat route refuses.
+        ApiError: a tool result without its call, a call without a result at the end, or what the chat route refuses.
     """
-    if not isinstance(body.messages[-1], UserTurn):
-        raise bad_request(
-            "messages: the last message must be the user's; continuing a message of the model is not supported",
-            "messages",
-        )
     raw: dict[str, Any] = {"model": body.model, "messages": [*_system(body), *_turns(body)]}
+    if not isinstance(body.messages[-1], UserTurn):
+        if raw["messages"][-1].get("tool_calls"):
+            raise bad_request(
+                "messages: the last message calls tools; add a user message with their results", "messages"
+            )
+        raw["continue_final_message"] = True
     if body.tools:
         raw["tools"] = [
             {

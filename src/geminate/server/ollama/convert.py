@@ -37,7 +37,9 @@ def chat_request(body: OllamaChatRequest, name: str) -> ChatRequest:
         ApiError: a tool result without its call, or what the chat route refuses.
     """
     raw = _common(body, name)
-    raw["messages"] = _messages(body.messages or ())
+    raw["messages"] = made = _messages(body.messages or ())
+    if made and made[-1]["role"] == "assistant" and not made[-1]["tool_calls"]:
+        raw["continue_final_message"] = True
     if body.tools:
         raw["tools"] = [{"type": "function", "function": tool.function.model_dump()} for tool in body.tools]
     return _made(ChatRequest, raw)
