@@ -12,6 +12,10 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from geminate.server.anthropic import schemas as messages
+from geminate.server.anthropic import schemas_out as messages_out
+from geminate.server.ollama import schemas as ollama
+from geminate.server.ollama import schemas_out as ollama_out
 from geminate.server.openai import schemas_chat as chat
 from geminate.server.openai import schemas_common as common
 from geminate.server.openai import schemas_out as out
@@ -122,6 +126,22 @@ TABLES: dict[str, Iterator[str]] = {
         resp.MessageItem, resp.InputText, resp.OutputText, resp.FunctionCallItem, resp.FunctionOutputItem,
         resp.ReasoningItem, resp.ReasoningText, resp.ItemReference, resp.ResponseTool, resp.NamedFunction,
         resp.TextOptions, resp.ResponseJsonSchema, resp.ReasoningOptions,
+    ]),
+    "messages": section(messages.MessagesRequest, common.Sampling),
+    "messages-parts": parts([
+        messages.CountRequest, messages.UserTurn, messages.AssistantTurn, messages.TextBlock, messages.ToolResultBlock,
+        messages.ThinkingBlock, messages.RedactedThinkingBlock, messages.ToolUseBlock, messages.MessagesTool,
+        messages.AutoChoice, messages.AnyChoice, messages.OneChoice, messages.NoChoice, messages.ThinkingOn,
+        messages.ThinkingOff, messages.OutputConfig, messages.OutputFormat, messages_out.MessageObject,
+        messages_out.MessageUsage, messages_out.TokenCount, messages_out.AnthropicErrorBody,
+        messages_out.AnthropicError,
+    ]),
+    "ollama": parts([
+        ollama.OllamaChatRequest, ollama.GenerateRequest, ollama.Options, ollama.OllamaMessage, ollama.OllamaCall,
+        ollama.OllamaFunction, ollama.OllamaTool, ollama.ShowRequest, ollama_out.OllamaChatAnswer,
+        ollama_out.OllamaText, ollama_out.OllamaTags, ollama_out.OllamaTag, ollama_out.OllamaDetails,
+        ollama_out.OllamaProcesses, ollama_out.OllamaRunning, ollama_out.OllamaModel, ollama_out.OllamaVersion,
+        ollama_out.OllamaErrorBody,
     ]),
     "tokenize": parts([chat.TokenizeRequest, chat.DetokenizeRequest]),
     "response-bodies": parts([

@@ -59,7 +59,8 @@ class Bodies:
 def explained(answer: httpx.Response) -> bool:
     """Whether an error names its reason, and nothing from inside."""
     try:
-        message = answer.json()["error"]["message"]
+        error = answer.json()["error"]
+        message = error if isinstance(error, str) else error["message"]  # Ollama's errors are a string
     except (ValueError, KeyError, TypeError):
         return False
     return bool(message) and not any(word in message for word in ("Traceback", "panic", "0x7f"))

@@ -17,6 +17,7 @@ from starlette.types import ASGIApp
 from geminate.engine.service import EngineService
 from geminate.errors import GeminateError
 from geminate.llm import LLM
+from geminate.server.anthropic import routes as anthropic
 from geminate.server.http.auth import AuthMiddleware, Keys
 from geminate.server.http.errors import (
     DRAIN_RETRY_AFTER_S,
@@ -30,24 +31,34 @@ from geminate.server.http.limits import BodyLimitMiddleware
 from geminate.server.http.logs import ContextMiddleware, context_of
 from geminate.server.http.parsing import ClientGone
 from geminate.server.http.unknown import unknown_route
+from geminate.server.ollama import routes as ollama
 from geminate.server.openai.chat import chat
 from geminate.server.openai.completions import completions
 from geminate.server.openai.docs_page import HEADERS, docs_page
-from geminate.server.openai.models import detokenize, get_model, list_models, tokenize
-from geminate.server.openai.openapi import document
+from geminate.server.openai.models import detokenize, get_model, tokenize
 from geminate.server.openai.responses import responses
+from geminate.server.openapi import document
 from geminate.server.page.demo import demo_router
 from geminate.server.page.facts import facts_router
 from geminate.server.page.routes import page_router
 from geminate.server.settings import Settings
 from geminate.server.state import ServerState
 
+_OLLAMA_ONLY = ("pull", "push", "create", "copy", "delete", "embed", "embeddings", "blobs/{digest}")
 Handler = Callable[[ServerState, Request], Awaitable[Response]]
 _ROUTES: list[tuple[str, str, Handler, str]] = [
     ("POST", "/v1/chat/completions", chat, "Create a chat completion"),
     ("POST", "/v1/completions", completions, "Create a text completion"),
     ("POST", "/v1/responses", responses, "Create a response; nothing is stored"),
-    ("GET", "/v1/models", list_models, "List the served model"),
+    ("POST", "/v1/messages", anthropic.messages, "Create a message (Anthropic)"),
+    ("POST", "/v1/messages/count_tokens", anthropic.count_tokens, "Count the tokens of a conversation (Anthropic)"),
+    ("POST", "/api/chat", ollama.chat, "Create a chat message (Ollama)"),
+    ("POST", "/api/generate", ollama.generate, "Answer a question or continue a text (Ollama)"),
+    ("GET", "/api/tags", ollama.tags, "List the served model (Ollama)"),
+    ("GET", "/api/ps", ollama.ps, "List the loaded model (Ollama)"),
+    ("POST", "/api/show", ollama.show, "Describe the served model (Ollama)"),
+    ("GET", "/api/version", ollama.version, "Geminate's version (Ollama)"),
+    ("GET", "/v1/models", anthropic.list_models, "List the served model"),
     ("GET", "/v1/models/{model:path}", get_model, "Describe the served model"),
     ("POST", "/tokenize", tokenize, "Tokenize a text or a conversation"),
     ("POST", "/detokenize", detokenize, "Convert token ids to text"),
@@ -77,6 +88,10 @@ def make_app(state: ServerState, keys: Keys) -> ASGIApp:
             response_model=None,
             name=handler.__name__,
         )
+    for name in _OLLAMA_ONLY:
+        handle = partial(ollama.refused, state)
+        methods = ["GET", "POST", "DELETE"]
+        app.add_api_route(f"/api/{name}", handle, methods=methods, include_in_schema=False, response_model=None)
     _add_operations(app, state)
     _add_documents(app, keys)
 
@@ -100,7 +115,7 @@ def make_app(state: ServerState, keys: Keys) -> ASGIApp:
             allow_origins=state.settings.cors_origin,
             allow_methods=["GET", "POST"],
             allow_headers=["*"],
-            expose_headers=["X-Request-Id", "X-Geminate-Ignored", "Retry-After"],
+            expose_headers=["X-Request-Id", "Request-Id", "Retry-After", "X-Geminate-Ignored"],
         )
     return ContextMiddleware(inner, state.metrics.http, state.settings)
 

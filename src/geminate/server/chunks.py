@@ -28,7 +28,7 @@ class ChunkToken:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Chunk:
-    """The output of one choice in one round; the last one has the finish reason and the statistics."""
+    """The output of one choice in one round; the last has the finish reason, the stop string and the statistics."""
 
     choice: int
     deltas: list[ReplyDelta]
@@ -37,6 +37,7 @@ class Chunk:
     accepted: int
     prompt_logprobs: tuple[TokenLogprobs, ...] = ()
     finish_reason: Literal["stop", "length"] | None = None
+    stop: str | None = None
     stats: Stats | None = None
 
 
@@ -75,6 +76,7 @@ class ChunkReader:
             accepted=event.accepted,
             prompt_logprobs=event.prompt_logprobs,
             finish_reason=finish,
+            stop=None if finish is None else self._reply.matched,
             stats=event.stats,
         )
 
@@ -97,6 +99,7 @@ def merged(chunks: list[tuple[int, Chunk]]) -> list[tuple[int, Chunk]]:
                 accepted=sum(chunk.accepted for chunk in several),
                 prompt_logprobs=several[0].prompt_logprobs,
                 finish_reason=several[-1].finish_reason,
+                stop=several[-1].stop,
                 stats=several[-1].stats,
             ),
         )

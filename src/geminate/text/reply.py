@@ -39,6 +39,11 @@ class Reply(Protocol):
         """Whether a stop string is complete: generation ends, and nothing more is passed on."""
         ...
 
+    @property
+    def matched(self) -> str | None:
+        """The stop string that is complete, or None."""
+        ...
+
     def push(self, token: int) -> list[ReplyDelta]:
         """What is certain after one more token, often nothing; called with every emitted token in order."""
         ...
@@ -62,6 +67,11 @@ class PlainReply:
         self._detokenizer = Detokenizer(tokenizer)
         self._filter = StopFilter(stops)
         self.stopped = False
+
+    @property
+    def matched(self) -> str | None:
+        """See `Reply`."""
+        return self._filter.matched
 
     def push(self, token: int) -> list[ReplyDelta]:
         """See `Reply`."""
@@ -123,6 +133,11 @@ class ChatReply:
     def stopped(self) -> bool:
         """See `Reply`."""
         return self._content.stopped
+
+    @property
+    def matched(self) -> str | None:
+        """See `Reply`."""
+        return self._content.matched
 
     def push(self, token: int) -> list[ReplyDelta]:
         """See `Reply`."""

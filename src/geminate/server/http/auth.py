@@ -114,6 +114,16 @@ def _tell_connection(scope: Scope, accepted: bool) -> None:
         judged(accepted)
 
 
+def _given_key(scope: Scope) -> bytes | None:
+    """The key in the Authorization header, or without that header in Anthropic's x-api-key; None if not exactly one."""
+    given = [value for name, value in scope["headers"] if name == b"authorization"]
+    if not given:
+        plain = [value.strip() for name, value in scope["headers"] if name == b"x-api-key"]
+        return plain[0] if len(plain) == 1 else None
+    scheme, _, key = given[0].partition(b" ")
+    return key.strip() if len(given) == 1 and scheme.lower() == b"bearer" else None
+
+
 class AuthMiddleware:
     """Rejects requests without a known API key with 401.
 
@@ -170,12 +180,8 @@ class AuthMiddleware:
         return path in OPEN_PATHS or path.startswith(OPEN_PREFIX)
 
     def _known(self, scope: Scope) -> bool:
-        given = [value for name, value in scope["headers"] if name == b"authorization"]
-        if len(given) != 1:
-            return False
-        scheme, _, key = given[0].partition(b" ")
-        key = key.strip()
-        if scheme.lower() != b"bearer" or not self.keys.known(key):
+        key = _given_key(scope)
+        if key is None or not self.keys.known(key):
             return False
         context_of(scope).client = hashlib.sha256(key).hexdigest()[:16]
         return True

@@ -1,4 +1,8 @@
-"""HTTP error responses in OpenAI's shape: ``{"error": {"message", "type", "param", "code"}}``."""
+"""HTTP error responses, in the shape of the API whose route was asked.
+
+OpenAI: ``{"error": {"message", "type", "param", "code"}}``; Anthropic: ``{"type": "error", "error": {"type",
+"message"}}``; Ollama: ``{"error": "message"}``.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from geminate.errors import (
     ContextLengthError,
@@ -20,6 +25,12 @@ from geminate.errors import (
 )
 
 RETRY_AFTER_S = 1
+ANTHROPIC, OLLAMA = "/v1/messages", "/api/"  # what the paths of these APIs begin with
+_OVERLOADED = 529  # Anthropic's status where others send 503
+_ANTHROPIC_TYPES = {
+    401: "authentication_error", 403: "permission_error", 404: "not_found_error", 413: "request_too_large",
+    429: "rate_limit_error", 500: "api_error", 503: "overloaded_error", 504: "timeout_error",
+}  # fmt: skip
 DRAIN_RETRY_AFTER_S = 10
 
 
@@ -50,7 +61,7 @@ class ApiError(Exception):
 
     def response(self) -> Response:
         """The error as a response."""
-        return JsonResponse(self.body(), status=self.status, headers=self.headers)
+        return _ErrorResponse(self)
 
 
 class JsonResponse(Response):
@@ -63,6 +74,40 @@ class JsonResponse(Response):
         super().__init__(data, status_code=status, headers=dict(headers or {}))
 
 
+def anthropic_error(error: ApiError) -> dict[str, Any]:
+    """An error in Anthropic's shape; its clients look for "prompt is too long"."""
+    kind = _ANTHROPIC_TYPES.get(error.status, "invalid_request_error")
+    long = error.code == "context_length_exceeded"
+    message = f"prompt is too long: {error.message}" if long else error.message
+    return {"type": "error", "error": {"type": kind, "message": message}}
+
+
+def ollama_error(error: ApiError) -> dict[str, Any]:
+    """An error in Ollama's shape."""
+    return {"error": error.message}
+
+
+class _ErrorResponse(JsonResponse):
+    """An error in OpenAI's shape; in answer to a request, in that of the API that the request's path belongs to."""
+
+    def __init__(self, error: ApiError) -> None:
+        super().__init__(error.body(), status=error.status, headers=error.headers)
+        self.error = error
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        error, path, status = self.error, scope["path"], self.error.status
+        if path == ANTHROPIC or path.startswith(ANTHROPIC + "/"):
+            context = scope.get("state", {}).get("context")
+            body = anthropic_error(error) | {"request_id": None if context is None else context.id}
+            status = _OVERLOADED if status == 503 else status
+        elif path.startswith(OLLAMA):
+            body = ollama_error(error)
+        else:
+            await super().__call__(scope, receive, send)
+            return
+        await JsonResponse(body, status=status, headers=error.headers)(scope, receive, send)
+
+
 def bad_request(message: str, param: str | None = None, code: str | None = None) -> ApiError:
     """400: the request is invalid."""
     return ApiError(400, message, param=param, code=code)
@@ -72,7 +117,7 @@ def unauthorized() -> ApiError:
     """401: no API key, or an unknown one."""
     return ApiError(
         401,
-        "missing or unknown API key: send 'Authorization: Bearer KEY' with one of the server's keys",
+        "missing or unknown API key: send 'Authorization: Bearer KEY' (or 'x-api-key: KEY') with a key of this server",
         type="authentication_error",
         code="invalid_api_key",
         headers={"WWW-Authenticate": "Bearer"},

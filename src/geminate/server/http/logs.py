@@ -15,7 +15,7 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from geminate.server.http.errors import ApiError, internal
+from geminate.server.http.errors import ANTHROPIC, ApiError, internal
 from geminate.server.http.refusals import Refusals
 from geminate.server.http.text_log import TextFormatter
 from geminate.server.http.tolerance import header
@@ -167,12 +167,16 @@ def _request_id(scope: Scope) -> str:
     return f"req_{secrets.token_hex(12)}"
 
 
-def _with_headers(headers: Iterable[tuple[bytes, bytes]], context: RequestContext) -> list[tuple[bytes, bytes]]:
+def _with_headers(
+    headers: Iterable[tuple[bytes, bytes]], context: RequestContext, path: str
+) -> list[tuple[bytes, bytes]]:
     """A response's headers with its request id, the names of the fields that had no effect, and with what keeps
     browsers from guessing another content type."""
     given = list(headers)
     if context.ignored:
         given.append((b"x-geminate-ignored", header(context.ignored)))
+    if path.startswith(ANTHROPIC):
+        given.append((b"request-id", context.id.encode()))
     if not any(name.lower() == b"x-content-type-options" for name, _ in given):
         given.append((b"x-content-type-options", b"nosniff"))
     return [*given, (b"x-request-id", context.id.encode())]
@@ -210,7 +214,7 @@ class ContextMiddleware:
                 status = message["status"]
                 if 400 <= status < 500:
                     await self._refusals.pause(context.client)
-                message["headers"] = _with_headers(message.get("headers", ()), context)
+                message["headers"] = _with_headers(message.get("headers", ()), context, scope["path"])
             elif not message.get("more_body"):
                 complete = True
             await send(message)

@@ -24,18 +24,27 @@ LARGE = 100_000  # bytes of a body that is parsed aside, one at a time: it takes
 _large = asyncio.Semaphore(1)
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _M = TypeVar("_M", bound=BaseModel)
-_TEXT_ONLY = ("image_url", "input_audio", "file", "input_image", "input_file", "image", "audio", "video")
+_TEXT_ONLY = ("image_url", "input_audio", "file", "input_image", "input_file", "image", "document", "audio", "video")
 
 
 class ClientGone(Exception):
     """The client closed the connection before the response was sent."""
 
 
-async def parse(request: Request, model: type[_M], ready: Callable[[], object], tolerated: Level | None = None) -> _M:
+async def parse(
+    request: Request,
+    model: type[_M],
+    ready: Callable[[], object],
+    tolerated: Level | None = None,
+    *,
+    any_type: bool = False,
+) -> _M:
     """Parse the request's body into ``model``.
 
     Args:
         tolerated: rules for what has no effect; the names of what they drop go to the log and into a header.
+        any_type: take a body of any content type from what is no browser, for an API whose users send it with
+            ``curl -d``.
         ready: raises if the server accepts no requests; called only after the body has been received, because
             closing the connection earlier would reset it and lose the error response.
 
@@ -49,7 +58,7 @@ async def parse(request: Request, model: type[_M], ready: Callable[[], object], 
     ready()
     # Browsers send other content types across origins without a CORS preflight.
     kind = request.headers.get("content-type", "").split(";", 1)[0].strip().lower()
-    if kind != "application/json":
+    if kind != "application/json" and not (any_type and "origin" not in request.headers):
         given = repr(kind[:100]) if kind else "no content type"
         raise bad_request(f"the body must be sent with 'Content-Type: application/json', not {given}")
     context = context_of(request.scope)

@@ -13,13 +13,14 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
+from geminate.grammar.compiler import Grammar
 from geminate.server.chunks import Chunk
 from geminate.server.http.errors import JsonResponse, bad_request
 from geminate.server.http.logs import context_of
 from geminate.server.http.parsing import parse
 from geminate.server.openai.choice import Choice
 from geminate.server.openai.conversation import chat_messages, tool_functions
-from geminate.server.openai.formats import choose_tools, grammar_spec, prompt_and_grammar, thinking_wanted
+from geminate.server.openai.formats import Tools, choose_tools, grammar_spec, prompt_and_grammar, thinking_wanted
 from geminate.server.openai.generation import Generation, sampling_params, until_gone
 from geminate.server.openai.schemas_chat import ChatRequest, NamedChoice
 from geminate.server.openai.sse import EventStream, chunks
@@ -31,12 +32,28 @@ from geminate.server.state import Model, ServerState
 async def chat(state: ServerState, request: Request) -> Response:
     """Generate the next assistant message of a conversation."""
     body = await parse(request, ChatRequest, state.check_ready, CHAT)
+    model, generation = await start(state, request, body)
+    made = ChatResult(model, generation, body)
+    if body.stream:
+        return EventStream(made.events(), generation.context, generation.cancel)
+    return JsonResponse(await until_gone(request.receive, made.whole(), generation.cancel))
+
+
+async def start(
+    state: ServerState, request: Request, body: ChatRequest, *, bounded: bool | None = None
+) -> tuple[Model, Generation]:
+    """Queue a chat request; requests of other APIs come here in the form of a `ChatRequest`.
+
+    Args:
+        bounded: see `Generation`; None: whether the body has a token limit.
+
+    Raises:
+        ApiError: as `Generation`, or the request is refused. ClientGone: the client closed the connection.
+    """
     model = state.model(body.model)
     context = context_of(request.scope)
     _check_combinations(body)
     n = state.choices(body.n or 1, "n")
-    switch = body.chat_template_kwargs.enable_thinking if body.chat_template_kwargs else None
-    thinking = thinking_wanted(body.reasoning_effort, switch, "reasoning_effort")
     limit = _token_limit(body)
     params = sampling_params(
         body,
@@ -45,27 +62,7 @@ async def chat(state: ServerState, request: Request) -> Response:
         stop=body.stop,
         logprobs=(body.top_logprobs or 0) if body.logprobs else None,
     )
-    choice = body.tool_choice
-    named = choice.function.name if isinstance(choice, NamedChoice) else None
-    tools = choose_tools(
-        tool_functions(body.tools), choice if isinstance(choice, str) else None, named, body.parallel_tool_calls
-    )
-    spec = grammar_spec(body.response_format, tools)
-    messages = chat_messages(body.messages)
-    prompt, grammar = await prompt_and_grammar(
-        state,
-        model,
-        context,
-        messages,
-        tools,
-        spec,
-        request.receive,
-        thinking=thinking,
-        add_generation_prompt=body.add_generation_prompt,
-        continue_final_message=bool(body.continue_final_message),
-        messages_field="messages",
-        format_field="response_format",
-    )
+    prompt, grammar, tools = await prepared(state, model, request, body)
     if body.safety_identifier is not None:
         context.fields["safety_identifier"] = body.safety_identifier
     generation = Generation(
@@ -77,13 +74,43 @@ async def chat(state: ServerState, request: Request) -> Response:
         n=n,
         body=body,
         grammar=grammar,
-        bounded=limit is not None,
+        bounded=limit is not None if bounded is None else bounded,
         reply="tools" if tools.offered else "chat",
     )
-    made = ChatResult(model, generation, body)
-    if body.stream:
-        return EventStream(made.events(), context, generation.cancel)
-    return JsonResponse(await until_gone(request.receive, made.whole(), generation.cancel))
+    return model, generation
+
+
+async def prepared(
+    state: ServerState, model: Model, request: Request, body: ChatRequest, *, constrained: bool = True
+) -> tuple[list[int], Grammar | None, Tools]:
+    """Token ids of the prompt, the grammar of the completion (None unless ``constrained``), the tools that are offered.
+
+    Raises:
+        ApiError: the request is refused. ClientGone: the client closed the connection.
+    """
+    switch = body.chat_template_kwargs.enable_thinking if body.chat_template_kwargs else None
+    thinking = thinking_wanted(body.reasoning_effort, switch, "reasoning_effort")
+    choice = body.tool_choice
+    named = choice.function.name if isinstance(choice, NamedChoice) else None
+    tools = choose_tools(
+        tool_functions(body.tools), choice if isinstance(choice, str) else None, named, body.parallel_tool_calls
+    )
+    spec = grammar_spec(body.response_format, tools) if constrained else None
+    prompt, grammar = await prompt_and_grammar(
+        state,
+        model,
+        context_of(request.scope),
+        chat_messages(body.messages),
+        tools,
+        spec,
+        request.receive,
+        thinking=thinking,
+        add_generation_prompt=body.add_generation_prompt,
+        continue_final_message=bool(body.continue_final_message),
+        messages_field="messages",
+        format_field="response_format",
+    )
+    return prompt, grammar, tools
 
 
 def _check_combinations(body: ChatRequest) -> None:

@@ -30,6 +30,23 @@ DEFAULT_MAX_TOKENS = 16
 async def completions(state: ServerState, request: Request) -> Response:
     """Generate completions of one or more prompts."""
     body = await parse(request, CompletionRequest, state.check_ready, COMPLETION)
+    made = await start(state, request, body)
+    if body.stream:
+        return EventStream(made.events(), made.generation.context, made.generation.cancel)
+    return JsonResponse(await until_gone(request.receive, made.whole(), made.generation.cancel))
+
+
+async def start(
+    state: ServerState, request: Request, body: CompletionRequest, *, bounded: bool = True
+) -> CompletionResult:
+    """Queue a completion request.
+
+    Args:
+        bounded: see `Generation`.
+
+    Raises:
+        ApiError: as `Generation`, or the request is refused.
+    """
     model = state.model(body.model)
     context = context_of(request.scope)
     if body.stream_options is not None and not body.stream:
@@ -57,15 +74,12 @@ async def completions(state: ServerState, request: Request) -> Response:
         params=params,
         n=n,
         body=body,
-        bounded=True,
+        bounded=bounded,
         reply="text",
         prompt_logprobs=body.logprobs if body.echo else None,
     )
     echoes = await in_thread(heavy, lambda: _echoes(model, prompts, ids, n), param="prompt") if body.echo else None
-    made = CompletionResult(model, generation, body, n * len(prompts), echoes)
-    if body.stream:
-        return EventStream(made.events(), context, generation.cancel)
-    return JsonResponse(await until_gone(request.receive, made.whole(), generation.cancel))
+    return CompletionResult(model, generation, body, n * len(prompts), echoes)
 
 
 def _as_list(prompt: str | list[int] | list[str] | list[list[int]]) -> list[str | list[int]]:

@@ -20,11 +20,7 @@ from geminate.server.openai.generation import Generation, until_gone
 
 DONE = b"data: [DONE]\n\n"
 COMMENT = b":\n\n"
-_HEADERS = [
-    (b"content-type", b"text/event-stream; charset=utf-8"),
-    (b"cache-control", b"no-cache"),
-    (b"x-accel-buffering", b"no"),
-]
+_HEADERS = [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
 
 
 def event(data: Any) -> bytes:
@@ -54,6 +50,7 @@ class EventStream(Response):
         events: encoded events; closed when the stream ends, for whatever reason.
         cancel: called at the end too, because closing a generator that never started runs none of its cleanup.
         on_error: makes the last event of a stream that fails after its headers were sent.
+        media_type: of the stream. beat: makes what is sent when it has been silent for a while.
     """
 
     def __init__(
@@ -62,9 +59,12 @@ class EventStream(Response):
         context: RequestContext,
         cancel: Callable[[], None],
         on_error: Callable[[ApiError], bytes] = lambda error: event(error.body()) + DONE,
+        media_type: str = "text/event-stream; charset=utf-8",
+        beat: Callable[[], bytes] = lambda: COMMENT,
     ) -> None:
-        super().__init__(media_type="text/event-stream")
+        super().__init__(media_type=media_type)
         self.events, self.context, self.cancel, self.on_error = events, context, cancel, on_error
+        self.beat = beat
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -74,8 +74,9 @@ class EventStream(Response):
             request_trim()  # what was kept for a client that did not read
 
     async def _send(self, send: Send) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": list(_HEADERS)})
-        silence = _Silence(send, self.context.keepalive_s)
+        headers = [(b"content-type", (self.media_type or "").encode("ascii")), *_HEADERS]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        silence = _Silence(send, self.context.keepalive_s, self.beat)
         try:
             async with aclosing(self.events) as events, silence:
                 async for data in events:
@@ -94,10 +95,10 @@ class EventStream(Response):
 
 
 class _Silence:
-    """Sends a comment line whenever nothing else was sent for ``seconds``: proxies close a stream that is silent."""
+    """Sends a beat whenever nothing else was sent for ``seconds``: proxies close a stream that is silent."""
 
-    def __init__(self, send: Send, seconds: float) -> None:
-        self._send, self._seconds = send, seconds
+    def __init__(self, send: Send, seconds: float, beat: Callable[[], bytes]) -> None:
+        self._send, self._seconds, self._made = send, seconds, beat
         self._since: float | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -127,5 +128,5 @@ class _Silence:
             if left > 0:
                 await asyncio.sleep(left)
                 continue
-            await self._send({"type": "http.response.body", "body": COMMENT, "more_body": True})
+            await self._send({"type": "http.response.body", "body": self._made(), "more_body": True})
             self.begins()

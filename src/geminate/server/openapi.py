@@ -10,6 +10,10 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from geminate import __version__
+from geminate.server.anthropic import schemas as messages
+from geminate.server.anthropic import schemas_out as messages_out
+from geminate.server.ollama import schemas as ollama
+from geminate.server.ollama import schemas_out as ollama_out
 from geminate.server.openai import schemas_chat as chat
 from geminate.server.openai import schemas_out as out
 from geminate.server.openai.schemas_responses import ResponseRequest
@@ -24,6 +28,7 @@ _ERRORS = {
     429: "The queue is full.",
     503: "The model is loading, or the server is shutting down.",
     504: "The request exceeded its time limit.",
+    529: "The model is loading, or the server is shutting down.",
 }
 
 
@@ -36,6 +41,8 @@ class Doc:
     statuses: tuple[int, ...] = ()
     stream: str | None = None
     text: str | None = None
+    stream_type: str = "text/event-stream"
+    error: type[BaseModel] = out.ErrorBody
 
     @property
     def models(self) -> list[tuple[type[BaseModel], Mode]]:
@@ -45,10 +52,10 @@ class Doc:
             made.append((self.body, "validation"))
         if self.response is not None:
             made.append((self.response, "serialization"))
+        made.append((self.error, "serialization"))
         return made
 
 
-_ERROR_BODY: tuple[type[BaseModel], Mode] = (out.ErrorBody, "serialization")
 _POST = (400, 401, 404, 413, 503)
 _RUN = (400, 401, 404, 413, 429, 503, 504)
 DOCS: dict[str, Doc] = {
@@ -59,11 +66,46 @@ DOCS: dict[str, Doc] = {
         body=chat.CompletionRequest, response=out.Completion, statuses=_RUN, stream="text_completion objects"
     ),
     "/v1/responses": Doc(body=ResponseRequest, response=out.ResponseObject, statuses=_RUN, stream="named events"),
+    "/v1/messages": Doc(
+        body=messages.MessagesRequest,
+        response=messages_out.MessageObject,
+        statuses=(400, 401, 404, 413, 429, 504, 529),
+        stream="Anthropic's named events",
+        error=messages_out.AnthropicErrorBody,
+    ),
+    "/v1/messages/count_tokens": Doc(
+        body=messages.CountRequest,
+        response=messages_out.TokenCount,
+        statuses=(400, 401, 404, 413, 529),
+        error=messages_out.AnthropicErrorBody,
+    ),
     "/v1/models": Doc(response=out.ModelList, statuses=(401, 503)),
     "/v1/models/{model}": Doc(response=out.ModelCard, statuses=(401, 404, 503)),
     "/tokenize": Doc(body=chat.TokenizeRequest, response=out.Tokens, statuses=_POST),
     "/detokenize": Doc(body=chat.DetokenizeRequest, response=out.DetokenizedText, statuses=_POST),
     "/health": Doc(response=out.Health, statuses=(401, 503)),
+    "/api/chat": Doc(
+        body=ollama.OllamaChatRequest,
+        response=ollama_out.OllamaChatAnswer,
+        statuses=_RUN,
+        stream="one JSON object a line",
+        stream_type="application/x-ndjson",
+        error=ollama_out.OllamaErrorBody,
+    ),
+    "/api/generate": Doc(
+        body=ollama.GenerateRequest,
+        response=ollama_out.OllamaText,
+        statuses=_RUN,
+        stream="one JSON object a line",
+        stream_type="application/x-ndjson",
+        error=ollama_out.OllamaErrorBody,
+    ),
+    "/api/tags": Doc(response=ollama_out.OllamaTags, statuses=(401, 503), error=ollama_out.OllamaErrorBody),
+    "/api/ps": Doc(response=ollama_out.OllamaProcesses, statuses=(401, 503), error=ollama_out.OllamaErrorBody),
+    "/api/show": Doc(
+        body=ollama.ShowRequest, response=ollama_out.OllamaModel, statuses=_POST, error=ollama_out.OllamaErrorBody
+    ),
+    "/api/version": Doc(response=ollama_out.OllamaVersion, statuses=(401,), error=ollama_out.OllamaErrorBody),
     "/health/live": Doc(response=out.Health),
     "/health/ready": Doc(response=out.Health, statuses=(401, 503)),
     "/metrics": Doc(response=None, statuses=(401,), text="text/plain"),
@@ -81,15 +123,18 @@ def _responses(doc: Doc, *, keys: bool) -> dict[str, Any]:
     if doc.text is not None:
         content[doc.text] = {"schema": {"type": "string"}}
     if doc.stream is not None:
-        content["text/event-stream"] = {}  # OpenAPI 3.1 cannot describe the events of a stream
-    error = {"application/json": {"schema": _ref(out.ErrorBody)}}
-    success = "Success." if doc.stream is None else f"Success; with `stream`, server-sent events: {doc.stream}."
+        content[doc.stream_type] = {}  # OpenAPI 3.1 cannot describe the events of a stream
+    error = {"application/json": {"schema": _ref(doc.error)}}
+    success = "Success."
+    if doc.stream is not None:
+        kind = "server-sent events" if doc.stream_type == "text/event-stream" else "lines"
+        success = f"Success; with `stream`, {kind}: {doc.stream}."
     made: dict[str, Any] = {"200": {"description": success, "content": content}}
     for status in doc.statuses:
         if status == 401 and not keys:
             status = 403  # without keys the Host header is checked instead
         made[str(status)] = {"description": _ERRORS[status], "content": error}
-        if status in (429, 503):
+        if status in (429, 503, 529):
             made[str(status)]["headers"] = {"Retry-After": {"schema": {"type": "string"}, "description": "Seconds."}}
     return made
 
@@ -103,7 +148,7 @@ def document(app: Any, *, keys: bool) -> dict[str, Any]:
         routes=routes,
         description="Gemma 4 with its MTP drafter over OpenAI's API; speculative decoding never changes the output.",
     )
-    models = {pair for doc in DOCS.values() for pair in (*doc.models, _ERROR_BODY)}
+    models = {pair for doc in DOCS.values() for pair in doc.models}
     ordered = sorted(models, key=lambda pair: pair[0].__name__)
     _, schemas = models_json_schema(ordered, ref_template="#/components/schemas/{model}")
     made["components"] = {"schemas": schemas["$defs"]}
