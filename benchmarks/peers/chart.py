@@ -79,7 +79,9 @@ def speeds(result: dict[str, Any]) -> str:
         y = 30 + at * (bar + 6)
         opacity = 0.45 if what == "plain" else 1
         parts.append(f'<text x="10" y="{y + 16}" fill="{COLOURS[colour]}" font-weight="bold">{engine}</text>')
-        parts.append(f'<text x="{left - 10}" y="{y + 16}" text-anchor="end" fill="#333333" font-size="12">{what}</text>')
+        parts.append(
+            f'<text x="{left - 10}" y="{y + 16}" text-anchor="end" fill="#333333" font-size="12">{what}</text>'
+        )
         parts.append(
             f'<rect x="{left}" y="{y}" width="{rate * scale:.1f}" height="{bar}" fill="{COLOURS[colour]}"'
             f' fill-opacity="{opacity}"/>'

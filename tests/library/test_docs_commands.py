@@ -1,6 +1,6 @@
 """Every command that the documentation shows can be typed: its options exist, and it runs where it can run here.
 
-Models that would have to be downloaded are replaced by the embedded pair, numbers that make a command long by small ones.
+Models that would have to be downloaded are replaced by the embedded pair, numbers that make it long by small ones.
 """
 
 from __future__ import annotations
@@ -24,33 +24,38 @@ ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = ("docs", "deploy", "benchmarks", "recipes")
 PAGES = sorted([*ROOT.glob("*.md"), *(page for folder in FOLDERS for page in (ROOT / folder).rglob("*.md"))])
 COMMANDS = [
-    shown for page in PAGES if page.name != "CHANGELOG.md" for shown in shown_commands(page, str(page.relative_to(ROOT)))
+    shown
+    for page in PAGES
+    if page.name != "CHANGELOG.md"
+    for shown in shown_commands(page, str(page.relative_to(ROOT)))
 ]
 EMBEDDED = ROOT / "src" / "geminate" / "assets" / "embedded"
 TARGET, DRAFTER = str(EMBEDDED / "target"), str(EMBEDDED / "drafter")
 MODEL = re.compile(
-    r"(google|unsloth)/\S+|/(srv/)?models/\S+|.*\.gguf|MODEL|DIR|target|gemma-4-\S+|my-\S+|build/embedded_pair/pair/target"
+    r"(google|unsloth)/\S+|/(srv/)?models/\S+|.*\.gguf|MODEL|DIR|target|gemma-4-\S+|my-\S+|build/\S+/(target|drafter)"
 )
 ROOT_COMMAND = typer.main.get_command(app)
 PLACEHOLDER = re.compile(r"[A-Z][A-Z0-9_]*")  # such as N
+SUBSTITUTED = {"MODEL", "DIR", "FILE"}
 LIMITS: dict[str, tuple[str, ...]] = {
     "generate": ("-n", "6", "--threads", "1"),
     "chat": ("-n", "6", "--threads", "1"),
     "info": (),
     "verify": ("--limit", "1", "-n", "4", "--threads", "1"),
     "eval": ("--max-tokens", "64", "--context", "32", "--threads", "1"),
-    "quantize": ("--threads", "1"),
+    "quantize": ("--calibration-tokens", "512", "--threads", "1"),
     "serve": (),
     "demo": ("--shape", TARGET, "--seconds", "0.5", "--threads", "1"),
     "bench step": ("--rows", "1,2", "--context", "16", "--repeats", "3", "--threads", "1"),
     "bench decode": ("--limit", "1", "--repeats", "1", "--lengths", "1", "-n", "8", "--threads", "1"),
 }
-"""Commands that run, with what makes them short. `serve` runs up to the socket; training is parsed alone, it has tests."""
+"""Commands that run, with what makes them short. `serve` runs up to the socket; training is parsed alone."""
 FILES = {
     "question.txt": "What is 12 + 7?\n",
-    "text.txt": "Once upon a time there was a little boy who lived in a quiet town. " * 20,
+    "text.txt": "Once upon a time there was a little boy who lived in a quiet town. " * 50,
     "prompts.jsonl": '{"prompt": "What is 12 + 7?"}\n',
     "held_out.jsonl": '{"prompt": "What is 3 + 4?"}\n',
+    "keys": "0123456789abcdef0123456789abcdef\n",
     "schema.json": '{"type": "object", "properties": {"sum": {"type": "integer"}}, "required": ["sum"], '
     '"additionalProperties": false}\n',
 }
@@ -128,6 +133,7 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A directory with `FILES`, which is the current one."""
     for name, text in FILES.items():
         (tmp_path / name).write_text(text, encoding="utf-8")
+        (tmp_path / name).chmod(0o600)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     return tmp_path
@@ -152,8 +158,10 @@ def runnable() -> list[Shown]:
         except Unknown:
             continue  # reported by `test_options_exist`
         whole = name in LIMITS or (not name and shown.words[0].startswith("-"))
-        completion = any(word.endswith("-completion") for word in shown.words)
-        if whole and not completion:
+        installs = any(word.endswith("-completion") for word in shown.words)
+        only_name = shown.in_text and " ".join(shown.words) == name
+        unknown = any(PLACEHOLDER.fullmatch(word) and word not in SUBSTITUTED for word in shown.words)
+        if whole and not (installs or only_name or unknown):
             found.setdefault((tuple(substituted(shown.words, Path("out"))), shown.stdin), shown)
     return list(found.values())
 
@@ -166,8 +174,9 @@ def test_runs(shown: Shown, workplace: Path, packed_cache: Path, monkeypatch: py
     name, options = parsed(shown.words)
     words = substituted(shown.words, workplace / "out")
     limits = list(LIMITS.get(name, ()))
-    if name == "bench step" and not any(options.get(key) for key in ("model", "model_dir")):
-        limits += ["--shape", TARGET]
+    if name == "bench step":
+        limits += [] if options.get("layers") else ["--layers", "5"]
+        limits += [] if TARGET in words else ["--shape", TARGET]
     if {"--help", "-h"} & set(words):
         limits = []
     stdin = shown.stdin if shown.stdin is not None else "What is 12 + 7?\n"
@@ -179,7 +188,7 @@ def test_runs(shown: Shown, workplace: Path, packed_cache: Path, monkeypatch: py
 def test_a_renamed_option_is_noticed(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text(
-        "    HF_HUB_OFFLINE=1 geminate generate \"It's\" --max-tokenz 4   # a comment\n\n"
+        '    HF_HUB_OFFLINE=1 geminate generate "It\'s" --max-tokenz 4   # a comment\n\n'
         "See `geminate  bench\nstep --weights int4`, `geminate fly` and `geminate-embedded`.\n\n"
         "```sh\necho 'a b' | geminate generate -n many > file && podman run --rm geminate verify \\\n  --limit 2\n```\n"
         "```python\ngeminate serve --nothing\n```\n"

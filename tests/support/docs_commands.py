@@ -16,11 +16,17 @@ _INLINE = re.compile(r"(?<!`)`([^`]+)`(?!`)")
 
 @dataclass(frozen=True)
 class Shown:
-    """A command of a page: ``words`` without the program's name, ``stdin`` the words piped into it by ``echo``."""
+    """A command of a page.
+
+    Attributes:
+        words: without the program's name. stdin: the words that ``echo`` pipes into it. in_text: it stands within a
+            sentence, where its name alone is a name.
+    """
 
     page: str
     words: tuple[str, ...]
     stdin: str | None = None
+    in_text: bool = False
 
     def __str__(self) -> str:
         return f"{self.page}: geminate {' '.join(self.words)}"
@@ -119,17 +125,17 @@ def _arguments(words: list[str]) -> list[str] | None:
 def shown_commands(page: Path, name: str) -> list[Shown]:
     """Every ``geminate`` command of a page, those in the text included."""
     code, prose = split_page(page.read_text(encoding="utf-8"))
-    lines = [words for words in shell_commands(code, "geminate") if words]
+    lines = [(words, False) for words in shell_commands(code, "geminate") if words]
     for inline in _INLINE.findall(prose):
         text = " ".join(inline.split())
         if re.match(r"([A-Z_]+=\S+ )*geminate ", text):
-            lines.append(words_of(text))
+            lines.append((words_of(text), True))
     found = []
-    for words in lines:
+    for words, in_text in lines:
         for part, stdin in simple_commands(words):
             arguments = _arguments(part)
             if arguments:
-                found.append(Shown(page=name, words=tuple(arguments), stdin=stdin))
+                found.append(Shown(page=name, words=tuple(arguments), stdin=stdin, in_text=in_text))
     return found
 
 
