@@ -75,8 +75,9 @@ def parsed(words: tuple[str, ...]) -> tuple[str, dict[str, Any]]:
     command: Any = ROOT_COMMAND
     names: list[str] = []
     rest = list(words)
+    context: Any = None
     while True:
-        context = command.context_class(command, info_name="geminate", **command.context_settings)
+        context = command.context_class(command, parent=context, info_name="geminate", **command.context_settings)
         try:
             options, rest, _ = command.make_parser(context).parse_args(rest)
         except Exception as error:  # click's, wherever Typer takes it from
