@@ -1,4 +1,5 @@
-"""Draws docs/peers.svg from e2b.json: milliseconds of a pass by rows, each engine on the same shape in one run.
+"""Draws docs/peers.svg and docs/speed.svg from e2b.json: milliseconds of a pass by rows, and tokens a second without
+and with a drafter; each engine on the same shape in one run.
 
 Usage: python benchmarks/peers/chart.py
 """
@@ -8,6 +9,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 HERE = Path(__file__).parent
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP = 640, 300, 52, 40, 34
@@ -49,11 +51,52 @@ def chart(result: dict[str, dict[str, dict[str, dict[str, float]]]]) -> str:
     return "\n".join([*parts, "</svg>"]) + "\n"
 
 
+def speeds(result: dict[str, Any]) -> str:
+    """An SVG with a bar for plain decoding and one for the best draft length, of Geminate and of llama.cpp."""
+    ours, theirs = result["end_to_end"]["geminate"]["tokens_per_s"], result["end_to_end"]["llama_server"]["modes"]
+    drafted = {int(k): rate for k, rate in ours.items() if k.isdigit()}
+    best = max(drafted, key=lambda k: drafted[k])
+    other = max((mode for mode in theirs if mode["n_max"]), key=lambda mode: mode["tokens_per_s"])
+    plain = next(mode for mode in theirs if not mode["n_max"])
+    bars = [
+        ("Geminate", "plain", ours["plain"], "geminate"),
+        ("", f"drafter, {best} tokens ahead", drafted[best], "geminate"),
+        ("llama.cpp", "plain", plain["tokens_per_s"], "llama.cpp"),
+        ("", f"drafter, {other['n_max']} tokens ahead", other["tokens_per_s"], "llama.cpp"),
+    ]
+    percent = f"{result['end_to_end']['acceptance']:.0%}".replace("%", " %")
+    about = f"Gemma 4 E2B shape in 4 bits, two processor cores, {percent} of draft tokens accepted"
+    height, bar, left = 150, 22, 210
+    scale = (WIDTH - left - 60) / max(rate for _, _, rate, _ in bars)
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}"'
+        ' font-family="sans-serif" font-size="13">',
+        f"<title>Tokens a second: {about}</title>",
+        f'<rect width="{WIDTH}" height="{height}" fill="#ffffff"/>',
+        f'<text x="10" y="18" fill="#333333">Tokens a second: {about}</text>',
+    ]
+    for at, (engine, what, rate, colour) in enumerate(bars):
+        y = 30 + at * (bar + 6)
+        opacity = 0.45 if what == "plain" else 1
+        parts.append(f'<text x="10" y="{y + 16}" fill="{COLOURS[colour]}" font-weight="bold">{engine}</text>')
+        parts.append(
+            f'<text x="{left - 10}" y="{y + 16}" text-anchor="end" fill="#333333" font-size="12">{what}</text>'
+        )
+        parts.append(
+            f'<rect x="{left}" y="{y}" width="{rate * scale:.1f}" height="{bar}" fill="{COLOURS[colour]}"'
+            f' fill-opacity="{opacity}"/>'
+        )
+        parts.append(f'<text x="{left + rate * scale + 6:.1f}" y="{y + 16}" fill="#333333">{rate:.1f}</text>')
+    return "\n".join([*parts, "</svg>"]) + "\n"
+
+
 def main() -> int:
-    """Write the file."""
-    target = HERE.parents[1] / "docs" / "peers.svg"
-    target.write_text(chart(json.loads((HERE / "e2b.json").read_text())))
-    print(f"wrote {target.relative_to(HERE.parents[1])}")
+    """Write the files."""
+    result = json.loads((HERE / "e2b.json").read_text())
+    for name, drawn in (("peers.svg", chart(result)), ("speed.svg", speeds(result))):
+        target = HERE.parents[1] / "docs" / name
+        target.write_text(drawn)
+        print(f"wrote {target.relative_to(HERE.parents[1])}")
     return 0
 
 

@@ -103,7 +103,7 @@ def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytes
         serve.command()(config=None)
     assert caught.value.exit_code == 2
     said = capsys.readouterr().err
-    assert "no_such_package" in said and "geminate[server]" in said
+    assert "no_such_package" in said and ".[server]" in said
 
 
 def test_the_command_line_needs_no_extra() -> None:

@@ -16,7 +16,7 @@ from geminate.cli.flags import ModelOpt, one_model
 from geminate.cli.model import load
 
 NEEDS = ("fastapi", "uvicorn", "prometheus_client", "llguidance", "pydantic")
-MISSING = "the server needs {}, which is not installed: pip install 'geminate[server]'"
+MISSING = "the server needs {}, which is not installed; in a checkout: pip install '.[server]'"
 
 
 def _missing() -> str | None:
