@@ -49,7 +49,7 @@ Handler = Callable[[ServerState, Request], Awaitable[Response]]
 _ROUTES: list[tuple[str, str, Handler, str]] = [
     ("POST", "/v1/chat/completions", chat, "Create a chat completion"),
     ("POST", "/v1/completions", completions, "Create a text completion"),
-    ("POST", "/v1/responses", responses, "Create a response; nothing is stored"),
+    ("POST", "/v1/responses", responses, "Create a response; nothing is stored on disk"),
     ("POST", "/v1/messages", anthropic.messages, "Create a message (Anthropic)"),
     ("POST", "/v1/messages/count_tokens", anthropic.count_tokens, "Count the tokens of a conversation (Anthropic)"),
     ("POST", "/api/chat", ollama.chat, "Create a chat message (Ollama)"),

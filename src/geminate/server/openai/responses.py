@@ -1,4 +1,4 @@
-"""``/v1/responses``: request handling and the response object. Nothing is stored."""
+"""``/v1/responses``: request handling and the response object. Nothing is stored on disk."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ LOGPROBS = "message.output_text.logprobs"
 
 
 async def responses(state: ServerState, request: Request) -> Response:
-    """Generate a response to a text or a list of input items; nothing is stored."""
+    """Generate a response to a text or a list of input items; nothing is stored on disk."""
     body = await parse(request, ResponseRequest, state.check_ready, RESPONSE)
     model = state.model(body.model)
     context = context_of(request.scope)
