@@ -100,7 +100,7 @@ def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytes
     """The command is there without the extra, and says what to install."""
     monkeypatch.setattr(serve, "NEEDS", ("no_such_package",))
     with pytest.raises(typer.Exit) as caught:
-        serve.command()(config=None)
+        serve.command()(config=None, model=None, model_option=None)
     assert caught.value.exit_code == 2
     said = capsys.readouterr().err
     assert "no_such_package" in said and ".[server]" in said
