@@ -263,9 +263,8 @@ def test_arguments_there_and_back(llm: LLM, several: list[dict[str, Any]]) -> No
     for cut in range(len(tokens)):  # wherever it ends, and whatever was told before stays
         before = arguments_of(told(llm, tokens[:cut], flush=False))
         after = arguments_of(told(llm, tokens[:cut]))
-        assert all(json.loads(args) is not None for _, args in after)
         assert all(b[1].startswith(a[1]) for a, b in zip(before, after, strict=False))
-        assert all(b[1].startswith(a[1]) for a, b in zip(before, calls, strict=False))
+        assert all(b[1].startswith(a[1]) for a, b in zip(after, calls, strict=False))  # nothing is closed early
 
 
 @settings(max_examples=200, deadline=None)
