@@ -285,7 +285,9 @@ def test_malformed_calls_stay_json(llm: LLM, arguments: dict[str, Any], rng: ran
                 tokens[at] = rng.choice(pieces)
             case _:
                 tokens.insert(at, rng.choice(pieces))
-    for _, text in arguments_of(told(llm, tokens)):
+    closed = tokens[-1] == llm.tokenizer.call_tokens().closed  # else the last call may be cut off
+    calls = arguments_of(told(llm, tokens))
+    for _, text in calls if closed else calls[:-1]:
         value = json.loads(text)
         assert isinstance(value, dict)
         text.encode("utf-8")
