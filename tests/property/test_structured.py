@@ -263,9 +263,8 @@ def test_arguments_there_and_back(llm: LLM, several: list[dict[str, Any]]) -> No
     for cut in range(len(tokens)):  # wherever it ends, and whatever was told before stays
         before = arguments_of(told(llm, tokens[:cut], flush=False))
         after = arguments_of(told(llm, tokens[:cut]))
-        assert all(json.loads(args) is not None for _, args in after)
         assert all(b[1].startswith(a[1]) for a, b in zip(before, after, strict=False))
-        assert all(b[1].startswith(a[1]) for a, b in zip(before, calls, strict=False))
+        assert all(b[1].startswith(a[1]) for a, b in zip(after, calls, strict=False))  # nothing is closed early
 
 
 @settings(max_examples=200, deadline=None)
@@ -286,7 +285,9 @@ def test_malformed_calls_stay_json(llm: LLM, arguments: dict[str, Any], rng: ran
                 tokens[at] = rng.choice(pieces)
             case _:
                 tokens.insert(at, rng.choice(pieces))
-    for _, text in arguments_of(told(llm, tokens)):
+    closed = tokens[-1] == llm.tokenizer.call_tokens().closed  # else the last call may be cut off
+    calls = arguments_of(told(llm, tokens))
+    for _, text in calls if closed else calls[:-1]:
         value = json.loads(text)
         assert isinstance(value, dict)
         text.encode("utf-8")
