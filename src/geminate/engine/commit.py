@@ -82,6 +82,8 @@ def _score_prompt(turn: Turn, logits: F32) -> None:
     assert top is not None
     first = sequence.cache.length - turn.count + 1
     for row, position in enumerate(range(first, min(first + len(logits), sequence.prompt_length))):
+        if position <= len(sequence.prompt_logprobs):  # the rows come again because a mask was late
+            continue
         sequence.prompt_logprobs.append(token_logprobs(logits[row], sequence.token_ids[position], top))
 
 
