@@ -59,7 +59,7 @@ def command_line(watch: Watch) -> None:
     """``geminate generate`` with one prompt."""
     from geminate.cli.app import app
 
-    sys.argv = ["geminate", "generate", "Once upon a time", "-n", "16", "-t", "0"]
+    sys.argv = ["geminate", "generate", "--raw", "Once upon a time", "-n", "16", "-t", "0"]
     watch.on = True
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         app(standalone_mode=False)
