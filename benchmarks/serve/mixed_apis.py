@@ -7,8 +7,8 @@ One server with the embedded pair. Every request is one of some conversations or
 streamed or whole, with speculation off or on. Before the load each is answered alone by OpenAI's route; under load
 every answer must have the same token ids, whichever API carried it. A third is cut off: the client closes the
 connection after some bytes, or after some time. Marks: no answer is lost or different, no status but 200, nothing runs
-or waits in the end, and the server's resident memory at the end is within 5 % of what it was after half of the
-requests.
+or waits in the end, and the server's resident memory, without the prefix cache, at the end is within 5 % of what it was
+after half of the requests.
 The last line is JSON.
 """
 
@@ -144,23 +144,24 @@ class Load:
         """One request is over; at half of them the memory is noted."""
         with self._lock:
             self.done += 1
-            if self.memory and self.done == total // 2:
-                self.half_mb = self.resident()
+            half = self.memory and self.done == total // 2
+        if half:
+            self.half_mb = self.resident()
 
     def resident(self) -> float:
-        """Resident megabytes of the server, shared pages counted once."""
+        """Resident megabytes of the server without its prefix cache, shared pages counted once."""
+        [kept] = self.gauges("prefix_cache_bytes")
         text = Path(f"/proc/{self.pid}/smaps_rollup").read_text(encoding="ascii")
-        return next(int(line.split()[1]) for line in text.splitlines() if line.startswith("Pss:")) / 1024
+        kilobytes = next(int(line.split()[1]) for line in text.splitlines() if line.startswith("Pss:"))
+        return kilobytes / 1024 - kept / 2**20
 
-    def gauges(self) -> tuple[float, float]:
-        """Requests that run and wait."""
+    def gauges(self, *names: str) -> list[float]:
+        """Gauges of the server."""
         conn = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE_S)
         conn.request("GET", "/metrics")
         lines = conn.getresponse().read().decode().splitlines()
         conn.close()
-        names = ("geminate:num_requests_running", "geminate:num_requests_waiting")
-        running, waiting = (next(float(x.rsplit(" ", 1)[1]) for x in lines if x.startswith(n)) for n in names)
-        return running, waiting
+        return [next(float(x.rsplit(" ", 1)[1]) for x in lines if x.startswith(f"geminate:{n}")) for n in names]
 
 
 def client(load: Load, work: collections.deque[int], known: dict[Case, list[int]], total: int) -> None:
@@ -206,14 +207,15 @@ def run(load: Load, requests: int, clients: int) -> dict[str, Any]:
         thread.join()
     seconds = time.monotonic() - began
     until = time.monotonic() + QUIET_S
-    while (left := load.gauges()) != (0.0, 0.0) and time.monotonic() < until:
+    busy = ("num_requests_running", "num_requests_waiting")
+    while any(left := load.gauges(*busy)) and time.monotonic() < until:
         time.sleep(0.1)
     end_mb = load.resident() if load.memory else None
     marks = {
         "nothing lost or different": not load.faults,
         "all answered": load.done == requests,
         "status 200 alone": all(name.endswith(" 200") for name in load.statuses),
-        "nothing left": left == (0.0, 0.0),
+        "nothing left": not any(left),
     }
     if end_mb is not None and load.half_mb is not None:
         marks["memory flat"] = end_mb <= FLAT * load.half_mb
@@ -230,6 +232,12 @@ def run(load: Load, requests: int, clients: int) -> dict[str, Any]:
     }
 
 
+def errors(server: Server) -> list[str]:
+    """The server's log lines of errors, the first ten."""
+    server.log.seek(0)
+    return [line.decode(errors="replace").strip() for line in server.log if b'"level": "error"' in line][:10]
+
+
 def main() -> int:
     """Run, and print the figures as JSON; status 1 if a mark is missed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -244,6 +252,7 @@ def main() -> int:
     try:
         load = Load(server.port, server.process.pid, memory=not args.no_memory)
         figures = run(load, args.requests, args.clients)
+        figures["errors"] = errors(server)
     finally:
         with contextlib.suppress(Exception):
             server.stop()

@@ -181,6 +181,29 @@ def test_a_full_queue_refuses_and_recovers(llm: LLM, service: EngineService) -> 
     run(main)
 
 
+def test_requests_that_end_while_another_is_submitted(llm: LLM) -> None:
+    """The thread that steps takes requests out without the lock; here one ends at every look at another."""
+    service = make(llm, max_running=4, max_waiting=60)
+
+    class Ending:
+        """An open request in whose stead another one ends as soon as its client is looked at."""
+
+        @property
+        def request(self) -> EngineRequest:
+            service._open.popitem()
+            return held
+
+    held = job(llm)
+    for number in range(8):
+        service._open[f"ending-{number}"] = Ending()  # type: ignore[assignment]
+    request = job(llm)
+    assert service.submit(request) == request.request_id
+    for number in range(8):
+        service._open[f"ending-{number}"] = Ending()  # type: ignore[assignment]
+    assert service.prompt_progress("nobody") is None
+    service._open.clear()
+
+
 def test_time_is_limited(llm: LLM, service: EngineService) -> None:
     async def main() -> None:
         ticket = AsyncEvents(service, job(llm, params={"max_tokens": 100_000}, timeout_s=0.05))

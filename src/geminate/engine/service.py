@@ -58,6 +58,7 @@ class EngineService:
         # Not reentrant on purpose: a garbage-collected stream cancels itself wherever the collector happens to run.
         self._lock = threading.Lock()  # taken by itself: leaving a condition runs Python, where an interrupt may come
         self._changed = threading.Condition(self._lock)
+        # Added to under the lock, taken out by the thread that steps, without it: others go through a copy.
         self._open: dict[str, OpenRequest] = {}
         self._boxes: dict[str, EventBox] = {}
         self._new: deque[OpenRequest] = deque()
@@ -92,7 +93,7 @@ class EngineService:
         with self._lock:
             if self.max_waiting is not None:
                 running = self.engine.max_running
-                clients = [opened.request.client for opened in self._open.values()]
+                clients = [opened.request.client for opened in list(self._open.values())]
                 check_place(request.client, clients, running + self.max_waiting, running)
             if request.request_id in self._open:
                 raise ParameterError(f"a request with the id {request.request_id!r} is open already")
@@ -257,7 +258,7 @@ class EngineService:
         The first is None while the request waits. None: no such request. Approximate while a step runs.
         """
         with self._lock:
-            opened = next((one for name, one in self._open.items() if name.startswith(prefix)), None)
+            opened = next((one for name, one in list(self._open.items()) if name.startswith(prefix)), None)
         if opened is None:
             return None
         sequence = opened.sequences.get(opened.request.choice)
@@ -337,8 +338,9 @@ class EngineService:
     def _drop_late(self) -> None:
         now = time.perf_counter()
         with self._lock:
-            late = [opened for opened in self._open.values() if opened.deadline < now]
-            self._next_deadline = min((o.deadline for o in self._open.values() if o.deadline >= now), default=math.inf)
+            opened_now = list(self._open.values())
+            late = [opened for opened in opened_now if opened.deadline < now]
+            self._next_deadline = min((o.deadline for o in opened_now if o.deadline >= now), default=math.inf)
         for opened in late:
             seconds = opened.request.timeout_s
             self._fail(opened, RequestTimeoutError(f"the request took longer than the {seconds:g} s it may take"))
