@@ -125,7 +125,7 @@ class _Writer:
 
     def arguments(self, schema: Mapping[str, Any] | None, tool: str, strict: bool) -> str:
         """The grammar of one tool's arguments, including the braces."""
-        if schema is None:
+        if schema is None or _declares_none(schema):
             return '"{}"'
         self._root = json.loads(schema_text(schema))
         self._strict = strict
@@ -315,6 +315,12 @@ class _Writer:
             first = self._rule(first)
             after = self._rule(f'"," {pair} {after}' if needed else f'("," {pair})? {after}')
         return f'"{{" {first} "}}"'
+
+
+def _declares_none(schema: Mapping[str, Any]) -> bool:
+    """Whether a tool has no arguments: clients write ``{}``, or an object with properties of which there are none."""
+    more = ("additionalProperties", "patternProperties", "anyOf", "oneOf", "allOf", "$ref", "required")
+    return not schema or (schema.get("properties") == {} and not any(schema.get(key) for key in more))
 
 
 def _repeated(item: str, least: int, most: int | None) -> str:

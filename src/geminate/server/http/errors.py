@@ -88,7 +88,7 @@ def ollama_error(error: ApiError) -> dict[str, Any]:
 
 
 class _ErrorResponse(JsonResponse):
-    """An error in OpenAI's shape; in answer to a request, in that of the API that the request's path belongs to."""
+    """An error in OpenAI's shape; in answer to a request, in that of the API that the request belongs to."""
 
     def __init__(self, error: ApiError) -> None:
         super().__init__(error.body(), status=error.status, headers=error.headers)
@@ -96,7 +96,8 @@ class _ErrorResponse(JsonResponse):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         error, path, status = self.error, scope["path"], self.error.status
-        if path == ANTHROPIC or path.startswith(ANTHROPIC + "/"):
+        theirs = path.startswith("/v1/models") and any(name == b"anthropic-version" for name, _ in scope["headers"])
+        if theirs or path == ANTHROPIC or path.startswith(ANTHROPIC + "/"):
             context = scope.get("state", {}).get("context")
             body = anthropic_error(error) | {"request_id": None if context is None else context.id}
             status = _OVERLOADED if status == 503 else status

@@ -172,7 +172,11 @@ def explain(error: ValidationError, data: dict[str, Any]) -> ApiError:
     if part.get("type") in _TEXT_ONLY or value in _TEXT_ONLY if isinstance(value, (str, dict)) else False:
         return bad_request(f"{name}: this server accepts text only; images, audio and files are not supported", name)
     # Several branches of a union failed at the same place: report what each of them expects.
-    messages = list(dict.fromkeys(_said(i) for p, i in found if p == place and i["type"] != "extra_forbidden"))
+    here = [i for p, i in found if p == place and i["type"] != "extra_forbidden"]
+    # A branch that takes this kind of value says more than one that takes another kind.
+    fitting = [i for i in here if i["type"] not in _KINDS]
+    item = fitting[0] if fitting else item
+    messages = list(dict.fromkeys(_said(i) for i in fitting or here))
     return bad_request(f"{name}: {'; or '.join(messages or [_said(item)])}{_shown(item)}", name)
 
 
@@ -193,6 +197,11 @@ def _said(item: Any) -> str:
         return f"must be one of {expected}" if "," in expected else f"must be {expected}"
     if kind in _KINDS:
         return _KINDS[kind]
+    if kind in ("too_long", "too_short"):
+        bound = (
+            f"at most {item['ctx']['max_length']}" if kind == "too_long" else f"at least {item['ctx']['min_length']}"
+        )
+        return f"must have {bound} items, not {item['ctx']['actual_length']}"
     return message.replace("Input should be", "must be", 1).replace("String should", "must", 1)
 
 

@@ -124,6 +124,12 @@ def _check_combinations(body: ChatRequest) -> None:
                 "continue_final_message and add_generation_prompt: true exclude each other; set one of them",
                 "continue_final_message",
             )
+        if body.response_format is not None and body.response_format.type != "text":
+            raise bad_request(
+                "a response format cannot be combined with a begun answer: it would hold for what follows alone; remove "
+                "the format, or the assistant message at the end",
+                "response_format",
+            )
         if body.messages[-1].role != "assistant":
             raise bad_request(
                 f"continue_final_message needs an assistant message at the end, not one of {body.messages[-1].role!r}",

@@ -26,7 +26,7 @@ from geminate.grammar.compiler import (
 )
 from geminate.server.http.errors import ApiError, bad_request, from_geminate
 from geminate.server.http.logs import RequestContext
-from geminate.server.openai.conversation import parameters_of, template_tools
+from geminate.server.openai.conversation import template_tools
 from geminate.server.openai.generation import INLINE_CHARS, in_thread, until_gone
 from geminate.server.openai.schemas_chat import JsonSchemaFormat
 from geminate.server.openai.schemas_common import FunctionSpec, GrammarFormat, JsonObjectFormat, RegexFormat, TextFormat
@@ -83,7 +83,7 @@ def grammar_spec(form: Format | None, tools: Tools) -> GrammarSpec | None:
     if not tools.offered:
         return answer
     return ToolCalls(
-        tools=[(f.name, parameters_of(f)) for f in tools.offered],
+        tools=[(f.name, f.parameters) for f in tools.offered],
         required=tools.required,
         parallel=tools.parallel,
         strict=[f.name for f in tools.offered if f.strict],

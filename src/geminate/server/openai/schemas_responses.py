@@ -192,7 +192,11 @@ class ResponseRequest(Sampling):
         None, description="false: do not keep the output items for item_reference. Nothing is stored on disk."
     )
     background: Literal[False] | None = Field(None, description="Only false is accepted.")
-    truncation: Literal["disabled"] | None = Field(None, description="Only disabled is accepted.")
-    service_tier: Literal["auto", "default"] | None = Field(None, description="Only auto and default are accepted.")
+    truncation: Literal["disabled"] | None = Field(
+        None, description="disabled; auto has no effect and is named as ignored."
+    )
+    service_tier: Literal["auto", "default"] | None = Field(
+        None, description="auto or default; other values have no effect and are named as ignored."
+    )
     context_management: Unsupported = None
     moderation: Unsupported = None

@@ -111,6 +111,7 @@ _ASSISTANT = Level(
         "content": Rewrite(values.parts),
         "annotations": Hint(lambda value, body: value != []),
         "function_call": Refused("use tool_calls"),
+        "prefix": Off((False,), instead="set continue_final_message: true in the request"),
     },
     {
         "content": _PART,
