@@ -126,8 +126,8 @@ def _check_combinations(body: ChatRequest) -> None:
             )
         if body.response_format is not None and body.response_format.type != "text":
             raise bad_request(
-                "a response format cannot be combined with a begun answer: it would hold for what follows alone; remove "
-                "the format, or the assistant message at the end",
+                "a response format cannot be combined with a begun answer: it would hold for what follows alone; "
+                "remove the format, or the assistant message at the end",
                 "response_format",
             )
         if body.messages[-1].role != "assistant":

@@ -170,9 +170,7 @@ class ChatRequest(Sampling, StopStrings):
     )
     safety_identifier: str | None = Field(None, max_length=256, description="End-user id; only written to the log.")
     store: Literal[False] | None = Field(None, description="Only false is accepted; nothing is stored.")
-    service_tier: Literal["auto", "default"] | None = Field(
-        None, description="auto or default; other values have no effect and are named as ignored."
-    )
+    service_tier: Literal["auto", "default"] | None = Field(None, description="Other values are ignored.")
     modalities: Annotated[Items[Literal["text"]], Field(max_length=1)] | None = Field(
         None, description="Only text is supported."
     )

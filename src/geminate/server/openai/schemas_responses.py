@@ -192,11 +192,7 @@ class ResponseRequest(Sampling):
         None, description="false: do not keep the output items for item_reference. Nothing is stored on disk."
     )
     background: Literal[False] | None = Field(None, description="Only false is accepted.")
-    truncation: Literal["disabled"] | None = Field(
-        None, description="disabled; auto has no effect and is named as ignored."
-    )
-    service_tier: Literal["auto", "default"] | None = Field(
-        None, description="auto or default; other values have no effect and are named as ignored."
-    )
+    truncation: Literal["disabled"] | None = Field(None, description="auto is ignored.")
+    service_tier: Literal["auto", "default"] | None = Field(None, description="Other values are ignored.")
     context_management: Unsupported = None
     moderation: Unsupported = None
