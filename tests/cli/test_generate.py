@@ -113,6 +113,8 @@ def test_mistakes_are_named(models: dict[str, Path]) -> None:
     refused("generate", stdin=b"\n", says="the prompt is empty")
     refused("generate", "a", "b", "c", says="quote the prompt")
     refused("generate", "--raw", "--system", "x", "y", says="--raw continues the text")
+    for option in ("--json-schema", "--regex", "--grammar"):
+        refused("generate", "x", option, "", says=f"{option} is empty")
 
 
 def test_one_word_is_a_model_if_it_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -67,6 +67,6 @@ def test_the_lock_has_hashes_and_names_no_index(audit: ModuleType) -> None:
 
 
 def test_parts_that_are_used_from_inside_have_upper_bounds(project: dict[str, Any]) -> None:
-    bounds = project["optional-dependencies"]["server"]
+    bounds = [*project["dependencies"], *project["optional-dependencies"]["server"]]
     for name in ("uvicorn", "h11", "llguidance"):
         assert any(line.startswith(f"{name}>=") and "<" in line for line in bounds), name

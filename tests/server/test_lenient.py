@@ -137,3 +137,42 @@ def test_an_upgrade_is_answered_without_advice(served: Served) -> None:
     assert head.startswith(b"HTTP/1.1 200 ")
     served.wait_log("request", request_id="up-1")
     assert "pip install" not in "".join(served.raw) and "Unsupported upgrade" not in "".join(served.raw)
+
+
+@pytest.mark.parametrize(
+    ("function", "arguments"),
+    [
+        ({}, {}),
+        ({"parameters": {}}, {}),
+        ({"parameters": {"type": "object", "properties": {}}}, {}),
+        ({"parameters": {"type": "object", "properties": {}, "additionalProperties": False}, "strict": True}, {}),
+    ],
+)
+@pytest.mark.parametrize("speculation", ["off", 4])
+def test_tools_without_parameters_take_none(
+    client: httpx.Client, function: dict[str, Any], arguments: dict[str, Any], speculation: object
+) -> None:
+    tool = {"type": "function", "function": {"name": "now", **function}}
+    body = chat_body(tools=[tool], tool_choice="required", temperature=1.0, seed=5, speculation=speculation)
+    [call, *_] = client.post(CHAT, json=body).json()["choices"][0]["message"]["tool_calls"]
+    assert json.loads(call["function"]["arguments"]) == arguments
+
+
+def test_what_changes_the_answer_is_refused(client: httpx.Client) -> None:
+    begun = [{"role": "user", "content": "Go."}, {"role": "assistant", "content": '{"x'}]
+    form = {"type": "json_object"}
+    for body, field, says in (
+        (
+            {"messages": begun, "continue_final_message": True, "response_format": form},
+            "response_format",
+            "begun answer",
+        ),
+        ({"messages": [begun[0], {**begun[1], "prefix": True}]}, "messages[1].prefix", "continue_final_message: true"),
+        ({"stop": ["x"] * 17}, "stop", "stop: must have at most 16 items, not 17"),
+    ):
+        error = client.post(CHAT, json=chat_body(**body)).json()["error"]
+        assert error["param"] == field and says in error["message"], error
+    messages = {"model": MODEL, "max_tokens": 5, "messages": begun, "output_config": {"format": {**form}}}
+    assert client.post("/v1/messages", json=messages).status_code == 400
+    theirs = client.get("/v1/models/gpt-4", headers={"anthropic-version": "2023-06-01"})
+    assert theirs.status_code == 404 and theirs.json()["type"] == "error"

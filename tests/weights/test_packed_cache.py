@@ -72,3 +72,14 @@ def test_per_layer_table_is_read_in_place_in_bf16(tmp_path: Path) -> None:
         assert not table.planes["codes"].flags.owndata, "mapped, not read into memory"
     (file,) = cache.iterdir()
     assert entry.map().tobytes() not in file.read_bytes(), "the table is not in the cache file"
+
+
+def test_one_file_for_a_model_however_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    directory, cache = make_target("E2B", tmp_path / "gemma"), tmp_path / "cache"
+    config = load_target_config(directory)
+    (tmp_path / "link").symlink_to(directory)
+    monkeypatch.chdir(directory)
+    names = (directory, tmp_path / "link", Path())
+    stores = [open_weights(open_model(name), config, "int8", cache_dir=cache) for name in names]
+    assert [store.from_cache for store in stores] == [False, True, True]
+    assert [path.name.startswith("gemma-") for path in cache.iterdir()] == [True]

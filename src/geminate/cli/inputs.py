@@ -53,9 +53,11 @@ def _without_end(text: str) -> str:
 
 def grammar_of(json_schema: str | None, regex: str | None, grammar: str | None) -> GrammarSpec | None:
     """The grammar that was asked for, if any; schemas and grammars are texts or files."""
-    given = [
-        name for name, value in (("--json-schema", json_schema), ("--regex", regex), ("--grammar", grammar)) if value
-    ]
+    named = (("--json-schema", json_schema), ("--regex", regex), ("--grammar", grammar))
+    given = [name for name, value in named if value is not None]
+    for name, value in named:
+        if value == "":
+            fail(f"{name} is empty, so nothing would be enforced; leave it out, or check where its text comes from")
     if len(given) > 1:
         fail(f"{' and '.join(given)} do not go together: name one")
     if regex:

@@ -15,7 +15,7 @@ from geminate.cli.console import fail, user_errors
 from geminate.cli.flags import ModelOpt, one_model
 from geminate.cli.model import load
 
-NEEDS = ("fastapi", "uvicorn", "prometheus_client", "llguidance", "pydantic")
+NEEDS = ("fastapi", "uvicorn", "prometheus_client", "pydantic")
 MISSING = "the server needs {}, which is not installed; in a checkout: pip install '.[server]'"
 
 

@@ -220,4 +220,4 @@ def _need_library() -> None:
     try:
         import llguidance  # noqa: F401
     except ImportError as error:
-        raise GeminateError("grammars require the package llguidance: pip install '.[server]' in a checkout") from error
+        raise GeminateError("grammars require the package llguidance: pip install 'llguidance>=1.7,<2'") from error

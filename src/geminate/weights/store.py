@@ -229,7 +229,8 @@ def open_weights(
         preset = "int8"  # the same bytes: one cache file serves both
     fingerprint = _fingerprint(checkpoint, config, preset, entries, layouts)
     folder = pc.cache_directory(cache_dir)
-    path = folder / f"{checkpoint.path.name}-{checkpoint.place}-{preset}.geminate"
+    # One file for a model, however it is named: "." and links to it have the same place.
+    path = folder / f"{checkpoint.path.resolve().name}-{checkpoint.place}-{preset}.geminate"
     if use_cache and path.exists():
         try:
             return _from_cache(path, fingerprint, entries, config, layouts)
