@@ -373,3 +373,22 @@ def test_a_loading_server_is_overloaded() -> None:
     answer = asyncio.run(send())
     assert answer.status_code == 529 and answer.json()["error"]["type"] == "overloaded_error"
     assert answer.headers["retry-after"]
+
+
+def test_the_model_by_its_name(claude: anthropic.Anthropic) -> None:
+    found = claude.models.retrieve(MODEL)
+    assert (found.type, found.id, found.display_name) == ("model", MODEL, MODEL) and found.created_at.year >= 2025
+    with pytest.raises(anthropic.NotFoundError):
+        claude.models.retrieve("gpt-4")
+
+
+def test_the_tool_runner_goes_on_without_threads(claude: anthropic.Anthropic) -> None:
+    @anthropic.beta_tool
+    def now() -> str:
+        """What time it is."""
+        return "noon"
+
+    runner = claude.beta.messages.tool_runner(
+        model=MODEL, max_tokens=40, tools=[now], messages=[{"role": "user", "content": "Hello"}]
+    )
+    assert runner.until_done().role == "assistant"

@@ -35,7 +35,7 @@ from geminate.server.ollama import routes as ollama
 from geminate.server.openai.chat import chat
 from geminate.server.openai.completions import completions
 from geminate.server.openai.docs_page import HEADERS, docs_page
-from geminate.server.openai.models import detokenize, get_model, tokenize
+from geminate.server.openai.models import detokenize, tokenize
 from geminate.server.openai.responses import responses
 from geminate.server.openapi import document
 from geminate.server.page.demo import demo_router
@@ -59,7 +59,7 @@ _ROUTES: list[tuple[str, str, Handler, str]] = [
     ("POST", "/api/show", ollama.show, "Describe the served model (Ollama)"),
     ("GET", "/api/version", ollama.version, "Geminate's version (Ollama)"),
     ("GET", "/v1/models", anthropic.list_models, "List the served model"),
-    ("GET", "/v1/models/{model:path}", get_model, "Describe the served model"),
+    ("GET", "/v1/models/{model:path}", anthropic.get_model, "Describe the served model"),
     ("POST", "/tokenize", tokenize, "Tokenize a text or a conversation"),
     ("POST", "/detokenize", detokenize, "Convert token ids to text"),
 ]

@@ -62,6 +62,13 @@ async def list_models(state: ServerState, request: Request) -> Response:
     return JsonResponse({"data": [card], "has_more": False, "first_id": card["id"], "last_id": card["id"]})
 
 
+async def get_model(state: ServerState, request: Request) -> Response:
+    """Describe the served model, by its id or an alias; in Anthropic's shape where ``anthropic-version`` is sent."""
+    if "anthropic-version" not in request.headers:
+        return await openai_models.get_model(state, request)
+    return JsonResponse(_card(state.model(request.path_params["model"])))
+
+
 def _card(model: Model) -> dict[str, Any]:
     """The model's entry in ``/v1/models`` for Anthropic's clients."""
     created = datetime.fromtimestamp(model.created, UTC).isoformat().replace("+00:00", "Z")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from geminate.server.http.tolerance import Hint, Level, Off, Only, Refused, Rule
+from geminate.server.http.errors import bad_request
+from geminate.server.http.tolerance import Hint, Level, Off, Only, Place, Reading, Refused, Rule
 
 HINT = Hint()
 _OWN_TOOLS = "{} is not supported: this server runs no tools of its own; declare tools with an input_schema"
@@ -21,7 +22,19 @@ _TOOL = Level(
         ),
     }
 )
+
+
+class _Threads:
+    """Refuses threads in the way after which Anthropic's SDK goes on without them."""
+
+    def apply(self, reading: Reading, place: Place, key: str) -> None:
+        raise bad_request(
+            "thread: conversations are not kept; send all messages without it", "thread", "thread_unsupported_request"
+        )
+
+
 _RULES: dict[str, Rule] = {
+    "thread": _Threads(),
     **dict.fromkeys(
         ["cache_control", "context_management", "betas", "speed", "service_tier", "inference_geo", "diagnostics",
          "user_profile_id", "workspace_id"],

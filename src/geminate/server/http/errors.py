@@ -79,7 +79,10 @@ def anthropic_error(error: ApiError) -> dict[str, Any]:
     kind = _ANTHROPIC_TYPES.get(error.status, "invalid_request_error")
     long = error.code == "context_length_exceeded"
     message = f"prompt is too long: {error.message}" if long else error.message
-    return {"type": "error", "error": {"type": kind, "message": message}}
+    body: dict[str, Any] = {"type": kind, "message": message}
+    if error.code == "thread_unsupported_request":
+        body["details"] = {"error_code": error.code}
+    return {"type": "error", "error": body}
 
 
 def ollama_error(error: ApiError) -> dict[str, Any]:
