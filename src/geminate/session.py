@@ -70,6 +70,7 @@ class ChatSession:
         self.enable_thinking = enable_thinking
         self.messages: list[dict[str, Any]] = []
         self._name = uuid.uuid4().hex
+        self._answering = False
         if system and messages:
             raise ParameterError("a session begins with system or with messages, not with both")
         if messages:
@@ -170,6 +171,7 @@ class ChatSession:
 
         Raises:
             ContextFullError: the conversation leaves no room for an answer; see `compact` and `reset`.
+            ParameterError: another stream of this session has begun and not ended.
             GeminateError: the model has no chat template, or bad parameters. The conversation is as before then.
         """
         return self._answer([*self.messages, {"role": "user", "content": text}], params, speculation, keywords)
@@ -184,17 +186,20 @@ class ChatSession:
         ids = self.llm.chat_ids(messages, enable_thinking=self.enable_thinking)
         if len(ids) >= self.context_length:
             raise ContextFullError(len(ids), self.context_length)
+        if self._answering:
+            raise ParameterError("this session is answering already; exhaust or close that stream first")
         answer: list[str] = []
         begun = False
-        deltas = self.llm.stream(
-            ids, params, speculation=speculation, conversation=self._name, reply="chat", **keywords
-        )
+        self._answering = True
         try:
-            for delta in deltas:
+            for delta in self.llm.stream(
+                ids, params, speculation=speculation, conversation=self._name, reply="chat", **keywords
+            ):
                 begun = True
                 answer.append(delta.text)
                 yield delta
         finally:
+            self._answering = False
             if begun:
                 self.messages = [*messages, {"role": "assistant", "content": "".join(answer)}]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from geminate import LLM, SamplingParams
+from geminate.errors import ParameterError
 
 PARAMS = SamplingParams(max_tokens=24, temperature=0.8, seed=5)
 
@@ -81,3 +82,14 @@ def test_output_fields() -> None:
     assert stats.prefill_s > 0 and stats.decode_s > 0
     stop = llm.generate(ids, SamplingParams(max_tokens=40, temperature=0.0, stop_token_ids=[outs[0].token_ids[3]]))[0]
     assert stop.finish_reason == "stop" and len(stop.token_ids) <= 4
+
+
+def test_one_answer_at_a_time() -> None:
+    session = LLM(threads=1).session()
+    first = session.stream("Tell me a story", max_tokens=8)
+    next(first)
+    with pytest.raises(ParameterError, match="answering already"):
+        list(session.stream("Hi", max_tokens=4))
+    list(first)
+    list(session.stream("Hi", max_tokens=4))
+    assert [m["role"] for m in session.messages] == ["user", "assistant"] * 2

@@ -254,7 +254,7 @@ def test_arguments_there_and_back(llm: LLM, several: list[dict[str, Any]]) -> No
     assert llm.tokenizer is not None
     text = "".join([render("tool", arguments) for arguments in several])
     tokens = llm.tokenizer.encode(text, add_bos=False)
-    state = llm.grammars.compile(ToolCalls(tools=[("tool", {})], required=True)).start()
+    state = llm.grammars.compile(ToolCalls(tools=[("tool", {"type": "object"})], required=True)).start()
     for token in tokens:  # what the reader takes is what the grammar allows
         assert state.allowed()[token]
         state.advance(token)

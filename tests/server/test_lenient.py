@@ -176,3 +176,17 @@ def test_what_changes_the_answer_is_refused(client: httpx.Client) -> None:
     assert client.post("/v1/messages", json=messages).status_code == 400
     theirs = client.get("/v1/models/gpt-4", headers={"anthropic-version": "2023-06-01"})
     assert theirs.status_code == 404 and theirs.json()["type"] == "error"
+
+
+def test_a_packed_body_is_refused_by_name(client: httpx.Client) -> None:
+    headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
+    answer = client.post(CHAT, content=b"\x1f\x8b\x08", headers=headers)
+    assert answer.status_code == 415 and "'gzip' is not supported" in answer.json()["error"]["message"]
+
+
+def test_aliases_are_listed(packed_cache: Path) -> None:
+    with Served("--alias", "gpt-4") as server:
+        server.ready()
+        for headers in ({}, {"anthropic-version": "2023-06-01"}):
+            found = httpx.get(f"{server.url}/v1/models", headers=headers).json()["data"]
+            assert [card["id"] for card in found] == [MODEL, "gpt-4"]

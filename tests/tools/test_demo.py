@@ -11,7 +11,8 @@ import pytest
 
 from geminate import LLM
 from geminate.errors import ParameterError
-from geminate.tools.demo.prepare import SHARE, choose
+from geminate.tools.bench.shapes import block_of, load_shape
+from geminate.tools.demo.prepare import SHARE, choose, needed_bytes
 from geminate.tools.demo.race import PARTS, Race
 from support.cli import geminate, refused
 
@@ -74,9 +75,11 @@ def test_as_many_layers_as_fit(shape: str) -> None:
     whole = choose(shape, "int4", free=1 << 40)
     assert whole.layers == whole.of_layers and whole.title == shape
     seen = set()
-    for share in (0.9, 0.75, 0.6):
-        fewer = choose(shape, "int4", free=int(whole.needed * share / SHARE))
-        assert fewer.needed <= share * whole.needed and f"{fewer.layers} of {whole.of_layers} layers" in fewer.title
+    smallest = needed_bytes(shape, block_of(load_shape(shape, None)[0]), "int4")
+    for share in (0.99, 0.5, 0.0):  # of the way from the smallest stack of layers to the whole
+        needed = smallest + share * (whole.needed - smallest)
+        fewer = choose(shape, "int4", free=int(needed / SHARE) + 1)
+        assert fewer.needed <= needed + 1 and f"{fewer.layers} of {whole.of_layers} layers" in fewer.title
         seen.add(fewer.layers)
     assert len(seen) > 1
     with pytest.raises(ParameterError, match=r"GB that are free; close something"):

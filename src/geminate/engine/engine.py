@@ -171,7 +171,7 @@ class Engine:
         if need > self.memory.limit:
             raise ContextLengthError(
                 f"{prompt} prompt tokens and an answer of up to {context - prompt} need "
-                f"{need / 1e6:.0f} MB of KV cache, and the budget is {self.memory.limit / 1e6:.0f} MB; "
+                f"{need / 1e6:,.1f} MB of KV cache, and the budget is {self.memory.limit / 1e6:,.1f} MB; "
                 "shorten the prompt, ask for fewer tokens, or give the server more memory for the KV cache"
             )
 

@@ -71,7 +71,7 @@ class NumberBounds:
         left = _LIMITS[mode] - digits
         if mode == _FRACTION:
             left = min(left, self._significant - significant)
-        if left > 1:
+        if left > 0:
             return bits
         others, growing = bytearray(bits), bytearray(bits)
         for at, byte in enumerate(bits):
@@ -83,7 +83,7 @@ class NumberBounds:
                         if first == b"0":
                             growing[at] &= ~(1 << bit)
         if any(others):
-            return bits if left == 1 else bytes(others)
+            return bytes(others)
         return bytes(growing) if any(growing) else bits
 
 

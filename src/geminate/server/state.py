@@ -28,7 +28,7 @@ class Model:
     """A loaded model as the API shows it.
 
     Attributes:
-        id: its name in the API. names: that and the aliases.
+        id: its name in the API. listed, names: that and the aliases.
         context: maximum number of tokens of prompt and completion.
         fingerprint: changes when the answers to the same request and seed may.
         slow_template: whether the chat template once took too long for the event loop.
@@ -45,7 +45,8 @@ class Model:
         config = llm.config
         self.vocab_size = config.vocab_size
         self.id = settings.model_id or default_id(settings.model)
-        self.names = frozenset((self.id, *settings.alias))
+        self.listed = tuple(dict.fromkeys((self.id, *settings.alias)))
+        self.names = frozenset(self.listed)
         self.context = min(config.max_position_embeddings, settings.max_context or config.max_position_embeddings)
         self.compiler = llm.grammars
         self.slow_template = False

@@ -36,6 +36,7 @@ def load_keys(settings: Settings, env: Mapping[str, str] | None = None) -> list[
     """
     env = os.environ if env is None else env
     keys = [key.strip() for key in env.get(KEYS_ENV, "").split(",") if key.strip()]
+    from_env = frozenset(keys)
     if KEYS_ENV in env and not keys:
         raise ParameterError(f"{KEYS_ENV} is set but holds no key; unset it or add a key")
     if settings.api_key_file is not None:
@@ -60,7 +61,8 @@ def load_keys(settings: Settings, env: Mapping[str, str] | None = None) -> list[
             raise ParameterError("an API key must be printable ASCII without spaces")
         if len(key) < MIN_KEY:
             raise ParameterError(
-                f"an API key has {len(key)} characters, at least {MIN_KEY} are needed; make one with "
+                f"an API key of {KEYS_ENV if key in from_env else settings.api_key_file} has {len(key)} characters, at "
+                f"least {MIN_KEY} are needed; make one with "
                 "python3 -c 'import secrets; print(secrets.token_urlsafe(32))'"
             )
     if not keys and not is_loopback(settings.host) and not settings.allow_unauthenticated:

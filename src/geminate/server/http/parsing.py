@@ -49,7 +49,7 @@ async def parse(
             closing the connection earlier would reset it and lose the error response.
 
     Raises:
-        ApiError: 400, 413 or 503. ClientGone: the client disconnected before sending the body.
+        ApiError: 400, 413, 415 or 503. ClientGone: the client disconnected before sending the body.
     """
     try:
         body = await request.body()
@@ -59,8 +59,11 @@ async def parse(
     # Browsers send other content types across origins without a CORS preflight.
     kind = request.headers.get("content-type", "").split(";", 1)[0].strip().lower()
     if kind != "application/json" and not (any_type and "origin" not in request.headers):
-        given = repr(kind[:100]) if kind else "no content type"
-        raise bad_request(f"the body must be sent with 'Content-Type: application/json', not {given}")
+        given = f", not {kind[:100]!r}" if kind else ""
+        raise bad_request(f"the body must be sent with 'Content-Type: application/json'{given}")
+    coding = request.headers.get("content-encoding", "identity")
+    if coding.strip().lower() not in ("", "identity"):
+        raise ApiError(415, f"Content-Encoding {coding[:50]!r} is not supported; send the body as it is")
     context = context_of(request.scope)
     if len(body) <= LARGE:
         return validated(body, model, tolerated, context.ignored, strict=context.strict)

@@ -13,7 +13,8 @@ STYLE: Final = (
     "body{font:15px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem}"
     "table{border-collapse:collapse;width:100%;margin:.5rem 0 1.5rem}"
     "th,td{text-align:left;vertical-align:top;padding:.25rem .75rem .25rem 0;border-bottom:1px solid #8884}"
-    "code{font:13px ui-monospace,monospace}h2{margin-top:2.5rem}td:first-child{white-space:nowrap}"
+    "code{font:13px ui-monospace,monospace;overflow-wrap:anywhere}h2{margin-top:2.5rem}"
+    "td{overflow-wrap:anywhere}@media(min-width:40rem){td:first-child{white-space:nowrap}}"
 )
 _HASH = base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()
 HEADERS: Final = {

@@ -19,8 +19,9 @@ MAX_CHARACTERS, MAX_TOKENS = 1 << 20, 1 << 18  # of /tokenize and /detokenize; a
 
 
 async def list_models(state: ServerState, request: Request) -> Response:
-    """List the served model."""
-    return JsonResponse({"object": "list", "data": [state.check_ready().card()]})
+    """List the served model, under its id and its aliases."""
+    model = state.check_ready()
+    return JsonResponse({"object": "list", "data": [{**model.card(), "id": name} for name in model.listed]})
 
 
 async def get_model(state: ServerState, request: Request) -> Response:
