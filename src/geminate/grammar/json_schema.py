@@ -137,6 +137,7 @@ _BEYOND_ALL = 1e120  # no number is generated that large: see `geminate.grammar.
 _BOUNDS = {
     "minimum": math.inf, "exclusiveMinimum": math.inf, "maximum": -math.inf, "exclusiveMaximum": -math.inf,
 }  # fmt: skip
+_VALUED = frozenset((*_BOUNDS, "const", "enum"))
 
 
 def tighten_numbers(schema: object) -> None:
@@ -152,7 +153,9 @@ def tighten_numbers(schema: object) -> None:
     level = [schema]
     while level:
         at = level.pop()
-        if isinstance(at, dict):
+        if isinstance(at, dict) and _VALUED.isdisjoint(at):
+            level.extend(at.values())
+        elif isinstance(at, dict):
             for name, towards in _BOUNDS.items():
                 if _is_large(at.get(name)):
                     at[name] = _inside(at[name], towards)

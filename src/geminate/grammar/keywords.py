@@ -40,6 +40,11 @@ _NAMED = ("properties", "patternProperties", "$defs", "definitions", "dependentS
 _COUNTS = ("minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties")
 _NUMBERS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf")
 _LARGEST_MULTIPLE = 2**53
+# Most schemas have few keywords and there may be thousands, so each step first asks whether any of its own is there.
+_INSIDE = frozenset((*_ONE, *_SEVERAL, *_NAMED))
+_SHAPED = frozenset((*_SEVERAL, *_NAMED, "required", "enum", "pattern", "format", "$ref"))
+_MEASURES = frozenset((*_COUNTS, *_NUMBERS))
+_IDLE = frozenset((*UNSUPPORTED, "patternProperties", "allOf", "prefixItems"))
 
 
 def plain_schema(schema: object, label: str, *, refuse: bool) -> dict[str, Any]:
@@ -62,6 +67,8 @@ def plain_schema(schema: object, label: str, *, refuse: bool) -> dict[str, Any]:
 
 def subschemas(schema: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """The schemas directly inside a schema, with the paths to them."""
+    if _INSIDE.isdisjoint(schema):
+        return
     for key in _ONE:
         if key in schema and not isinstance(schema[key], list):
             yield f".{key}", schema[key]
@@ -103,7 +110,7 @@ class _Cleaner:
                 f"{path}: the options of 'oneOf' may overlap, which cannot be enforced; use anyOf, or give them "
                 "different types or constants"
             )
-        if self._refuse:
+        if self._refuse and not _IDLE.isdisjoint(schema):
             for keyword in UNSUPPORTED:
                 if keyword in schema:
                     way = _WAYS_OUT.get(keyword, "remove it")
@@ -115,6 +122,13 @@ def _check_shape(schema: dict[str, Any], path: str) -> None:
     for kind in kinds if isinstance(kinds, list) else [kinds]:
         if not isinstance(kind, str) or kind not in TYPES:
             raise ParameterError(f"{path}: unknown type {shown(kind)}; the types are {', '.join(TYPES)}")
+    if not _SHAPED.isdisjoint(schema):
+        _check_parts(schema, path)
+    if not _MEASURES.isdisjoint(schema):
+        _check_numbers(schema, path)
+
+
+def _check_parts(schema: dict[str, Any], path: str) -> None:
     for key in _SEVERAL:
         if key in schema and not isinstance(schema[key], list):
             raise ParameterError(f"{path}: {key} must be a list of schemas, not {shown(schema[key])}")
@@ -129,7 +143,6 @@ def _check_shape(schema: dict[str, Any], path: str) -> None:
     for key in ("pattern", "format", "$ref"):
         if not isinstance(schema.get(key, ""), str):
             raise ParameterError(f"{path}: {key} must be a string, not {shown(schema[key])}")
-    _check_numbers(schema, path)
 
 
 def _check_numbers(schema: dict[str, Any], path: str) -> None:
@@ -171,6 +184,8 @@ def _tuple(schema: dict[str, Any]) -> None:
 
 def _drop_idle(schema: dict[str, Any]) -> None:
     """Drop keywords that exclude nothing."""
+    if _IDLE.isdisjoint(schema):
+        return
     for key in ("unevaluatedProperties", "unevaluatedItems", "propertyNames"):
         if key in schema and _says_nothing(schema[key]):
             del schema[key]
