@@ -192,6 +192,7 @@ class ContextMiddleware:
     def __init__(self, app: ASGIApp, on_done: Any, settings: Settings) -> None:
         self.app, self.on_done, self.settings = app, on_done, settings
         self._refusals = Refusals()
+        self._inside = 0  # requests that are not answered yet
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -213,12 +214,14 @@ class ContextMiddleware:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 if 400 <= status < 500:
-                    await self._refusals.pause(context.client)
+                    took = time.perf_counter() - context.began
+                    await self._refusals.pause(context.client, took, alone=self._inside == 1)
                 message["headers"] = _with_headers(message.get("headers", ()), context, scope["path"])
             elif not message.get("more_body"):
                 complete = True
             await send(message)
 
+        self._inside += 1
         try:
             try:
                 await self.app(scope, receive, send_with_id)
@@ -233,6 +236,7 @@ class ContextMiddleware:
             if not status:
                 await internal(context.id).response()(scope, receive, send_with_id)
         finally:
+            self._inside -= 1
             self._finish(scope, context, status)
 
     def _finish(self, scope: Scope, context: RequestContext, status: int) -> None:
