@@ -26,7 +26,7 @@ from rich.console import Console
 
 from geminate import LLM, SamplingParams
 from geminate.cli.chat import converse
-from geminate.cli.prompt import Editor, history_file
+from geminate.cli.prompt import Editor, Lines, history_file
 from geminate.cli.render import Plain, Rendered, split_blocks
 from geminate.cli.talk import Talk
 from support.cli import geminate
@@ -196,8 +196,9 @@ LONG = "x" * 20_000
         [(f"\x1b[200~{LONG}\x1b[201~\r", LONG)],
         [("first\r", "first"), ("\x1b[A\r", "first")],
         [("oops\x03", ""), ("Hello\r", "Hello")],
+        [(" /reset\r", " /reset"), ("/reset \r", "/reset"), ('"""/reset"""\r', " /reset")],
     ],
-    ids=["line", "quotes", "alt-enter", "paste", "editing", "long", "history", "ctrl-c"],
+    ids=["line", "quotes", "alt-enter", "paste", "editing", "long", "history", "ctrl-c", "slash"],
 )
 def test_the_editor(typed: list[tuple[str, str]], tmp_path: Path) -> None:
     with create_pipe_input() as pipe:
@@ -211,6 +212,24 @@ def test_the_editor(typed: list[tuple[str, str]], tmp_path: Path) -> None:
         assert editor.read() is None
     kept = tmp_path / "new" / "history"
     assert stat.S_IMODE(kept.stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize(
+    ("typed", "messages"),
+    [
+        (" /reset\n", [" /reset"]),
+        ("\t /foo bar \n/foo \n", [" /foo bar", "/foo"]),
+        ("  Hello  \n\n", ["Hello", ""]),
+        ('"""\n/reset\n"""\n', [" /reset"]),
+        ('"""/reset', [" /reset"]),
+    ],
+)
+def test_a_space_before_a_slash_makes_a_message(
+    typed: str, messages: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(typed.encode())))
+    reader = Lines()
+    assert [reader.read() for _ in messages] == messages and reader.read() is None
 
 
 def test_the_history_is_kept_in_the_data_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
