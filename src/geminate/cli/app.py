@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import os
+import sys
+from typing import Annotated, Any
 
 import typer
 
@@ -11,6 +13,7 @@ from geminate.cli import serve, train_drafter
 from geminate.cli.bench_decode import decode
 from geminate.cli.bench_step import step
 from geminate.cli.chat import chat
+from geminate.cli.console import last_errors
 from geminate.cli.demo import demo
 from geminate.cli.evaluate import evaluate_command
 from geminate.cli.flags import HELP
@@ -20,7 +23,19 @@ from geminate.cli.quantize import quantize_command
 from geminate.cli.verify import verify_command
 from geminate.errors import SHORTENED
 
-app = typer.Typer(
+
+class App(typer.Typer):
+    """Typer's, without a traceback where its own output cannot be written."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the command line."""
+        if sys.stdout is None:  # closed by the shell (>&-)
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+        with last_errors():
+            return super().__call__(*args, **kwargs)
+
+
+app = App(
     help="Gemma 4 with its MTP drafter on the CPU: the same output with speculation on or off, only faster.",
     no_args_is_help=True,
     context_settings=HELP,

@@ -46,7 +46,7 @@ def joined(lines: list[str]) -> str | None:
 
 
 def quoted(text: str) -> str:
-    """A message between quotes, which is never a command: one that begins with / gets the space that tells them apart."""
+    """A message between quotes, which is never a command: one that begins with / gets a space before it."""
     text = text.strip("\n")
     return f" {text}" if text.startswith("/") else text
 

@@ -13,6 +13,7 @@ from typing import Any
 from geminate.cli.console import say
 from geminate.cli.figures import counted, details, limit_reached, summary
 from geminate.cli.render import Printer
+from geminate.cli.terminal import unechoed
 from geminate.errors import ContextFullError, GeminateError, ParameterError
 from geminate.output import Delta, Output
 from geminate.params import SamplingParams, parse_speculation
@@ -89,7 +90,8 @@ class Talk:
         try:
             start = next(deltas, None)  # before anything is drawn: what is refused is refused here
             first = time.perf_counter()
-            with self.printer() as printer:
+            # What is typed into the answer would shift the lines that are redrawn.
+            with unechoed(forget=True), self.printer() as printer:
                 while start is not None:
                     tokens, passes = tokens + len(start.token_ids), passes + 1
                     if start.reasoning:
@@ -206,6 +208,8 @@ class Talk:
 
 
 def _full(used: int, limit: int) -> str:
+    if used > limit:  # what ends the answer in the next prompt counts, and was never in the context
+        return f"the conversation takes {used:,} tokens, and the context holds {limit:,}: it is full"
     return f"{used:,} of {limit:,} tokens of the context are used ({100 * used / limit:.0f} %)"
 
 

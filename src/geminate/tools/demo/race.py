@@ -161,6 +161,12 @@ class Race:
             if sequence.finish_reason is not None:  # the context is full: the figures so far
                 return
 
+    @property
+    def begun(self) -> bool:
+        """Whether there is a part of the race that both lanes have behind them, so that `ratio` has something to say."""
+        plain, speculating = (lane.rates() for lane in self.lanes)
+        return any(part in speculating for part in plain)
+
     def ratio(self) -> tuple[float, float, float]:
         """Median, least and greatest ratio of the lanes' tokens a second, over the parts of the race."""
         plain, speculating = (lane.rates() for lane in self.lanes)
