@@ -13,6 +13,7 @@ import signal
 import stat
 import subprocess
 import sys
+import termios
 import threading
 import time
 from collections.abc import Iterator
@@ -163,6 +164,36 @@ def test_one_turn_that_fills_the_context_can_be_dropped(talk: Talked) -> None:
     talk.session.load([{"role": "user", "content": "word " * 120}, {"role": "assistant", "content": "No."}])
     assert "the context is full" in talk.say("And then? " * 12)[1]
     assert talk.say("/compact")[0].strip() and len(talk.session.messages) == 2
+
+
+def test_no_more_than_all_of_the_context_is_used(talk: Talked, monkeypatch: pytest.MonkeyPatch) -> None:
+    for used, says in (
+        (159, "159 of 160 tokens of the context are used (99 %)"),
+        (160, "160 of 160 tokens of the context are used (100 %)"),
+        (162, "the conversation takes 162 tokens, and the context holds 160: it is full"),
+    ):
+        monkeypatch.setattr(type(talk.session), "context_used", used)
+        assert says in talk.say("/tokens")[1]
+
+
+def test_nothing_is_echoed_into_an_answer(talk: Talked, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, theirs = pty.openpty()
+    monkeypatch.setattr("geminate.cli.terminal._foreground", lambda fd: True)
+    echoed: list[bool] = []
+
+    def echo() -> bool:
+        return bool(termios.tcgetattr(ours)[3] & termios.ECHO)
+
+    class Seen(Plain):
+        def text(self, text: str) -> None:
+            echoed.append(echo())
+
+    talk.talk.printer = Seen
+    with os.fdopen(theirs) as stdin:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        talk.say("Hello")
+        assert echoed and not any(echoed) and echo()
+    os.close(ours)
 
 
 def test_a_stopped_answer_has_figures_and_stays(talk: Talked, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -325,9 +356,11 @@ def test_at_a_terminal(packed_cache: Path, tmp_path: Path) -> None:
     terminal.said = ""
     terminal.type("/stats\r")
     terminal.until("tokens in")
+    terminal.until(PROMPT)
     terminal.said = ""
     terminal.type("\x03")
     terminal.until("Ctrl-D or /exit leaves")
+    terminal.until(PROMPT)
     terminal.type("\x04")
     assert terminal.wait() == 0 and "Traceback" not in terminal.said
     kept = tmp_path / "geminate" / "chat_history"

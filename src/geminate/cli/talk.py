@@ -210,7 +210,7 @@ class Talk:
 def _full(used: int, limit: int) -> str:
     if used > limit:  # what ends the answer in the next prompt counts, and was never in the context
         return f"the conversation takes {used:,} tokens, and the context holds {limit:,}: it is full"
-    return f"{used:,} of {limit:,} tokens of the context are used ({100 * used / limit:.0f} %)"
+    return f"{used:,} of {limit:,} tokens of the context are used ({100 * used // limit} %)"
 
 
 def _figures(output: Output | None, tokens: int, passes: int, seconds: float, prefill: float) -> list[str]:

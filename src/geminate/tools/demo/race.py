@@ -163,7 +163,7 @@ class Race:
 
     @property
     def begun(self) -> bool:
-        """Whether there is a part of the race that both lanes have behind them, so that `ratio` has something to say."""
+        """Whether both lanes have a part of the race behind them, which `ratio` needs."""
         plain, speculating = (lane.rates() for lane in self.lanes)
         return any(part in speculating for part in plain)
 
