@@ -69,6 +69,8 @@ def test_a_full_context_ends_the_race() -> None:
     llm = LLM(threads=1)
     made = Race(llm.engine, [5] * (llm.config.max_position_embeddings - 20), survival=[0.5], seconds=600)
     assert sum(1 for _ in made.run()) < 60
+    assert made.ratio() == (made.lanes[1].rate / made.lanes[0].rate,) * 3, "there is no whole part, but all of it"
+    made.lanes[0].tokens = 0
     with pytest.raises(ParameterError, match="more seconds"):
         made.ratio()
     with pytest.raises(ParameterError, match="needs some seconds"):
