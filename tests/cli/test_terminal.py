@@ -19,6 +19,8 @@ import pytest
 import typer
 from rich.console import Console
 
+import geminate
+from geminate import cli
 from geminate.cli import console, terminal
 from geminate.cli.app import app
 from geminate.cli.terminal import unechoed
@@ -186,3 +188,14 @@ def test_lines_end_between_words(print_it: Any, monkeypatch: pytest.MonkeyPatch)
     plain = [re.sub(r"\x1b\[[0-9;]*m", "", line) for line in screen.getvalue().splitlines()]
     assert all(len(line) <= 40 for line in plain)
     assert " ".join(line.strip() for line in plain) == f"{words} [b] :cat:", "no word is broken"
+
+
+def test_ctrl_c_while_modules_are_loaded(capsys: pytest.CaptureFixture[str]) -> None:
+    cli._uncaught(KeyboardInterrupt, KeyboardInterrupt(), None)
+    assert capsys.readouterr().err == "interrupted\n"
+    code = "import sys, geminate.cli; print(sys.modules.keys() & {'numpy', 'typer'}); raise KeyboardInterrupt"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.stdout, done.stderr, done.returncode) == ("set()\n", "interrupted\n", -signal.SIGINT)
+    assert all(getattr(geminate, name) is not None for name in geminate.__all__) and "LLM" in dir(geminate)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        geminate.nothing  # noqa: B018
