@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
+import typing
 
-if TYPE_CHECKING:
+if typing.TYPE_CHECKING:
     from geminate.engine.stats import Stats
     from geminate.errors import GeminateError
     from geminate.llm import LLM
@@ -31,7 +31,7 @@ _MODULES = {
 }  # fmt: skip
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> typing.Any:
     # Loaded where they are used: the command line can then be interrupted from its first moment.
     if name not in _MODULES:
         raise AttributeError(f"module 'geminate' has no attribute {name!r}")
