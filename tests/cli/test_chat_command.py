@@ -96,6 +96,11 @@ def test_commands(talk: Talked, tmp_path: Path) -> None:
     assert re.search(r"\d+ of 160 tokens of the context are used \(\d+ %\)", talk.say("/tokens")[1])
     talk.say("/system Be kind.")
     assert talk.session.messages[0] == {"role": "system", "content": "Be kind."}
+    talk.say("/reset")
+    assert re.match(r"[1-9]\d* of 160 tokens", talk.say("/tokens")[1]), "the system message takes some"
+    assert "1 message;" in talk.say(f"/save {tmp_path}/s.json", f"/load {tmp_path}/s.json")[1]
+    talk.say("Hello")
+    assert talk.say("/?") == talk.say("/help")
     assert "system message: none" in talk.say("/system -")[1]
     file = tmp_path / "talk.json"
     assert "2 messages written" in talk.say(f"/save {file}")[1]

@@ -22,7 +22,7 @@ from rich.console import Console
 import geminate
 from geminate import cli
 from geminate.cli import console, terminal
-from geminate.cli.app import app
+from geminate.cli.app import ELSEWHERE, app
 from geminate.cli.terminal import unechoed
 
 
@@ -150,6 +150,13 @@ def test_other_errors_of_the_system_name_their_file(capsys: pytest.CaptureFixtur
     with pytest.raises(typer.Exit), console.user_errors():
         raise PermissionError(errno.EACCES, "Permission denied", "/some/file")
     assert capsys.readouterr().err == "error: /some/file: Permission denied\n"
+
+
+@pytest.mark.parametrize("word", ELSEWHERE)
+def test_commands_of_other_programs_get_a_hint(word: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        app([word, "x"])
+    assert ended.value.code == 2 and ELSEWHERE[word][:40] in " ".join(capsys.readouterr().err.split())
 
 
 class Screen(io.StringIO):

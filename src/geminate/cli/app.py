@@ -7,6 +7,7 @@ import sys
 from typing import Annotated, Any
 
 import typer
+import typer.core
 
 from geminate.backends.select import report_bus_errors
 from geminate.cli import serve, train_drafter
@@ -35,7 +36,27 @@ class App(typer.Typer):
             return super().__call__(*args, **kwargs)
 
 
+ELSEWHERE = {  # commands of other programs
+    "run": "geminate chat [MODEL] talks to a model, geminate generate [MODEL] PROMPT answers once",
+    "help": "geminate -h lists the commands, geminate COMMAND -h the options of one",
+    "version": "geminate --version shows it",
+    "pull": "a hub id is downloaded when it is first named, such as geminate chat google/gemma-4-E2B-it",
+    "list": "geminate info MODEL describes a model",
+}
+
+
+class Commands(typer.core.TyperGroup):
+    """The commands, and a hint for those of other programs."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """See click."""
+        if args and args[0] in ELSEWHERE and args[0] not in self.commands:
+            ctx.fail(f"there is no command {args[0]}: {ELSEWHERE[args[0]]}")
+        return super().resolve_command(ctx, args)
+
+
 app = App(
+    cls=Commands,
     help="Gemma 4 with its MTP drafter on the CPU: the same output with speculation on or off, only faster.",
     no_args_is_help=True,
     context_settings=HELP,
@@ -74,7 +95,7 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def root(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+        bool, typer.Option("--version", "-V", callback=_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
     """Gemma 4 with its MTP drafter on the CPU: the same output with speculation on or off, only faster."""

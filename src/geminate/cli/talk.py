@@ -55,7 +55,8 @@ class Talk:
         self.figures: list[str] = []
         self.unsent: str | None = None  # a message for which the context had no room
         self._commands: dict[str, Callable[[str], None]] = {
-            "help": lambda _: say(HELP), "reset": self._reset, "compact": self._compact, "retry": self._retry,
+            "help": lambda _: say(HELP), "?": lambda _: say(HELP), "reset": self._reset,
+            "compact": self._compact, "retry": self._retry,
             "system": self._system, "set": self._set, "save": self._save, "load": self._load, "tokens": self._tokens,
             "stats": lambda _: say("\n".join(self.figures) or "no answer yet"),
         }  # fmt: skip
@@ -145,7 +146,7 @@ class Talk:
         if self.session.context_used > self.session.context_length // 2:  # the last turn alone, which is kept
             dropped += sum(turn["role"] != "system" for turn in self.session.messages)
             self.session.reset()
-        say(f"{dropped} messages dropped; {_full(self.session.context_used, self.session.context_length)}")
+        say(f"{_messages(dropped)} dropped; {_full(self.session.context_used, self.session.context_length)}")
         if self.unsent is not None:
             self.answer(self.unsent)
 
@@ -191,7 +192,7 @@ class Talk:
             )
         except OSError as error:
             raise ParameterError(f"cannot write {path}: {error.strerror}") from None
-        say(f"{len(self.session.messages)} messages written to {path}")
+        say(f"{_messages(len(self.session.messages))} written to {path}")
 
     def _load(self, name: str) -> None:
         if not name:
@@ -204,7 +205,11 @@ class Talk:
         except (ValueError, RecursionError):
             raise ParameterError(f"{path} is no JSON") from None
         self.session.load(body["messages"] if isinstance(body, dict) and "messages" in body else body)
-        say(f"{len(self.session.messages)} messages; {_full(self.session.context_used, self.session.context_length)}")
+        say(f"{_messages(len(self.session.messages))}; {_full(self.session.context_used, self.session.context_length)}")
+
+
+def _messages(count: int) -> str:
+    return f"{count} message{'s' * (count != 1)}"
 
 
 def _full(used: int, limit: int) -> str:
