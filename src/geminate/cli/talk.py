@@ -89,18 +89,19 @@ class Talk:
         output: Output | None = None
         self.unsent = None
         try:
-            start = next(deltas, None)  # before anything is drawn: what is refused is refused here
-            first = time.perf_counter()
             # What is typed into the answer would shift the lines that are redrawn.
-            with unechoed(forget=True), self.printer() as printer:
-                while start is not None:
-                    tokens, passes = tokens + len(start.token_ids), passes + 1
-                    if start.reasoning:
-                        printer.reasoning(start.reasoning)
-                    if start.text:
-                        printer.text(start.text)
-                    output = start.output or output
-                    start = next(deltas, None)
+            with unechoed(forget=True):
+                start = next(deltas, None)  # before anything is drawn: what is refused is refused here
+                first = time.perf_counter()
+                with self.printer() as printer:
+                    while start is not None:
+                        tokens, passes = tokens + len(start.token_ids), passes + 1
+                        if start.reasoning:
+                            printer.reasoning(start.reasoning)
+                        if start.text:
+                            printer.text(start.text)
+                        output = start.output or output
+                        start = next(deltas, None)
         except ContextFullError as error:
             self._too_long(message, error)
             return
