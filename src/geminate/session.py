@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from geminate.engine.messages import Reply
-from geminate.errors import ContextFullError, ParameterError
+from geminate.errors import ContextFullError, ParameterError, TokenizerError
 from geminate.output import Delta
 from geminate.params import SamplingParams
 from geminate.text.template import check_messages
@@ -106,9 +106,14 @@ class ChatSession:
         return self._tokens(self.messages)
 
     def _tokens(self, messages: Sequence[Mapping[str, Any]]) -> int:
-        if all(message["role"] == "system" for message in messages):
-            return 0  # many templates refuse it
-        return len(self.llm.chat_ids(messages, enable_thinking=self.enable_thinking, add_generation_prompt=False))
+        if not messages:
+            return 0
+        try:
+            return len(self.llm.chat_ids(messages, enable_thinking=self.enable_thinking, add_generation_prompt=False))
+        except TokenizerError:
+            if all(message["role"] == "system" for message in messages):
+                return 0  # many templates refuse a system message alone
+            raise
 
     def reset(self) -> None:
         """Forget all turns but the system message."""

@@ -13,6 +13,7 @@ import signal
 import stat
 import subprocess
 import sys
+import termios
 import threading
 import time
 from collections.abc import Iterator
@@ -26,7 +27,7 @@ from rich.console import Console
 
 from geminate import LLM, SamplingParams
 from geminate.cli.chat import converse
-from geminate.cli.prompt import Editor, history_file
+from geminate.cli.prompt import Editor, Lines, history_file
 from geminate.cli.render import Plain, Rendered, split_blocks
 from geminate.cli.talk import Talk
 from support.cli import geminate
@@ -95,6 +96,11 @@ def test_commands(talk: Talked, tmp_path: Path) -> None:
     assert re.search(r"\d+ of 160 tokens of the context are used \(\d+ %\)", talk.say("/tokens")[1])
     talk.say("/system Be kind.")
     assert talk.session.messages[0] == {"role": "system", "content": "Be kind."}
+    talk.say("/reset")
+    assert re.match(r"[1-9]\d* of 160 tokens", talk.say("/tokens")[1]), "the system message takes some"
+    assert "1 message;" in talk.say(f"/save {tmp_path}/s.json", f"/load {tmp_path}/s.json")[1]
+    talk.say("Hello")
+    assert talk.say("/?") == talk.say("/help")
     assert "system message: none" in talk.say("/system -")[1]
     file = tmp_path / "talk.json"
     assert "2 messages written" in talk.say(f"/save {file}")[1]
@@ -165,6 +171,36 @@ def test_one_turn_that_fills_the_context_can_be_dropped(talk: Talked) -> None:
     assert talk.say("/compact")[0].strip() and len(talk.session.messages) == 2
 
 
+def test_no_more_than_all_of_the_context_is_used(talk: Talked, monkeypatch: pytest.MonkeyPatch) -> None:
+    for used, says in (
+        (159, "159 of 160 tokens of the context are used (99 %)"),
+        (160, "160 of 160 tokens of the context are used (100 %)"),
+        (162, "the conversation takes 162 tokens, and the context holds 160: it is full"),
+    ):
+        monkeypatch.setattr(type(talk.session), "context_used", used)
+        assert says in talk.say("/tokens")[1]
+
+
+def test_nothing_is_echoed_into_an_answer(talk: Talked, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, theirs = pty.openpty()
+    monkeypatch.setattr("geminate.cli.terminal._foreground", lambda fd: True)
+    echoed: list[bool] = []
+
+    def echo() -> bool:
+        return bool(termios.tcgetattr(ours)[3] & termios.ECHO)
+
+    class Seen(Plain):
+        def text(self, text: str) -> None:
+            echoed.append(echo())
+
+    talk.talk.printer = Seen
+    with os.fdopen(theirs) as stdin:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        talk.say("Hello")
+        assert echoed and not any(echoed) and echo()
+    os.close(ours)
+
+
 def test_a_stopped_answer_has_figures_and_stays(talk: Talked, monkeypatch: pytest.MonkeyPatch) -> None:
     real = talk.session.stream
 
@@ -196,8 +232,9 @@ LONG = "x" * 20_000
         [(f"\x1b[200~{LONG}\x1b[201~\r", LONG)],
         [("first\r", "first"), ("\x1b[A\r", "first")],
         [("oops\x03", ""), ("Hello\r", "Hello")],
+        [(" /reset\r", " /reset"), ("/reset \r", "/reset"), ('"""/reset"""\r', " /reset")],
     ],
-    ids=["line", "quotes", "alt-enter", "paste", "editing", "long", "history", "ctrl-c"],
+    ids=["line", "quotes", "alt-enter", "paste", "editing", "long", "history", "ctrl-c", "slash"],
 )
 def test_the_editor(typed: list[tuple[str, str]], tmp_path: Path) -> None:
     with create_pipe_input() as pipe:
@@ -211,6 +248,24 @@ def test_the_editor(typed: list[tuple[str, str]], tmp_path: Path) -> None:
         assert editor.read() is None
     kept = tmp_path / "new" / "history"
     assert stat.S_IMODE(kept.stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize(
+    ("typed", "messages"),
+    [
+        (" /reset\n", [" /reset"]),
+        ("\t /foo bar \n/foo \n", [" /foo bar", "/foo"]),
+        ("  Hello  \n\n", ["Hello", ""]),
+        ('"""\n/reset\n"""\n', [" /reset"]),
+        ('"""/reset', [" /reset"]),
+    ],
+)
+def test_a_space_before_a_slash_makes_a_message(
+    typed: str, messages: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(typed.encode())))
+    reader = Lines()
+    assert [reader.read() for _ in messages] == messages and reader.read() is None
 
 
 def test_the_history_is_kept_in_the_data_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -306,9 +361,11 @@ def test_at_a_terminal(packed_cache: Path, tmp_path: Path) -> None:
     terminal.said = ""
     terminal.type("/stats\r")
     terminal.until("tokens in")
+    terminal.until(PROMPT)
     terminal.said = ""
     terminal.type("\x03")
     terminal.until("Ctrl-D or /exit leaves")
+    terminal.until(PROMPT)
     terminal.type("\x04")
     assert terminal.wait() == 0 and "Traceback" not in terminal.said
     kept = tmp_path / "geminate" / "chat_history"

@@ -10,7 +10,9 @@ import pytest
 from geminate.errors import ModelNotFoundError
 from geminate.loading import drafters, locate
 from geminate.loading.drafters import locate_drafter
+from geminate.loading.load import locate as located
 from geminate.loading.locate import embedded_pair, locate_model
+from geminate.loading.options import LoadOptions
 
 
 def model(path: Path, model_type: str) -> Path:
@@ -25,6 +27,9 @@ def model(path: Path, model_type: str) -> Path:
         ("/nowhere/at/all", "no such directory: /nowhere/at/all"),
         ("./google/gemma", "no such directory"),
         ("a/b/c", "no such directory"),
+        ("./x.gguf", "^no such file: ./x.gguf$"),
+        ("models/x.GGUF", "^no such file: models/x.GGUF$"),
+        ("x.gguf", "^no such file: x.gguf$"),
         ("", "an empty model name"),
         ("Once upon a time. " * 400, "cannot look for a model at 'Once upon"),
         ("~no-such-user-here/model", "cannot look for a model at"),
@@ -34,6 +39,15 @@ def test_names_that_lead_nowhere(name: str, says: str) -> None:
     with pytest.raises(ModelNotFoundError, match=says) as error:
         locate_model(name)
     assert len(str(error.value)) < 250 and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("drafter", ["auto", "embedded", None])
+def test_embedded_names_the_pair(drafter: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model(tmp_path / "embedded", "gemma4")
+    monkeypatch.chdir(tmp_path)
+    assert located("embedded", drafter) == located(None, drafter)
+    assert LoadOptions(model="embedded") == LoadOptions()
+    assert located("./embedded", None).target == Path("embedded")
 
 
 def test_a_file_is_no_model(tmp_path: Path) -> None:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
 import random
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from geminate import LLM
+from geminate.cli.demo import _picture, _raced
 from geminate.errors import ParameterError
+from geminate.tools.bench.random_weights import RandomStore, streamed_bytes
 from geminate.tools.bench.shapes import block_of, load_shape
 from geminate.tools.demo.prepare import SHARE, choose, needed_bytes
-from geminate.tools.demo.race import PARTS, Race
+from geminate.tools.demo.race import PARTS, Lane, Race
 from support.cli import geminate, refused
 
 
@@ -64,6 +69,8 @@ def test_a_full_context_ends_the_race() -> None:
     llm = LLM(threads=1)
     made = Race(llm.engine, [5] * (llm.config.max_position_embeddings - 20), survival=[0.5], seconds=600)
     assert sum(1 for _ in made.run()) < 60
+    assert made.ratio() == (made.lanes[1].rate / made.lanes[0].rate,) * 3, "there is no whole part, but all of it"
+    made.lanes[0].tokens = 0
     with pytest.raises(ParameterError, match="more seconds"):
         made.ratio()
     with pytest.raises(ParameterError, match="needs some seconds"):
@@ -102,3 +109,42 @@ def test_refusals() -> None:
     refused("demo", "--weights", "int3", says="weights must be one of")
     done = geminate("demo", "--shape", "gemma-4-31B", "--threads", "0")
     assert done.returncode == 2 and "threads must be 1 to 256" in done.stderr, done.stderr
+
+
+def test_random_weights_take_no_more_than_they_say_and_report_it() -> None:
+    config, _, _ = load_shape("gemma-4-E2B", 5)
+    seen: list[tuple[int, int]] = []
+    store = RandomStore(config, "int4", lambda done, total: seen.append((done, total)))
+    spec = next(s for s in store.specs.values() if s.role == "matrix")
+    made = [store.matrix(s.name) for s in store.specs.values() if s.role == "matrix"]
+    owners = {id(plane.base if plane.base is not None else plane): plane for m in made for plane in m.planes.values()}
+    held = sum((plane.base if plane.base is not None else plane).nbytes for plane in owners.values())
+    assert held == seen[-1][0] <= seen[-1][1] == streamed_bytes(config, "int4")
+    assert len(seen) == len(made) and store.matrix(spec.name) is made[0]
+    assert len({m.planes["codes"][:64].tobytes() for m in made}) == len(made), "no two begin alike"
+
+
+def test_the_picture_has_a_legend(monkeypatch: pytest.MonkeyPatch) -> None:
+    console = Console(file=io.StringIO(), width=60)
+    console.print(_picture(race([0.5], seconds=5.0)))
+    assert "tokens of the target's own choice" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("rounds", [0, 100])
+def test_an_interrupted_race_says_so(rounds: int) -> None:
+    made = race([0.5], seconds=1.0)
+    real, shown = made.run, []
+    made.seconds, made.lanes = 40.0, (Lane("plain"), Lane("speculating"))
+
+    def run() -> Iterator[Lane]:
+        yield from itertools.islice(real(), rounds and 60)
+        raise KeyboardInterrupt
+
+    class Shown:
+        def lanes(self, race: Race) -> None: ...
+
+        def end(self) -> None:
+            shown.append("end")
+
+    made.run = run  # type: ignore[method-assign]
+    assert _raced(made, Shown()) is False and shown == ["end"] and made.begun == bool(rounds)  # type: ignore[arg-type]

@@ -21,6 +21,7 @@ from geminate.checkpoint.safetensors_reader import checkpoint_files, read_files
 from geminate.errors import ConfigError, GeminateError, ParameterError, QuantizationError
 from geminate.families.registry import load_target_config, open_model
 from geminate.formats.rounding import bf16_to_f32, f32_to_bf16, quantize_int4, quantize_int8
+from geminate.loading.drafters import find_drafter
 from geminate.tools.quantize.importance import channel_importance
 from geminate.tools.quantize.run import quantize_model
 from geminate.weights.scale_search import on_int4_grid, quantize_searched
@@ -241,6 +242,14 @@ def test_what_is_refused(models: dict[str, Path], tmp_path: Path, monkeypatch: p
     with pytest.raises(QuantizationError, match="No space left"):
         quantize_model(models["E2B"], tmp_path / "q", "int4")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_drafter_that_is_not_copied_is_named(models: dict[str, Path], tmp_path: Path) -> None:
+    drafter = find_drafter(models["E2B"], models["E2B"], "auto").path
+    assert drafter is not None
+    assert quantize_model(models["E2B"], tmp_path / "q", "int4").drafter == str(drafter)
+    (tmp_path / "r-assistant").symlink_to(drafter)
+    assert quantize_model(models["E2B"], tmp_path / "r", "int4").drafter is None, "the copy finds it"
 
 
 def test_an_interruption_leaves_nothing(models: dict[str, Path], tmp_path: Path) -> None:

@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
 import sys
-import unicodedata
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
+from geminate.cli.terminal import unechoed
 from geminate.errors import GeminateError
 
 MAX_MESSAGE = 1000  # characters of a message: names in files can be megabytes
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all but tabs and line ends
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+# Control characters but tabs and line ends, what turns the direction of text, and halves of characters.
+_HARMFUL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+out = Console(highlight=False, emoji=False)
+err = Console(stderr=True, highlight=False, emoji=False)
+_UNWRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+_line = ""  # what was last written to stdout
 
 
 @contextmanager
@@ -32,45 +37,106 @@ def user_errors() -> Iterator[None]:
     except GeminateError as error:
         fail(str(error))
     except BrokenPipeError:
-        # Python would complain again when it flushes stdout at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_stdout()
         raise typer.Exit(141) from None
+    except OSError as error:
+        fail(_cause(error))
     except KeyboardInterrupt:
-        err.print("interrupted")
+        _end_line()
+        say("interrupted")
         raise typer.Exit(130) from None
+
+
+@contextmanager
+def last_errors() -> Iterator[None]:
+    """`user_errors` for what a command does outside of its own, such as printing its help."""
+    try:
+        with user_errors():
+            yield
+    except typer.Exit as ended:
+        sys.exit(ended.exit_code)
+
+
+def _cause(error: OSError) -> str:
+    """An error of the system in words; that of stdout is found by what it still holds."""
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError) as stuck:
+        _drop_stdout()
+        return f"cannot write the output: {getattr(stuck, 'strerror', None) or stuck}"
+    if error.errno in _UNWRITTEN and error.filename is None:
+        return f"cannot write the output: {error.strerror}"
+    return f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror or error)
+
+
+def _drop_stdout() -> None:
+    """Send what stdout still holds nowhere: Python would complain again when it flushes it at exit."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _end_line() -> None:
+    """Begin a new line on the terminal, where an answer or the ``^C`` that it echoes stands."""
+    if err.is_terminal:
+        err.print()
+    elif sys.stdout.isatty() and _line and not _line.endswith("\n"):
+        write("\n")
 
 
 def fail(message: str) -> NoReturn:
     """One line on stderr, exit code 2."""
-    err.print(f"error: {printable(' '.join(message.split()))}", markup=False, soft_wrap=True)
+    if err.is_terminal and sys.stdout.isatty() and _line and not _line.endswith("\n"):
+        write("\n")
+    remark(f"error: {printable(' '.join(message.split()))}")
     raise typer.Exit(2)
 
 
 def say(message: str) -> None:
     """A remark on stderr."""
-    err.print(printable(message), style="dim", markup=False, soft_wrap=True)
+    remark(printable(message), style="dim")
+
+
+def tell(text: str, style: str | None = None) -> None:
+    """Text on stdout for people; a terminal gets lines that end between words."""
+    out.print(harmless(text), style=style, markup=False, soft_wrap=not out.is_terminal)
+
+
+def remark(text: str, style: str | None = None) -> None:
+    """Text on stderr; a terminal gets lines that end between words."""
+    with suppress(OSError):  # a full disk: there is no place left to say so
+        err.print(text, style=style, markup=False, soft_wrap=not err.is_terminal)
 
 
 def printable(text: str) -> str:
-    """Text from files made harmless for a terminal: control characters but line ends are escaped, lengths limited."""
-    shown = "".join(c if c == "\n" or not unicodedata.category(c).startswith("C") else ascii(c)[1:-1] for c in text)
+    """Text from files made harmless for a terminal, and not endless."""
+    shown = harmless(text)
     return shown if len(shown) <= MAX_MESSAGE else f"{shown[:MAX_MESSAGE]} ... ({len(shown):,} characters)"
 
 
 def write(text: str) -> None:
     """Text on stdout, at once; on a terminal without control characters, which a model may be led to write."""
+    global _line
+    _line = text or _line
     sys.stdout.write(harmless(text) if sys.stdout.isatty() else text)
     sys.stdout.flush()
 
 
 def harmless(text: str) -> str:
-    """Text without control characters that a terminal would act on; tabs and line ends stay."""
-    return _CONTROL.sub(lambda c: ascii(c[0])[1:-1], text)
+    """Text without what a terminal would act on, which is escaped; tabs, line ends and all letters stay."""
+    return _HARMFUL.sub(lambda c: ascii(c[0])[1:-1], text)
 
 
 def write_json(body: Mapping[str, Any]) -> None:
     """One JSON line on stdout."""
     write(json.dumps(body) + "\n")
+
+
+class _Count(MofNCompleteColumn):
+    """ "3/10", or "3" where nobody knows how many there will be."""
+
+    def render(self, task: Task) -> Text:
+        """See `ProgressColumn`."""
+        return super().render(task) if task.total is not None else Text(f"{int(task.completed)}")
 
 
 class Bars(Progress):
@@ -81,7 +147,7 @@ class Bars(Progress):
     """
 
     def __init__(self, *, counted: bool = True, shown: bool = True) -> None:
-        count = MofNCompleteColumn() if counted else TextColumn("{task.percentage:>3.0f} %")
+        count = _Count() if counted else TextColumn("{task.percentage:>3.0f} %")
         super().__init__(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -92,11 +158,19 @@ class Bars(Progress):
             disable=not (shown and err.is_terminal),
         )
         self._parts = dict[str, Any]()
+        self._terminal = ExitStack()
+
+    def start(self) -> None:
+        """Begin to draw; what is typed meanwhile is not shown, since it would shift the bars."""
+        if not self.disable:
+            self._terminal.enter_context(unechoed())
+        super().start()
 
     def stop(self) -> None:
         """End the bars; before rich 14.3 those that are not drawn would print an empty line here."""
         if not self.disable:
             super().stop()
+        self._terminal.close()
 
     def part(self, what: str, done: int, total: int | None, text: str | None = None) -> None:
         """Set the bar of ``what`` to ``done`` of ``total``, labelled ``text`` (default: ``what``)."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import time
+from collections.abc import Callable
 from typing import Annotated, Any, Protocol
 
 import typer
@@ -12,8 +14,9 @@ from rich.table import Table
 from rich.text import Text
 
 from geminate import __version__, machine
-from geminate.cli.console import Bars, err, out, user_errors, write_json
+from geminate.cli.console import Bars, out, say, tell, user_errors, write_json
 from geminate.cli.flags import JsonOpt, loading, options
+from geminate.cli.terminal import unechoed
 from geminate.tools.bench.decode import engine_of_shape, random_prompts
 from geminate.tools.bench.shapes import SHAPES
 from geminate.tools.bench.step import StepBench
@@ -26,16 +29,19 @@ NOT_REAL = (
     "Not real: the text (the weights are random) and which drafts are accepted: a seeded coin with the rates published "
     f"for Gemma 4, {', '.join(f'{rate:.0%}' for rate in PUBLISHED)}."
 )
+MAKING = "making random weights (percent)"
+_SHADES = {True: ("█", "▒"), False: ("#", "=")}  # of a bar, with UTF-8 or without
 EVERY_S = 0.1  # between two pictures
 
 
 class Show(Protocol):
-    """How the demo is shown; called in this order, ``lanes`` many times."""
+    """How the demo is shown; called in this order, ``work`` and ``lanes`` many times."""
 
     def start(self, choice: Choice, weights: str) -> None: ...
     def work(self, what: str, done: int, total: int | None) -> None: ...
     def passes(self, passes: Passes) -> None: ...
     def lanes(self, race: Race) -> None: ...
+    def end(self) -> None: ...
     def result(self, result: dict[str, Any]) -> None: ...
 
 
@@ -57,29 +63,55 @@ def demo(
     weights = "int4" if loaded.weights == "auto" else loaded.weights
     choice = choose(shape, weights)
     with Bars(shown=not events) as bars:
-        show: Show = _Events() if events else _Terminal(bars)
+        show: Show = _Events() if events else _Terminal(bars, seconds)
         show.start(choice, weights)
-        show.work("making random weights", 0, None)
-        bench = StepBench(shape, weights, threads=loaded.threads, layers=choice.layers)
+        making = _percent(show, MAKING)
+        bench = StepBench(shape, weights, threads=loaded.threads, layers=choice.layers, on_weights=making)
         passes = measure_passes(bench, lambda done, total: show.work("measuring passes", done, total))
-        show.work("measuring draft lengths", 0, None)
-        engine = engine_of_shape(bench)
+        measured = itertools.count()
+        engine = engine_of_shape(bench, lambda: show.work("measuring draft lengths", next(measured), None))
         prompt = random_prompts(bench.config.vocab_size, 1)[0].token_ids
         race = Race(engine, prompt, survival=list(PUBLISHED), seconds=seconds)
     show.passes(passes)
-    try:
-        shown = time.monotonic()
-        for _ in race.run():
-            if time.monotonic() - shown >= EVERY_S:
-                shown = time.monotonic()
-                show.lanes(race)
-    except KeyboardInterrupt:
-        err.print("stopped: the figures so far")
-    show.lanes(race)
+    if not _raced(race, show):
+        say("stopped: the figures so far" if race.begun else "stopped before there were figures")
+        if not race.begun:
+            raise typer.Exit(130)
     result = _result(choice, weights, bench, passes, race)
     show.result(result)
     if json_out and not events:
         write_json(result)
+
+
+def _raced(race: Race, show: Show) -> bool:
+    """Run the race; False if Ctrl-C ended it."""
+    with unechoed():
+        try:
+            shown = time.monotonic()
+            for _ in race.run():
+                if time.monotonic() - shown >= EVERY_S:
+                    shown = time.monotonic()
+                    show.lanes(race)
+            show.lanes(race)
+            return True
+        except KeyboardInterrupt:
+            return False
+        finally:
+            show.end()
+
+
+def _percent(show: Show, what: str) -> Callable[[int, int], None]:
+    """Progress in whole percent, each shown once."""
+    last = -1
+
+    def report(done: int, total: int) -> None:
+        nonlocal last
+        if (now := 100 * done // max(1, total)) > last:
+            last = now
+            show.work(what, now, 100)
+
+    report(0, 1)
+    return report
 
 
 class _Events:
@@ -108,6 +140,9 @@ class _Events:
         ]
         write_json({"type": "demo.lanes", "lanes": lanes, "of_seconds": race.seconds})
 
+    def end(self) -> None:
+        """There is no picture to leave."""
+
     def result(self, result: dict[str, Any]) -> None:
         write_json({"type": "demo.result", **result})
 
@@ -115,21 +150,26 @@ class _Events:
 class _Terminal:
     """Text, with a picture that moves where the output is a terminal."""
 
-    def __init__(self, bars: Bars) -> None:
-        self.bars = bars
+    def __init__(self, bars: Bars, seconds: float) -> None:
+        self.bars, self.seconds = bars, seconds
         self._live: Live | None = None
 
     def start(self, choice: Choice, weights: str) -> None:
         free = "" if choice.free is None else f" of {choice.free / 1e9:.1f} GB that are free"
-        _print(f"{choice.title} in {weights}, random weights: takes {choice.needed / 1e9:.1f} GB{free}.")
-        _print(REAL, style="dim")
-        _print(NOT_REAL, style="dim")
+        tell(f"{choice.title} in {weights}, random weights: takes {choice.needed / 1e9:.1f} GB{free}.")
+        tell(REAL, style="dim")
+        tell(NOT_REAL, style="dim")
+        tell(
+            f"First the weights are made and passes are measured, then both lanes decode for {self.seconds:g} s each. "
+            "On a busy machine the first part takes longest.",
+            style="dim",
+        )
 
     def work(self, what: str, done: int, total: int | None) -> None:
         self.bars.part(what, done, total)
 
     def passes(self, passes: Passes) -> None:
-        _print(_passes_in_words(passes))
+        tell(_passes_in_words(passes))
 
     def lanes(self, race: Race) -> None:
         if not out.is_terminal:
@@ -139,14 +179,12 @@ class _Terminal:
             self._live.start()
         self._live.update(_picture(race), refresh=True)
 
-    def result(self, result: dict[str, Any]) -> None:
+    def end(self) -> None:
         if self._live is not None:
             self._live.stop()
-        _print(result["text"])
 
-
-def _print(text: str, style: str | None = None) -> None:
-    out.print(text, style=style, markup=False, soft_wrap=not out.is_terminal)
+    def result(self, result: dict[str, Any]) -> None:
+        tell(result["text"])
 
 
 def _passes_in_words(p: Passes) -> str:
@@ -164,7 +202,14 @@ def _picture(race: Race) -> Stack:
     for lane in race.lanes:
         table.add_row(lane.name, f"{lane.tokens}", f"{lane.seconds:.1f}", f"{lane.rate:.1f}")
     width, most = max(10, out.width - 14), max(lane.tokens for lane in race.lanes) or 1
-    return Stack(table, *(_bar(lane, width, most) for lane in race.lanes))
+    legend = Text("each bar: ", style="dim").append(_SHADES[_utf()][0], style="not dim cyan")
+    legend.append(" tokens of the target's own choice, ").append(_SHADES[_utf()][1], style="not dim green")
+    legend.append(" draft tokens it accepted")
+    return Stack(table, *(_bar(lane, width, most) for lane in race.lanes), legend)
+
+
+def _utf() -> bool:
+    return out.encoding.lower().startswith("utf")
 
 
 def _accepted(lane: Lane) -> int:
@@ -175,7 +220,7 @@ def _bar(lane: Lane, width: int, most: int) -> Text:
     """A bar as long as the lane's share of ``most`` tokens; accepted draft tokens have another colour."""
     length = round(width * lane.tokens / most)
     drafted = round(length * _accepted(lane) / lane.tokens) if lane.tokens else 0
-    full, half = ("█", "▒") if out.encoding.lower().startswith("utf") else ("#", "=")
+    full, half = _SHADES[_utf()]
     text = Text(f"{lane.name:<12} ")
     text.append(full * (length - drafted), style="cyan")
     text.append(half * drafted, style="green")

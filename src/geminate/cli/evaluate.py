@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 
 from geminate import machine
-from geminate.cli.console import Bars, fail, out, read_text, say, user_errors, write_json
+from geminate.cli.console import Bars, fail, out, read_text, say, tell, user_errors, write_json
 from geminate.cli.flags import JsonOpt, ModelArg, loading, options
 from geminate.tools.evaluate.run import Evaluation, evaluate
 from geminate.weights.presets import check_preset
@@ -71,7 +71,7 @@ def evaluate_command(
 
 def show(found: Evaluation) -> None:
     """Tables on stdout."""
-    out.print(f"{found.positions:,} positions in {found.windows} windows of {found.model}", soft_wrap=True)
+    tell(f"{found.positions:,} positions in {found.windows} windows of {found.model}")
     table = Table("format", "MB a pass", "perplexity", "KL (nats)", "worst 1 %", "top-1", box=None)
     table.add_row("bf16", f"{found.bytes_bf16 / 1e6:,.1f}", f"{found.perplexity_bf16:.3f}", "", "", "")
     for each in found.formats:

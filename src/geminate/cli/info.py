@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from geminate.cli.console import out, printable, say, user_errors, write_json
+from geminate.cli.console import printable, say, tell, user_errors, write_json
 from geminate.cli.flags import ModelArg, loading, options
 from geminate.cli.model import load
 from geminate.llm import LLM
@@ -35,7 +35,7 @@ def info(
         write_json(body)
         return
     for line in sentences(body):
-        out.print(printable(line), markup=False, soft_wrap=True)
+        tell(printable(line))
 
 
 def describe(llm: LLM) -> dict[str, Any]:

@@ -42,7 +42,19 @@ def joined(lines: list[str]) -> str | None:
     """The message of lines that begin with three quotes; None while the closing ones are missing."""
     text = "\n".join(lines)
     rest = text.strip().removeprefix(QUOTES)
-    return rest.removesuffix(QUOTES).strip("\n") if rest.endswith(QUOTES) else None
+    return quoted(rest.removesuffix(QUOTES)) if rest.endswith(QUOTES) else None
+
+
+def quoted(text: str) -> str:
+    """A message between quotes, which is never a command: one that begins with / gets a space before it."""
+    text = text.strip("\n")
+    return f" {text}" if text.startswith("/") else text
+
+
+def trimmed(text: str) -> str:
+    """A typed message without space around it, but for the space before / that makes it no command."""
+    bare = text.strip()
+    return f" {bare}" if bare.startswith("/") and text[0].isspace() else bare
 
 
 class Lines:
@@ -54,7 +66,7 @@ class Lines:
         while True:
             line = self._line()
             if line is None:
-                return "\n".join(lines).removeprefix(QUOTES).strip() if lines else None
+                return quoted("\n".join(lines).removeprefix(QUOTES).rstrip()) if lines else None
             lines.append(line)
             if not lines[0].startswith(QUOTES):
                 return line
@@ -70,7 +82,7 @@ class Lines:
         if not raw:
             return None
         try:
-            return raw.decode("utf-8").strip()
+            return trimmed(raw.decode("utf-8"))
         except UnicodeDecodeError:
             fail("standard input is not UTF-8; convert it first, e.g. with iconv")
 
@@ -110,7 +122,7 @@ class Editor:
             return None
         if text.startswith(QUOTES):
             return joined(text.splitlines()) or ""
-        return text.strip()
+        return trimmed(text)
 
 
 def _keys() -> KeyBindings:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -55,8 +56,11 @@ def quantize_command(
     }
     matrices = ", ".join(f"{count} {how}" for how, count in counts.items() if count)
     write(f"{made.directory}: {made.nbytes / 1e6:,.1f} MB; matrices: {matrices}\n")
+    if made.drafter is not None:
+        say(f"The drafter is not copied: to speculate with it, name it: --drafter {shlex.quote(made.drafter)}")
     if json_out:
         write_json({
             "directory": str(made.directory), "bytes": made.nbytes, "weights": preset, "exact": made.exact,
             "trained": made.trained, "searched": made.searched, "weighted": made.weighted,
+            "drafter": made.drafter,
         })  # fmt: skip

@@ -13,6 +13,7 @@ from typing import Any
 from geminate.cli.console import say
 from geminate.cli.figures import counted, details, limit_reached, summary
 from geminate.cli.render import Printer
+from geminate.cli.terminal import unechoed
 from geminate.errors import ContextFullError, GeminateError, ParameterError
 from geminate.output import Delta, Output
 from geminate.params import SamplingParams, parse_speculation
@@ -54,7 +55,8 @@ class Talk:
         self.figures: list[str] = []
         self.unsent: str | None = None  # a message for which the context had no room
         self._commands: dict[str, Callable[[str], None]] = {
-            "help": lambda _: say(HELP), "reset": self._reset, "compact": self._compact, "retry": self._retry,
+            "help": lambda _: say(HELP), "?": lambda _: say(HELP), "reset": self._reset,
+            "compact": self._compact, "retry": self._retry,
             "system": self._system, "set": self._set, "save": self._save, "load": self._load, "tokens": self._tokens,
             "stats": lambda _: say("\n".join(self.figures) or "no answer yet"),
         }  # fmt: skip
@@ -87,17 +89,19 @@ class Talk:
         output: Output | None = None
         self.unsent = None
         try:
-            start = next(deltas, None)  # before anything is drawn: what is refused is refused here
-            first = time.perf_counter()
-            with self.printer() as printer:
-                while start is not None:
-                    tokens, passes = tokens + len(start.token_ids), passes + 1
-                    if start.reasoning:
-                        printer.reasoning(start.reasoning)
-                    if start.text:
-                        printer.text(start.text)
-                    output = start.output or output
-                    start = next(deltas, None)
+            # What is typed into the answer would shift the lines that are redrawn.
+            with unechoed(forget=True):
+                start = next(deltas, None)  # before anything is drawn: what is refused is refused here
+                first = time.perf_counter()
+                with self.printer() as printer:
+                    while start is not None:
+                        tokens, passes = tokens + len(start.token_ids), passes + 1
+                        if start.reasoning:
+                            printer.reasoning(start.reasoning)
+                        if start.text:
+                            printer.text(start.text)
+                        output = start.output or output
+                        start = next(deltas, None)
         except ContextFullError as error:
             self._too_long(message, error)
             return
@@ -143,7 +147,7 @@ class Talk:
         if self.session.context_used > self.session.context_length // 2:  # the last turn alone, which is kept
             dropped += sum(turn["role"] != "system" for turn in self.session.messages)
             self.session.reset()
-        say(f"{dropped} messages dropped; {_full(self.session.context_used, self.session.context_length)}")
+        say(f"{_messages(dropped)} dropped; {_full(self.session.context_used, self.session.context_length)}")
         if self.unsent is not None:
             self.answer(self.unsent)
 
@@ -189,7 +193,7 @@ class Talk:
             )
         except OSError as error:
             raise ParameterError(f"cannot write {path}: {error.strerror}") from None
-        say(f"{len(self.session.messages)} messages written to {path}")
+        say(f"{_messages(len(self.session.messages))} written to {path}")
 
     def _load(self, name: str) -> None:
         if not name:
@@ -202,11 +206,17 @@ class Talk:
         except (ValueError, RecursionError):
             raise ParameterError(f"{path} is no JSON") from None
         self.session.load(body["messages"] if isinstance(body, dict) and "messages" in body else body)
-        say(f"{len(self.session.messages)} messages; {_full(self.session.context_used, self.session.context_length)}")
+        say(f"{_messages(len(self.session.messages))}; {_full(self.session.context_used, self.session.context_length)}")
+
+
+def _messages(count: int) -> str:
+    return f"{count} message{'s' * (count != 1)}"
 
 
 def _full(used: int, limit: int) -> str:
-    return f"{used:,} of {limit:,} tokens of the context are used ({100 * used / limit:.0f} %)"
+    if used > limit:  # what ends the answer in the next prompt counts, and was never in the context
+        return f"the conversation takes {used:,} tokens, and the context holds {limit:,}: it is full"
+    return f"{used:,} of {limit:,} tokens of the context are used ({100 * used // limit} %)"
 
 
 def _figures(output: Output | None, tokens: int, passes: int, seconds: float, prefill: float) -> list[str]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 from rich.table import Table
 
-from geminate.cli.console import Bars, fail, out, say, user_errors, write_json
+from geminate.cli.console import Bars, fail, out, say, tell, user_errors, write_json
 from geminate.cli.flags import HELP, Group, JsonOpt, ModelArg, loading, one_model, options
 from geminate.tools.train.options import TrainOptions
 
@@ -39,7 +39,7 @@ def root() -> None:
 def drafter(model: ModelArg = None, json_out: JsonOpt = False, **given: Any) -> None:
     """Train a drafter for the weights that are served; written only if it beats the old one (else exit code 3)."""
     if importlib.util.find_spec("torch") is None:
-        fail("training needs torch: pip install 'geminate[train]'")
+        fail("training needs torch, which is not installed; in a checkout: pip install '.[train]'")
     from geminate.tools.train.job import Job
 
     given["target"] = one_model(model, given["target"])
@@ -116,4 +116,4 @@ def report(outcome: Outcome) -> None:
     out.print("held-out acceptance length as served (tokens per round with drafts of 4)")
     out.print(table)
     verdict = "better: written to" if outcome.better else "NOT better than the old drafter; for the record in"
-    out.print(f"{verdict} {outcome.directory}", soft_wrap=True)
+    tell(f"{verdict} {outcome.directory}")

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from geminate.cli.console import Bars, err, fail, printable, read_text, user_errors, write, write_json
+from geminate.cli.console import Bars, fail, printable, read_text, remark, user_errors, write, write_json
 from geminate.cli.flags import ModelArg, loading, options, sampling
 from geminate.cli.model import load
 from geminate.llm import LLM
@@ -71,7 +71,7 @@ def verify_command(
         )
     _print(report, time.perf_counter() - started, json_out)
     if report.difference is not None:
-        err.print("NOT identical: " + printable(_explain(report.difference)), markup=False, soft_wrap=True)
+        remark("NOT identical: " + printable(_explain(report.difference)))
         raise typer.Exit(1)
 
 

@@ -13,7 +13,7 @@ from geminate.families.base import Model
 from geminate.families.registry import open_model
 from geminate.loading.compile import compile_drafter, compile_target
 from geminate.loading.drafters import DrafterChoice, check_drafter, find_drafter
-from geminate.loading.locate import embedded_pair, locate_model
+from geminate.loading.locate import EMBEDDED, embedded_pair, locate_model
 from geminate.loading.options import LoadOptions
 from geminate.params import MAX_DRAFT
 from geminate.plan.config import TargetConfig
@@ -38,12 +38,13 @@ class Located:
 
 
 def locate(model: str | Path | None, drafter: str | Path | None) -> Located:
-    """Find target and drafter; no model is the embedded pair, and ``embedded`` its drafter.
+    """Find target and drafter; no model, or ``embedded``, is the embedded pair, and the drafter ``embedded`` its own.
 
     Raises:
         ModelNotFoundError, ConfigError: see their messages.
     """
-    own = embedded_pair()[1] if drafter == "embedded" or (model is None and drafter == "auto") else None
+    model = None if model == EMBEDDED else model
+    own = embedded_pair()[1] if drafter == EMBEDDED or (model is None and drafter == "auto") else None
     if model is None:
         target = embedded_pair()[0]
     else:

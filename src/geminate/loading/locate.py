@@ -11,6 +11,7 @@ from geminate.errors import GeminateError, ModelNotFoundError
 from geminate.families.registry import open_model
 from geminate.loading.hub import HUB_ID, from_hub
 
+EMBEDDED = "embedded"  # names the pair inside this package; a directory of that name is ./embedded
 _SITE = re.compile(r"(?:https?://)?(?:hf\.co|huggingface\.co)/", re.IGNORECASE)
 _LISTED = 6  # GGUF files of a folder, by name
 
@@ -62,7 +63,7 @@ def locate_model(name: str | Path) -> Path:
         return path  # a damaged one is reported by its reader
     if exists:
         raise ModelNotFoundError(f"{name} is a file, but no GGUF; a model is that, or a directory with config.json")
-    if not HUB_ID.fullmatch(text):
+    if not HUB_ID.fullmatch(text) or text.lower().endswith(".gguf"):
         raise ModelNotFoundError(_no_such(text))
     return from_hub(text)
 
@@ -129,6 +130,8 @@ def _no_such(text: str) -> str:
         return (
             f"no such directory: {text} (names like Ollama's are not known; name a directory, a .gguf file or a hub id)"
         )
+    if bare.lower().endswith(".gguf"):
+        return f"no such file: {text}"
     return f"no such directory: {text} (a hub id looks like google/gemma-4-E2B-it)"
 
 

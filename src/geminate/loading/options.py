@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from geminate.errors import ParameterError
+from geminate.loading.locate import EMBEDDED
 from geminate.runtime.drafter import ROPE_POSITIONS, RopePosition
 from geminate.weights.presets import Preset, check_preset
 
@@ -18,7 +19,7 @@ class LoadOptions:
     (what None means), ``none`` (the word for None).
 
     Attributes:
-        model: directory, GGUF file or hub id; None is the embedded pair.
+        model: directory, GGUF file or hub id; None, or ``embedded``, is the embedded pair (./embedded a directory).
         drafter: ``auto`` (found beside the model), ``embedded``, a directory, GGUF file or hub id, or None for none.
         weights: ``bf16``, ``int8``, ``int4``, ``int4+``, or ``auto``: the file's own grid if it has one, else int8.
             The drafter is never kept below int8.
@@ -73,6 +74,8 @@ class LoadOptions:
     )
 
     def __post_init__(self) -> None:
+        if self.model == EMBEDDED:
+            object.__setattr__(self, "model", None)
         check_preset(self.weights)
         if self.rope_position not in ROPE_POSITIONS:
             raise ParameterError(f"rope_position must be 'P' or 'P-1', not {self.rope_position!r}")

@@ -83,8 +83,11 @@ def random_prompts(vocab: int, count: int, length: int = 128) -> list[BenchPromp
     return [BenchPrompt(category="random", token_ids=rng.integers(3, vocab, length).tolist()) for _ in range(count)]
 
 
-def engine_of_shape(bench: StepBench) -> Engine:
+def engine_of_shape(bench: StepBench, on_pass: Callable[[], None] | None = None) -> Engine:
     """An engine on the random weights of a real shape, its costs measured.
+
+    Args:
+        on_pass: called before every pass that is measured.
 
     Raises:
         ParameterError: the shape has no drafter.
@@ -95,7 +98,7 @@ def engine_of_shape(bench: StepBench) -> Engine:
     pair = Pair(
         located=Located(target=nowhere, drafter=nowhere), source=None, target=bench.target, drafter=bench.drafter
     )
-    return Engine(bench.target, MtpDrafter(bench.drafter), costs=CostModel(measure(pair)))
+    return Engine(bench.target, MtpDrafter(bench.drafter), costs=CostModel(measure(pair, on_pass=on_pass)))
 
 
 def _decode(engine: Engine, ids: list[int], sampling: ResolvedSampling, mode: Mode) -> tuple[list[int], Stats, _Tally]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, cast
 
 import numpy as np
 
-from geminate.arrays import F32, I32
+from geminate.arrays import F32, I32, U8
 from geminate.backends import select
 from geminate.formats.matrix import PackedMatrix, RowTable
 from geminate.formats.table import FORMATS, WeightFormat, padded
@@ -14,6 +15,7 @@ from geminate.plan.config import AssistantConfig, TargetConfig
 from geminate.weights.presets import Preset, tensor_format
 from geminate.weights.specs import TensorSpec, expected_tensors
 
+NOISE = 1 << 24  # bytes that are drawn; all codes are made of them
 MATRIX_ROLES = ("matrix", "embedding", "keep", "experts")
 
 
@@ -43,16 +45,25 @@ class RandomStore:
     Args:
         config: what the tensors are for.
         preset: see `presets.tensor_format`.
+        on_matrix: called with (bytes done, bytes) after every matrix.
     """
 
-    def __init__(self, config: TargetConfig | AssistantConfig, preset: Preset) -> None:
+    def __init__(
+        self,
+        config: TargetConfig | AssistantConfig,
+        preset: Preset,
+        on_matrix: Callable[[int, int], None] = lambda done, total: None,
+    ) -> None:
         self.format = preset
         self.config = config
         self.path = None
         self.specs = {s.name: s for s in expected_tensors(config)}
         self._made: dict[str, PackedMatrix] = {}
         self._rng = np.random.default_rng(0)
-        self._noise = self._rng.integers(1, 256, 1 << 24, dtype=np.uint8)
+        # Twice, so that it can be read from any place on.
+        self._noise = np.tile(self._rng.integers(1, 256, NOISE, dtype=np.uint8), 2)
+        self._on_matrix = on_matrix
+        self._done, self._total = 0, streamed_bytes(config, preset)
 
     def matrix(self, name: str) -> PackedMatrix:
         """A random packed matrix, or a stack of them."""
@@ -61,9 +72,7 @@ class RandomStore:
             fmt = tensor_format(spec, None, self.format, self.config)
             shapes = _shapes(spec, fmt)
             dtype, shape = shapes["codes"]
-            # Rotated, so that no two experts or layers hold the same rows.
-            size = dtype.itemsize * int(np.prod(shape, dtype=np.int64))
-            codes = np.resize(np.roll(self._noise, int(self._rng.integers(1 << 24))), size).view(dtype)
+            codes = self._codes(dtype.itemsize * int(np.prod(shape, dtype=np.int64))).view(dtype)
             if not FORMATS[fmt].group:
                 codes = (codes & np.uint16(0x807F)) | np.uint16(0x3C00)  # about 0.01, either sign
             planes = {"codes": codes}
@@ -79,7 +88,18 @@ class RandomStore:
                 layout=select.layout(fmt),
                 stack=spec.shape[0] if len(spec.shape) == 3 else 1,
             )
+            self._done += sum(plane.nbytes for plane in planes.values())
+            self._on_matrix(self._done, self._total)
         return self._made[name]
+
+    def _codes(self, size: int) -> U8:
+        """Bytes of noise from a random place on, so that no two experts or layers hold the same rows."""
+        start = int(self._rng.integers(NOISE))
+        codes = np.empty(size, dtype=np.uint8)
+        for at in range(0, size, NOISE):
+            part = codes[at : at + NOISE]
+            part[:] = self._noise[start : start + len(part)]
+        return codes
 
     def embedding(self) -> PackedMatrix:
         """The tied table."""

@@ -47,6 +47,7 @@ class StepBench:
         context: positions already in the cache.
         layers: a shorter stack; None takes all, or as many whole blocks as fit into memory.
         on_message: called with how much memory is needed and how much is free, before any is allocated.
+        on_weights: called with (bytes done, bytes) of the target while its weights are made.
 
     Raises:
         GeminateError: unknown shape, bad layer count, no native kernels, or too little memory.
@@ -61,6 +62,7 @@ class StepBench:
         context: int = 128,
         layers: int | None = None,
         on_message: Callable[[str], None] = lambda text: None,
+        on_weights: Callable[[int, int], None] = lambda done, total: None,
     ) -> None:
         config, assistant, self.total_layers = load_shape(shape, layers)
         most = config.max_position_embeddings - PROFILE_ROWS
@@ -74,7 +76,8 @@ class StepBench:
         self.prefill_tokens = min(PREFILL, config.max_position_embeddings)
         self.config, self.weights, self.context = config, weights, context
         self.backend = native_backend(threads)
-        self.target = compile_target(config, _store(RandomStore(config, weights)), self.backend, max_rows=MAX_ROWS)
+        store = _store(RandomStore(config, weights, on_weights))
+        self.target = compile_target(config, store, self.backend, max_rows=MAX_ROWS)
         self.drafter: DrafterModel | None = None
         if assistant is not None:
             self.drafter = compile_drafter(assistant, _store(RandomStore(assistant, weights)), self.target)

@@ -161,10 +161,17 @@ class Race:
             if sequence.finish_reason is not None:  # the context is full: the figures so far
                 return
 
+    @property
+    def begun(self) -> bool:
+        """Whether both lanes have decoded something, which `ratio` needs."""
+        return all(lane.tokens for lane in self.lanes)
+
     def ratio(self) -> tuple[float, float, float]:
-        """Median, least and greatest ratio of the lanes' tokens a second, over the parts of the race."""
+        """Median, least and greatest ratio of the lanes' tokens a second, over the parts of the race that are over."""
         plain, speculating = (lane.rates() for lane in self.lanes)
         ratios = [speculating[part] / plain[part] for part in plain if part in speculating]
+        if not ratios and self.begun:  # stopped, or the context was full, before the first part was over
+            ratios = [self.lanes[1].rate / self.lanes[0].rate]
         if not ratios:
             raise ParameterError("the race was over before anything was decoded; give it more seconds")
         return statistics.median(ratios), min(ratios), max(ratios)

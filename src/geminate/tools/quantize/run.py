@@ -23,7 +23,10 @@ from geminate.errors import ParameterError, QuantizationError
 from geminate.families.base import Model
 from geminate.families.registry import open_model
 from geminate.formats.table import FORMATS, WeightFormat, grouped, padded
+from geminate.loading.drafters import find_drafter
+from geminate.loading.hub import HUB_ID
 from geminate.loading.load import locate
+from geminate.loading.locate import EMBEDDED
 from geminate.plan.config import TargetConfig
 from geminate.text.tokenizer import Tokenizer
 from geminate.text.windows import windows
@@ -42,10 +45,17 @@ Stage = Callable[[str, int, int], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Quantized:
-    """What was written: where, its bytes, and how many matrices came about in which way."""
+    """What was written.
+
+    Attributes:
+        directory, nbytes: where, and its bytes.
+        drafter: what ``--drafter`` takes for the copy, found beside the source and not copied; None if there is none.
+        exact, trained, searched, weighted: how many matrices came about in which way.
+    """
 
     directory: Path
     nbytes: int
+    drafter: str | None
     exact: int
     trained: int
     searched: int
@@ -87,7 +97,8 @@ def quantize_model(
         raise ParameterError(f"a model can be quantized to {', '.join(TARGETS)}, not {preset!r}")
     if out.exists():
         raise QuantizationError(f"{out} exists; name a new directory, or remove it first")
-    source = open_model(locate(model, None).target)
+    target = locate(model, None).target
+    source = open_model(target)
     config = source.target_config()
     matched = match(source.tensors, config, str(source.path))
     say = on_message or (lambda text: None)
@@ -111,7 +122,19 @@ def quantize_model(
         raise QuantizationError(f"cannot write {out}: {error.strerror or error}; free some space") from None
     finally:
         shutil.rmtree(new, ignore_errors=True)
-    return Quantized(directory=out, nbytes=size, **counts)
+    return Quantized(directory=out, nbytes=size, drafter=_drafter(model, target, out), **counts)
+
+
+def _drafter(model: str | Path | None, target: Path, out: Path) -> str | None:
+    """What ``--drafter`` takes for the copy: the source's, which nothing is fetched for; None if the copy finds one."""
+    if find_drafter(out, out, "auto").path is not None:
+        return None
+    if model in (None, EMBEDDED):
+        return EMBEDDED
+    found = find_drafter(target, target, "auto").path
+    if found is None and HUB_ID.fullmatch(str(model)) and not Path(str(model)).exists():
+        return f"{model}-assistant" if "gemma-4" in str(model).lower() else None
+    return None if found is None else str(found)
 
 
 def _planned(spec: TensorSpec, entry: Entry, preset: Preset, config: TargetConfig) -> _Plan:
