@@ -188,9 +188,13 @@ class _Terminal:
 
 
 def _passes_in_words(p: Passes) -> str:
-    return (
+    passes = (
         f"One pass: {p.one * 1e3:.1f} ms for one token, {p.five * 1e3:.1f} ms to verify {ROWS} ({p.ratio:.2f} times). "
-        f"This machine's limits are {p.one_limit * 1e3:.1f} and {p.five_limit * 1e3:.1f} ms, "
+    )
+    if p.one < p.one_limit or p.five < p.five_limit:
+        return f"{passes}Something else uses this machine, so its limits could not be measured."
+    return (
+        f"{passes}This machine's limits are {p.one_limit * 1e3:.1f} and {p.five_limit * 1e3:.1f} ms, "
         f"by {p.bandwidth / 1e9:.0f} GB/s and {p.peak / 1e9:.0f} G int8 multiply-accumulates/s."
     )
 

@@ -134,7 +134,7 @@ function conclude(lanes, order, settings) {
     : "A difference counts as clear only if every run of one setting was faster than every run of the other.";
   const count = [...lanes.off.runs, ...lanes.on.runs].filter(({ disturbed }) => disturbed).length;
   const noise = count ? `Another answer was written during ${count} of ${order.length} runs, so these times are disturbed: race again when the server has nothing else to do.` : "";
-  say(count ? "disturbed" : "same", words, noise, rule,
+  say(count ? "disturbed" : faster === "on" ? "same" : "unclear", words, noise, rule,
     `Same output, token for token, in all ${order.length} runs: ${counted(first.ids.length, "token")} (${conditions}).`);
 }
 
