@@ -163,7 +163,7 @@ def test_reprs(llm: LLM) -> None:
     assert repr(llm) == "LLM('embedded', drafter='drafter', weights='int8')"
     assert repr(llm.chat(USER, P)) == """Output(text="Hi!", tokens=3, finish_reason='stop')"""
     session = llm.session(system="Be short.")
-    assert repr(session) == "ChatSession(1 messages, 0 of 2048 tokens)"
+    assert repr(session) == "ChatSession(1 messages, 9 of 2048 tokens)"
 
 
 def test_event_loops(llm: LLM) -> None:

@@ -42,7 +42,8 @@ def ask(client: httpx.Client, **fields: Any) -> dict[str, Any]:
 
 
 def test_names(client: httpx.Client) -> None:
-    [card] = client.get("/v1/models").json()["data"]
+    card, *aliases = client.get("/v1/models").json()["data"]
+    assert [{**alias, "id": card["id"]} for alias in aliases] == [card] * len(aliases)
     assert card["id"] == "my/model" and card["max_model_len"] == 400
     assert client.get("/v1/models/my/model").json() == card == client.get("/v1/models/third").json()
     assert ask(client, model="third", max_tokens=1)["model"] == "my/model"

@@ -318,9 +318,10 @@ class _Writer:
 
 
 def _declares_none(schema: Mapping[str, Any]) -> bool:
-    """Whether a tool has no arguments: clients write ``{}``, or an object with properties of which there are none."""
+    """Whether a tool has no arguments: clients write an object with properties of which there are none."""
     more = ("additionalProperties", "patternProperties", "anyOf", "oneOf", "allOf", "$ref", "required")
-    return not schema or (schema.get("properties") == {} and not any(schema.get(key) for key in more))
+    closed = isinstance(schema, Mapping) and schema.get("properties") == {}
+    return closed and not any(schema.get(key) for key in more)
 
 
 def _repeated(item: str, least: int, most: int | None) -> str:

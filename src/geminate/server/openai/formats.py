@@ -83,7 +83,7 @@ def grammar_spec(form: Format | None, tools: Tools) -> GrammarSpec | None:
     if not tools.offered:
         return answer
     return ToolCalls(
-        tools=[(f.name, f.parameters) for f in tools.offered],
+        tools=[(f.name, f.parameters or None) for f in tools.offered],
         required=tools.required,
         parallel=tools.parallel,
         strict=[f.name for f in tools.offered if f.strict],
