@@ -41,8 +41,8 @@ class ToolCalls:
     """Tool calls in the syntax of the model's dialect.
 
     Attributes:
-        tools: pairs of a name and the JSON schema of the arguments; None and an object whose ``properties`` are ``{}`` mean
-            no arguments, ``{"type": "object"}`` any.
+        tools: pairs of a name and the JSON schema of the arguments; None and an object whose ``properties`` are ``{}``
+            mean no arguments, ``{"type": "object"}`` any.
         required: at least one call and no other text; otherwise free text, optionally followed by calls.
         parallel: allow several consecutive calls.
         strict: reject schemas that the syntax cannot fully enforce, instead of ignoring the unsupported keywords; for
