@@ -8,7 +8,6 @@ from typing import Protocol
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.live import Live
-from rich.markdown import Markdown
 from rich.segment import Segment
 from rich.text import Text
 
@@ -139,8 +138,10 @@ def split_blocks(text: str) -> tuple[str, str]:
     return text[:end], text[end:]
 
 
-def markdown(text: str) -> Markdown:
+def markdown(text: str) -> RenderableType:
     """Text as Markdown whose line ends stay line ends: models write poems and addresses."""
+    from rich.markdown import Markdown  # a twentieth of a second that only chats at a terminal need
+
     lines, fence = [], False
     for line in text.splitlines():
         if _FENCE.match(line):
