@@ -42,6 +42,7 @@ _NUMBERS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multi
 _LARGEST_MULTIPLE = 2**53
 # Most schemas have few keywords and there may be thousands, so each step first asks whether any of its own is there.
 _INSIDE = frozenset((*_ONE, *_SEVERAL, *_NAMED))
+_LISTED = frozenset((*_SEVERAL, "items"))
 _SHAPED = frozenset((*_SEVERAL, *_NAMED, "required", "enum", "pattern", "format", "$ref"))
 _MEASURES = frozenset((*_COUNTS, *_NUMBERS))
 _IDLE = frozenset((*UNSUPPORTED, "patternProperties", "allOf", "prefixItems"))
@@ -69,15 +70,15 @@ def subschemas(schema: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """The schemas directly inside a schema, with the paths to them."""
     if _INSIDE.isdisjoint(schema):
         return
-    for key in _ONE:
-        if key in schema and not isinstance(schema[key], list):
-            yield f".{key}", schema[key]
-    for key in (*_SEVERAL, "items"):
-        if isinstance(schema.get(key), list):
-            yield from ((f".{key}[{i}]", inner) for i, inner in enumerate(schema[key]))
-    for key in _NAMED:
-        if isinstance(schema.get(key), dict):
-            yield from ((f".{name}" if key == "properties" else f".{key}.{name}", i) for name, i in schema[key].items())
+    for key, value in list(schema.items()):
+        if key not in _INSIDE:
+            continue
+        if isinstance(value, dict) and key in _NAMED:
+            yield from ((f".{name}" if key == "properties" else f".{key}.{name}", i) for name, i in value.items())
+        elif isinstance(value, list) and key in _LISTED:
+            yield from ((f".{key}[{i}]", inner) for i, inner in enumerate(value))
+        elif key in _ONE and not isinstance(value, list):
+            yield f".{key}", value
 
 
 def _says_nothing(schema: object) -> bool:
