@@ -50,9 +50,10 @@ def expected(served: Served, **fields: Any) -> str:
         return str(client.post("/v1/chat/completions", json=body).json()["choices"][0]["message"]["content"])
 
 
-def test_litellm_over_anthropics_api(keyed: Served, litellm: Any) -> None:
+def same_over(litellm: Any, keyed: Served, provider: str) -> dict[str, Any]:
+    """Whole and streamed, a provider of litellm's gives the chat route's answer; the arguments that were used."""
     options: dict[str, Any] = {
-        "model": f"anthropic/{MODEL}",
+        "model": f"{provider}/{MODEL}",
         "api_base": keyed.url,
         "api_key": KEY,
         "messages": HELLO,
@@ -63,6 +64,11 @@ def test_litellm_over_anthropics_api(keyed: Served, litellm: Any) -> None:
     assert text == expected(keyed, temperature=0)
     chunks = litellm.completion(**options, stream=True)
     assert "".join(c.choices[0].delta.content or "" for c in chunks if c.choices) == text
+    return options
+
+
+def test_litellm_over_anthropics_api(keyed: Served, litellm: Any) -> None:
+    options = same_over(litellm, keyed, "anthropic")
     called = litellm.completion(**{**options, "max_tokens": 100}, tools=[TOOL], tool_choice="required")
     [call] = called.choices[0].message.tool_calls
     assert call.function.name == "get_weather" and json.loads(call.function.arguments)["city"] in ("Paris", "Rome")
@@ -89,18 +95,7 @@ def test_litellms_anthropic_bridge(keyed: Served, litellm: Any) -> None:
 
 
 def test_litellm_over_ollamas_api(keyed: Served, litellm: Any) -> None:
-    options: dict[str, Any] = {
-        "model": f"ollama_chat/{MODEL}",
-        "api_base": keyed.url,
-        "api_key": KEY,
-        "messages": HELLO,
-        "temperature": 0,
-        "max_tokens": 30,
-    }
-    text = litellm.completion(**options).choices[0].message.content
-    assert text == expected(keyed, temperature=0)
-    chunks = litellm.completion(**options, stream=True)
-    assert "".join(c.choices[0].delta.content or "" for c in chunks if c.choices) == text
+    same_over(litellm, keyed, "ollama_chat")
 
 
 def test_langchain_over_anthropics_api(keyed: Served) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from geminate.errors import ParameterError
-from geminate.grammar.json_schema import resolve
+from geminate.grammar.json_schema import is_number, resolve
 
 _MAX_OPTIONS, _MAX_DEPTH = 100, 6
 
@@ -109,17 +109,13 @@ def _text(value: Any) -> str:
 
 def _range_apart(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     """Whether every number of ``one`` is below every number of ``other``."""
-    tops = [(one[key], key == "maximum") for key in ("maximum", "exclusiveMaximum") if _is_number(one.get(key))]
-    bottoms = [(other[key], key == "minimum") for key in ("minimum", "exclusiveMinimum") if _is_number(other.get(key))]
+    tops = [(one[key], key == "maximum") for key in ("maximum", "exclusiveMaximum") if is_number(one.get(key))]
+    bottoms = [(other[key], key == "minimum") for key in ("minimum", "exclusiveMinimum") if is_number(other.get(key))]
     return any(
         top < bottom or (top == bottom and not (closed and included))
         for top, closed in tops
         for bottom, included in bottoms
     )
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _list(value: object) -> list[str]:

@@ -159,7 +159,7 @@ def tighten_numbers(schema: object) -> None:
             for name, towards in _BOUNDS.items():
                 if _is_large(at.get(name)):
                     at[name] = _inside(at[name], towards)
-                if _is_number(at.get(name)) and (at[name] > 0) == (towards < 0) and abs(at[name]) > _LARGEST_BOUND:
+                if is_number(at.get(name)) and (at[name] > 0) == (towards < 0) and abs(at[name]) > _LARGEST_BOUND:
                     huge = at.pop(name)
                     if abs(huge) < _BEYOND_ALL:
                         at[name] = _LARGEST_BOUND if huge > 0 else -_LARGEST_BOUND
@@ -182,7 +182,8 @@ def _check_neighbours(schema: Mapping[str, Any]) -> None:
         raise ParameterError(f"exclusiveMaximum: {high:g} with a minimum above {high - 1:g} cannot be enforced")
 
 
-def _is_number(value: object) -> bool:
+def is_number(value: object) -> bool:
+    """Whether a JSON value is a number; Python's booleans are integers."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
@@ -201,7 +202,7 @@ def _inside(bound: int, towards: float) -> int:
 
 
 def _number(value: object) -> float | None:
-    return float(value) if _is_number(value) and abs(value) <= MAX_INTEGER else None  # type: ignore
+    return float(value) if is_number(value) and abs(value) <= MAX_INTEGER else None  # type: ignore
 
 
 def check_multiples(schema: object) -> None:
