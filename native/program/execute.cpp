@@ -6,16 +6,19 @@
 namespace geminate {
 namespace {
 
-constexpr int64_t kSmallPlan = 1 << 20;  // bytes of weights below which one thread is faster than two
+constexpr int64_t kSmallPlan =
+    1 << 20;  // bytes of weights and cache below which one thread is faster than two
 
 }  // namespace
 
-int Program::threads_for(int64_t rows) const {
-  return weight_bytes_ * std::min<int64_t>(rows, 8) < kSmallPlan ? 1 : pool_->size();
+int Program::threads_for(const Pass& pass) const {
+  const int64_t last = *std::max_element(pass.positions, pass.positions + pass.rows);
+  const int64_t bytes = weight_bytes_ + last * position_bytes_;
+  return bytes * std::min<int64_t>(pass.rows, 8) < kSmallPlan ? 1 : pool_->size();
 }
 
 void Program::run(const Pass& pass) {
-  prepare(pass, threads_for(pass.rows));
+  prepare(pass, threads_for(pass));
   struct Job {
     Program* program;
     const Pass* pass;
@@ -32,6 +35,8 @@ void Program::run(const Pass& pass) {
 void Program::prepare(const Pass& pass, int threads) {
   threads_ = threads;
   expert_reads_ = 0;
+  positions_ = 0;
+  for (int64_t r = 0; r < pass.rows; ++r) positions_ = std::max<int64_t>(positions_, pass.positions[r] + 1);
   runs_.clear();
   for (int64_t r = 0; r < pass.rows; ++r) {
     const bool joins = !runs_.empty() && runs_.back().count < kAttentionRows &&
@@ -43,6 +48,7 @@ void Program::prepare(const Pass& pass, int threads) {
       runs_.push_back({r, 1});
     }
   }
+  reserve_records(runs_);
   ends_.resize(stages_.size());
   for (size_t i = 0; i < stages_.size(); ++i) {
     done_[i].done.store(0, std::memory_order_relaxed);
@@ -92,6 +98,8 @@ int64_t Program::count_pieces(const Work& work, const Pass& pass) const {
   const auto count = [&](const auto& s) -> int64_t {
     if constexpr (kByRows<decltype(s)>) {
       return rows;
+    } else if constexpr (std::is_same_v<std::remove_cvref_t<decltype(s)>, AttentionStep>) {
+      return pieces(s, runs_);
     } else {
       return pieces(s, rows);
     }
