@@ -1,5 +1,6 @@
-// Linear and attention steps: pieces are output tiles and query heads, never parts of a reduction.
+// Linear, attention and gather steps: pieces are output tiles and query heads, never parts of a reduction.
 #include <algorithm>
+#include <cstring>
 
 #include "program/program.h"
 
@@ -40,30 +41,31 @@ void Program::run_part(const LinearStep& s, const PieceAt& at) {
   }
 }
 
-int Program::attention_heads(const AttentionStep& s) const {
+int Program::attention_heads(const AttentionStep& s, const std::vector<Run>& runs) const {
   const int per_kv = s.heads / s.kv_heads;
   int heads = std::min(kHeadBlock, per_kv);
   while (heads > 1 &&
-         static_cast<int>(runs_.size()) * s.kv_heads * ((per_kv + heads - 1) / heads) < threads_) {
+         static_cast<int>(runs.size()) * s.kv_heads * ((per_kv + heads - 1) / heads) < threads_) {
     heads /= 2;
   }
   return heads;
 }
 
-int64_t Program::pieces(const AttentionStep& s, int64_t) const {
-  const int64_t heads = attention_heads(s), per_kv = s.heads / s.kv_heads;
-  return static_cast<int64_t>(runs_.size()) * s.kv_heads * ((per_kv + heads - 1) / heads);
+int64_t Program::pieces(const AttentionStep& s, const std::vector<Run>& runs) const {
+  const int64_t heads = attention_heads(s, runs), per_kv = s.heads / s.kv_heads;
+  return static_cast<int64_t>(runs.size()) * s.kv_heads * ((per_kv + heads - 1) / heads);
 }
 
 void Program::run_part(const AttentionStep& s, const PieceAt& at) {
   thread_local std::vector<float> scratch;
   const Buffer &q = buffer(s.q), &out = buffer(s.out);
-  const int64_t per_kv = s.heads / s.kv_heads, heads = attention_heads(s);
+  const std::vector<Run>& all_runs = runs(at.head_rows);
+  const int64_t per_kv = s.heads / s.kv_heads, heads = attention_heads(s, all_runs);
   const int64_t blocks = (per_kv + heads - 1) / heads;
-  const Run& run = runs_[static_cast<size_t>(at.index / (s.kv_heads * blocks))];
+  const Run& run = all_runs[static_cast<size_t>(at.index / (s.kv_heads * blocks))];
   const int64_t kv = at.index / blocks % s.kv_heads, head = kv * per_kv + at.index % blocks * heads;
-  const KvSlot slot = at.pass.caches[static_cast<size_t>(at.pass.sequences[run.first])].slot(s.slot);
-  const int64_t position = at.pass.positions[run.first];
+  const KvSlot slot = at.pass.caches[static_cast<size_t>(at.pass.sequences[run.all])].slot(s.slot);
+  const int64_t position = at.pass.positions[run.all];
   AttentionTask task{
       .q = q.row(run.first) + head * s.head_dim,
       .out = out.row(run.first) + head * s.head_dim,
@@ -82,6 +84,17 @@ void Program::run_part(const AttentionStep& s, const PieceAt& at) {
   scratch.resize(static_cast<size_t>(attention_scratch(task.heads, task.head_dim) * run.count));
   task.scratch = scratch.data();
   kernels_->attention(task);
+}
+
+int64_t Program::pieces(const GatherStep&, int64_t) const { return 1; }
+
+// Head rows ascend, so none is overwritten before it is moved.
+void Program::run_part(const GatherStep& s, const PieceAt& at) {
+  const Buffer& x = buffer(s.x);
+  for (int64_t i = 0; i < at.rows; ++i) {
+    const int64_t from = at.pass.head_rows[i];
+    if (from != i) std::memcpy(x.row(i), x.row(from), static_cast<size_t>(x.width) * sizeof(float));
+  }
 }
 
 }  // namespace geminate

@@ -44,7 +44,8 @@ struct RopeRows {
 
 // Consecutive rows of one sequence at consecutive positions: they share one walk over the keys.
 struct Run {
-  int64_t first, count;
+  int64_t first, count;  // among the rows that a step works on
+  int64_t all;           // `first` among all rows of the pass
 };
 
 // One pass. Pointers stay the caller's.
@@ -76,7 +77,8 @@ struct RowAt {
 // The piece of a pass that a step of parts works on.
 struct PieceAt {
   const Pass& pass;
-  int64_t rows;  // as in RowAt
+  int64_t rows;    // as in RowAt
+  bool head_rows;  // whether those are the head rows
   int64_t index;
 };
 
@@ -111,6 +113,8 @@ class Program {
                 const DraftRule& rule, const DraftStop& stop, int32_t* ids, float* probabilities);
 
   int64_t expert_reads() const { return expert_reads_; }  // experts the last pass read, over all layers
+  bool gathers() const { return gathered_; }              // else every row is a head row
+  bool has_head_rows(int buffer) const;  // and no others: it is written behind the gather alone
   int64_t max_rows() const { return max_rows_; }
   int64_t min_vocab() const { return min_vocab_; }  // ids must stay below; `draft` checks those it feeds back
 
@@ -138,7 +142,6 @@ class Program {
   void run_row(const RopeStep& s, const RowAt& at);
   void run_row(const KvStoreStep& s, const RowAt& at);
   void run_row(const SoftcapStep& s, const RowAt& at);
-  void run_row(const GatherStep& s, const RowAt& at);
   void run_row(const TapStep& s, const RowAt& at);
   void run_row(const RouteStep& s, const RowAt& at);
   void run_row(const ExpertSumStep& s, const RowAt& at);
@@ -147,7 +150,8 @@ class Program {
   // How many pieces another step has, and what it does with one.
   int64_t count_pieces(const Work& work, const Pass& pass) const;
   int64_t pieces(const LinearStep& s, int64_t rows) const;
-  int64_t pieces(const AttentionStep& s, int64_t rows) const;
+  int64_t pieces(const AttentionStep& s, const std::vector<Run>& runs) const;
+  int64_t pieces(const GatherStep& s, int64_t rows) const;
   int64_t pieces(const GroupExpertsStep& s, int64_t rows) const;
   int64_t pieces(const ExpertUpStep& s, int64_t rows) const;
   int64_t pieces(const ExpertActStep& s, int64_t rows) const;
@@ -155,13 +159,16 @@ class Program {
   int64_t pieces(const ClusterLogitsStep& s, int64_t rows) const;
   void run_part(const LinearStep& s, const PieceAt& at);
   void run_part(const AttentionStep& s, const PieceAt& at);
+  void run_part(const GatherStep& s, const PieceAt& at);
   void run_part(const GroupExpertsStep& s, const PieceAt& at);
   void run_part(const ExpertUpStep& s, const PieceAt& at);
   void run_part(const ExpertActStep& s, const PieceAt& at);
   void run_part(const ExpertDownStep& s, const PieceAt& at);
   void run_part(const ClusterLogitsStep& s, const PieceAt& at);
   int64_t linear_tiles(const LinearStep& s, int64_t rows) const;  // tiles of a piece
-  int attention_heads(const AttentionStep& s) const;              // query heads of a piece
+  // Query heads of a piece.
+  int attention_heads(const AttentionStep& s, const std::vector<Run>& runs) const;
+  const std::vector<Run>& runs(bool head_rows) const { return head_rows ? head_runs_ : runs_; }
   // A share of an expert's tiles times its rows; activations_of(a, rows): assignments a .. a + rows - 1.
   template <class Source>
   void multiply_expert(const Matrix& w, int64_t index, float* out, int64_t out_stride, Source activations_of);
@@ -182,7 +189,7 @@ class Program {
   std::unique_ptr<Share[]> shares_;         // [stages, threads]
   std::unique_ptr<Pieces[]> done_;          // of each stage
   std::vector<std::vector<int64_t>> ends_;  // of each stage in this pass: pieces up to the end of each work
-  std::vector<Run> runs_;                   // rows of this pass
+  std::vector<Run> runs_, head_runs_;       // all rows of this pass, and its head rows
   int threads_ = 1;                         // of this pass
   std::vector<void*> blocks_;
   QuantGroup* panels_ = nullptr;
