@@ -13,6 +13,7 @@ from geminate import LLM
 from geminate.backends.base import Backend, Program
 from geminate.backends.cpu.program import NativeBackend, supported_isas
 from geminate.backends.reference.program import ReferenceBackend, ReferenceProgram
+from geminate.backends.tiles import LAYOUTS
 from geminate.kv.store import KVStore
 from geminate.plan import nodes as p
 from geminate.plan.batch import Batch, Rows
@@ -20,6 +21,7 @@ from geminate.runtime.target import TargetModel
 from support.fabricate import SIZES, VOCAB
 from support.fabricate_gemma3 import SIZES as SIZES_3
 from support.fabricate_gemma3 import make_target as make_target_3
+from support.packed import pack_matrix
 
 ROWS = 48
 
@@ -108,6 +110,16 @@ def test_rows_end_behind_the_last_keys_and_values(
         assert sum(one is node for one in ran) == (5 if i <= last else 1), node
     layers = target.config.layers
     assert sum(isinstance(node, p.Attention) for node in nodes[:last]) == len(target.slots) - 1 < len(layers)
+
+
+def test_rows_of_a_packed_matrix_are_a_view() -> None:
+    """The columns of later layers' inputs are no second copy of the weights; rows inside a tile are one, and equal."""
+    matrix = pack_matrix(np.random.default_rng(1).standard_normal((90, 40)).astype(np.float32), "int8")
+    layout = LAYOUTS["int8"]
+    for rows, shared in ((range(90), True), (range(32, 70), True), (range(21, 58), False)):
+        part = layout.part(matrix, rows)
+        assert part.n == len(rows) and np.array_equal(part.dequantized(), matrix.dequantized()[rows.start : rows.stop])
+        assert all(np.shares_memory(part.planes[name], matrix.planes[name]) == shared for name in matrix.planes)
 
 
 def test_taps_show_every_row(models: dict[str, Path]) -> None:
