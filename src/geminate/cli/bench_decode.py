@@ -20,6 +20,15 @@ from geminate.tools.bench.synthetic import Coin
 
 LOADING = loading("drafter", "weights", "threads")
 PARAMS = sampling("max_tokens", "temperature", max_tokens=128, temperature=0.0)
+ContextOpt = Annotated[
+    int,
+    typer.Option(
+        "--context",
+        min=0,
+        help="Start every answer behind this many positions of random prompt; computed once, then taken from the "
+        "prefix cache.",
+    ),
+]
 
 
 @options(LOADING, PARAMS)
@@ -40,15 +49,7 @@ def decode(
         typer.Option("--synthetic-acceptance", help="s_1,s_2,..: accept by a seeded coin with these survival rates."),
     ] = None,
     lengths: Annotated[str, typer.Option("--lengths", help="Fixed draft lengths to run as well.")] = "1,2,3,4",
-    context: Annotated[
-        int,
-        typer.Option(
-            "--context",
-            min=0,
-            help="Start every answer behind this many positions of random prompt; computed once, then taken from the "
-            "prefix cache.",
-        ),
-    ] = 0,
+    context: ContextOpt = 0,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Use only the first prompts.")] = None,
     repeats: Annotated[int, typer.Option("--repeats", min=1, help="Number of runs per prompt and mode.")] = 3,
     layers: Annotated[int | None, typer.Option("--layers", help="With --shape: use fewer layers.")] = None,
