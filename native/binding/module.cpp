@@ -54,6 +54,7 @@ NB_MODULE(_native, m) {
   using namespace geminate;
   m.doc() = "Geminate's kernels; use geminate.backends.cpu.program.";
   nb::set_leak_warnings(false);  // a daemon thread holds its objects when the process exits
+  m.def("arithmetic", [] { return kArithmetic; });
   m.def("report_bus_errors", &report_bus_errors, "head"_a, "tail"_a);
   m.def("supported_isas", &supported_isas);
   m.def("stream_key", &stream_key, "seed"_a, "choice"_a, "position"_a);

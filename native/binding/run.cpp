@@ -36,11 +36,11 @@ Pass ProgramRef::make_pass(const char* call, const In<uint64_t>& caches,
                            const std::vector<In<float>>& cosines, const std::vector<In<float>>& sines,
                            int64_t last) const {
   Pass pass;
-  require(caches.shape(1) >= static_cast<size_t>(slots_) && caches.shape(2) == 3, call, ": caches is [",
-          caches.shape(0), ", ", caches.shape(1), ", ", caches.shape(2), "], expected [caches, ", slots_,
-          " slots or more, 3]");
+  require(caches.shape(1) >= static_cast<size_t>(slots_) && caches.shape(2) == kSlotFields, call,
+          ": caches is [", caches.shape(0), ", ", caches.shape(1), ", ", caches.shape(2),
+          "], expected [caches, ", slots_, " slots or more, ", kSlotFields, "]");
   for (size_t i = 0; i < caches.shape(0); ++i) {
-    pass.caches.push_back({caches.data() + i * caches.shape(1) * 3});
+    pass.caches.push_back({caches.data() + i * caches.shape(1) * kSlotFields});
   }
   require(cosines.size() >= dims_.size() && sines.size() == cosines.size(), call, ": cosines and sines have ",
           cosines.size(), " and ", sines.size(), " tables, but the program takes ", dims_.size());
@@ -65,7 +65,8 @@ void ProgramRef::run(In<int32_t> ids, In<int32_t> positions, In<int32_t> sequenc
                      In<uint64_t> caches, const std::vector<In<float>>& cosines,
                      const std::vector<In<float>>& sines, Out<float> hidden, Out<float> logits,
                      std::vector<Out<float>> taps) {
-  require(caches.ndim() == 3, "run: caches has ", caches.ndim(), " dimensions, expected [caches, slots, 3]");
+  require(caches.ndim() == 3, "run: caches has ", caches.ndim(), " dimensions, expected [caches, slots, ",
+          kSlotFields, "]");
   require_rows(ids, positions, sequences, head_rows, caches.shape(0));
   const int64_t rows = size_of(ids), heads = size_of(head_rows);
   require_size(hidden, heads * width(hidden_), "run", "hidden", heads, " rows of ", width(hidden_));
@@ -118,7 +119,8 @@ int64_t ProgramRef::draft(int32_t token, In<float> hidden, int32_t position, int
   require_size(hidden, width(hidden_in_), "draft", "hidden", "one row");
   require_size(logits, width(logits_), "draft", "logits", "one row");
   require_size(next, width(hidden_), "draft", "next", "one row");
-  require(caches.ndim() == 3, "draft: caches has ", caches.ndim(), " dimensions, expected [1, slots, 3]");
+  require(caches.ndim() == 3, "draft: caches has ", caches.ndim(), " dimensions, expected [1, slots, ",
+          kSlotFields, "]");
   require(caches.shape(0) == 1, "draft: caches has ", caches.shape(0), " sequences, expected 1");
   const bool want_candidates = candidates_ >= 0 && candidates.size() != 0;
   if (want_candidates) require_size(candidates, width(candidates_), "draft", "candidates", "one row");

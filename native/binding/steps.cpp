@@ -128,6 +128,7 @@ void ProgramRef::kv_store(int keys, int values, int slot, int kv_heads) {
   require_index("kv_store", "slot", slot);
   slots_ = std::max(slots_, slot + 1);
   const int head_dim = static_cast<int>(columns / kv_heads);
+  require(head_dim <= kMaxHeadDim, "kv_store: heads are ", head_dim, " wide, but must be 1 to ", kMaxHeadDim);
   program_->add(
       KvStoreStep{.keys = keys, .values = values, .slot = slot, .kv_heads = kv_heads, .head_dim = head_dim});
 }

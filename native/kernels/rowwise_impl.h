@@ -95,18 +95,6 @@ static void rope(float* x, int64_t groups, int64_t dim, const float* cosine, con
   }
 }
 
-static void to_half(const float* x, uint16_t* out, int64_t n) {
-  each16(n, [&](int64_t i, int lanes) {
-    if (lanes == 16) {
-      store_half(out + i, load(x + i));
-    } else {
-      uint16_t tail[16];
-      store_half(tail, load_part(x + i, lanes));
-      for (int j = 0; j < lanes; ++j) out[i + j] = tail[j];
-    }
-  });
-}
-
 static void softcap(float* x, int64_t n, float cap) {
   each16(n, [&](int64_t i, int lanes) {
     store(x + i, mul(tanh16(div(load(x + i, lanes), set1(cap))), set1(cap)), lanes);

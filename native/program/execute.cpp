@@ -6,7 +6,8 @@
 namespace geminate {
 namespace {
 
-constexpr int64_t kSmallPlan = 1 << 20;  // bytes of weights below which one thread is faster than two
+constexpr int64_t kSmallPlan =
+    1 << 20;  // bytes of weights and cache below which one thread is faster than two
 
 // Runs of `count` rows; row i of them is row all[i] of the pass, or i where `all` is null.
 void make_runs(const Pass& pass, const int32_t* all, int64_t count, std::vector<Run>& runs) {
@@ -26,12 +27,14 @@ void make_runs(const Pass& pass, const int32_t* all, int64_t count, std::vector<
 
 }  // namespace
 
-int Program::threads_for(int64_t rows) const {
-  return weight_bytes_ * std::min<int64_t>(rows, 8) < kSmallPlan ? 1 : pool_->size();
+int Program::threads_for(const Pass& pass) const {
+  const int64_t last = *std::max_element(pass.positions, pass.positions + pass.rows);
+  const int64_t bytes = weight_bytes_ + last * position_bytes_;
+  return bytes * std::min<int64_t>(pass.rows, 8) < kSmallPlan ? 1 : pool_->size();
 }
 
 void Program::run(const Pass& pass) {
-  prepare(pass, threads_for(pass.rows));
+  prepare(pass, threads_for(pass));
   struct Job {
     Program* program;
     const Pass* pass;
@@ -50,6 +53,10 @@ void Program::prepare(const Pass& pass, int threads) {
   expert_reads_ = 0;
   make_runs(pass, nullptr, pass.rows, runs_);
   make_runs(pass, pass.head_rows, pass.heads, head_runs_);
+  positions_ = 0;
+  for (int64_t r = 0; r < pass.rows; ++r) positions_ = std::max<int64_t>(positions_, pass.positions[r] + 1);
+  reserve_records(runs_);
+  reserve_records(head_runs_);
   ends_.resize(stages_.size());
   for (size_t i = 0; i < stages_.size(); ++i) {
     done_[i].done.store(0, std::memory_order_relaxed);
@@ -111,7 +118,7 @@ int64_t Program::count_pieces(const Work& work, const Pass& pass) const {
 void Program::run_piece(const Work& work, int64_t index, const Pass& pass) {
   const int64_t rows = work.head_rows ? pass.heads : pass.rows;
   if (work.split == Split::rows) {
-    const RowAt at{pass, rows, index, work.head_rows ? pass.head_rows[index] : index};
+    const RowAt at{pass, rows, work.head_rows, index, work.head_rows ? pass.head_rows[index] : index};
     const auto row_step = [&](const auto& s) {
       if constexpr (kByRows<decltype(s)>) run_row(s, at);
     };

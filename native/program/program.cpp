@@ -11,7 +11,7 @@ namespace geminate {
 namespace {
 
 // Resources other than buffers.
-constexpr int kPanels = -1, kExperts = -2, kClusters = -3, kSlots = -4;  // slot i: kSlots - i
+constexpr int kPanels = -1, kExperts = -2, kClusters = -3, kRecords = -4, kSlots = -5;  // slot i: kSlots - i
 
 // What a product with w reads its activations from.
 int activations_of(int x, const Matrix& w) { return info(w.format).quantized ? kPanels : x; }
@@ -26,7 +26,8 @@ Uses uses_of(const AddStep& s) { return {{s.a, s.b}, {s.out}}; }
 Uses uses_of(const GeluStep& s) { return {{s.gate, s.up}, {s.out}}; }
 Uses uses_of(const RopeStep& s) { return {{s.x}, {s.x}}; }
 Uses uses_of(const KvStoreStep& s) { return {{s.keys, s.values}, {kSlots - s.slot}}; }
-Uses uses_of(const AttentionStep& s) { return {{s.q, kSlots - s.slot}, {s.out}}; }
+Uses uses_of(const AttentionStep& s) { return {{s.q, kSlots - s.slot}, {s.out, kRecords}}; }
+Uses uses_of(const JoinPartsStep& s) { return {{kRecords, kSlots - s.attention.slot}, {s.attention.out}}; }
 Uses uses_of(const SoftcapStep& s) { return {{s.x}, {s.x}}; }
 Uses uses_of(const GatherStep& s) { return {{s.x}, {s.x}}; }
 Uses uses_of(const TapStep& s) { return {{s.x}, {}}; }
@@ -90,6 +91,14 @@ void Program::add(const LinearStep& s) {
   weight_bytes_ += s.w.tiles * tile_bytes(s.w);
   quantize_for(s.x, s.w);
   append(s);
+}
+
+void Program::add(const AttentionStep& s) {
+  append(s);
+  if (s.window > 0) return;
+  position_bytes_ += int64_t{4} * s.kv_heads * s.head_dim;
+  widest_records_ = std::max(widest_records_, s.heads * record_floats(s.head_dim));
+  append(JoinPartsStep{s});
 }
 
 void Program::add(const SoftcapStep& s) {

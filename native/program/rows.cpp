@@ -64,10 +64,8 @@ void Program::run_row(const KvStoreStep& s, const RowAt& at) {
   const KvSlot slot = cache.slot(s.slot);
   const float *keys = buffer(s.keys).row(at.row), *values = buffer(s.values).row(at.row);
   const int64_t row = at.pass.positions[at.all] % slot.rows;
-  for (int h = 0; h < s.kv_heads; ++h) {
-    const int64_t from = static_cast<int64_t>(h) * s.head_dim, to = (h * slot.rows + row) * s.head_dim;
-    kernels_->to_half(keys + from, slot.keys + to, s.head_dim);
-    kernels_->to_half(values + from, slot.values + to, s.head_dim);
+  for (int64_t h = 0; h < s.kv_heads; ++h) {
+    kernels_->store_kv(keys + h * s.head_dim, values + h * s.head_dim, slot, h, row, s.head_dim);
   }
 }
 

@@ -81,6 +81,11 @@ struct AttentionStep {
   int64_t window;  // 0: all positions
   bool include_self;
 };
+// Joins what an attention step found in parts walked apart; nothing to do where it walked them in turn.
+struct JoinPartsStep {
+  static constexpr Split split = Split::rows;
+  AttentionStep attention;
+};
 struct SoftcapStep {
   static constexpr Split split = Split::rows;
   int x;  // in place
@@ -141,8 +146,8 @@ struct ClusterLogitsStep {
 };
 
 using Operation = std::variant<EmbedStep, LookupStep, ConcatStep, NormStep, QuantizeStep, LinearStep, AddStep,
-                               GeluStep, RopeStep, KvStoreStep, AttentionStep, SoftcapStep, GatherStep,
-                               TapStep, RouteStep, GroupExpertsStep, ExpertUpStep, ExpertActStep,
+                               GeluStep, RopeStep, KvStoreStep, AttentionStep, JoinPartsStep, SoftcapStep,
+                               GatherStep, TapStep, RouteStep, GroupExpertsStep, ExpertUpStep, ExpertActStep,
                                ExpertDownStep, ExpertSumStep, PickClustersStep, ClusterLogitsStep>;
 
 template <class S>

@@ -8,6 +8,9 @@ from collections.abc import Sequence
 
 from geminate.arrays import F32, I32, U8, U16, U64
 
+def arithmetic() -> int:
+    """`geminate.kv.store.ARITHMETIC`."""
+
 def supported_isas() -> list[str]:
     """Instruction sets of this build that this machine runs, best first."""
 
@@ -85,7 +88,8 @@ class Program:
         """One pass over rows ``ids``; fills hidden [head rows, width], logits [head rows, vocabulary] and the taps.
 
         Args:
-            caches: uint64 [sequences, slots, 3]: addresses of keys and values, and rows of the ring.
+            caches: uint64 [sequences, slots, 5]: addresses of keys and values, rows of the ring, addresses of key
+                and value scales (0: float16).
             cosines: of each rope table, float32 [positions, pairs].
         """
 

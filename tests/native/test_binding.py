@@ -150,7 +150,7 @@ def run(made, ids: list[int], **changes: object) -> None:  # type: ignore[no-unt
     arguments: dict[str, object] = {
         "ids": np.array(ids, np.int32), "positions": np.arange(n, dtype=np.int32),
         "sequences": np.zeros(n, np.int32), "head_rows": np.arange(n, dtype=np.int32),
-        "caches": np.zeros((1, 0, 3), np.uint64), "cosines": [], "sines": [],
+        "caches": np.zeros((1, 0, 5), np.uint64), "cosines": [], "sines": [],
         "hidden": floats(8 * n), "logits": floats(8 * n), "taps": [], **changes,
     }  # fmt: skip
     made.run(**arguments)
@@ -165,8 +165,8 @@ RUNS: dict[str, dict[str, object]] = {
     "run: hidden has 9 values, expected 16 for 2 rows of 8": {"hidden": floats(9)},
     "run: logits has 9 values, expected 16 for 2 rows of 8": {"logits": floats(9)},
     "run: taps has 1 arrays, but the program has 0 taps": {"taps": [floats(16)]},
-    "run: caches has 2 dimensions, expected [caches, slots, 3]": {"caches": np.zeros((1, 3), np.uint64)},
-    "run: caches is [1, 0, 2], expected [caches, 0 slots or more, 3]": {"caches": np.zeros((1, 0, 2), np.uint64)},
+    "run: caches has 2 dimensions, expected [caches, slots, 5]": {"caches": np.zeros((1, 3), np.uint64)},
+    "run: caches is [1, 0, 2], expected [caches, 0 slots or more, 5]": {"caches": np.zeros((1, 0, 2), np.uint64)},
 }
 
 
@@ -182,7 +182,7 @@ def test_errors_of_a_pass_name_the_argument(message: str) -> None:
 def draft(made, *, k: int, logits: int) -> int:  # type: ignore[no-untyped-def]
     """A greedy draft of ``k`` tokens after token 0, the hidden state all ones."""
     return made.draft(
-        token=0, hidden=floats(8) + 1, position=1, rope_position=1, caches=np.zeros((1, 0, 3), np.uint64),
+        token=0, hidden=floats(8) + 1, position=1, rope_position=1, caches=np.zeros((1, 0, 5), np.uint64),
         cosines=[], sines=[], k=k, temperature=0.0, top_k=0, top_p=1.0, min_p=0.0, seed=0, choice=0,
         calibration=None, ahead=None, need=None, ids=np.zeros(k, np.int32), probabilities=floats(k),
         logits=floats(logits), next=floats(8), candidates=np.zeros(0, np.int32),

@@ -12,6 +12,7 @@ import numpy as np
 
 from geminate.arrays import F32, I32, I64
 from geminate.backends.kv_rings import RingFactory, rings
+from geminate.backends.reference.attention import attention, softmax
 from geminate.backends.tiles import LAYOUTS, TileLayout
 from geminate.decoding.draft_rule import DraftRule, DraftStop, choose_draft_token, confidence_bin
 from geminate.formats.matrix import PackedMatrix
@@ -39,13 +40,6 @@ def gelu_tanh(x: F32) -> F32:
     """0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))): the tanh form of Hendrycks and Gimpel, 2016."""
     inner = np.float32(np.sqrt(2 / np.pi)) * (x + np.float32(0.044715) * x * x * x)
     return (np.float32(0.5) * x * (np.float32(1) + np.tanh(inner))).astype(np.float32)
-
-
-def softmax(x: F32) -> F32:
-    """exp(x - max) / sum, along the last axis."""
-    e = np.exp(x - x.max(axis=-1, keepdims=True))
-    out: F32 = e / e.sum(axis=-1, keepdims=True)
-    return out
 
 
 class ReferenceBackend:
@@ -193,12 +187,10 @@ class ReferenceProgram:
             case p.Rope():
                 row[node.x] = self._rotated(row[node.x], node, rope_position)
             case p.KvStore():
-                keys, values = rings(cache, node.slot)
-                at = position % keys.shape[1]
-                keys[:, at] = row[node.k].reshape(keys.shape[0], -1)
-                values[:, at] = row[node.v].reshape(values.shape[0], -1)
+                heads = len(rings(cache).planes[node.slot].arrays[0])
+                rings(cache).write(node.slot, position, row[node.k].reshape(heads, -1), row[node.v].reshape(heads, -1))
             case p.Attention():
-                row[node.out] = _attention(row[node.q], node, position, cache)
+                row[node.out] = attention(row[node.q], node, position, cache)
             case p.Experts():
                 row[node.out] = self._experts(row[node.x], row[node.scores], node)
             case p.Softcap():
@@ -234,14 +226,3 @@ class ReferenceProgram:
             gate, up = np.split(self._linear(x, node.gate_up, expert), 2)
             out = out + weights[at] * self._linear(gelu_tanh(gate) * up, node.down, expert)
         return out
-
-
-def _attention(q: F32, node: p.Attention, position: int, cache: KVStore) -> F32:
-    last = position if node.include_self else position - 1
-    first = max(0, position - node.window + 1) if node.window else 0
-    keys, values = cache.rows(node.slot, first, last + 1)
-    per_kv = node.heads // node.kv_heads
-    heads = q.reshape(node.kv_heads, per_kv, node.head_dim)
-    weights = softmax(np.einsum("ghd,gkd->ghk", heads, keys))
-    out: F32 = np.einsum("ghk,gkd->ghd", weights, values).reshape(-1).astype(np.float32)
-    return out

@@ -146,9 +146,15 @@ def filled_cache(target: TargetModel, context: int) -> KVStore:
         rows = min(MAX_ROWS, context - cache.length)
         cache.reserve(rows)
         cache.advance(rows)
-    noise = np.random.default_rng(2).standard_normal(1 << 16).astype(np.float16)
-    for array in (array for slot in range(len(target.slots)) for array in rings(cache, slot)):
-        array[:] = np.resize(noise, array.shape)
+    noise = np.random.default_rng(2).standard_normal(1 << 16)
+    for array in rings(cache).arrays:
+        if array.dtype == np.float32:  # scales
+            array[:] = 1 / 32
+        elif array.dtype == np.float16:
+            array[:] = np.resize(noise.astype(np.float16), array.shape)
+        else:
+            codes = np.clip(noise * 32, -127, 127).astype(np.int8)
+            array[:] = np.resize(codes, array.shape).astype(array.dtype)  # keys wrap around, noise all the same
     return cache
 
 
