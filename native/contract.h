@@ -133,7 +133,8 @@ struct Kernels {
                       float* out, int64_t out_stride, float scale);
 
   void (*embed)(const Matrix& w, int64_t row, float scale, float* out);
-  void (*lookup)(const RowTable& table, int64_t row, float scale, float* out);
+  // Columns column .. column + width - 1 of a row.
+  void (*lookup)(const RowTable& table, int64_t row, int64_t column, int64_t width, float scale, float* out);
   // weight [width / groups] or null; out may equal x.
   void (*rms_norm)(const float* x, float* out, const float* weight, int64_t width, int64_t groups, float eps);
   void (*add_scaled)(const float* a, const float* b, float* out, int64_t n, float scale);

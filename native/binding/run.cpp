@@ -22,9 +22,13 @@ void ProgramRef::require_rows(const In<int32_t>& ids, const In<int32_t>& positio
     require(sequence >= 0 && static_cast<size_t>(sequence) < caches, "run: sequences[", r, "] is ", sequence,
             ", but the number of caches is ", caches);
   }
+  require(program_->gathers() || heads == rows, "run: head_rows has ", heads,
+          " values, but the program gathers none of its ", rows, " rows");
   for (int64_t h = 0; h < heads; ++h) {
-    require(head_rows.data()[h] >= 0 && head_rows.data()[h] < rows, "run: head_rows[", h, "] is ",
-            head_rows.data()[h], ", but the number of rows is ", rows);
+    const int32_t row = head_rows.data()[h];
+    require(row >= 0 && row < rows, "run: head_rows[", h, "] is ", row, ", but the number of rows is ", rows);
+    require(h == 0 || row > head_rows.data()[h - 1], "run: head_rows[", h, "] is ", row,
+            ", but they must ascend");
   }
 }
 
@@ -65,10 +69,12 @@ void ProgramRef::run(In<int32_t> ids, In<int32_t> positions, In<int32_t> sequenc
           kSlotFields, "]");
   require_rows(ids, positions, sequences, head_rows, caches.shape(0));
   const int64_t rows = size_of(ids), heads = size_of(head_rows);
-  require_size(hidden, rows * width(hidden_), "run", "hidden", rows, " rows of ", width(hidden_));
+  require_size(hidden, heads * width(hidden_), "run", "hidden", heads, " rows of ", width(hidden_));
   require_size(logits, heads * width(logits_), "run", "logits", heads, " rows of ", width(logits_));
   require(taps.empty() || taps.size() == static_cast<size_t>(taps_), "run: taps has ", taps.size(),
           " arrays, but the program has ", taps_, " taps");
+  require(taps.empty() || heads == rows, "run: taps show every row, but of ", rows, " rows ", heads,
+          " are head rows");
   const int64_t last = *std::max_element(positions.data(), positions.data() + rows);
   Pass pass = make_pass("run", caches, cosines, sines, last);
   pass.rows = rows;

@@ -25,18 +25,20 @@ static void embed(const Matrix& w, int64_t row, float scale, float* out) {
   }
 }
 
-static void lookup(const RowTable& table, int64_t row, float scale, float* out) {
+static void lookup(const RowTable& table, int64_t row, int64_t column, int64_t width, float scale,
+                   float* out) {
+  const int64_t stop = column + width;
   if (table.format == Format::bf16) {
     const uint16_t* data = static_cast<const uint16_t*>(table.data) + row * table.stride;
-    for (int64_t i = 0; i < table.width; ++i) out[i] = widen_bf16(data[i]) * scale;
+    for (int64_t i = column; i < stop; ++i) *out++ = widen_bf16(data[i]) * scale;
     return;
   }
   const int8_t* data = static_cast<const int8_t*>(table.data) + row * table.stride;
   const uint16_t* scales = table.scales + row * (table.stride / kGroup);
-  for (int64_t g = 0; g * kGroup < table.width; ++g) {
-    const float ws = widen_half(scales[g]);
-    const int64_t end = (g + 1) * kGroup < table.width ? (g + 1) * kGroup : table.width;
-    for (int64_t i = g * kGroup; i < end; ++i) out[i] = static_cast<float>(data[i]) * ws * scale;
+  for (int64_t i = column; i < stop;) {
+    const float ws = widen_half(scales[i / kGroup]);
+    const int64_t next = (i / kGroup + 1) * kGroup, end = next < stop ? next : stop;
+    for (; i < end; ++i) *out++ = static_cast<float>(data[i]) * ws * scale;
   }
 }
 

@@ -55,12 +55,12 @@ int64_t Program::pieces(const AttentionStep& s, const std::vector<Run>& runs) co
 }
 
 void Program::run_part(const AttentionStep& s, const PieceAt& at) {
-  const std::vector<Run>& all_runs = runs_;
+  const std::vector<Run>& all_runs = runs(at.head_rows);
   const AttentionCut cut = attention_cut(s, all_runs);
   const int64_t group = at.index % cut.groups, kv = at.index / cut.groups % s.kv_heads;
   const int64_t part = at.index / (cut.groups * s.kv_heads) % cut.parts;
   const Run& run = all_runs[static_cast<size_t>(at.index / (cut.groups * s.kv_heads * cut.parts))];
-  const int64_t position = at.pass.positions[run.first], last = last_seen(s, position);
+  const int64_t position = at.pass.positions[run.all], last = last_seen(s, position);
   if (part > 0 && part * kPart >= last + run.count) return;
   const int64_t per_kv = s.heads / s.kv_heads, head = kv * per_kv + group * cut.heads;
   const int64_t heads = std::min(cut.heads, per_kv - group * cut.heads), record = record_floats(s.head_dim);
@@ -72,7 +72,7 @@ void Program::run_part(const AttentionStep& s, const PieceAt& at) {
   AttentionTask task{
       .q = q.row(run.first) + head * s.head_dim,
       .q_stride = q.stride,
-      .slot = at.pass.caches[static_cast<size_t>(at.pass.sequences[run.first])].slot(s.slot),
+      .slot = at.pass.caches[static_cast<size_t>(at.pass.sequences[run.all])].slot(s.slot),
       .kv_head = kv,
       .begin = part * kPart,
       .end = s.window > 0 ? last + run.count : (part + 1) * kPart,
@@ -108,7 +108,7 @@ void Program::run_part(const AttentionStep& s, const PieceAt& at) {
 
 void Program::run_row(const JoinPartsStep& step, const RowAt& at) {
   const AttentionStep& s = step.attention;
-  const int64_t parts = attention_cut(s, runs_).parts;
+  const int64_t parts = attention_cut(s, runs(at.head_rows)).parts;
   if (parts == 1) return;
   const CacheTable& cache = at.pass.caches[static_cast<size_t>(at.pass.sequences[at.all])];
   const bool turned = cache.slot(s.slot).key_scales != nullptr;

@@ -1,5 +1,6 @@
-// Linear steps: pieces are output tiles, never parts of a reduction.
+// Linear and gather steps: pieces are output tiles, never parts of a reduction.
 #include <algorithm>
+#include <cstring>
 
 #include "program/program.h"
 
@@ -37,6 +38,17 @@ void Program::run_part(const LinearStep& s, const PieceAt& at) {
     for (int64_t i = 0; s.cap > 0.0f && i < block; ++i) {
       kernels_->softcap(to + i * out.stride, columns, s.cap);
     }
+  }
+}
+
+int64_t Program::pieces(const GatherStep&, int64_t) const { return 1; }
+
+// Head rows ascend, so none is overwritten before it is moved.
+void Program::run_part(const GatherStep& s, const PieceAt& at) {
+  const Buffer& x = buffer(s.x);
+  for (int64_t i = 0; i < at.rows; ++i) {
+    const int64_t from = at.pass.head_rows[i];
+    if (from != i) std::memcpy(x.row(i), x.row(from), static_cast<size_t>(x.width) * sizeof(float));
   }
 }
 

@@ -29,7 +29,7 @@ Uses uses_of(const KvStoreStep& s) { return {{s.keys, s.values}, {kSlots - s.slo
 Uses uses_of(const AttentionStep& s) { return {{s.q, kSlots - s.slot}, {s.out, kRecords}}; }
 Uses uses_of(const JoinPartsStep& s) { return {{kRecords, kSlots - s.attention.slot}, {s.attention.out}}; }
 Uses uses_of(const SoftcapStep& s) { return {{s.x}, {s.x}}; }
-Uses uses_of(const GatherStep& s) { return {{s.x}, {s.out}}; }
+Uses uses_of(const GatherStep& s) { return {{s.x}, {s.x}}; }
 Uses uses_of(const TapStep& s) { return {{s.x}, {}}; }
 Uses uses_of(const RouteStep& s) { return {{s.scores}, {kExperts}}; }
 Uses uses_of(const GroupExpertsStep&) { return {{kExperts}, {kExperts}}; }
@@ -141,6 +141,13 @@ void Program::add_centroid_head(int x, int out, int ids, const Matrix& centroids
   weight_bytes_ += (size + 15) / 16 * top_k * tile_bytes(table);
   quantize_for(x, table);
   append(ClusterLogitsStep{x, out, table, size, top_k});
+}
+
+bool Program::has_head_rows(int buffer) const {
+  return std::none_of(steps_.begin(), steps_.end(), [&](const Step& s) {
+    const std::vector<int>& writes = s.uses.writes;
+    return gathered_ && !s.head_rows && std::find(writes.begin(), writes.end(), buffer) != writes.end();
+  });
 }
 
 void Program::finish(int hidden, int logits, int candidates, int hidden_in,

@@ -40,7 +40,8 @@ struct RopeRows {
 
 // Consecutive rows of one sequence at consecutive positions: they share one walk over the keys.
 struct Run {
-  int64_t first, count;
+  int64_t first, count;  // among the rows that a step works on
+  int64_t all;           // `first` among all rows of the pass
 };
 
 // One pass. Pointers stay the caller's.
@@ -67,15 +68,17 @@ inline int64_t tile_bytes(const Matrix& w) { return w.groups * info(w.format).ce
 // The row of a pass that a row step works on.
 struct RowAt {
   const Pass& pass;
-  int64_t rows;  // that the step works on: all of the pass or the head rows
-  int64_t row;   // among those
-  int64_t all;   // among all rows of the pass
+  int64_t rows;    // that the step works on: all of the pass or the head rows
+  bool head_rows;  // whether those are the head rows
+  int64_t row;     // among those
+  int64_t all;     // among all rows of the pass
 };
 
 // The piece of a pass that a step of parts works on.
 struct PieceAt {
   const Pass& pass;
-  int64_t rows;  // as in RowAt
+  int64_t rows;    // as in RowAt
+  bool head_rows;  // whether those are the head rows
   int64_t index;
 };
 
@@ -127,6 +130,8 @@ class Program {
                 const DraftRule& rule, const DraftStop& stop, int32_t* ids, float* probabilities);
 
   int64_t expert_reads() const { return expert_reads_; }  // experts the last pass read, over all layers
+  bool gathers() const { return gathered_; }              // else every row is a head row
+  bool has_head_rows(int buffer) const;  // and no others: it is written behind the gather alone
   int64_t max_rows() const { return max_rows_; }
   int64_t min_vocab() const { return min_vocab_; }  // ids must stay below; `draft` checks those it feeds back
 
@@ -155,7 +160,6 @@ class Program {
   void run_row(const KvStoreStep& s, const RowAt& at);
   void run_row(const JoinPartsStep& s, const RowAt& at);
   void run_row(const SoftcapStep& s, const RowAt& at);
-  void run_row(const GatherStep& s, const RowAt& at);
   void run_row(const TapStep& s, const RowAt& at);
   void run_row(const RouteStep& s, const RowAt& at);
   void run_row(const ExpertSumStep& s, const RowAt& at);
@@ -165,6 +169,7 @@ class Program {
   int64_t count_pieces(const Work& work, const Pass& pass) const;
   int64_t pieces(const LinearStep& s, int64_t rows) const;
   int64_t pieces(const AttentionStep& s, const std::vector<Run>& runs) const;
+  int64_t pieces(const GatherStep& s, int64_t rows) const;
   int64_t pieces(const GroupExpertsStep& s, int64_t rows) const;
   int64_t pieces(const ExpertUpStep& s, int64_t rows) const;
   int64_t pieces(const ExpertActStep& s, int64_t rows) const;
@@ -172,12 +177,14 @@ class Program {
   int64_t pieces(const ClusterLogitsStep& s, int64_t rows) const;
   void run_part(const LinearStep& s, const PieceAt& at);
   void run_part(const AttentionStep& s, const PieceAt& at);
+  void run_part(const GatherStep& s, const PieceAt& at);
   void run_part(const GroupExpertsStep& s, const PieceAt& at);
   void run_part(const ExpertUpStep& s, const PieceAt& at);
   void run_part(const ExpertActStep& s, const PieceAt& at);
   void run_part(const ExpertDownStep& s, const PieceAt& at);
   void run_part(const ClusterLogitsStep& s, const PieceAt& at);
   int64_t linear_tiles(const LinearStep& s, int64_t rows) const;  // tiles of a piece
+  const std::vector<Run>& runs(bool head_rows) const { return head_rows ? head_runs_ : runs_; }
   AttentionCut attention_cut(const AttentionStep& s, const std::vector<Run>& runs) const;
   void reserve_records(const std::vector<Run>& runs);
   float* part_record(const AttentionStep& s, int64_t row, int64_t parts, int64_t part, int64_t head);
@@ -201,12 +208,12 @@ class Program {
   std::unique_ptr<Share[]> shares_;         // [stages, threads]
   std::unique_ptr<Pieces[]> done_;          // of each stage
   std::vector<std::vector<int64_t>> ends_;  // of each stage in this pass: pieces up to the end of each work
-  std::vector<Run> runs_;                   // rows of this pass
+  std::vector<Run> runs_, head_runs_;       // all rows of this pass, and its head rows
+  int threads_ = 1;                         // of this pass
   int64_t positions_ = 0;                   // beyond the last row of this pass
   int64_t widest_records_ = 0;              // floats of a row's records of a part
   AlignedFloats record_memory_;
   float* records_ = nullptr;  // of parts that are walked apart: [rows, parts, heads, record]
-  int threads_ = 1;           // of this pass
   std::vector<void*> blocks_;
   QuantGroup* panels_ = nullptr;
   int64_t panel_groups_ = 0;

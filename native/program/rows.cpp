@@ -17,7 +17,8 @@ void Program::run_row(const EmbedStep& s, const RowAt& at) {
 }
 
 void Program::run_row(const LookupStep& s, const RowAt& at) {
-  kernels_->lookup(s.table, at.pass.ids[at.all], s.scale, buffer(s.out).row(at.row));
+  const Buffer& out = buffer(s.out);
+  kernels_->lookup(s.table, at.pass.ids[at.all], s.column, out.width, s.scale, out.row(at.row));
 }
 
 void Program::run_row(const ConcatStep& s, const RowAt& at) {
@@ -70,10 +71,6 @@ void Program::run_row(const KvStoreStep& s, const RowAt& at) {
 
 void Program::run_row(const SoftcapStep& s, const RowAt& at) {
   kernels_->softcap(buffer(s.x).row(at.row), buffer(s.x).width, s.cap);
-}
-
-void Program::run_row(const GatherStep& s, const RowAt& at) {
-  copy_floats(buffer(s.out).row(at.row), buffer(s.x).row(at.all), buffer(s.x).width);
 }
 
 void Program::run_row(const TapStep& s, const RowAt& at) {

@@ -29,6 +29,7 @@ struct LookupStep {
   int out;
   RowTable table;
   float scale;
+  int64_t column;  // of the table to begin with
 };
 struct ConcatStep {
   static constexpr Split split = Split::rows;
@@ -90,10 +91,10 @@ struct SoftcapStep {
   int x;  // in place
   float cap;
 };
-// The head rows of x; steps behind it work on those.
+// Moves the head rows of x to its front; steps behind it work on those.
 struct GatherStep {
-  static constexpr Split split = Split::rows;
-  int x, out;
+  static constexpr Split split = Split::serial;
+  int x;  // in place
 };
 // Copies x into the caller's array.
 struct TapStep {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -30,7 +32,15 @@ def plan(heads: int, kv: int, dim: int, window: int = 0, include_self: bool = Tr
         return pack_matrix((g.standard_normal((n, WIDTH)) * WIDTH**-0.5).astype(np.float32), "bf16")
 
     table = pack_matrix(g.standard_normal((VOCAB, WIDTH)).astype(np.float32), "bf16")
-    widths = {"x": WIDTH, "q": heads * dim, "k": kv * dim, "v": kv * dim, "o": heads * dim, "wanted": heads * dim}
+    widths = {
+        "x": WIDTH,
+        "q": heads * dim,
+        "k": kv * dim,
+        "v": kv * dim,
+        "o": heads * dim,
+        "hidden": heads * dim,
+        "wanted": heads * dim,
+    }
     nodes: list[p.Node] = [
         p.Embed(out="x", table=table, scale=1.0),
         p.Linear(x="x", out="q", w=weights(heads * dim), scale=dim**-0.5),
@@ -44,8 +54,10 @@ def plan(heads: int, kv: int, dim: int, window: int = 0, include_self: bool = Tr
             q="q", out="o", slot=0, heads=heads, kv_heads=kv, head_dim=dim, window=window, include_self=include_self
         )
     )
-    nodes.append(p.GatherRows(x="o", out="wanted"))
-    return p.Plan(widths=widths, nodes=tuple(nodes), ropes=(), hidden="x", logits="wanted", slots=1)
+    nodes.append(p.GatherRows(x="o"))
+    for out in ("hidden", "wanted"):
+        nodes.append(p.AddScaled(a="o", b="o", out=out, scale=0.5))
+    return p.Plan(widths=widths, nodes=tuple(nodes), ropes=(), hidden="hidden", logits="wanted", slots=1)
 
 
 def cache_for(made: p.Plan, dtype: KVDtype, length: int = 0) -> KVRings:
@@ -172,7 +184,7 @@ def test_values_beyond_float16_do_not_reach_rows_before_them() -> None:
     huge = next(i for i, n in enumerate(made.nodes) if isinstance(n, p.Linear) and n.out == "v")
     nodes = list(made.nodes)
     nodes[huge] = p.Linear(x="x", out="v", w=nodes[huge].w, scale=1e6)  # type: ignore[union-attr]
-    made = p.Plan(widths=made.widths, nodes=tuple(nodes), ropes=(), hidden="x", logits="wanted", slots=1)
+    made = replace(made, nodes=tuple(nodes))
     program = NativeBackend(1).compile(made, max_rows=MOST)
     out = outputs(program, cache_for(made, "float16"), [8], 8)
     assert np.isfinite(out).all() and np.array_equal(out, outputs(program, cache_for(made, "float16"), [1], 8))

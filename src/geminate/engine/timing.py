@@ -5,19 +5,22 @@ from __future__ import annotations
 import time
 
 from geminate.engine.messages import EngineEvent
+from geminate.engine.pace import PromptPace
 from geminate.engine.scheduler import Turn
-from geminate.speculation.costs import CostModel
+from geminate.speculation.costs import UNKNOWN, CostModel
 
 
 class Timing:
     """A stopwatch over the parts of a step: drafting, the forward pass, the rest.
 
-    Attributes:
+    Args:
         costs: what passes and draft steps cost here; refreshed from every step that shows it.
+        max_gap_s: seconds between two tokens of a sequence that decodes; see `PromptPace`.
     """
 
-    def __init__(self, costs: CostModel) -> None:
+    def __init__(self, costs: CostModel, max_gap_s: float) -> None:
         self.costs = costs
+        self._pace = PromptPace(max_gap_s)
         self._began = self._drafted = self._passed = self._last_pass = 0.0
         self._drafting = False  # whether the last single round drafted
 
@@ -43,6 +46,15 @@ class Timing:
         """Seconds since the step began."""
         return time.perf_counter() - self._began
 
+    def prompt_rows(self, decoding_rows: int) -> int:
+        """Prompt rows that a pass with so many other rows may take."""
+        return self._pace.rows(self._plain(decoding_rows))
+
+    def _plain(self, rows: int) -> float:
+        """Seconds of a pass over ``rows`` >= 0 rows without prompts; 0 as long as nobody knows."""
+        known = self.costs.knows_plain or self.costs.profile is not UNKNOWN
+        return self.costs.pass_time(rows) if rows and known else 0.0
+
     def observe(self, turns: list[Turn], events: list[EngineEvent]) -> None:
         """A step is over: teach the cost model, and add the step's time to every sequence's statistics."""
         took = self.elapsed()
@@ -57,6 +69,10 @@ class Timing:
             self._drafting = steps > 0
             aside = self._passed - (self._began if steps else self._drafted)
             self.costs.observe_overhead(took - aside, len(events[0].token_ids))
+        prompt_rows = sum([turn.count for turn in turns if not turn.is_round])
+        if prompt_rows and not any(turn.scored for turn in turns):
+            others = sum([turn.count for turn in turns if turn.is_round])
+            self._pace.observe(prompt_rows, took, self._plain(others))
         for turn in turns:
             turn.sequence.stats.count_time(took)
 

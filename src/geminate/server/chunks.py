@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from geminate.decoding.sampling import TokenLogprobs
-from geminate.engine.messages import EngineEvent, EngineRequest
+from geminate.engine.messages import EngineEvent, EngineRequest, PromptProgress
 from geminate.engine.stats import Stats
 from geminate.llm import LLM
 from geminate.text.reply import ReplyDelta, make_reply
@@ -28,7 +28,10 @@ class ChunkToken:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Chunk:
-    """The output of one choice in one round; the last has the finish reason, the stop string and the statistics."""
+    """The output of one choice in one round; the last has the finish reason, the stop string and the statistics.
+
+    One with ``progress`` has nothing else: it was made before the first token.
+    """
 
     choice: int
     deltas: list[ReplyDelta]
@@ -39,6 +42,7 @@ class Chunk:
     finish_reason: Literal["stop", "length"] | None = None
     stop: str | None = None
     stats: Stats | None = None
+    progress: PromptProgress | None = None
 
 
 class ChunkReader:
@@ -78,6 +82,7 @@ class ChunkReader:
             finish_reason=finish,
             stop=None if finish is None else self._reply.matched,
             stats=event.stats,
+            progress=event.progress,
         )
 
 
@@ -101,6 +106,7 @@ def merged(chunks: list[tuple[int, Chunk]]) -> list[tuple[int, Chunk]]:
                 finish_reason=several[-1].finish_reason,
                 stop=several[-1].stop,
                 stats=several[-1].stats,
+                progress=several[-1].progress,
             ),
         )
         for number, several in by_choice.items()

@@ -78,21 +78,21 @@ class ReferenceProgram:
             self._wide[key] = w.dequantized(which)
         return self._wide[key]
 
-    def _linear(self, x: F32, w: PackedMatrix, which: int = 0) -> F32:
+    def _linear(self, x: F32, w: PackedMatrix, which: int = 0, rows: slice = slice(None)) -> F32:
         seen = quantize_activation(x) if FORMATS[w.format].quantized_activations else x
-        out: F32 = self._weights(w, which) @ np.ascontiguousarray(seen)
+        out: F32 = self._weights(w, which)[rows] @ np.ascontiguousarray(seen)
         return out
 
     def run(self, batch: Batch, *, taps: dict[str, F32] | None = None) -> tuple[F32, F32]:
         """See `geminate.backends.base.Program.run`."""
+        if taps is not None:
+            batch.check_taps()
         rows: list[Row] = [{} for _ in batch.ids]
         active = list(range(len(rows)))
         given = batch.embeddings or {}
         for node in self.plan.nodes:
             if isinstance(node, p.GatherRows):
                 active = [int(r) for r in batch.wanted]
-                for r in active:
-                    rows[r][node.out] = rows[r][node.x].copy()
                 continue
             if isinstance(node, p.Tap):
                 if taps is not None:
@@ -105,12 +105,13 @@ class ReferenceProgram:
                 position = int(batch.positions[r])
                 cache = batch.caches[int(batch.sequences[r])]
                 self._apply(node, rows[r], int(batch.ids[r]), position, position, cache)
-        hidden = np.stack([row[self.plan.hidden] for row in rows])
-        width = self.plan.widths[self.plan.logits]
-        logits = np.empty((len(batch.wanted), width), dtype=np.float32)
+        return self._wanted(rows, batch, self.plan.hidden), self._wanted(rows, batch, self.plan.logits)
+
+    def _wanted(self, rows: list[Row], batch: Batch, buffer: str) -> F32:
+        out = np.empty((len(batch.wanted), self.plan.widths[buffer]), dtype=np.float32)
         for i, r in enumerate(batch.wanted):
-            logits[i] = rows[int(r)][self.plan.logits]
-        return hidden, logits
+            out[i] = rows[int(r)][buffer]
+        return out
 
     expert_reads = 0  # not counted
 
@@ -120,9 +121,7 @@ class ReferenceProgram:
         """See `geminate.backends.base.Program.draft_step`."""
         row: Row = {"hidden_in": np.asarray(hidden, dtype=np.float32)}
         for node in self.plan.nodes:
-            if isinstance(node, p.GatherRows):
-                row[node.out] = row[node.x].copy()
-            elif not isinstance(node, p.Tap):
+            if not isinstance(node, p.GatherRows | p.Tap):
                 self._apply(node, row, token, position, rope_position, cache)
         logits = row[self.plan.logits]
         if self.plan.candidate_ids is None:
@@ -165,7 +164,8 @@ class ReferenceProgram:
                 row[node.out] = wide * np.float32(node.scale)
             case p.RowLookup():
                 wide = node.table.dequantized_rows(np.array([token], dtype=np.int32))[0]
-                row[node.out] = wide * np.float32(node.scale)
+                columns = slice(node.column, node.column + self.plan.widths[node.out])
+                row[node.out] = wide[columns] * np.float32(node.scale)
             case p.Concat():
                 row[node.out] = np.concatenate([row[node.a], row[node.b]])
             case p.RmsNorm():
@@ -176,7 +176,8 @@ class ReferenceProgram:
                     normed = normed * node.weight
                 row[node.out] = normed.reshape(-1).astype(np.float32)
             case p.Linear():
-                row[node.out] = self._linear(row[node.x], node.w) * np.float32(node.scale)
+                rows = slice(node.first, node.first + self.plan.widths[node.out])
+                row[node.out] = self._linear(row[node.x], node.w, rows=rows) * np.float32(node.scale)
             case p.AddScaled():
                 row[node.out] = (row[node.a] + row[node.b]) * np.float32(node.scale)
             case p.GeluMul():
