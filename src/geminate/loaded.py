@@ -19,7 +19,7 @@ from geminate.errors import GeminateError, ParameterError, TokenizerError
 from geminate.grammar.compiler import GrammarCompiler
 from geminate.grammar.state import Grammar
 from geminate.kv.budget import KVBudget
-from geminate.loading.calibrate import cost_profile
+from geminate.loading.calibrate import cost_model, cost_profile
 from geminate.loading.load import load_pair
 from geminate.loading.locate import embedded_pair
 from geminate.loading.options import LoadOptions
@@ -196,7 +196,7 @@ class LoadedModel:
         """
         with self._loading:
             if not self._costs_known:
-                self.engine.timing.costs = CostModel(cost_profile(self.pair, self._on_message, on_pass))
+                self.engine.timing.costs = cost_model(self.pair, cost_profile(self.pair, self._on_message, on_pass))
                 self._costs_known = True
 
     def new_engine(

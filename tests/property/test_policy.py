@@ -65,16 +65,14 @@ def simulate(
             accepted += 1
         spent, drafting = passes[k] * noise(), draft.steps * step
         clock += spent + drafting
-        costs.observe_pass(k + 1, spent)
-        if draft.steps:
-            costs.observe_draft(draft.steps, drafting)
-        policy.observe(decision, accepted, spent + drafting)
+        costs.observe_round(k, draft.steps, len(text), spent + drafting)
+        policy.observe(decision, accepted)
         text += [tokens(len(text) + i) for i in range(accepted + 1)]
         chosen.append(k)
     return clock, len(text) - 8.0, chosen
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     seed=st.integers(0, 10**6), slope=st.floats(0.0, 1.2), step=st.floats(0.0, 0.5), jitter=st.floats(0.0, 0.5),
     pattern=st.sampled_from(["never", "lure", "blocks", "random", "first only"]), loops=st.booleans(),

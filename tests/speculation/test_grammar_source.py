@@ -12,8 +12,8 @@ from geminate.decoding.draft_rule import STOP_BINS, DraftRule, DraftStop
 from geminate.errors import GrammarError
 from geminate.plan.batch import Rows
 from geminate.speculation.acceptance import AcceptanceStats
-from geminate.speculation.batch_load import NO_LOAD
-from geminate.speculation.costs import CostModel
+from geminate.speculation.batch_load import NO_LOAD, BatchLoad
+from geminate.speculation.costs import CostModel, RoundCosts
 from geminate.speculation.draft import Draft, DraftContext
 from geminate.speculation.policy import AutoPolicy, NgramPolicy
 from geminate.speculation.sources.constrained import allowed_prefix, constrained_draft
@@ -139,10 +139,8 @@ def test_copies_are_cut(context: DraftContext) -> None:
 class Steady(CostModel):
     """A pass costs the same for any number of rows."""
 
-    knows_plain = True  # type: ignore[assignment]
-
-    def round_times(self, rows: int = 0, **load: int) -> list[float]:
-        return [1.0] * 17
+    def round_costs(self, position: int, load: BatchLoad = NO_LOAD) -> RoundCosts:
+        return RoundCosts(rounds=[1.0] * 17, call=0.0, step=0.0)
 
 
 def test_auto_takes_forced_tokens_and_learns_nothing_from_them(llm: LLM, context: DraftContext) -> None:
@@ -157,7 +155,7 @@ def test_auto_takes_forced_tokens_and_learns_nothing_from_them(llm: LLM, context
     for _ in range(5):
         decision = policy.decide(forced, 8, NO_LOAD)
         assert decision.draft == Draft(token_ids=(9, 8, 7), source="forced")
-        policy.observe(decision, 1, None)
+        policy.observe(decision, 1)
     assert (mtp._own.values(), stats.positions.values(), stats.calibration.values()) == before
     assert mtp._reach == 1
     policy = AutoPolicy(MtpDrafter(model), Steady(), AcceptanceStats())

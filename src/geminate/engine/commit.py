@@ -54,7 +54,7 @@ def commit(turn: Turn, hidden: F32, logits: F32, verify: Verifier) -> EngineEven
     turn.accepted = verdict.accepted
     accepted = min(verdict.accepted, count)
     stats, source = sequence.stats, turn.draft.source
-    stats.count_round(len(drafted), accepted, copied=source == "ngram")
+    stats.count_round(len(drafted), accepted, copied=source == "ngram", reason=turn.decision.reason)
     stats.generated_tokens += count
     wanted = sequence.sampling.logprobs
     prompt_logprobs, sequence.prompt_logprobs = tuple(sequence.prompt_logprobs), []
@@ -66,6 +66,7 @@ def commit(turn: Turn, hidden: F32, logits: F32, verify: Verifier) -> EngineEven
         drafted=len(drafted),
         accepted=accepted,
         source=source,
+        reason=turn.decision.reason,
         logprobs=() if wanted is None else tuple(token_logprobs(logits[i], t, wanted) for i, t in enumerate(emitted)),
         logits=logits[:count] if sequence.request.want_logits else None,
         prompt_logprobs=prompt_logprobs,

@@ -23,7 +23,7 @@ from geminate.engine.drafting import draft_all, observe
 from geminate.engine.messages import EngineEvent, EngineRequest
 from geminate.engine.scheduler import Scheduler, Turn
 from geminate.engine.sequence import Sequence, StopCheck
-from geminate.engine.timing import Timing, is_single_round
+from geminate.engine.timing import Timing
 from geminate.errors import ContextLengthError, EngineFailedError, GeminateError, GrammarError, ParameterError, shown
 from geminate.kv.budget import KVBudget, Lease
 from geminate.runtime.target import TargetModel
@@ -259,7 +259,6 @@ class Engine:
 
     def _commit_all(self, turns: list[Turn], hidden: F32, logits: F32) -> list[EngineEvent]:
         events: list[EngineEvent] = []
-        single = is_single_round(turns)
         row = head = 0
         for turn in turns:
             count, wanted = turn.count, turn.wanted
@@ -268,7 +267,7 @@ class Engine:
             if event is not None:
                 events.append(event)
                 if event.error is None and not turn.cut:
-                    observe(turn, self.timing.elapsed() if single else None)
+                    observe(turn)
             lease = turn.sequence.lease
             if self.memory is not None and lease is not None and (event is None or event.error is None):
                 self._capture(self.memory, lease, turn.sequence.token_ids)

@@ -13,13 +13,16 @@ class Timing:
     """A stopwatch over the parts of a step: drafting, the forward pass, the rest.
 
     Attributes:
-        costs: what passes and draft steps cost here; refreshed from every step that shows it.
+        costs: what rounds cost here; refreshed from every step that shows it.
+        drafting, last_pass, rest: seconds of the last step until its draft was made, of its forward pass, and of
+            what followed.
     """
 
     def __init__(self, costs: CostModel) -> None:
         self.costs = costs
-        self._began = self._drafted = self._passed = self._last_pass = 0.0
-        self._drafting = False  # whether the last single round drafted
+        self.drafting = self.last_pass = self.rest = 0.0
+        self._began = self._drafted = self._passed = 0.0
+        self._in_series = False  # whether the last round drafted
 
     def begin(self) -> None:
         """A step begins."""
@@ -28,39 +31,30 @@ class Timing:
     def drafted(self) -> None:
         """Drafting is over."""
         self._drafted = time.perf_counter()
+        self.drafting = self._drafted - self._began
 
     def passed(self) -> None:
         """The forward pass is over."""
         self._passed = time.perf_counter()
-        self._last_pass = self._passed - self._drafted
-
-    @property
-    def last_pass(self) -> float:
-        """Seconds that the last forward pass took."""
-        return self._last_pass
-
-    def elapsed(self) -> float:
-        """Seconds since the step began."""
-        return time.perf_counter() - self._began
+        self.last_pass = self._passed - self._drafted
 
     def observe(self, turns: list[Turn], events: list[EngineEvent]) -> None:
         """A step is over: teach the cost model, and add the step's time to every sequence's statistics."""
-        took = self.elapsed()
-        single = is_single_round(turns)
-        if single or all(turn.is_round for turn in turns):
-            self.costs.observe_pass(sum([turn.count for turn in turns]), self._passed - self._drafted)
-        if single and events:
-            steps = turns[0].draft.steps
-            # The first draft after a pause finds its weights far from the core: no measure for a series of them.
-            if steps and self._drafting:
-                self.costs.observe_draft(steps, self._drafted - self._began)
-            self._drafting = steps > 0
-            aside = self._passed - (self._began if steps else self._drafted)
-            self.costs.observe_overhead(took - aside, len(events[0].token_ids))
+        now = time.perf_counter()
+        self.rest = now - self._passed
+        # Only the round of one sequence alone belongs to one draft length.
+        if len(turns) == 1 and turns[0].is_round and events and events[0].token_ids:
+            self._observe_round(turns[0], len(events[0].token_ids))
         for turn in turns:
-            turn.sequence.stats.count_time(took)
+            turn.sequence.stats.count_time(now - self._began)
 
-
-def is_single_round(turns: list[Turn]) -> bool:
-    """Whether a step is the round of one sequence alone: only then its time belongs to one draft length."""
-    return len(turns) == 1 and turns[0].is_round
+    def _observe_round(self, turn: Turn, emitted: int) -> None:
+        draft = turn.draft
+        # The first draft after a pause finds its weights far from the core: no measure for a series of them.
+        if self._in_series or not draft.steps:
+            position = len(turn.sequence.token_ids) - emitted
+            # What every token costs, drafted or not, says nothing about draft lengths; a round's own share is taken to
+            # be as large as a token's.
+            seconds = self.drafting + self.last_pass + self.rest / (emitted + 1)
+            self.costs.observe_round(len(draft.token_ids), draft.steps, position, seconds)
+        self._in_series = draft.steps > 0

@@ -17,15 +17,27 @@ import numpy as np
 from geminate import machine
 from geminate.decoding.draft_rule import DraftRule
 from geminate.loading.load import Pair
+from geminate.kv.store import BLOCK, KVStore
 from geminate.plan.batch import Batch, Rows
-from geminate.speculation.costs import PROFILE_ROWS, CostProfile
+from geminate.plan.costs import AttentionCosts
+from geminate.speculation.costs import PROFILE_CONTEXT, PROFILE_ROWS, CostModel, CostProfile
 from geminate.weights.store import Message
 
 BUDGET = 1.5  # seconds to spend, unless a few passes alone take longer
 FEW = (1, 2, 3, 5, 9, 17)  # row counts timed where all of them would take too long
-CONTEXT = 64
+CONTEXT = PROFILE_CONTEXT
+FAR = 4096  # positions behind which passes are timed again, or half of the context if that is shorter
+FAR_ROWS = 5
+FAR_SAMPLES = 5
+FAR_BUDGET = 0.5  # seconds for them
 DRAFT = 4
 MOST_SAMPLES = 15
+
+
+def cost_model(pair: Pair, profile: CostProfile | None) -> CostModel:
+    """The costs of a pair's rounds, by the profile and the attention of both models."""
+    drafter = None if pair.drafter is None else AttentionCosts(pair.drafter.plan)
+    return CostModel(profile, target=AttentionCosts(pair.target.plan), drafter=drafter)
 
 
 def cost_profile(
@@ -59,7 +71,7 @@ def cost_profile(
 
 
 def measure(pair: Pair, budget: float = BUDGET, on_pass: Callable[[], None] | None = None) -> CostProfile:
-    """T(1..17) and the draft step, medians of interleaved timings within about ``budget`` seconds.
+    """T(1..17), the draft step and attention, medians of interleaved timings within about ``budget`` seconds.
 
     Args:
         on_pass: called before every pass; what it raises ends the measuring.
@@ -69,7 +81,7 @@ def measure(pair: Pair, budget: float = BUDGET, on_pass: Callable[[], None] | No
     vocab = target.config.vocab_size
     ids = (np.arange(CONTEXT, dtype=np.int64) * 7919 % vocab).astype(np.int32)
 
-    def run(rows: int, logits: bool = True) -> float:
+    def run(rows: int, logits: bool = True, cache: KVStore = cache) -> float:
         if on_pass is not None:
             on_pass()
         batch = Batch.of([Rows(cache=cache, ids=ids[:rows], wanted=rows if logits else 0)])
@@ -109,7 +121,44 @@ def measure(pair: Pair, budget: float = BUDGET, on_pass: Callable[[], None] | No
     passes = np.interp(np.arange(1, PROFILE_ROWS + 1), rows, medians)
     # More rows never cost less: a dip is noise, and would look like free drafts.
     grown = tuple(float(t) for t in np.maximum.accumulate(passes))
-    return CostProfile(passes=grown, draft_step=step, draft_call=max(0.0, short - step))
+    byte, mac = _attention(pair, cache, run)
+    return CostProfile(
+        passes=grown,
+        draft_step=step,
+        draft_call=max(0.0, short - step),
+        attention_byte=byte,
+        attention_mac=mac,
+    )
+
+
+def _attention(pair: Pair, near: KVStore, run: Callable[..., float]) -> tuple[float, float]:
+    """Seconds of a byte of keys and values and of a multiply-accumulate of attention, from passes far into a context.
+
+    Args:
+        near: a cache of `CONTEXT` positions, whose keys and values fill the far one again and again.
+        run: (rows, cache=...) -> seconds of a pass.
+    """
+    target = pair.target
+    blocks = min(FAR, target.config.max_position_embeddings // 2) // BLOCK
+    if blocks * BLOCK <= 2 * CONTEXT:
+        return 0.0, 0.0
+    far = target.new_cache()
+    far.restore([near.export(0)] * blocks)
+    run(1, cache=far)
+    one: list[float] = []
+    more: list[float] = []
+    until = time.perf_counter() + FAR_BUDGET
+    while not one or (len(one) < FAR_SAMPLES and time.perf_counter() < until):
+        one.append(run(1, cache=far) - run(1))
+        more.append(run(FAR_ROWS, cache=far) - run(FAR_ROWS))
+    costs = AttentionCosts(target.plan)
+    here, there = costs.at(CONTEXT), costs.at(far.length)
+    macs, read = there.macs - here.macs, there.bytes - here.bytes
+    if macs <= 0:
+        return 0.0, 0.0
+    first, all_rows = max(0.0, statistics.median(one)), max(0.0, statistics.median(more))
+    mac = min(max(0.0, all_rows - first) / (FAR_ROWS - 1), first) / macs
+    return (first - mac * macs) / read, mac
 
 
 def _key(pair: Pair) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from geminate.decoding.draft_rule import DraftStop
+from geminate.decoding.draft_rule import DraftStop, confidence_bin
 from geminate.params import MAX_DRAFT
 from geminate.runtime.drafter import DrafterModel
 from geminate.speculation.acceptance import AcceptanceStats, PositionRates
@@ -66,6 +66,9 @@ class MtpSource:
         count = len(draft.token_ids)
         if accepted == count == self._reach:
             self._reach *= 2
-        self._own.observe_round(count, accepted)
-        self._stats.positions.observe_round(count, accepted)
-        self._stats.calibration.observe_round(draft.confidence, count, accepted)
+        calibration, chance = self._stats.calibration, None
+        if count < len(draft.confidence):
+            chance = calibration.value(confidence_bin(draft.confidence[count]))
+        self._own.observe_round(count, accepted, chance)
+        self._stats.positions.observe_round(count, accepted, chance)
+        calibration.observe_round(draft.confidence, count, accepted)

@@ -19,10 +19,9 @@ from geminate.engine.messages import EngineRequest
 from geminate.engine.stats import Stats
 from geminate.errors import GeminateError, ParameterError
 from geminate.llm import LLM
-from geminate.loading.calibrate import measure
+from geminate.loading.calibrate import cost_model, measure
 from geminate.loading.load import Located, Pair
 from geminate.params import ResolvedSampling, SamplingParams
-from geminate.speculation.costs import CostModel
 from geminate.speculation.sources.mtp import MtpDrafter
 from geminate.tools.bench.step import StepBench
 from geminate.tools.bench.synthetic import Coin, synthetic_engine
@@ -98,7 +97,7 @@ def engine_of_shape(bench: StepBench, on_pass: Callable[[], None] | None = None)
     pair = Pair(
         located=Located(target=nowhere, drafter=nowhere), source=None, target=bench.target, drafter=bench.drafter
     )
-    return Engine(bench.target, MtpDrafter(bench.drafter), costs=CostModel(measure(pair, on_pass=on_pass)))
+    return Engine(bench.target, MtpDrafter(bench.drafter), costs=cost_model(pair, measure(pair, on_pass=on_pass)))
 
 
 def _decode(engine: Engine, ids: list[int], sampling: ResolvedSampling, mode: Mode) -> tuple[list[int], Stats, _Tally]:
