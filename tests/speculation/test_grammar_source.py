@@ -158,6 +158,6 @@ def test_auto_takes_forced_tokens_and_learns_nothing_from_them(llm: LLM, context
         policy.observe(decision, 1)
     assert (mtp._own.values(), stats.positions.values(), stats.calibration.values()) == before
     assert mtp._reach == 1
-    policy = AutoPolicy(MtpDrafter(model), Steady(), AcceptanceStats())
+    policy = AutoPolicy(None, Steady(), AcceptanceStats())
     longer = replace(forced, token_ids=[*range(10, 20), 10, 11, 12], constraint=Rails(forced=(13,)))
     assert policy.decide(longer, 8, NO_LOAD).draft.source == "ngram"

@@ -5,10 +5,10 @@ from __future__ import annotations
 import itertools
 import json
 import random
-from collections.abc import Callable, Iterator, Sequence
+import statistics
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -48,15 +48,17 @@ class Trace:
         return self.moments[min(index, 2 * len(self.moments) - 1 - index)]
 
     def scaled(self, rows: float) -> Trace:
-        """The same machine, where what a draft adds to a pass and its drafting cost ``rows`` times as much."""
-        return Trace(
-            lengths=self.lengths,
-            profile=self.profile,
-            moments=[
-                [[rows * d if k else d, m[0][1] + rows * (p - m[0][1]), s] for k, (d, p, s) in zip(self.lengths, m)]
-                for m in self.moments
-            ],
-        )
+        """The same machine and noise, where what a draft adds to a pass and its drafting cost ``rows`` times as much."""
+        typical = [statistics.median(m[at][1] for m in self.moments) for at in range(len(self.lengths))]
+        ratios = [max(1.0, t / typical[0]) for t in typical]
+        moments = [
+            [
+                [rows * d if k else d, p * (1.0 + rows * (r - 1.0)) / r, s]
+                for k, r, (d, p, s) in zip(self.lengths, ratios, m, strict=True)
+            ]
+            for m in self.moments
+        ]
+        return Trace(lengths=self.lengths, profile=self.profile, moments=moments)
 
     def seconds(self, moment: Moment, length: int) -> tuple[float, float, float]:
         """Of a round with ``length`` draft tokens, between the recorded lengths by proportion."""
@@ -66,7 +68,8 @@ class Trace:
         else:
             low, high = self.lengths[above - 1], self.lengths[above]
             part = (length - low) / (high - low)
-            drafting, passed, share = (a + part * (b - a) for a, b in zip(moment[above - 1], moment[above]))
+            pairs = zip(moment[above - 1], moment[above], strict=True)
+            drafting, passed, share = (a + part * (b - a) for a, b in pairs)
         return drafting * 1e-6, passed * 1e-6, share * 1e-6
 
 
@@ -199,6 +202,3 @@ def answers(
         plain = play(endless(trace, start), fixed(coins, 0), coins, tokens, CostModel()).rate
         made.append((auto, best_fixed(trace, survival, tokens, seed + index, start)[1], plain))
     return made
-
-
-Scores = Callable[[], Any]

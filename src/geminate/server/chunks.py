@@ -9,6 +9,7 @@ from geminate.decoding.sampling import TokenLogprobs
 from geminate.engine.messages import EngineEvent, EngineRequest
 from geminate.engine.stats import Stats
 from geminate.llm import LLM
+from geminate.speculation.policy.base import Reason
 from geminate.text.reply import ReplyDelta, make_reply
 from geminate.text.tokenizer import Tokenizer
 
@@ -28,13 +29,17 @@ class ChunkToken:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Chunk:
-    """The output of one choice in one round; the last has the finish reason, the stop string and the statistics."""
+    """The output of one choice in one round; the last has the finish reason, the stop string and the statistics.
+
+    ``undrafted`` is why the round had no draft, of `geminate.speculation.policy.base.REASONS`.
+    """
 
     choice: int
     deltas: list[ReplyDelta]
     tokens: list[ChunkToken]
     drafted: int
     accepted: int
+    undrafted: Reason | None = None
     prompt_logprobs: tuple[TokenLogprobs, ...] = ()
     finish_reason: Literal["stop", "length"] | None = None
     stop: str | None = None
@@ -74,6 +79,7 @@ class ChunkReader:
             tokens=made,
             drafted=event.drafted,
             accepted=event.accepted,
+            undrafted=event.reason,
             prompt_logprobs=event.prompt_logprobs,
             finish_reason=finish,
             stop=None if finish is None else self._reply.matched,

@@ -13,6 +13,7 @@ from prometheus_client.registry import Collector
 from geminate.engine.service import ServiceSnapshot
 from geminate.params import MAX_DRAFT
 from geminate.server.chunks import Chunk
+from geminate.speculation.policy import REASONS
 
 disable_created_metrics()  # type: ignore[no-untyped-call]
 PREFIX = "geminate:"
@@ -117,6 +118,9 @@ class Metrics:
             "draft_length",
             [str(i) for i in range(MAX_DRAFT + 1)],
         )
+        self.undrafted = family(
+            "spec_decode_undrafted_rounds", "Rounds without a draft, by reason.", "reason", list(REASONS)
+        )
         self.finished = family(
             "request_success",
             "Choices by finish reason.",
@@ -129,10 +133,13 @@ class Metrics:
         """Count rounds; every counter is touched once, however many there are."""
         tokens = drafts = drafted = accepted = 0
         lengths: dict[int, int] = {}
+        undrafted: dict[str, int] = {}
         places: dict[int, int] = {}
         for chunk in chunks:
             tokens += len(chunk.tokens)
             lengths[chunk.drafted] = lengths.get(chunk.drafted, 0) + 1
+            if chunk.undrafted is not None:
+                undrafted[chunk.undrafted] = undrafted.get(chunk.undrafted, 0) + 1
             drafts += chunk.drafted > 0
             drafted += chunk.drafted
             accepted += chunk.accepted
@@ -145,6 +152,8 @@ class Metrics:
             self.accepted_tokens.inc(accepted)
         for length, count in lengths.items():
             self.rounds[str(length)].inc(count)
+        for reason, count in undrafted.items():
+            self.undrafted[reason].inc(count)
         for place, count in places.items():
             self.accepted_at[str(place)].inc(count)
 

@@ -26,9 +26,10 @@ PROFILE_CONTEXT = 64  # positions behind which they are
 
 NEAR = 12  # rounds that are compared with each other: the same moment, whatever the machine is doing
 ENOUGH = 3  # rounds of the other kind without which there is no comparison
-SHOWN = 7  # comparisons that count
+SHOWN = 9  # comparisons that count
 PROFILE_COUNTS = 2  # comparisons that the profile weighs as much as
-SETTLED = 3  # comparisons from which they can outvote it
+CHANGE = 2.0  # times as fast or as slow: another machine, of which the comparisons say nothing
+SETTLED = 3  # comparisons that outvote the profile
 LEAST_EXCESS = 0.1
 DRAFT = 4  # tokens of a usual draft
 LEAST_ROW, LEAST_DRAFT = 0.005, 0.01  # plain rounds that a row and a draft add at least, whatever the profile says
@@ -125,6 +126,8 @@ class CostModel:
         self._near: deque[tuple[float, float]] = deque(maxlen=NEAR)  # (what the draft should add, seconds)
         self._drafted = 0  # how many of them had a draft
         self._position = 0
+        self._since_check = 0
+        self._levels: dict[bool, float] = {}  # with drafts or without -> seconds of a round when the comparisons began
         self._shown: deque[tuple[float, float]] = deque(maxlen=SHOWN)  # (excess, what the draft should have added)
         self._idle: tuple[int, BatchLoad, RoundCosts] | None = None
 
@@ -136,7 +139,7 @@ class CostModel:
         """How many times what the profile says a draft adds to a round here, lately; ``added`` is what it says."""
         if not self._shown:
             return 1.0
-        near = [(shown, a * min(a / added, added / a)) for shown, a in self._shown]
+        near = [(shown, a * min(a / added, added / a) ** 2) for shown, a in self._shown]
         near.append((1.0, PROFILE_COUNTS * sum(weight for _, weight in near) / len(near)))
         return max(LEAST_EXCESS, _weighted_median(near))
 
@@ -218,6 +221,19 @@ class CostModel:
             self._drafted -= 1
         self._near.append((added, seconds))
         self._drafted += added > 0
+        self._since_check += 1
+        if self._since_check >= NEAR:
+            self._since_check = 0
+            self._check_level()
+
+    def _check_level(self) -> None:
+        """Forget all comparisons if the machine has become another: a load has come or gone."""
+        drafting = 2 * self._drafted >= len(self._near)
+        level = _median([s / (1.0 + a) for a, s in self._near if (a > 0) is drafting])
+        known = self._levels.setdefault(drafting, level)
+        if not known / CHANGE < level < known * CHANGE:
+            self._levels = {drafting: level}
+            self._shown.clear()
 
     def _compare(self, added: float, seconds: float) -> None:
         """What a draft added, from a round and the rounds of the other kind next to it."""

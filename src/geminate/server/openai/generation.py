@@ -328,7 +328,10 @@ class Generation:
         decode = max((s.decode_s for s in stats), default=0.0)
         later = sum(max(0, s.generated_tokens - 1) for s in stats)
         lengths: dict[str, int] = {}
+        undrafted: dict[str, int] = {}
         for s in stats:
+            for reason, count in s.undrafted.items():
+                undrafted[reason] = undrafted.get(reason, 0) + count
             for length, count in s.draft_lengths.items():
                 lengths[str(length)] = lengths.get(str(length), 0) + count
         return {
@@ -344,6 +347,7 @@ class Generation:
             "accepted_per_position": _added([s.accepted_per_position for s in stats]),
             "drafted_per_position": _added([s.drafted_per_position for s in stats]),
             "draft_lengths": dict(sorted(lengths.items(), key=lambda item: int(item[0]))),
+            "undrafted": undrafted,
         }
 
 

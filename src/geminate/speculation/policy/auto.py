@@ -18,7 +18,7 @@ from geminate.speculation.sources.grammar import GrammarSource
 from geminate.speculation.sources.mtp import MtpSource
 from geminate.speculation.sources.ngram import NgramSource
 
-COMPARE_EVERY = 32  # rounds with drafts, times what they gain, after which a plain one shows what it costs now
+COMPARE_EVERY = 16  # rounds with drafts, times the square of what they gain, after which a plain one is timed again
 COMPARE_FIRST = 4  # the same before anything was compared
 SERIES = 2  # trials in a row: the first after a pause is slower than one of a series, and is not timed
 NOTHING = Offer(rates=())
@@ -56,7 +56,7 @@ class AutoPolicy:
         plan = self._planner.current(load, lambda: self._plan(context, load))
         if not load.shared:
             due = COMPARE_EVERY if self._costs.settled else COMPARE_FIRST
-            if self._since_plain >= due * plan.rate:
+            if self._since_plain >= due * plan.rate * plan.rate:
                 return UNDRAFTED["comparing"]
         limit = min(limit, MAX_DRAFT)
         copied = None if self._ngram is None else self._copy(self._ngram, context, limit, plan)
@@ -105,7 +105,7 @@ class AutoPolicy:
         if self._trials == 0:
             if not self.account.bears(plan.price):
                 return False
-            self._trials = 1 if load.shared else SERIES
+            self._trials = 1 if load.shared or not self.account.bears(SERIES * plan.price) else SERIES
         self._trials -= 1
         return True
 

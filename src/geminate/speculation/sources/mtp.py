@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from geminate.decoding.draft_rule import DraftStop, confidence_bin
 from geminate.params import MAX_DRAFT
 from geminate.runtime.drafter import DrafterModel
@@ -58,7 +56,7 @@ class MtpSource:
 
     def draft(self, context: DraftContext, offer: Offer, k: int, stop: DraftStop | None = None) -> Draft:
         """See `DraftSource`."""
-        context = context if stop is None else replace(context, stop=stop)
+        context.stop = stop
         return self._drafter.draft(context, min(k, self._reach, MAX_DRAFT))
 
     def observe(self, offer: Offer, draft: Draft, accepted: int) -> None:
