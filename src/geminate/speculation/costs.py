@@ -32,7 +32,7 @@ CHANGE = 2.0  # times as fast or as slow: another machine, of which the comparis
 SETTLED = 3  # comparisons that outvote the profile
 LEAST_EXCESS = 0.1
 DRAFT = 4  # tokens of a usual draft
-LEAST_ROW, LEAST_DRAFT = 0.005, 0.01  # plain rounds that a row and a draft add at least, whatever the profile says
+LEAST_ROW, LEAST_DRAFT = 0.01, 0.002  # plain rounds that a row and a draft add at least, whatever the profile says
 FAR = 64  # positions apart at which rounds are not compared
 TINY = 1e-9  # seconds; a clock may not have moved
 # On what a draft token adds to a shared round: it is estimated from rounds of one sequence, and all wait for it.
@@ -127,7 +127,7 @@ class CostModel:
         self._drafted = 0  # how many of them had a draft
         self._position = 0
         self._since_check = 0
-        self._levels: dict[bool, float] = {}  # with drafts or without -> seconds of a round when the comparisons began
+        self._level = 0.0  # seconds of a plain round, by all rounds near the last comparison
         self._shown: deque[tuple[float, float]] = deque(maxlen=SHOWN)  # (excess, what the draft should have added)
         self._idle: tuple[int, BatchLoad, RoundCosts] | None = None
 
@@ -215,7 +215,8 @@ class CostModel:
         if drafted or steps:
             added = self._idle_costs(position, NO_LOAD).added(drafted, steps)
         seconds = max(seconds, TINY)
-        if (len(self._near) - self._drafted if added else self._drafted) >= ENOUGH:
+        changed = bool(self._near) and (self._near[-1][0] > 0) != (added > 0)
+        if changed and (len(self._near) - self._drafted if added else self._drafted) >= ENOUGH:
             self._compare(added, seconds)
         if len(self._near) == NEAR and self._near[0][0]:
             self._drafted -= 1
@@ -228,15 +229,18 @@ class CostModel:
 
     def _check_level(self) -> None:
         """Forget all comparisons if the machine has become another: a load has come or gone."""
-        drafting = 2 * self._drafted >= len(self._near)
-        level = _median([s / (1.0 + a) for a, s in self._near if (a > 0) is drafting])
-        known = self._levels.setdefault(drafting, level)
-        if not known / CHANGE < level < known * CHANGE:
-            self._levels = {drafting: level}
+        level = self._level_now()
+        if not self._level / CHANGE < level < self._level * CHANGE:
             self._shown.clear()
+            self._level = self._level_now()
+
+    def _level_now(self) -> float:
+        times = {added: 1.0 + self.excess(added) * added if added else 1.0 for added, _ in self._near}
+        return _median([seconds / times[added] for added, seconds in self._near])
 
     def _compare(self, added: float, seconds: float) -> None:
-        """What a draft added, from a round and the rounds of the other kind next to it."""
+        """What a draft added, from a round and the rounds of the other kind just before it."""
+        self._check_level()
         if added:
             plain = _median([s for a, s in self._near if not a])
             shown = (seconds / plain - 1.0) / added
@@ -244,6 +248,7 @@ class CostModel:
             shown = _median([(s / seconds - 1.0) / a for a, s in self._near if a])
             added = _median([a for a, _ in self._near if a])
         self._shown.append((shown, added))
+        self._level = self._level_now()
 
 
 def _median(values: list[float]) -> float:

@@ -18,8 +18,9 @@ from geminate.speculation.sources.grammar import GrammarSource
 from geminate.speculation.sources.mtp import MtpSource
 from geminate.speculation.sources.ngram import NgramSource
 
-COMPARE_EVERY = 16  # rounds with drafts, times the square of what they gain, after which a plain one is timed again
-COMPARE_FIRST = 4  # the same before anything was compared
+COMPARE_EVERY = 16  # rounds with drafts, times what they gain, after which a plain one shows what it costs now
+COMPARE_LEAST = 4  # rounds with drafts that are compared with a plain one; so many it takes while little was compared
+MOST_GAIN = 3.0
 SERIES = 2  # trials in a row: the first after a pause is slower than one of a series, and is not timed
 NOTHING = Offer(rates=())
 
@@ -55,8 +56,8 @@ class AutoPolicy:
             return UNDRAFTED["loss_limit"]
         plan = self._planner.current(load, lambda: self._plan(context, load))
         if not load.shared:
-            due = COMPARE_EVERY if self._costs.settled else COMPARE_FIRST
-            if self._since_plain >= due * plan.rate * plan.rate:
+            due = COMPARE_EVERY * min(plan.rate, MOST_GAIN) if self._costs.settled else COMPARE_LEAST
+            if self._since_plain >= due:
                 return UNDRAFTED["comparing"]
         limit = min(limit, MAX_DRAFT)
         copied = None if self._ngram is None else self._copy(self._ngram, context, limit, plan)
