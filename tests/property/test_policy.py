@@ -72,7 +72,7 @@ def simulate(
     return clock, len(text) - 8.0, chosen
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     seed=st.integers(0, 10**6), slope=st.floats(0.0, 1.2), step=st.floats(0.0, 0.5), jitter=st.floats(0.0, 0.5),
     pattern=st.sampled_from(["never", "lure", "blocks", "random", "first only"]), loops=st.booleans(),
@@ -110,9 +110,10 @@ def test_regret_against_plain_is_bounded(
         tokens=(lambda i: i % 5) if loops else (lambda i: i),
         profile=profile,
     )
-    # The debt account: 8 plain rounds, a debt of one round more, 2 % for repaying; the rest is noise of the clock.
+    # The account: 8 plain rounds, the round that passes them, 1 % for trials; the rest is noise of the clock, and what a
+    # profile that is far off costs until rounds of both kinds were compared.
     most = 8.0 + passes[16] + 16 * step
-    assert clock <= emitted * (1.06 + 0.15 * jitter) + 3 * most
+    assert clock <= emitted * (1.08 + 0.2 * jitter) + 3 * most
 
 
 def test_free_rows_are_used() -> None:

@@ -14,7 +14,7 @@ from dataclasses import replace
 import pytest
 
 from geminate.speculation.costs import CostModel
-from support.replay import Coins, Moment, Server, Trace, answers, play
+from support.replay import Coins, Moment, Server, Trace, answers, endless, play
 
 IDLE = Trace.read("embedded_idle")
 BUSY = replace(Trace.read("embedded_busy"), profile=IDLE.profile)  # the profile is of a machine that was idle
@@ -37,7 +37,9 @@ def test_where_a_fixed_length_gains_auto_gains(name: str, survival: tuple[float,
 def test_a_server_up_for_long_goes_on_drafting(name: str) -> None:
     """150 answers whose drafts are no use, then such that gain: nothing of the first rests on the second."""
     server = Server(CostModel(IDLE.profile))
-    answers(TRACES[name], NONE, TOKENS, 150, server=server)
+    for index in range(150):
+        coins = Coins(NONE, index)
+        play(endless(TRACES[name], 37 * index), server.auto(coins), coins, TOKENS, server.costs)
     later = answers(TRACES[name], GOOD, TOKENS, 12, seed=500, server=server)
     assert all(sum(k > 0 for k in auto.lengths) > 0.3 * len(auto.lengths) for auto, _, _ in later)
     assert statistics.median(auto.rate / best for auto, best, _ in later[2:]) >= 0.9
