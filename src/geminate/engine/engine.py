@@ -17,7 +17,7 @@ from geminate.arrays import F32
 from geminate.decoding.constraint import Constraint
 from geminate.engine import masks
 from geminate.engine.admission import Admission
-from geminate.engine.commit import Verifier, commit
+from geminate.engine.commit import Verifier, commit, draw_ahead
 from geminate.engine.conversations import Conversations
 from geminate.engine.drafting import draft_all, observe
 from geminate.engine.messages import EngineEvent, EngineRequest
@@ -88,6 +88,7 @@ class Engine:
         self._constraints = constraints
         self._stop_checks = stop_checks
         self._verifier = verifier
+        self._sampler = target.backend.sampler
         self._copies = copies
 
     def add(self, request: EngineRequest, *, choice: int | None = None) -> Sequence:
@@ -106,9 +107,11 @@ class Engine:
             constraint = self._constraints(request.grammar)
         if request.sampling.stop and self._stop_checks is not None:
             stop_check = self._stop_checks(request)
+        choice = request.choice if choice is None else choice
         sequence = Sequence(
             request,
-            choice=request.choice if choice is None else choice,
+            choice=choice,
+            sampler=self._sampler.sequence(request.sampling, choice, request.prompt_ids),
             max_context=self._max_context(request),
             policy=make_policy(
                 request.speculation, self.drafter, self.timing.costs, self.acceptance, copies=self._copies
@@ -261,9 +264,9 @@ class Engine:
         events: list[EngineEvent] = []
         single = is_single_round(turns)
         row = head = 0
-        for turn in turns:
+        for turn, ahead in zip(turns, draw_ahead(turns, logits, self._sampler), strict=True):
             count, wanted = turn.count, turn.wanted
-            event = self._commit(turn, hidden[row : row + count], logits[head : head + wanted])
+            event = self._commit(turn, hidden[row : row + count], logits[head : head + wanted], ahead)
             row, head = row + count, head + wanted
             if event is not None:
                 events.append(event)
@@ -282,11 +285,11 @@ class Engine:
             lease.capturing = False
             log.error("a prefix could not be kept", exc_info=error)
 
-    def _commit(self, turn: Turn, hidden: F32, logits: F32) -> EngineEvent | None:
+    def _commit(self, turn: Turn, hidden: F32, logits: F32, ahead: list[int]) -> EngineEvent | None:
         """`commit`, where whatever fails is the failure of this sequence alone."""
         sequence = turn.sequence
         try:
-            return commit(turn, hidden, logits, self._verifier)
+            return commit(turn, hidden, logits, ahead, self._verifier, self._sampler)
         except Exception as error:
             sequence.finish_reason = "abort"
             if isinstance(error, GrammarError) and sequence.constraint is not None:

@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 from geminate.arrays import F32
 from geminate.decoding.constraint import Constraint
-from geminate.decoding.sampling import TokenCounts, TokenLogprobs, draft_rule
+from geminate.decoding.sampler import SequenceSampler
+from geminate.decoding.sampling import TokenLogprobs, draft_rule
 from geminate.engine.messages import EngineRequest, FinishReason
 from geminate.engine.stats import Stats
 from geminate.kv.budget import Lease
@@ -20,7 +21,7 @@ class Sequence:
     """A completion inside the engine; made by `Engine.add`.
 
     Args:
-        request: what it completes. choice: index of this completion.
+        request: what it completes. choice: index of this completion. sampler: draws its tokens.
         max_context: positions it may come to hold.
         stop_check: called with every emitted token in order; True when a stop string is complete.
 
@@ -40,6 +41,7 @@ class Sequence:
         request: EngineRequest,
         *,
         choice: int,
+        sampler: SequenceSampler,
         max_context: int,
         policy: Policy,
         eos_ids: frozenset[int],
@@ -56,7 +58,7 @@ class Sequence:
         self.eos_ids = eos_ids
         self.constraint = constraint
         self.stop_check = stop_check
-        self.counts = TokenCounts(request.prompt_ids, self.sampling)
+        self.sampler = sampler
         self.rule = draft_rule(self.sampling, choice)
         self.hidden: F32 | None = None
         self.finish_reason: FinishReason | None = None
@@ -67,7 +69,7 @@ class Sequence:
         self.begun = False
         self.blocked_since: float | None = None
         for token in request.emitted_ids:
-            self.counts.append(token)
+            sampler.append(token)
             if constraint is not None:
                 constraint.advance(token)
             if stop_check is not None:
