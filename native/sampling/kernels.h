@@ -33,9 +33,10 @@ struct SamplingKernels {
   void (*restrict_to)(const float* x, const uint8_t* allowed, int64_t n, float* to);
   // Indices with low <= x[i] <= high, ascending, into out [kStripe]; returns how many.
   int (*collect)(const float* x, float low, float high, int32_t* out);
-  // Sum of weight((x - peak) * inverse); whatever is below `low` has none.
-  uint64_t (*weigh)(const float* x, double peak, double inverse, float low);
-  // The same, added up by bucket.
+  // Sum of weight((x - peak) * inverse); whatever is below `low` has none. Adds the part of it with x >= high
+  // to `above`.
+  uint64_t (*weigh)(const float* x, double peak, double inverse, float low, float high, uint64_t* above);
+  // All of it, added up by bucket.
   void (*weigh_buckets)(const float* x, double peak, double inverse, float low, uint64_t* buckets);
   // Indices of what may win, ascending, into out [kStripe]; `state` is the noise's counter of x[0].
   int (*noisy)(const float* x, uint64_t state, const NoiseBound& bound, int32_t* out);

@@ -65,14 +65,17 @@ static int collect(const float* x, float low, float high, int32_t* out) {
   return found;
 }
 
-static uint64_t weigh(const float* x, double peak, double inverse, float low) {
-  uint64_t total = 0;
+static uint64_t weigh(const float* x, double peak, double inverse, float low, float high, uint64_t* above) {
+  uint64_t total = 0, part = 0;
   for (int i = 0; i < kStripe; i += kBlock) {
     if (!any_at_least(x + i, low)) continue;
     for (int j = i; j < i + kBlock; ++j) {
-      total += elementary::weight((static_cast<double>(x[j]) - peak) * inverse);
+      const uint64_t weight = elementary::weight((static_cast<double>(x[j]) - peak) * inverse);
+      total += weight;
+      part += x[j] >= high ? weight : 0;
     }
   }
+  *above += part;
   return total;
 }
 

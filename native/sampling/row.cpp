@@ -19,7 +19,7 @@ void Row::begin(const SamplingKernels& kernels, const float* x, int64_t n, const
                 const int32_t* tokens) {
   kernels_ = &kernels, x_ = x, n_ = n, tokens_ = tokens, allowed_ = nullptr;
   stripes_ = (n + kStripe - 1) / kStripe;
-  rule_ = rule, key_ = key, drawn_ = -1, refused_ = false;
+  rule_ = rule, key_ = key, drawn_ = -1, refused_ = cut_ = false, stage_ = Stage::done;
   temperature_ = std::max(rule.temperature, kLeastTemperature), inverse_ = 1.0 / temperature_;
   cut_x_ = -HUGE_VAL, cut_id_ = std::numeric_limits<int64_t>::max();
   maxima_.resize(static_cast<size_t>(stripes_ * kLanes));
@@ -71,36 +71,40 @@ bool Row::scan(int64_t begin, int64_t end) {
   return finite;
 }
 
-Row::Stage Row::settle(bool finite) {
-  if (!finite || refused_) return Stage::done;
+void Row::settle(bool finite) {
+  if (!finite || refused_) return;
   peak_ = *std::max_element(tops_.begin(), tops_.end());
   for (Changed& c : changes_) {
-    if (!(c.x < HUGE_VAL)) return Stage::done;
+    if (!(c.x < HUGE_VAL)) return;
     if (allowed_ != nullptr && allowed_[c.id] == 0) c.x = -HUGE_VAL;
     peak_ = std::max(peak_, c.x);
   }
-  if (peak_ == -HUGE_VAL) return Stage::done;
+  if (peak_ == -HUGE_VAL) return;
   if (rule_.temperature == 0.0) {
     drawn_ = greedy();
-    return Stage::done;
+    return;
   }
   if (tokens_ != nullptr || (rule_.top_k > 0 && rule_.top_k < n_)) {
     select(std::min(n_, rule_.top_k));
     drawn_ = draw_selected();
-    return Stage::done;
+    return;
   }
-  return rule_.top_p < 1.0 ? Stage::mass : Stage::noise;
+  stage_ = Stage::noise;
 }
 
 int64_t Row::draw() {
-  Stage stage = settle(scan(0, stripes_));
-  if (stage == Stage::mass) {
-    uint64_t buckets[kBuckets] = {};
-    weigh(0, stripes_, buckets);
-    cut(buckets);
-    stage = Stage::noise;
+  settle(scan(0, stripes_));
+  while (stage_ != Stage::done) {
+    if (stage_ == Stage::noise) {
+      propose(noise(0, stripes_));
+    } else if (stage_ == Stage::mass) {
+      check(weigh(0, stripes_));
+    } else {
+      uint64_t buckets[kBuckets] = {};
+      weigh(0, stripes_, buckets);
+      cut(buckets);
+    }
   }
-  if (stage == Stage::noise) finish(noise(0, stripes_));
   return drawn_;
 }
 
@@ -226,18 +230,38 @@ void Row::weigh(int64_t begin, int64_t end, uint64_t* buckets) const {
   }
 }
 
-uint64_t Row::weigh(int64_t begin, int64_t end) const {
+Mass Row::weigh(int64_t begin, int64_t end) const {
   alignas(64) float buffer[kStripe];
   const float low = below(kNoWeight);
-  uint64_t total = 0;
+  // Floats from the winner's logit on, and past it: equal ones are before it as far as their index is lower.
+  float from = static_cast<float>(std::clamp<double>(drawn_x_, -FLT_MAX, FLT_MAX));
+  if (from < drawn_x_) from = std::nextafterf(from, HUGE_VALF);
+  const float past = from == drawn_x_ ? std::nextafterf(from, HUGE_VALF) : from;
+  const int64_t own = drawn_ / kStripe;
+  Mass mass;
   for (int64_t s = begin; s < end; ++s) {
     if (tops_[static_cast<size_t>(s)] < low) continue;
-    total += kernels_->weigh(stripe(s, buffer), peak_, inverse_, low);
+    const float* x = stripe(s, buffer);
+    mass.total += kernels_->weigh(x, peak_, inverse_, low, s < own ? from : past, &mass.before);
+    if (drawn_ < 0 || s != own) continue;
+    const int64_t equal = std::count(x, x + drawn_ % kStripe, from);
+    if (from == drawn_x_) mass.before += static_cast<uint64_t>(equal) * elementary::weight(scaled(drawn_x_));
   }
-  return total;
+  return mass;
+}
+
+void Row::check(Mass mass) {
+  const Entry winner{drawn_x_, 0, static_cast<int32_t>(drawn_)};
+  for (const Changed& c : changes_) {
+    const uint64_t weight = elementary::weight(scaled(c.x));
+    mass.total += weight;
+    if (Entry{c.x, 0, c.id} < winner) mass.before += weight;
+  }
+  stage_ = mass.before < limit_of(rule_.top_p, mass.total) ? Stage::done : Stage::buckets;
 }
 
 void Row::cut(uint64_t* buckets) {
+  stage_ = Stage::noise, cut_ = true;
   for (const Changed& c : changes_) buckets[bucket_of(scaled(c.x))] += elementary::weight(scaled(c.x));
   uint64_t total = 0, before = 0;
   for (int b = 0; b < kBuckets; ++b) total += buckets[b];
@@ -285,9 +309,19 @@ Winner Row::noise(int64_t begin, int64_t end) const {
   return best;
 }
 
-void Row::finish(Winner best) {
+void Row::propose(Winner best) {
   for (const Changed& c : changes_) offer(best, c.x, c.id);
   drawn_ = best.id;
+  drawn_x_ = logit(drawn_);
+  // The second time, after `cut`, the winner is one that top_p keeps.
+  stage_ = rule_.top_p < 1.0 && !cut_ ? Stage::mass : Stage::done;
+}
+
+double Row::logit(int64_t id) const {
+  for (const Changed& c : changes_) {
+    if (c.id == id) return c.x;
+  }
+  return x_[id];
 }
 
 // Takes index `id` if it is in the support and its score is higher, or equal and its index lower.

@@ -25,10 +25,15 @@ struct Winner {
   int64_t id = -1;
 };
 
+// The mass of a row's tokens, and of those before the winner in the order of top_p.
+struct Mass {
+  uint64_t total = 0, before = 0;
+};
+
 class Row {
  public:
-  // What is left to do after `settle`.
-  enum class Stage { done, mass, noise };
+  // What is to be done next; see `draw` for the order.
+  enum class Stage { done, noise, mass, buckets };
 
   // A row x [n]. tokens [n], or null: index i is token i.
   void begin(const SamplingKernels& kernels, const float* x, int64_t n, const DrawRule& rule, uint64_t key,
@@ -52,22 +57,26 @@ class Row {
   // Of stripes begin .. end - 1: maxima for later; false if a logit is not finite.
   bool scan(int64_t begin, int64_t end);
   // After all scans. Draws at once if few tokens are left to choose from.
-  Stage settle(bool finite);
-  // Stage mass: weights of stripes, added to buckets [kBuckets]; then `cut` with the sums of all stripes.
+  void settle(bool finite);
+  Stage stage() const { return stage_; }
+  // The best of some stripes; then `propose` the best of all. It is drawn unless top_p has to be asked.
+  Winner noise(int64_t begin, int64_t end) const;
+  void propose(Winner best);
+  // top_p: the masses of some stripes; then `check` with their sums. The best of all tokens is the best of
+  // those that top_p keeps if it is one of them, as it mostly is.
+  Mass weigh(int64_t begin, int64_t end) const;
+  void check(Mass mass);
+  // Else: the weights of some stripes, added to buckets [kBuckets]; then `cut` with their sums, and noise
+  // again.
   void weigh(int64_t begin, int64_t end, uint64_t* buckets) const;
   void cut(uint64_t* buckets);
-  // Stage noise (after `cut`, where there is one): the best of some stripes; then `finish` with that of all.
-  Winner noise(int64_t begin, int64_t end) const;
-  void finish(Winner best);
   // All stages in this thread; returns `drawn`.
   int64_t draw();
   // Index of the token drawn; -1 where there is none: a logit is not finite or too large, or no token is
   // left.
   int64_t drawn() const { return drawn_; }
 
-  // For log-probabilities: sum of the weights of stripes, x - peak() being scaled by nothing.
-  uint64_t weigh(int64_t begin, int64_t end) const;
-  // The k largest in order, into `ids` and `values`; after `settle`.
+  // For log-probabilities, after `settle`: the k largest in order.
   void top(int64_t k, int32_t* ids, double* values);
 
  private:
@@ -90,6 +99,7 @@ class Row {
   int64_t draw_selected();
   void keep_mass(uint64_t limit);
   void offer(Winner& best, double x, int64_t id) const;
+  double logit(int64_t id) const;
 
   const SamplingKernels* kernels_ = nullptr;
   const float* x_ = nullptr;
@@ -98,7 +108,9 @@ class Row {
   int64_t n_ = 0, stripes_ = 0, drawn_ = -1;
   DrawRule rule_;
   uint64_t key_ = 0;
-  bool refused_ = false;
+  bool refused_ = false, cut_ = false;
+  Stage stage_ = Stage::done;
+  double drawn_x_ = 0.0;
   double temperature_ = 1.0, inverse_ = 1.0, peak_ = 0.0;
   // The last token that top_p keeps.
   double cut_x_ = -HUGE_VAL;

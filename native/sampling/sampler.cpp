@@ -10,7 +10,7 @@
 namespace geminate {
 namespace {
 
-constexpr int64_t kSmall = 1 << 15;      // logits of a call that are not worth waking a thread
+constexpr int64_t kSmall = 1 << 20;      // work of a call that is not worth waking a thread: some 0.2 ms
 constexpr int64_t kLeastStripes = 8;     // of a part of a row
 constexpr int64_t kPiecesPerThread = 4;  // so that a thread which lost its core holds up little
 
@@ -57,6 +57,13 @@ void changed_logits(const float* x, const Part& part, int64_t drafted, std::vect
     }
   }
 }
+
+// What a logit of a row costs, in units of its first scan.
+int64_t cost_of(const DrawRule& rule, int64_t vocab) {
+  if (rule.temperature == 0.0 || (rule.top_k > 0 && rule.top_k < vocab)) return 1;
+  return rule.top_p < 1.0 ? 10 : 4;
+}
+constexpr int64_t kLogprobsCost = 8;
 
 }  // namespace
 
@@ -131,26 +138,46 @@ std::vector<std::vector<int64_t>> Sampler::draw(const float* logits, int64_t voc
   const std::lock_guard<std::mutex> lock(busy_);
   std::vector<std::pair<const Part*, int64_t>> all;
   bool masses = false;
+  int64_t cost = 0;
   for (const Part& part : parts) {
     masses |= part.rule->draw.top_p < 1.0;
+    cost += static_cast<int64_t>(part.drafts.size() + 1) * vocab * cost_of(part.rule->draw, vocab);
     for (size_t at = 0; at <= part.drafts.size(); ++at) all.emplace_back(&part, static_cast<int64_t>(at));
   }
   const int64_t rows = static_cast<int64_t>(all.size());
   if (rows_.size() < all.size()) rows_.resize(all.size());
   const int threads = pool_->size();
-  if (rows * vocab <= kSmall || threads == 1) return draw_in_turn(logits, vocab, parts);
+  if (cost <= kSmall || threads == 1) return draw_in_turn(logits, vocab, parts);
 
   const Split split(rows, vocab, threads);
   const size_t items = static_cast<size_t>(split.items()), pieces = static_cast<size_t>(split.pieces);
   std::vector<char> finite(items);
-  std::vector<Row::Stage> stage(all.size());
-  std::vector<uint64_t> buckets(masses ? items * kBuckets : 0);
   std::vector<Winner> best(items);
-  const auto if_at = [&](Row::Stage wanted, auto work) {
-    return [&stage, &split, wanted, work](int64_t i) {
-      if (stage[split.row(i)] == wanted) work(static_cast<size_t>(i), i);
-    };
+  std::vector<Mass> mass(masses ? items : 0);
+  std::vector<uint64_t> buckets(masses ? items * kBuckets : 0);
+  // Phases over the pieces of rows that are at a stage, and over these rows.
+  const auto on_pieces = [&](Row::Stage stage, auto work) -> Phase {
+    return {split.items(), [this, &split, stage, work](int64_t i) {
+              const Row& row = rows_[split.row(i)];
+              if (row.stage() == stage) work(row, static_cast<size_t>(i), split.begin(i), split.end(i));
+            }};
   };
+  const auto on_rows = [&](Row::Stage stage, auto work) -> Phase {
+    return {rows, [this, pieces, stage, work](int64_t r) {
+              Row& row = rows_[static_cast<size_t>(r)];
+              if (row.stage() == stage) work(row, static_cast<size_t>(r) * pieces);
+            }};
+  };
+  const Phase seek = on_pieces(Row::Stage::noise, [&](const Row& row, size_t i, int64_t begin, int64_t end) {
+    best[i] = row.noise(begin, end);
+  });
+  const Phase propose = on_rows(Row::Stage::noise, [&](Row& row, size_t first) {
+    Winner top = best[first];  // pieces ascend, so the first of equals has the lowest index
+    for (size_t p = 1; p < pieces; ++p) {
+      if (best[first + p].score > top.score) top = best[first + p];
+    }
+    row.propose(top);
+  });
   std::vector<Phase> phases{
       {rows,
        [&](int64_t r) {
@@ -165,41 +192,41 @@ std::vector<std::vector<int64_t>> Sampler::draw(const float* logits, int64_t voc
        [&](int64_t r) {
          const auto first = finite.begin() + r * split.pieces;
          const bool ok = std::find(first, first + split.pieces, 0) == first + split.pieces;
-         stage[static_cast<size_t>(r)] = rows_[static_cast<size_t>(r)].settle(ok);
+         rows_[static_cast<size_t>(r)].settle(ok);
        }},
+      seek,
+      propose,
   };
   if (masses) {
-    phases.push_back({split.items(), if_at(Row::Stage::mass, [&](size_t at, int64_t i) {
-                        uint64_t* own = buckets.data() + at * kBuckets;
-                        rows_[split.row(i)].weigh(split.begin(i), split.end(i), own);
-                      })});
-    phases.push_back({rows, [&](int64_t r) {
-                        const size_t at = static_cast<size_t>(r);
-                        if (stage[at] != Row::Stage::mass) return;
-                        uint64_t* sum = buckets.data() + at * pieces * kBuckets;
-                        for (size_t i = kBuckets; i < pieces * kBuckets; ++i) sum[i % kBuckets] += sum[i];
-                        rows_[at].cut(sum);
-                        stage[at] = Row::Stage::noise;
-                      }});
+    phases.push_back(on_pieces(Row::Stage::mass, [&](const Row& row, size_t i, int64_t begin, int64_t end) {
+      mass[i] = row.weigh(begin, end);
+    }));
+    phases.push_back(on_rows(Row::Stage::mass, [&](Row& row, size_t first) {
+      Mass sum;
+      for (size_t p = 0; p < pieces; ++p) {
+        sum.total += mass[first + p].total, sum.before += mass[first + p].before;
+      }
+      row.check(sum);
+    }));
+    phases.push_back(
+        on_pieces(Row::Stage::buckets, [&](const Row& row, size_t i, int64_t begin, int64_t end) {
+          row.weigh(begin, end, buckets.data() + i * kBuckets);
+        }));
+    phases.push_back(on_rows(Row::Stage::buckets, [&](Row& row, size_t first) {
+      uint64_t* sum = buckets.data() + first * kBuckets;
+      for (size_t i = kBuckets; i < pieces * kBuckets; ++i) sum[i % kBuckets] += sum[i];
+      row.cut(sum);
+    }));
+    phases.push_back(seek);
+    phases.push_back(propose);
   }
-  phases.push_back({split.items(), if_at(Row::Stage::noise, [&](size_t at, int64_t i) {
-                      best[at] = rows_[split.row(i)].noise(split.begin(i), split.end(i));
-                    })});
   run(phases, threads);
 
   std::vector<std::vector<int64_t>> drawn;
   size_t r = 0;
   for (const Part& part : parts) {
     std::vector<int64_t>& tokens = drawn.emplace_back();
-    for (size_t at = 0; at <= part.drafts.size(); ++at, ++r) {
-      if (stage[r] == Row::Stage::noise) {
-        const auto first = best.begin() + static_cast<std::ptrdiff_t>(r * pieces);
-        // Ascending, so that the first of equals has the lowest index.
-        rows_[r].finish(*std::max_element(
-            first, first + split.pieces, [](const Winner& a, const Winner& b) { return a.score < b.score; }));
-      }
-      tokens.push_back(rows_[r].drawn());
-    }
+    for (size_t at = 0; at <= part.drafts.size(); ++at) tokens.push_back(rows_[r++].drawn());
   }
   return drawn;
 }
@@ -225,7 +252,7 @@ bool Sampler::logprobs(const float* logits, int64_t rows, int64_t vocab, const i
                        double* chosen, int32_t* ids, double* values) {
   const std::lock_guard<std::mutex> lock(busy_);
   if (rows_.size() < static_cast<size_t>(rows)) rows_.resize(static_cast<size_t>(rows));
-  const int threads = rows * vocab <= kSmall ? 1 : pool_->size();
+  const int threads = rows * vocab * kLogprobsCost <= kSmall ? 1 : pool_->size();
   const Split split(rows, vocab, threads);
   const size_t items = static_cast<size_t>(split.items());
   DrawRule plain;
@@ -243,7 +270,7 @@ bool Sampler::logprobs(const float* logits, int64_t rows, int64_t vocab, const i
       {rows, [&](int64_t r) { rows_[static_cast<size_t>(r)].settle(true); }},
       {split.items(),
        [&](int64_t i) {
-         mass[static_cast<size_t>(i)] = rows_[split.row(i)].weigh(split.begin(i), split.end(i));
+         mass[static_cast<size_t>(i)] = rows_[split.row(i)].weigh(split.begin(i), split.end(i)).total;
        }},
       {rows,
        [&](int64_t r) {
