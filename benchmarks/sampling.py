@@ -2,9 +2,9 @@
 
 Usage: python benchmarks/sampling.py [--vocab N] [--rows M] [--threads T] [--repeats R] [--json FILE]
 
-Two kinds of rows: "peaked", as a language model makes them (a few likely tokens above a broad floor), and "flat"
-(normal, standard deviation 1), where every stage sees the whole vocabulary. The ceiling is one reading of the row at the
-rate that `geminate bench step` measures. Settings take turns within each repeat, so that a busy machine slows all alike.
+Two kinds of rows: "peaked" (a few likely tokens above a broad floor) and "flat" (normal, standard deviation 1). The
+ceiling is one reading of the row at the rate that `geminate bench step` measures. Settings take turns within each
+repeat, so that a busy machine slows all alike.
 """
 
 from __future__ import annotations

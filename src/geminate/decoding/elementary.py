@@ -27,7 +27,6 @@ WEIGHT_BITS = 44
 """A weight is a multiple of 2**-44: sums over fewer than 2**19 tokens are exact in int64."""
 
 
-
 def exp(y: F64) -> F64:
     """e**y for y <= 0, float64; 0 below -700. Relative error below 2**-45."""
     low = np.maximum(y, -700.0)

@@ -178,7 +178,7 @@ def draw(p: Distribution, seed: int, choice: int, position: int) -> int:
 
 
 def token_logprobs(logits: F32, token: int, top: int) -> TokenLogprobs:
-    """Log-softmax of raw logits float32 [vocab], in float64 with sums as of `weights`, at ``token`` and the ``top`` best.
+    """Log-softmax of raw logits float32 [vocab], summed as `weights`, at ``token`` and the ``top`` best.
 
     Raises:
         GeminateError: logits that are not finite.

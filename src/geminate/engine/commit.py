@@ -50,10 +50,9 @@ def commit(
     """Verify a turn's draft, emit, and roll the cache back to what stays.
 
     Args:
-        hidden: float32 [rows of the turn, width].
+        hidden: float32 [rows of the turn, width]. ahead: its draws as far as they are known; see `draw_ahead`.
         logits: float32 [s + k + 1, vocab], of s prompt rows that are scored, then of the last token and k drafts; the
             latter only if the turn wants them.
-        ahead: the turn's draws as far as they are known; see `draw_ahead`.
         verify: how drafts and draws are compared; `geminate.speculation.verify.verify`.
 
     Returns:
@@ -88,7 +87,7 @@ def commit(
     stats, source = sequence.stats, turn.draft.source
     stats.count_round(len(drafted), accepted, copied=source == "ngram")
     stats.generated_tokens += count
-    wanted = sequence.sampling.logprobs
+    top = sequence.sampling.logprobs
     prompt_logprobs, sequence.prompt_logprobs = tuple(sequence.prompt_logprobs), []
     return EngineEvent(
         request_id=sequence.request.request_id,
@@ -98,7 +97,7 @@ def commit(
         drafted=len(drafted),
         accepted=accepted,
         source=source,
-        logprobs=() if wanted is None else sampler.logprobs(logits[:count], emitted, wanted),
+        logprobs=() if top is None else sampler.logprobs(logits[:count], emitted, top),
         logits=logits[:count] if sequence.request.want_logits else None,
         prompt_logprobs=prompt_logprobs,
         finish_reason=sequence.finish_reason,
