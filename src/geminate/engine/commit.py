@@ -50,9 +50,9 @@ def commit(
     """Verify a turn's draft, emit, and roll the cache back to what stays.
 
     Args:
-        hidden: float32 [rows of the turn, width]. ahead: its draws as far as they are known; see `draw_ahead`.
-        logits: float32 [s + k + 1, vocab], of s prompt rows that are scored, then of the last token and k drafts; the
-            latter only if the turn wants them.
+        hidden, logits: float32 [s + k + 1, width and vocab], of s prompt rows that are scored, then of the last token
+            and k drafts; the latter only if the turn wants them.
+        ahead: the turn's draws as far as they are known; see `draw_ahead`.
         verify: how drafts and draws are compared; `geminate.speculation.verify.verify`.
 
     Returns:
@@ -61,9 +61,8 @@ def commit(
     sequence = turn.sequence
     if turn.scored:
         _score_prompt(turn, logits[: turn.scored], sampler)
-        logits = logits[turn.scored :]
+        hidden, logits = hidden[turn.scored :], logits[turn.scored :]
     if not turn.wants_logits:
-        sequence.hidden = hidden[-1].copy()
         return None
     drafted = turn.draft.token_ids
     start = len(sequence.token_ids)
@@ -75,11 +74,9 @@ def commit(
     emitted = _emit(sequence, verdict.tokens)
     count = len(emitted)
     sequence.cache.truncate(start + count - 1)
-    row = len(turn.pending) + count - 2  # it predicted the last token: the drafter's next input
-    if row >= 0:
-        sequence.hidden = hidden[row].copy()
     if count == 0:
         return None
+    sequence.hidden = hidden[count - 1].copy()  # of the row that predicted the last token: the drafter's next input
     if sequence.constraint is not None and sequence.finish_reason is None:
         sequence.constraint.prepare()
     turn.accepted = verdict.accepted
