@@ -7,6 +7,8 @@
 
 #include "binding/bus_error.h"
 #include "binding/program.h"
+#include "binding/sampling.h"
+#include "sampling/noise.h"
 
 namespace geminate {
 namespace {
@@ -15,7 +17,7 @@ using nb::literals::operator""_a;
 
 void add_steps(nb::class_<ProgramRef>& program) {
   program.def("embed", &ProgramRef::embed, "out"_a, "table"_a, "scale"_a)
-      .def("lookup", &ProgramRef::lookup, "out"_a, "table"_a, "scale"_a)
+      .def("lookup", &ProgramRef::lookup, "out"_a, "table"_a, "scale"_a, "column"_a)
       .def("concat", &ProgramRef::concat, "a"_a, "b"_a, "out"_a)
       .def("norm", &ProgramRef::norm, "x"_a, "out"_a, "weight"_a.none(), "eps"_a, "groups"_a)
       .def("linear", &ProgramRef::linear, "x"_a, "out"_a, "w"_a, "scale"_a)
@@ -26,7 +28,7 @@ void add_steps(nb::class_<ProgramRef>& program) {
       .def("attention", &ProgramRef::attention, "q"_a, "out"_a, "slot"_a, "heads"_a, "kv_heads"_a,
            "head_dim"_a, "window"_a, "include_self"_a)
       .def("softcap", &ProgramRef::softcap, "x"_a, "cap"_a)
-      .def("gather", &ProgramRef::gather, "x"_a, "out"_a)
+      .def("gather", &ProgramRef::gather, "x"_a)
       .def("tap", &ProgramRef::tap, "x"_a, "index"_a)
       .def("experts", &ProgramRef::experts, "x"_a, "scores"_a, "out"_a, "gate_up"_a, "down"_a, "top_k"_a,
            "scale"_a)
@@ -47,6 +49,26 @@ void add_runs(nb::class_<ProgramRef>& program) {
       .def("expert_reads", &ProgramRef::expert_reads);
 }
 
+void add_sampler(nb::module_& m) {
+  m.def("stream_key", &stream_key, "seed"_a, "choice"_a, "position"_a);
+  m.def(
+      "uniform", [](uint64_t key, uint64_t token_id) { return uniform_of(noise_bits(key, token_id)); },
+      "key"_a, "token_id"_a);
+  m.def("logarithm", &elementary::log, "z"_a);
+  m.def("weight", &elementary::weight, "y"_a);
+  nb::class_<RuleRef>(m, "SamplingRule")
+      .def(nb::init<double, int64_t, double, double, double, double, double, const std::vector<int64_t>&,
+                    const std::vector<double>&, uint64_t, uint64_t>(),
+           "temperature"_a, "top_k"_a, "top_p"_a, "least"_a, "repetition"_a, "presence"_a, "frequency"_a,
+           "bias_ids"_a, "bias_amounts"_a, "seed"_a, "choice"_a);
+  nb::class_<SamplerRef>(m, "Sampler")
+      .def(nb::init<const PoolRef&, const std::string&>(), "pool"_a, "isa"_a)
+      .def("draw", &SamplerRef::draw, "logits"_a, "rules"_a, "firsts"_a, "positions"_a, "drafts"_a,
+           "counted"_a, "allowed"_a.none())
+      .def("logprobs", &SamplerRef::logprobs, "logits"_a, "tokens"_a, "top"_a, "chosen"_a, "ids"_a,
+           "values"_a);
+}
+
 }  // namespace
 }  // namespace geminate
 
@@ -54,10 +76,9 @@ NB_MODULE(_native, m) {
   using namespace geminate;
   m.doc() = "Geminate's kernels; use geminate.backends.cpu.program.";
   nb::set_leak_warnings(false);  // a daemon thread holds its objects when the process exits
+  m.def("arithmetic", [] { return kArithmetic; });
   m.def("report_bus_errors", &report_bus_errors, "head"_a, "tail"_a);
   m.def("supported_isas", &supported_isas);
-  m.def("stream_key", &stream_key, "seed"_a, "choice"_a, "position"_a);
-  m.def("uniform", &uniform, "key"_a, "token_id"_a);
   nb::class_<MatrixRef>(m, "Matrix")
       .def(
           nb::init<const std::string&, int64_t, int64_t, int64_t, In<uint8_t>, std::optional<In<uint16_t>>>(),
@@ -74,4 +95,5 @@ NB_MODULE(_native, m) {
               "isa"_a, "max_rows"_a, "widths"_a);
   add_steps(program);
   add_runs(program);
+  add_sampler(m);
 }

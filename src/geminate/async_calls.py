@@ -8,10 +8,11 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing, suppress
 from typing import Any, Literal, Protocol, cast, overload
 
-from geminate.calls import Prompt, as_list
+from geminate.calls import OnPrompt, Prompt, as_list
 from geminate.engine.client import AsyncEvents
 from geminate.engine.messages import EngineEvent, EngineRequest
 from geminate.engine.service import EngineService
+from geminate.errors import ParameterError
 from geminate.output import Completion, Delta, Output
 from geminate.params import SamplingParams
 from geminate.text.tokenizer import Tokenizer
@@ -87,11 +88,17 @@ class AsyncCalls:
             await asyncio.gather(*work, return_exceptions=True)
 
     async def astream(
-        self: _Caller, prompt: Prompt, params: SamplingParams | None = None, **options: Any
+        self: _Caller,
+        prompt: Prompt,
+        params: SamplingParams | None = None,
+        *,
+        on_prompt: OnPrompt | None = None,
+        **options: Any,
     ) -> AsyncGenerator[Delta, None]:
         """`LLM.stream`; closing the generator, or cancelling the task that waits for it, ends the generation."""
+        options["want_progress"] = on_prompt is not None
         request = await asyncio.to_thread(lambda: self.request(self.encode(prompt), params, **options))
-        async with aclosing(_deltas(self, request)) as deltas:
+        async with aclosing(_deltas(self, request, on_prompt)) as deltas:
             async for delta in deltas:
                 yield delta
 
@@ -112,11 +119,20 @@ class AsyncCalls:
     ) -> AsyncGenerator[Delta, None]: ...
 
     async def achat(
-        self: _Caller, messages: Messages, params: SamplingParams | None = None, *, stream: bool = False, **options: Any
+        self: _Caller,
+        messages: Messages,
+        params: SamplingParams | None = None,
+        *,
+        stream: bool = False,
+        on_prompt: OnPrompt | None = None,
+        **options: Any,
     ) -> Output | AsyncGenerator[Delta, None]:
         """`LLM.chat`; with ``stream``, the iterator of deltas: ``async for delta in await llm.achat(...)``."""
+        if on_prompt is not None and not stream:
+            raise ParameterError("on_prompt needs stream=True")
+        options["want_progress"] = on_prompt is not None
         request = await asyncio.to_thread(lambda: self.chat_request(messages, params, **options))
-        return _deltas(self, request) if stream else await _whole(self, request)
+        return _deltas(self, request, on_prompt) if stream else await _whole(self, request)
 
 
 async def _whole(llm: _Caller, request: EngineRequest) -> Output:
@@ -128,11 +144,16 @@ async def _whole(llm: _Caller, request: EngineRequest) -> Output:
     return output
 
 
-async def _deltas(llm: _Caller, request: EngineRequest) -> AsyncGenerator[Delta, None]:
+async def _deltas(
+    llm: _Caller, request: EngineRequest, on_prompt: OnPrompt | None = None
+) -> AsyncGenerator[Delta, None]:
     completion = Completion(request, llm.tokenizer)
     events = AsyncEvents(llm.service, request)
     llm._stepper.wake()
     async with aclosing(cast(AsyncGenerator[list[EngineEvent], None], events.batches())) as batches:
         async for batch in batches:
             for event in batch:
-                yield completion.push(event)
+                if event.progress is None:
+                    yield completion.push(event)
+                elif on_prompt is not None:
+                    on_prompt(event.progress.done, event.progress.total)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any
 
@@ -12,6 +12,8 @@ from geminate.errors import ArgumentTypeError, ParameterError
 from geminate.params import SamplingParams, token_ids
 
 Prompt = str | Sequence[int]
+OnPrompt = Callable[[int, int], None]
+"""Called with (tokens read, tokens) of a prompt."""
 _KEYWORDS = tuple(f.name for f in fields(SamplingParams))
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from geminate.arrays import F32
 from geminate.async_calls import AsyncCalls
-from geminate.calls import Prompt, as_list
+from geminate.calls import OnPrompt, Prompt, as_list
 from geminate.engine.messages import EngineEvent, EngineRequest, Reply
 from geminate.errors import ParameterError
 from geminate.grammar.state import Grammar
@@ -107,6 +107,7 @@ class LLM(LoadedModel, AsyncCalls):
         conversation: str | None = None,
         grammar: Grammar | None = None,
         reply: Reply = "text",
+        on_prompt: OnPrompt | None = None,
         **keywords: Any,
     ) -> Iterator[Delta]:
         """Complete one prompt as a stream; closing the iterator ends the generation.
@@ -117,6 +118,7 @@ class LLM(LoadedModel, AsyncCalls):
             conversation: a name under which the KV cache is kept at the end; a later prompt with the same name starts
                 from what it shares with it. `forget` frees it. See `ChatSession`.
             grammar: what the completion must match, from ``llm.grammars.compile``.
+            on_prompt: called with (tokens read, tokens) of the prompt after every pass that reads a part of it.
             reply: ``chat`` tells a thought from the answer, ``tools`` tool calls as well.
             keywords: as in `generate`.
 
@@ -130,14 +132,18 @@ class LLM(LoadedModel, AsyncCalls):
             grammar=grammar,
             conversation=conversation,
             reply=reply,
+            want_progress=on_prompt is not None,
             **keywords,
         )
-        yield from self._deltas(request)
+        yield from self._deltas(request, on_prompt)
 
-    def _deltas(self, request: EngineRequest) -> Iterator[Delta]:
+    def _deltas(self, request: EngineRequest, on_prompt: OnPrompt | None) -> Iterator[Delta]:
         completion = Completion(request, self.tokenizer)
         for event in self._run([request]):
-            yield completion.push(event)
+            if event.progress is None:
+                yield completion.push(event)
+            elif on_prompt is not None:
+                on_prompt(event.progress.done, event.progress.total)
 
     def __enter__(self) -> LLM:
         return self
@@ -163,13 +169,14 @@ class LLM(LoadedModel, AsyncCalls):
         params: SamplingParams | None = None,
         *,
         stream: bool = False,
+        on_prompt: OnPrompt | None = None,
         **options: Any,
     ) -> Output | Iterator[Delta]:
         """Answer a conversation given as role/content messages; the thought is apart from the answer.
 
         Args:
             messages: see `ChatTemplate.render`; after an assistant message, a new turn of the model begins.
-            stream: return an iterator of deltas, as `stream`.
+            stream: return an iterator of deltas, as `stream`. on_prompt: see `stream`; with ``stream`` alone.
             options: ``tools``, ``enable_thinking``, ``add_generation_prompt`` and ``continue_final_message`` as in
                 `chat_ids`; ``speculation`` and ``grammar`` as in `generate`; fields of `SamplingParams`, which go
                 before those of ``params``. A grammar is kept to behind a thought that the prompt leaves open.
@@ -177,8 +184,10 @@ class LLM(LoadedModel, AsyncCalls):
         Raises:
             GeminateError: bad messages or parameters; nothing is generated then.
         """
-        request = self.chat_request(messages, params, **options)
-        return self._deltas(request) if stream else self._whole([request])[0]
+        if on_prompt is not None and not stream:
+            raise ParameterError("on_prompt needs stream=True")
+        request = self.chat_request(messages, params, want_progress=on_prompt is not None, **options)
+        return self._deltas(request, on_prompt) if stream else self._whole([request])[0]
 
     def session(
         self,

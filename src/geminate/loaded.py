@@ -13,6 +13,7 @@ from geminate.async_calls import Stepper
 from geminate.calls import Prompt, sampling
 from geminate.engine.engine import Engine
 from geminate.engine.messages import EngineRequest, Reply
+from geminate.engine.pace import MAX_GAP_S
 from geminate.engine.sequence import StopCheck
 from geminate.engine.service import EngineService
 from geminate.errors import GeminateError, ParameterError, TokenizerError
@@ -204,6 +205,7 @@ class LoadedModel:
         *,
         prefill_chunk: int | None = None,
         prefill_share: int | None = None,
+        max_gap_s: float = MAX_GAP_S,
         max_running: int | None = None,
         memory: KVBudget | None = None,
         costs: CostModel | None = None,
@@ -215,6 +217,7 @@ class LoadedModel:
             self._drafter,
             prefill_chunk=prefill_chunk or self._prefill_chunk,
             prefill_share=prefill_share,
+            max_gap_s=max_gap_s,
             max_running=max_running,
             memory=memory,
             costs=costs,
@@ -231,6 +234,7 @@ class LoadedModel:
         grammar: Grammar | None = None,
         conversation: str | None = None,
         want_logits: bool = False,
+        want_progress: bool = False,
         reply: Reply = "text",
         **keywords: Any,
     ) -> EngineRequest:
@@ -255,6 +259,7 @@ class LoadedModel:
             grammar=None if grammar is None else grammar.source,
             conversation=conversation,
             want_logits=want_logits,
+            want_progress=want_progress,
             reply=reply,
         )
 

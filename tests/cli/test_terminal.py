@@ -73,6 +73,27 @@ def test_bars_echo_nothing(at_terminal: int, monkeypatch: pytest.MonkeyPatch) ->
         assert echoes(at_terminal)
 
 
+def test_the_prompts_bar_ends_with_the_first_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = io.StringIO()
+    monkeypatch.setattr(console, "err", Console(file=said, force_terminal=True, width=100))
+    bar = console.PromptBar()
+
+    def answer() -> Iterator[str]:
+        bar(1200, 3000)
+        yield "a"
+        yield "b"
+
+    parts = bar.before(answer())
+    assert next(parts) == "a" and bar._bars is None
+    assert "read 1,200 of 3,000 tokens" in said.getvalue()
+    assert list(parts) == ["b"]
+    said.truncate(0)
+    hidden = console.PromptBar(shown=False)
+    hidden(1, 2)
+    hidden.end()
+    assert not said.getvalue()
+
+
 SLEEPER = """
 import time
 from geminate.cli.terminal import unechoed

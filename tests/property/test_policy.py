@@ -110,8 +110,8 @@ def test_regret_against_plain_is_bounded(
         tokens=(lambda i: i % 5) if loops else (lambda i: i),
         profile=profile,
     )
-    # The account: 8 plain rounds, the round that passes them, 1 % for trials; the rest is noise of the clock, and what a
-    # profile that is far off costs until rounds of both kinds were compared.
+    # The account: 8 plain rounds, the round that passes them, 1 % for trials; the rest is noise of the clock, and what
+    # a profile that is far off costs until rounds of both kinds were compared.
     most = 8.0 + passes[16] + 16 * step
     assert clock <= emitted * (1.08 + 0.2 * jitter) + 3 * most
 

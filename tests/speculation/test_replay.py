@@ -1,4 +1,4 @@
-"""``auto`` against recorded timings of an idle and a busy machine: what it gains, what it may lose, how fast it follows.
+"""``auto`` against recorded timings of an idle and of a busy machine: what it gains, may lose, and how fast it follows.
 
 The traces are rounds of the embedded pair (`benchmarks/record_timings.py`); whether a draft token is accepted a seeded
 coin decides. No test here reads a clock.

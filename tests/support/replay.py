@@ -38,9 +38,7 @@ class Trace:
     def read(cls, name: str) -> Trace:
         """A recorded one."""
         raw = json.loads((TRACES / f"{name}.json").read_text())
-        return cls(
-            lengths=tuple(raw["lengths"]), moments=raw["moments"], profile=CostProfile.from_dict(raw["profile"])
-        )
+        return cls(lengths=tuple(raw["lengths"]), moments=raw["moments"], profile=CostProfile.from_dict(raw["profile"]))
 
     def at(self, index: int) -> Moment:
         """The moment of round ``index``; from the end it goes back, so that nothing jumps."""
@@ -48,7 +46,7 @@ class Trace:
         return self.moments[min(index, 2 * len(self.moments) - 1 - index)]
 
     def scaled(self, rows: float) -> Trace:
-        """The same machine and noise, where what a draft adds to a pass and its drafting cost ``rows`` times as much."""
+        """The same machine and noise, where what a draft adds to a pass, and drafting, cost ``rows`` times as much."""
         typical = [statistics.median(m[at][1] for m in self.moments) for at in range(len(self.lengths))]
         ratios = [max(1.0, t / typical[0]) for t in typical]
         moments = [

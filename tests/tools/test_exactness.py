@@ -38,8 +38,10 @@ def test_a_difference_is_found_and_named(models: dict[str, Path], monkeypatch: p
     assert verify(make, (1, 2), prompt, params).identical
     real = Engine._commit
 
-    def wrong(self, turn, hidden, logits):  # type: ignore[no-untyped-def]
-        return real(self, turn, hidden, logits if len(logits) < 3 else np.roll(logits, 1, axis=0))
+    def wrong(self, turn, hidden, logits, ahead):  # type: ignore[no-untyped-def]
+        if len(logits) >= 3:
+            logits, ahead = np.roll(logits, 1, axis=0), []  # nothing is drawn yet
+        return real(self, turn, hidden, logits, ahead)
 
     monkeypatch.setattr(Engine, "_commit", wrong)
     report = verify(make, (1, 2), prompt, params)
@@ -62,8 +64,9 @@ def test_a_wrong_kept_prefix_is_found(models: dict[str, Path], monkeypatch: pyte
 
     def damaged(self, blocks):  # type: ignore[no-untyped-def]
         real(self, blocks)
-        for values in self.values:
-            values[:, (self.length - 1) % values.shape[1]] += np.float16(0.5)
+        for held in self.planes:
+            block, at = divmod(self.length - 1, 64)
+            held.arrays[1][:, block % held.arrays[1].shape[1], at] += np.float16(0.5)
 
     monkeypatch.setattr(KVRings, "restore", damaged)
     report = verify(make, (1, 2), prompt, params)

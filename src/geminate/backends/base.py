@@ -8,6 +8,7 @@ import numpy as np
 
 from geminate.arrays import F32, I32
 from geminate.decoding.draft_rule import DraftRule, DraftStop
+from geminate.decoding.sampler import Sampler
 from geminate.formats.matrix import Layout
 from geminate.formats.table import WeightFormat
 from geminate.kv.store import KVDtype, KVFactory, KVStore, SlotSpec
@@ -22,10 +23,14 @@ class Program(Protocol):
         """One pass over the M rows of a batch, whose caches have room for them (`reserve`).
 
         Args:
-            taps: filled with a copy [rows, width] for every Tap node when given.
+            taps: filled with a copy [M, width] for every Tap node when given.
 
         Returns:
-            hidden float32 [M, width] (post-norm) and logits float32 [H, vocab]. The caller owns both.
+            hidden float32 [H, width] (post-norm) and logits float32 [H, vocab] of the H wanted rows. The caller owns
+            both.
+
+        Raises:
+            ValueError: taps of a pass that does not want every row: the others do not reach all of them.
         """
         ...
 
@@ -69,6 +74,11 @@ class Backend(Protocol):
     name: str
     isa: str
     threads: int
+
+    @property
+    def sampler(self) -> Sampler:
+        """What draws tokens from logits, with this backend's threads."""
+        ...
 
     def new_kv(self, slots: tuple[SlotSpec, ...], *, max_rows: int, dtype: KVDtype = "float16") -> KVFactory:
         """What makes the KV stores of a model whose passes write up to ``max_rows`` rows.

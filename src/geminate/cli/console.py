@@ -7,10 +7,10 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import typer
 from rich.console import Console
@@ -20,6 +20,7 @@ from rich.text import Text
 from geminate.cli.terminal import unechoed
 from geminate.errors import GeminateError
 
+_T = TypeVar("_T")
 MAX_MESSAGE = 1000  # characters of a message: names in files can be megabytes
 # Control characters but tabs and line ends, what turns the direction of text, and halves of characters.
 _HARMFUL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -177,6 +178,40 @@ class Bars(Progress):
         if what not in self._parts:
             self._parts[what] = self.add_task(what, total=total)
         self.update(self._parts[what], description=text or what, completed=done, total=total)
+
+
+class PromptBar:
+    """How far a prompt is, on stderr until the first part of its answer is there; short prompts show nothing.
+
+    Args:
+        shown: False draws nothing.
+    """
+
+    def __init__(self, *, shown: bool = True) -> None:
+        self._shown = shown
+        self._bars: Bars | None = None
+
+    def __call__(self, done: int, total: int) -> None:
+        """``done`` of ``total`` tokens are read."""
+        if self._bars is None:
+            self._bars = Bars(counted=False, shown=self._shown)
+            self._bars.start()
+        self._bars.part("prompt", done, total, f"read {done:,} of {total:,} tokens")
+
+    def end(self) -> None:
+        """Remove it."""
+        if self._bars is not None:
+            self._bars.stop()
+            self._bars = None
+
+    def before(self, parts: Iterable[_T]) -> Iterator[_T]:
+        """The same parts; the bar ends with the first."""
+        try:
+            for part in parts:
+                self.end()
+                yield part
+        finally:
+            self.end()
 
 
 def read_stdin() -> str:

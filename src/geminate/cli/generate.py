@@ -9,7 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from geminate.cli.console import fail, harmless, out, say, user_errors, write, write_json
+from geminate.calls import OnPrompt
+from geminate.cli.console import PromptBar, fail, harmless, out, say, user_errors, write, write_json
 from geminate.cli.figures import limit_reached, stats_json, summary
 from geminate.cli.flags import SAMPLING, SpeculationOpt, loading, options, sampling
 from geminate.cli.inputs import grammar_of, model_and_prompt
@@ -63,7 +64,8 @@ def generate(
     chosen, text = model_and_prompt(words or [], None if loaded.model is None else str(loaded.model), file)
     llm = load(LoadOptions(**vars(loaded) | {"model": chosen}), quiet=quiet)
     asked = _Asked(llm, text, system=system, raw=raw, thinking=thinking)
-    stream = asked.stream(params, speculation, None if spec is None else llm.grammars.compile(spec))
+    bar = PromptBar(shown=not quiet)
+    stream = bar.before(asked.stream(params, speculation, None if spec is None else llm.grammars.compile(spec), bar))
     if json_out:
         write_json(_body(list(stream)[-1].output, params))
     else:
@@ -84,7 +86,9 @@ class _Asked:
         if system is not None:
             self.messages.insert(0, {"role": "system", "content": system})
 
-    def stream(self, params: SamplingParams, speculation: str, grammar: Grammar | None) -> Iterator[Delta]:
+    def stream(
+        self, params: SamplingParams, speculation: str, grammar: Grammar | None, on_prompt: OnPrompt
+    ) -> Iterator[Delta]:
         """The answer as it comes."""
         llm = self.llm
         if not self.raw:
@@ -92,6 +96,7 @@ class _Asked:
                 self.messages,
                 params,
                 stream=True,
+                on_prompt=on_prompt,
                 enable_thinking=self.thinking,
                 speculation=speculation,
                 grammar=grammar,
@@ -100,7 +105,7 @@ class _Asked:
         if bos is not None and not params.ignore_eos:
             # What a model writes behind a bos is another text, not more of this one.
             params = dataclasses.replace(params, stop_token_ids=(*params.stop_token_ids, bos))
-        return llm.stream(self.text, params, speculation=speculation, grammar=grammar)
+        return llm.stream(self.text, params, speculation=speculation, grammar=grammar, on_prompt=on_prompt)
 
 
 def _body(made: Output | None, params: SamplingParams) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from geminate.cli.console import say
+from geminate.cli.console import PromptBar, say
 from geminate.cli.figures import counted, details, limit_reached, summary
 from geminate.cli.render import Printer
 from geminate.cli.terminal import unechoed
@@ -80,9 +80,11 @@ class Talk:
 
     def answer(self, message: str) -> None:
         """Send a message and print the answer."""
-        self._stream(self.session.stream(message, self.params, speculation=self.speculation), message)
+        bar = PromptBar()
+        deltas = self.session.stream(message, self.params, speculation=self.speculation, on_prompt=bar)
+        self._stream(deltas, bar, message)
 
-    def _stream(self, deltas: Iterator[Delta], message: str | None) -> None:
+    def _stream(self, deltas: Iterator[Delta], bar: PromptBar, message: str | None) -> None:
         """Print an answer; Ctrl-C ends it, and what came of it stays in the conversation."""
         began = first = time.perf_counter()
         tokens = passes = 0
@@ -91,7 +93,10 @@ class Talk:
         try:
             # What is typed into the answer would shift the lines that are redrawn.
             with unechoed(forget=True):
-                start = next(deltas, None)  # before anything is drawn: what is refused is refused here
+                try:
+                    start = next(deltas, None)  # before anything is drawn: what is refused is refused here
+                finally:
+                    bar.end()
                 first = time.perf_counter()
                 with self.printer() as printer:
                     while start is not None:
@@ -152,7 +157,8 @@ class Talk:
             self.answer(self.unsent)
 
     def _retry(self, _: str) -> None:
-        self._stream(self.session.retry(self.params, speculation=self.speculation), None)
+        bar = PromptBar()
+        self._stream(self.session.retry(self.params, speculation=self.speculation, on_prompt=bar), bar, None)
 
     def _system(self, text: str) -> None:
         if text:

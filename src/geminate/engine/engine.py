@@ -10,6 +10,7 @@ Sequences join and leave between passes. Where KV memory is bounded they wait fo
 from __future__ import annotations
 
 import logging
+import time
 from collections import deque
 from collections.abc import Callable
 
@@ -17,10 +18,11 @@ from geminate.arrays import F32
 from geminate.decoding.constraint import Constraint
 from geminate.engine import masks
 from geminate.engine.admission import Admission
-from geminate.engine.commit import Verifier, commit
+from geminate.engine.commit import Verifier, commit, draw_ahead
 from geminate.engine.conversations import Conversations
 from geminate.engine.drafting import draft_all, observe
 from geminate.engine.messages import EngineEvent, EngineRequest
+from geminate.engine.pace import MAX_GAP_S
 from geminate.engine.scheduler import Scheduler, Turn
 from geminate.engine.sequence import Sequence, StopCheck
 from geminate.engine.timing import Timing
@@ -43,8 +45,10 @@ class Engine:
         target: the compiled target.
         drafter: proposes tokens; with None, only prompt-lookup (n-gram) drafts are made.
         prefill_chunk: maximum number of prompt tokens of one sequence in a pass.
-        prefill_share: maximum number of prompt tokens of all sequences in a pass that also decodes; None: 32, or what
-            fits.
+        prefill_share: maximum number of prompt tokens of all sequences in a pass that also decodes; None: what
+            ``max_gap_s`` allows.
+        max_gap_s: seconds between two tokens of a sequence that prompts beside it may cause; see
+            `geminate.engine.pace`.
         max_running: maximum number of sequences that run at once; None: as many as a pass has rows for.
         memory: KV budget and prefix cache; None: unbounded, and only conversations keep their caches.
         costs: what passes and draft steps cost here; without it, they are learned on the way.
@@ -52,6 +56,7 @@ class Engine:
         stop_checks: makes the check for a request's stop strings; None: no stop strings.
         verifier: compares drafts with draws; anything but the default is for benchmarks.
         copies: whether ``auto`` may make prompt-lookup (n-gram) drafts.
+        clock: seconds, by which prompts grow older.
 
     Attributes:
         running: sequences in the order they began. waiting: in the order they came; see `geminate.engine.admission`.
@@ -64,6 +69,7 @@ class Engine:
         *,
         prefill_chunk: int = 256,
         prefill_share: int | None = None,
+        max_gap_s: float = MAX_GAP_S,
         max_running: int | None = None,
         memory: KVBudget | None = None,
         costs: CostModel | None = None,
@@ -71,15 +77,22 @@ class Engine:
         stop_checks: Callable[[EngineRequest], StopCheck] | None = None,
         verifier: Verifier = verify,
         copies: bool = True,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         if max_running is not None and not 1 <= max_running < target.max_rows:
             raise ParameterError(f"max_running must be 1 to {target.max_rows - 1}, not {max_running}")
-        self.scheduler = Scheduler(max_rows=target.max_rows, prefill_chunk=prefill_chunk, prefill_share=prefill_share)
         self.target = target
         self.drafter = drafter
         self.max_running = max_running or target.max_rows - 1
         self.memory = memory
-        self.timing = Timing(costs or CostModel())
+        self.timing = Timing(costs or CostModel(), max_gap_s)
+        self.scheduler = Scheduler(
+            max_rows=target.max_rows,
+            prefill_chunk=prefill_chunk,
+            prefill_share=prefill_share,
+            beside=self.timing.prompt_rows,
+            clock=clock,
+        )
         self.acceptance = AcceptanceStats()
         self.conversations = Conversations(target.new_cache)
         self.running: list[Sequence] = []
@@ -88,7 +101,9 @@ class Engine:
         self._constraints = constraints
         self._stop_checks = stop_checks
         self._verifier = verifier
+        self._sampler = target.backend.sampler
         self._copies = copies
+        self._clock = clock
 
     def add(self, request: EngineRequest, *, choice: int | None = None) -> Sequence:
         """Queue one completion of a request.
@@ -106,9 +121,11 @@ class Engine:
             constraint = self._constraints(request.grammar)
         if request.sampling.stop and self._stop_checks is not None:
             stop_check = self._stop_checks(request)
+        choice = request.choice if choice is None else choice
         sequence = Sequence(
             request,
-            choice=request.choice if choice is None else choice,
+            choice=choice,
+            sampler=self._sampler.sequence(request.sampling, choice, request.prompt_ids),
             max_context=self._max_context(request),
             policy=make_policy(
                 request.speculation, self.drafter, self.timing.costs, self.acceptance, copies=self._copies
@@ -116,6 +133,7 @@ class Engine:
             eos_ids=frozenset(self.target.config.eos_token_ids),
             constraint=constraint,
             stop_check=stop_check,
+            arrived=self._clock(),
         )
         self.waiting.append(sequence)
         return sequence
@@ -259,14 +277,14 @@ class Engine:
 
     def _commit_all(self, turns: list[Turn], hidden: F32, logits: F32) -> list[EngineEvent]:
         events: list[EngineEvent] = []
-        row = head = 0
-        for turn in turns:
-            count, wanted = turn.count, turn.wanted
-            event = self._commit(turn, hidden[row : row + count], logits[head : head + wanted])
-            row, head = row + count, head + wanted
+        row = 0
+        for turn, ahead in zip(turns, draw_ahead(turns, logits, self._sampler), strict=True):
+            own = slice(row, row + turn.wanted)
+            event = self._commit(turn, hidden[own], logits[own], ahead)
+            row = own.stop
             if event is not None:
                 events.append(event)
-                if event.error is None and not turn.cut:
+                if event.token_ids and not turn.cut:
                     observe(turn)
             lease = turn.sequence.lease
             if self.memory is not None and lease is not None and (event is None or event.error is None):
@@ -281,11 +299,15 @@ class Engine:
             lease.capturing = False
             log.error("a prefix could not be kept", exc_info=error)
 
-    def _commit(self, turn: Turn, hidden: F32, logits: F32) -> EngineEvent | None:
-        """`commit`, where whatever fails is the failure of this sequence alone."""
+    def _commit(self, turn: Turn, hidden: F32, logits: F32, ahead: list[int]) -> EngineEvent | None:
+        """`commit`, where whatever fails is the failure of this sequence alone; or the progress of a prompt."""
         sequence = turn.sequence
         try:
-            return commit(turn, hidden, logits, self._verifier)
+            event = commit(turn, hidden, logits, ahead, self._verifier, self._sampler)
+            if turn.wants_logits or not sequence.request.want_progress:
+                return event
+            name, choice = sequence.request.request_id, sequence.choice
+            return EngineEvent(request_id=name, choice=choice, progress=sequence.progress())
         except Exception as error:
             sequence.finish_reason = "abort"
             if isinstance(error, GrammarError) and sequence.constraint is not None:

@@ -39,6 +39,7 @@ class EngineRequest:
             starts from what its prompt shares with it. None: not kept.
         reply: where stop strings count: in all text, in a chat's content, or there with tool calls parsed.
         want_logits: whether events carry the raw logits of the emitted tokens.
+        want_progress: whether events tell how far the prompt is, one for every pass that reads a part of it.
         prompt_logprobs: how many most likely tokens to report at every position of the prompt, beside the prompt's own
             token; None: no log-probabilities of the prompt. The prompt is then processed whole: no prefix is reused.
         client: whose it is, "" if nobody knows; clients share places and turns.
@@ -57,6 +58,7 @@ class EngineRequest:
     conversation: str | None = None
     reply: Reply = "text"
     want_logits: bool = False
+    want_progress: bool = False
     prompt_logprobs: int | None = None
     client: str = ""
     timeout_s: float | None = None
@@ -64,6 +66,22 @@ class EngineRequest:
     def continued(self, emitted_ids: Sequence[int]) -> EngineRequest:
         """The same request where ``emitted_ids`` (all of them, from the first on) are emitted already."""
         return replace(self, emitted_ids=tuple(emitted_ids))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PromptProgress:
+    """How far a prompt is.
+
+    Attributes:
+        done, total: its tokens whose keys and values are there, and all.
+        reused: how many of ``done`` were taken from a cache.
+        seconds: since the sequence began, its time in the queue aside.
+    """
+
+    done: int
+    total: int
+    reused: int
+    seconds: float
 
 
 @dataclass(kw_only=True, slots=True)  # one every round: a frozen one takes three times as long to make
@@ -80,6 +98,7 @@ class EngineEvent:
         stop_token: the last of ``token_ids`` where it is an end-of-sequence or stop token: no part of the text.
         stats: with the finish_reason.
         error: what ended the request; finish_reason is ``abort`` then.
+        progress: of the prompt, if asked for; such an event has no tokens and nothing else.
     """
 
     request_id: str
@@ -97,3 +116,4 @@ class EngineEvent:
     stop_token: int | None = None
     stats: Stats | None = None
     error: Exception | None = None
+    progress: PromptProgress | None = None

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 from geminate.arrays import F32
 from geminate.decoding.constraint import Constraint
-from geminate.decoding.sampling import TokenCounts, TokenLogprobs, draft_rule
-from geminate.engine.messages import EngineRequest, FinishReason
+from geminate.decoding.sampler import SequenceSampler
+from geminate.decoding.sampling import TokenLogprobs, draft_rule
+from geminate.engine.messages import EngineRequest, FinishReason, PromptProgress
 from geminate.engine.stats import Stats
 from geminate.kv.budget import Lease
 from geminate.kv.store import KVStore
@@ -20,9 +22,10 @@ class Sequence:
     """A completion inside the engine; made by `Engine.add`.
 
     Args:
-        request: what it completes. choice: index of this completion.
+        request: what it completes. choice: index of this completion. sampler: draws its tokens.
         max_context: positions it may come to hold.
         stop_check: called with every emitted token in order; True when a stop string is complete.
+        arrived: when it was queued, on the scheduler's clock.
 
     Attributes:
         token_ids: prompt and completion; ``token_ids[cache.length:]`` is not processed yet.
@@ -40,11 +43,13 @@ class Sequence:
         request: EngineRequest,
         *,
         choice: int,
+        sampler: SequenceSampler,
         max_context: int,
         policy: Policy,
         eos_ids: frozenset[int],
         constraint: Constraint | None = None,
         stop_check: StopCheck | None = None,
+        arrived: float = 0.0,
     ) -> None:
         self.request = request
         self.choice = choice
@@ -56,7 +61,8 @@ class Sequence:
         self.eos_ids = eos_ids
         self.constraint = constraint
         self.stop_check = stop_check
-        self.counts = TokenCounts(request.prompt_ids, self.sampling)
+        self.arrived = arrived
+        self.sampler = sampler
         self.rule = draft_rule(self.sampling, choice)
         self.hidden: F32 | None = None
         self.finish_reason: FinishReason | None = None
@@ -65,9 +71,10 @@ class Sequence:
         self.prompt_logprobs: list[TokenLogprobs] = []
         self.stats = Stats(prompt_tokens=self.prompt_length)
         self.begun = False
+        self._began_at = 0.0
         self.blocked_since: float | None = None
         for token in request.emitted_ids:
-            self.counts.append(token)
+            sampler.append(token)
             if constraint is not None:
                 constraint.advance(token)
             if stop_check is not None:
@@ -79,6 +86,16 @@ class Sequence:
         """Take a cache, which may hold a strict prefix of the tokens."""
         self.cache, self.lease, self.begun = cache, lease, True
         self.stats.reused_tokens = cache.length
+        self._began_at = time.perf_counter()
+
+    def progress(self) -> PromptProgress:
+        """How far the prompt is, of a sequence that has begun."""
+        return PromptProgress(
+            done=min(self.cache.length, self.prompt_length),
+            total=self.prompt_length,
+            reused=self.stats.reused_tokens,
+            seconds=time.perf_counter() - self._began_at,
+        )
 
     @property
     def scores_prompt(self) -> bool:
@@ -110,6 +127,11 @@ class Sequence:
     def mask_ready(self) -> bool:
         """Whether what its grammar allows next is known, or will be by the end of a pass."""
         return self.constraint is None or self.constraint.ready()
+
+    @property
+    def ready(self) -> bool:
+        """Whether a pass can take it further: not while its last token alone is left and its mask is late."""
+        return len(self.token_ids) - self.cache.length > 1 or self.mask_ready
 
     def end_after(self, token: int) -> FinishReason | None:
         """Whether the completion ends with ``token``, which was just appended to ``token_ids``."""

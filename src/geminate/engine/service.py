@@ -388,7 +388,7 @@ class EngineService:
     def _advance(self, opened: OpenRequest, events: list[EngineEvent]) -> None:
         """Start a request's further completions behind its first one's prompt; take out what has ended."""
         request = opened.request
-        if not opened.begun:
+        if not opened.begun and events[-1].progress is None:
             opened.begun = True
             for choice in range(request.choice + 1, request.choice + request.n):
                 self._begin(opened, choice)

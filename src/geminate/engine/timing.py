@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from geminate.engine.messages import EngineEvent
+from geminate.engine.pace import PromptPace
 from geminate.engine.scheduler import Turn
 from geminate.speculation.costs import CostModel
 
@@ -12,15 +13,19 @@ from geminate.speculation.costs import CostModel
 class Timing:
     """A stopwatch over the parts of a step: drafting, the forward pass, the rest.
 
-    Attributes:
+    Args:
         costs: what rounds cost here; refreshed from every step that shows it.
+        max_gap_s: seconds between two tokens of a sequence that decodes; see `PromptPace`.
+
+    Attributes:
         drafting, last_pass, rest: seconds of the last step until its draft was made, of its forward pass, and of
             what followed.
     """
 
-    def __init__(self, costs: CostModel) -> None:
+    def __init__(self, costs: CostModel, max_gap_s: float) -> None:
         self.costs = costs
         self.drafting = self.last_pass = self.rest = 0.0
+        self._pace = PromptPace(max_gap_s)
         self._began = self._drafted = self._passed = 0.0
         self._in_series = False  # whether the last round drafted
 
@@ -38,15 +43,30 @@ class Timing:
         self._passed = time.perf_counter()
         self.last_pass = self._passed - self._drafted
 
+    def prompt_rows(self, decoding_rows: int) -> int:
+        """Prompt rows that a pass with so many other rows may take."""
+        return self._pace.rows(self._plain(decoding_rows))
+
+    def _plain(self, rows: int) -> float:
+        """Seconds of a pass over ``rows`` >= 0 rows without prompts; 0 as long as nobody knows."""
+        return self.costs.pass_time(rows) if rows else 0.0
+
     def observe(self, turns: list[Turn], events: list[EngineEvent]) -> None:
         """A step is over: teach the cost model, and add the step's time to every sequence's statistics."""
         now = time.perf_counter()
+        took = now - self._began
         self.rest = now - self._passed
-        # Only the round of one sequence alone belongs to one draft length.
-        if len(turns) == 1 and turns[0].is_round and events and events[0].token_ids:
-            self._observe_round(turns[0], len(events[0].token_ids))
+        if all(turn.is_round for turn in turns):
+            self.costs.observe_pass(sum([turn.count for turn in turns]), self.last_pass)
+            # Only the round of one sequence alone belongs to one draft length.
+            if len(turns) == 1 and events and events[0].token_ids:
+                self._observe_round(turns[0], len(events[0].token_ids))
+        elif not any(turn.scored for turn in turns):
+            prompt_rows = sum([turn.count for turn in turns if not turn.is_round])
+            others = sum([turn.count for turn in turns if turn.is_round])
+            self._pace.observe(prompt_rows, took, self._plain(others))
         for turn in turns:
-            turn.sequence.stats.count_time(now - self._began)
+            turn.sequence.stats.count_time(took)
 
     def _observe_round(self, turn: Turn, emitted: int) -> None:
         draft = turn.draft

@@ -16,8 +16,8 @@ import numpy as np
 
 from geminate import machine
 from geminate.decoding.draft_rule import DraftRule
-from geminate.loading.load import Pair
 from geminate.kv.store import BLOCK, KVStore
+from geminate.loading.load import Pair
 from geminate.plan.batch import Batch, Rows
 from geminate.plan.costs import AttentionCosts
 from geminate.speculation.costs import PROFILE_CONTEXT, PROFILE_ROWS, CostModel, CostProfile

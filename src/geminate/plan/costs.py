@@ -1,4 +1,4 @@
-"""What attention costs at a position, in bytes and multiply-accumulates: the part of a pass that grows with the context."""
+"""What attention costs at a position, in bytes and multiply-accumulates: what grows with the context."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from geminate.decoding.sampling import TokenLogprobs
-from geminate.engine.messages import EngineEvent, EngineRequest
+from geminate.engine.messages import EngineEvent, EngineRequest, PromptProgress
 from geminate.engine.stats import Stats
 from geminate.llm import LLM
 from geminate.speculation.policy.base import Reason
@@ -32,6 +32,7 @@ class Chunk:
     """The output of one choice in one round; the last has the finish reason, the stop string and the statistics.
 
     ``undrafted`` is why the round had no draft, of `geminate.speculation.policy.base.REASONS`.
+    One with ``progress`` has nothing else: it was made before the first token.
     """
 
     choice: int
@@ -44,6 +45,7 @@ class Chunk:
     finish_reason: Literal["stop", "length"] | None = None
     stop: str | None = None
     stats: Stats | None = None
+    progress: PromptProgress | None = None
 
 
 class ChunkReader:
@@ -84,6 +86,7 @@ class ChunkReader:
             finish_reason=finish,
             stop=None if finish is None else self._reply.matched,
             stats=event.stats,
+            progress=event.progress,
         )
 
 
@@ -107,6 +110,7 @@ def merged(chunks: list[tuple[int, Chunk]]) -> list[tuple[int, Chunk]]:
                 finish_reason=several[-1].finish_reason,
                 stop=several[-1].stop,
                 stats=several[-1].stats,
+                progress=several[-1].progress,
             ),
         )
         for number, several in by_choice.items()

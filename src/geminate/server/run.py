@@ -305,6 +305,7 @@ def make_service(llm: LLM, settings: Settings, check: Check | None = None) -> En
     llm.grammars.isolate(settings.grammar_bytes)
     engine = llm.new_engine(
         prefill_share=settings.prefill_share,
+        max_gap_s=settings.max_inter_token_ms / 1000,
         max_running=settings.max_running,
         memory=memory,
         costs=llm.engine.timing.costs,

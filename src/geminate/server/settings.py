@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, cast
 
+from geminate.engine.pace import MAX_GAP_S
 from geminate.errors import ParameterError
 from geminate.loading.options import LoadOptions
 from geminate.params import parse_speculation
@@ -113,8 +114,21 @@ class Settings:
         "Reuse the KV cache of earlier prompts with the same prefix (users can time each other's hits).",
         group="engine",
     )
-    prefill_share: int = _setting(
-        32, "Maximum number of prompt tokens in a forward pass that also decodes.", group="engine", low=1, high=4096
+    max_inter_token_ms: float = _setting(
+        1000 * MAX_GAP_S,
+        "Time between two tokens of a completion that prompts read beside it may cause: a pass takes as many prompt "
+        "tokens as fit; where decoding alone takes more than half of it, as many as double the pass.",
+        group="engine",
+        low=1,
+        high=60_000,
+    )
+    prefill_share: int | None = _setting(
+        None,
+        "Maximum number of prompt tokens in a forward pass that also decodes.",
+        group="engine",
+        low=1,
+        high=4096,
+        default_text="what max_inter_token_ms allows",
     )
     max_context: int | None = _setting(
         None,

@@ -50,8 +50,8 @@ class PositionRates(Rates):
         """Count the positions that were put to the test: the accepted ones and the first rejected.
 
         Args:
-            next_chance: of acceptance, of the token behind them that was made and not verified; None: there is none. Were
-                it not counted, drafts that are never verified would look as good as at first.
+            next_chance: of acceptance, of the token behind them that was made and not verified; None: there is none.
+                Were it not counted, drafts that are never verified would look as good as at first.
         """
         for i in range(min(drafted, accepted + 1, MAX_DRAFT)):
             self.observe(i, i < accepted)

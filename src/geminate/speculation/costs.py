@@ -3,11 +3,11 @@
 A busy machine makes all rounds slower, and single readings of the clock worthless; how much more a round with a draft
 takes than a plain one changes little. So ratios are what is kept:
 
-    R(k) = 1 + excess x added,    added = idle seconds of a round with k draft tokens / idle seconds of a plain one - 1
+    R(k) = 1 + excess x added,    added = idle seconds of a round with k draft tokens / those of a plain one - 1
 
 where the idle seconds come from the profile, carried to the context's length by the attention's bytes and
-multiply-accumulates, and ``excess`` is the median of what rounds of both kinds have shown side by side. Comparisons weigh
-what the draft should have added, and the more the nearer that is to what is asked for.
+multiply-accumulates, and ``excess`` is the median of what rounds of both kinds have shown side by side. Comparisons
+weigh what the draft should have added, and the more the nearer that is to what is asked for.
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ LEAST_EXCESS = 0.1
 DRAFT = 4  # tokens of a usual draft
 LEAST_ROW, LEAST_DRAFT = 0.01, 0.002  # plain rounds that a row and a draft add at least, whatever the profile says
 FAR = 64  # positions apart at which rounds are not compared
+WEIGHT = 0.15  # of a new timing of a pass in the speed that prompts are paced by
+CLIP = 2.0  # a preempted pass may take ten times as long; no single one moves that far
 TINY = 1e-9  # seconds; a clock may not have moved
 # On what a draft token adds to a shared round: it is estimated from rounds of one sequence, and all wait for it.
 CAUTION = 1.15
@@ -123,6 +125,7 @@ class CostModel:
     ) -> None:
         self.profile = profile or UNKNOWN
         self._target, self._drafter = target, drafter
+        self._slow = 0.0 if profile is None else 1.0  # times as slow as the profile says
         self._near: deque[tuple[float, float]] = deque(maxlen=NEAR)  # (what the draft should add, seconds)
         self._drafted = 0  # how many of them had a draft
         self._position = 0
@@ -193,6 +196,15 @@ class CostModel:
             return passes[rows - 1]
         slope = max(0.0, (passes[-1] - passes[8]) / (PROFILE_ROWS - 9))
         return passes[-1] + slope * (rows - PROFILE_ROWS)
+
+    def pass_time(self, rows: int) -> float:
+        """Seconds of a pass over ``rows`` >= 1 rows lately; 0 as long as nothing is known."""
+        return self._slow * self._profiled(rows)
+
+    def observe_pass(self, rows: int, seconds: float) -> None:
+        """Count the time of a pass over ``rows`` rows, of one sequence or several, without prompts."""
+        slow = max(seconds, TINY) / self._profiled(rows)
+        self._slow = self._slow * min(max(slow / self._slow, 1 / CLIP), CLIP) ** WEIGHT if self._slow else slow
 
     @property
     def settled(self) -> bool:

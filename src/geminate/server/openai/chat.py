@@ -24,7 +24,7 @@ from geminate.server.openai.formats import Tools, choose_tools, grammar_spec, pr
 from geminate.server.openai.generation import Generation, sampling_params, until_gone
 from geminate.server.openai.schemas_chat import ChatRequest, NamedChoice
 from geminate.server.openai.sse import EventStream, chunks
-from geminate.server.openai.tokens import chat_logprobs, trace
+from geminate.server.openai.tokens import chat_logprobs, prompt_progress, trace
 from geminate.server.openai.tolerated import CHAT
 from geminate.server.state import Model, ServerState
 
@@ -32,7 +32,8 @@ from geminate.server.state import Model, ServerState
 async def chat(state: ServerState, request: Request) -> Response:
     """Generate the next assistant message of a conversation."""
     body = await parse(request, ChatRequest, state.check_ready, CHAT)
-    model, generation = await start(state, request, body)
+    progress = bool(body.stream and (body.trace or body.return_progress))
+    model, generation = await start(state, request, body, progress=progress)
     made = ChatResult(model, generation, body)
     if body.stream:
         return EventStream(made.events(), generation.context, generation.cancel)
@@ -40,12 +41,12 @@ async def chat(state: ServerState, request: Request) -> Response:
 
 
 async def start(
-    state: ServerState, request: Request, body: ChatRequest, *, bounded: bool | None = None
+    state: ServerState, request: Request, body: ChatRequest, *, bounded: bool | None = None, progress: bool = False
 ) -> tuple[Model, Generation]:
     """Queue a chat request; requests of other APIs come here in the form of a `ChatRequest`.
 
     Args:
-        bounded: see `Generation`; None: whether the body has a token limit.
+        bounded: see `Generation`; None: whether the body has a token limit. progress: see `Generation`.
 
     Raises:
         ApiError: as `Generation`, or the request is refused. ClientGone: the client closed the connection.
@@ -76,6 +77,7 @@ async def start(
         grammar=grammar,
         bounded=limit is not None if bounded is None else bounded,
         reply="tools" if tools.offered else "chat",
+        progress=progress,
     )
     return model, generation
 
@@ -215,6 +217,10 @@ class ChatResult:
         return chunks(self.generation, partial(self._chunk, head, tail), last if self.usage else None)
 
     def _chunk(self, head: bytes, tail: bytes, choice: int, chunk: Chunk) -> bytes:
+        progress = prompt_progress(choice, chunk, traced=self.trace)
+        if progress is not None:
+            empty = {"index": choice, "delta": {}, "logprobs": None, "finish_reason": None}
+            return head + b"," + json.dumps({"choices": [empty], **progress})[1:-1].encode("ascii") + tail
         first = not self.choices[choice].begun
         delta = self._take(choice, chunk)
         if not (delta or chunk.finish_reason or self.trace or self.logprobs):

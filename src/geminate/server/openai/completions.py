@@ -20,7 +20,7 @@ from geminate.server.http.parsing import parse
 from geminate.server.openai.generation import INLINE_CHARS, Generation, in_thread, sampling_params, until_gone
 from geminate.server.openai.schemas_chat import CompletionRequest
 from geminate.server.openai.sse import EventStream, chunks
-from geminate.server.openai.tokens import CompletionLogprobs, trace
+from geminate.server.openai.tokens import CompletionLogprobs, prompt_progress, trace
 from geminate.server.openai.tolerated import COMPLETION
 from geminate.server.state import Model, ServerState
 
@@ -30,19 +30,19 @@ DEFAULT_MAX_TOKENS = 16
 async def completions(state: ServerState, request: Request) -> Response:
     """Generate completions of one or more prompts."""
     body = await parse(request, CompletionRequest, state.check_ready, COMPLETION)
-    made = await start(state, request, body)
+    made = await start(state, request, body, progress=bool(body.stream and (body.trace or body.return_progress)))
     if body.stream:
         return EventStream(made.events(), made.generation.context, made.generation.cancel)
     return JsonResponse(await until_gone(request.receive, made.whole(), made.generation.cancel))
 
 
 async def start(
-    state: ServerState, request: Request, body: CompletionRequest, *, bounded: bool = True
+    state: ServerState, request: Request, body: CompletionRequest, *, bounded: bool = True, progress: bool = False
 ) -> CompletionResult:
     """Queue a completion request.
 
     Args:
-        bounded: see `Generation`.
+        bounded, progress: see `Generation`.
 
     Raises:
         ApiError: as `Generation`, or the request is refused.
@@ -77,6 +77,7 @@ async def start(
         bounded=bounded,
         reply="text",
         prompt_logprobs=body.logprobs if body.echo else None,
+        progress=progress,
     )
     echoes = await in_thread(heavy, lambda: _echoes(model, prompts, ids, n), param="prompt") if body.echo else None
     return CompletionResult(model, generation, body, n * len(prompts), echoes)
@@ -195,6 +196,10 @@ class CompletionResult:
         return chunks(self.generation, partial(self._chunk, head, tail), last if self.usage else None)
 
     def _chunk(self, head: bytes, tail: bytes, choice: int, chunk: Chunk) -> bytes:
+        progress = prompt_progress(choice, chunk, traced=self.trace)
+        if progress is not None:
+            empty = {"index": choice, "text": "", "logprobs": None, "finish_reason": None}
+            return head + json.dumps({"choices": [empty], **progress})[1:-1].encode("ascii") + tail
         entry = self._take(choice, chunk)
         if not (entry["text"] or chunk.finish_reason or self.trace or self.logprobs):
             return b""

@@ -94,6 +94,7 @@ class Generation:
         reply: how each choice is parsed; see `EngineRequest`.
         bounded: whether the request set a token limit; otherwise the limit shrinks to what the KV cache can hold.
         prompt_logprobs: see `EngineRequest`.
+        progress: whether chunks tell how far the prompt is, before those with tokens.
 
     Raises:
         ApiError: 400, 429 or 503; nothing is queued then.
@@ -113,13 +114,14 @@ class Generation:
         reply: ReplyKind,
         grammar: Grammar | None = None,
         prompt_logprobs: int | None = None,
+        progress: bool = False,
     ) -> None:
         self.state, self.model, self.context, self.n = state, model, context, n
         self.prompt_tokens = sum(map(len, prompts))
         self.stats: dict[int, Stats] = {}
         self.generated = self.reasoning = 0
         self._bounded, self._trace = bounded, bool(body.trace)
-        self._prompt_logprobs = prompt_logprobs
+        self._prompt_logprobs, self._progress = prompt_logprobs, progress
         self._thinking: set[int] = set()
         self._last: dict[int, float] = {}
         self._prompts = [len(prompt) for prompt in prompts]
@@ -169,6 +171,7 @@ class Generation:
             grammar=None if grammar is None else grammar.source,
             reply=reply,
             prompt_logprobs=self._prompt_logprobs,
+            want_progress=self._progress,
             client=self.context.client,
             timeout_s=self.state.settings.request_seconds,
         )
@@ -252,6 +255,8 @@ class Generation:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     def _count(self, batch: list[tuple[int, Chunk]]) -> None:
+        if self._progress:
+            batch = [(choice, chunk) for choice, chunk in batch if chunk.progress is None]
         metrics, now = self.state.metrics, time.perf_counter()
         opened, closed = self.model.thought_open, self.model.thought_close
         counts: dict[int, int] = {}

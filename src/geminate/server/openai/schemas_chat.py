@@ -16,6 +16,7 @@ from geminate.server.openai.schemas_common import (
     JsonObjectFormat,
     JsonSchemaSpec,
     RegexFormat,
+    ReportsProgress,
     Sampling,
     StopStrings,
     StreamOptions,
@@ -123,7 +124,7 @@ ChatFormat = Annotated[
 ]
 
 
-class ChatRequest(Sampling, StopStrings):
+class ChatRequest(Sampling, StopStrings, ReportsProgress):
     """Body of ``POST /v1/chat/completions``."""
 
     model: str = Field(description="The served model's id or an alias.")
@@ -182,7 +183,7 @@ class ChatRequest(Sampling, StopStrings):
 Ids = Annotated[Items[TokenId], Field(min_length=1)]
 
 
-class CompletionRequest(Sampling, StopStrings):
+class CompletionRequest(Sampling, StopStrings, ReportsProgress):
     """Body of ``POST /v1/completions``."""
 
     model: str = Field(description="The served model's id or an alias.")

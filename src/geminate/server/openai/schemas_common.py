@@ -81,6 +81,16 @@ class StopStrings(Strict):
     )
 
 
+class ReportsProgress(Strict):
+    """The field of chat and text completions about the prompt."""
+
+    return_progress: bool | None = Field(
+        None,
+        description="With stream: tell how far the prompt is, in chunks with `prompt_progress` before the first token. "
+        "Extension.",
+    )
+
+
 class StreamOptions(Strict):
     """Options for a streamed response."""
 

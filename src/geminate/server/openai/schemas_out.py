@@ -96,7 +96,8 @@ class Round(Out):
 
 
 class Trace(Out):
-    """Present with ``trace: true``; in a stream each chunk has the fields of one round instead. Extension."""
+    """Present with ``trace: true``; in a stream each chunk has the fields of one round instead, and chunks before
+    the first token may have ``prompt`` (``read``, ``of``) in their place. Extension."""
 
     seed: int = Field(description="Seed that was used.")
     rounds: list[Round] = Field(description="Rounds in order.")

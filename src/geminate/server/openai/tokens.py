@@ -1,4 +1,4 @@
-"""Tokens in responses: log-probabilities in OpenAI's two shapes, and the trace with each token's origin."""
+"""Tokens in responses: log-probabilities in OpenAI's shapes, traces with every token's origin, progress of prompts."""
 
 from __future__ import annotations
 
@@ -75,3 +75,16 @@ def trace(choice: int, chunk: Chunk) -> dict[str, Any]:
     tokens = [{"id": t.id, "text": t.text, "origin": t.origin} for t in chunk.tokens]
     counts = {"drafted": chunk.drafted, "accepted": chunk.accepted, "undrafted": chunk.undrafted}
     return {"choice": choice, "tokens": tokens, **counts}
+
+
+def prompt_progress(choice: int, chunk: Chunk, *, traced: bool) -> dict[str, Any] | None:
+    """The fields of a chunk that tells how far the prompt is, in llama.cpp's names; None for one with tokens."""
+    at = chunk.progress
+    if at is None:
+        return None
+    milliseconds = round(at.seconds * 1000, 3)
+    fields = {"total": at.total, "cache": at.reused, "processed": at.done, "time_ms": milliseconds}
+    more: dict[str, Any] = {"prompt_progress": fields}
+    if traced:
+        more["geminate"] = {"choice": choice, "prompt": {"read": at.done, "of": at.total}}
+    return more

@@ -1,4 +1,4 @@
-"""What drafting may lose: one account in plain rounds, kept with estimates of costs and counted tokens, without a clock."""
+"""What drafting may lose: one account in tokens, kept with estimates of costs and counted tokens, without a clock."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ class LossAccount:
         """A round is over.
 
         Args:
-            won: tokens that its draft won. sequences: in the batch; what one learns, all learn, so they share the income.
+            won: tokens that its draft won.
+            sequences: in the batch; what one learns, all learn, so they share the income.
         """
         self.balance = min(self.MOST, self.balance + won + self.INCOME / sequences)

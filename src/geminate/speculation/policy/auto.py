@@ -120,9 +120,7 @@ class AutoPolicy:
     ) -> Decision:
         """``reason`` counts where the draft is empty."""
         none = None if draft.token_ids else reason
-        return Decision(
-            draft=draft, reason=none, source=source, offer=offer, costs=plan.costs, rate=plan.plain_rate
-        )
+        return Decision(draft=draft, reason=none, source=source, offer=offer, costs=plan.costs, rate=plan.plain_rate)
 
     def observe(self, decision: Decision, accepted: int) -> None:
         """See `Policy`."""

@@ -2,7 +2,8 @@
 
 With survival s_i (the chance that the first i draft tokens are all accepted) a round of k draft tokens yields
 1 + s_1 + .. + s_k tokens in R(k) plain rounds. The best rate S* = max over k of that quotient also says when one more
-draft token pays: s > S* x (R(k + 1) - R(k)) (Dinkelbach 1967, "On nonlinear fractional programming"). 0 is a legal answer.
+draft token pays: s > S* x (R(k + 1) - R(k)) (Dinkelbach 1967, "On nonlinear fractional programming"). 0 is a legal
+answer.
 """
 
 from __future__ import annotations
