@@ -62,6 +62,8 @@ def serve(
         rows = sum(1 + len(decision.draft.token_ids) for decision in decisions)
         taken = float(passes[rows + prompt_rows - 1])
         clock += spent + taken
+        if sequences == 1 and not prompt_rows:
+            costs.observe_round(rows - 1, decisions[0].draft.steps, 2, spent + taken)
         for policy, decision in zip(policies, decisions, strict=True):
             draft = decision.draft
             accepted = 0

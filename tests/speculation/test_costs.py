@@ -111,6 +111,7 @@ def test_measured_attention_is_no_negative_time(embedded: LLM) -> None:
 
 
 def test_profile_is_kept_and_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("geminate.loading.calibrate.DISTURBED", 1e9)  # other tests may run beside this one
     llm = LLM(threads=1, cache_dir=tmp_path)
     messages: list[str] = []
     first = cost_profile(llm.pair, messages.append)
@@ -120,12 +121,19 @@ def test_profile_is_kept_and_read_again(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr("geminate.loading.calibrate.measure", lambda pair: pytest.fail("measured again"))
     assert cost_profile(llm.pair) == first
     monkeypatch.undo()
+    monkeypatch.setattr("geminate.loading.calibrate.DISTURBED", 1e9)
     other = LLM(threads=2, cache_dir=tmp_path)
     cost_profile(other.pair)
     assert len(json.loads(kept.read_text())) == 2, "each thread count has its own"
     kept.write_text("{broken")
     assert cost_profile(llm.pair) is not None, "a broken file is measured anew"
     assert len(json.loads(kept.read_text())) == 1
+
+
+def test_a_profile_of_a_busy_machine_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    llm = LLM(threads=1, cache_dir=tmp_path)
+    monkeypatch.setattr("geminate.loading.calibrate.measure", lambda pair, on_pass: replace(STEPS, quiet=False))
+    assert cost_profile(llm.pair) is not None and not list(tmp_path.rglob("*.costs.json"))
 
 
 def test_no_drafter_no_draft_step(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from geminate.speculation.draft import Draft, DraftContext
 from geminate.speculation.policy import AutoPolicy, NgramPolicy
 from geminate.speculation.sources.constrained import allowed_prefix, constrained_draft
 from geminate.speculation.sources.grammar import GrammarSource
-from geminate.speculation.sources.mtp import MtpDrafter
+from geminate.speculation.sources.mtp import FIRST, MtpDrafter
 
 
 class Rails:
@@ -157,7 +157,7 @@ def test_auto_takes_forced_tokens_and_learns_nothing_from_them(llm: LLM, context
         assert decision.draft == Draft(token_ids=(9, 8, 7), source="forced")
         policy.observe(decision, 1)
     assert (mtp._own.values(), stats.positions.values(), stats.calibration.values()) == before
-    assert mtp._reach == 1
+    assert mtp._reach == FIRST
     policy = AutoPolicy(None, Steady(), AcceptanceStats())
     longer = replace(forced, token_ids=[*range(10, 20), 10, 11, 12], constraint=Rails(forced=(13,)))
     assert policy.decide(longer, 8, NO_LOAD).draft.source == "ngram"

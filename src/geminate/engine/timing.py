@@ -57,7 +57,9 @@ class Timing:
         took = now - self._began
         self.rest = now - self._passed
         if all(turn.is_round for turn in turns):
-            self.costs.observe_pass(sum([turn.count for turn in turns]), self.last_pass)
+            tokens = sum([len(event.token_ids) for event in events])
+            outside = self.rest / (tokens + len(turns))
+            self.costs.observe_pass(sum([turn.count for turn in turns]), self.last_pass, outside)
             # Only the round of one sequence alone belongs to one draft length.
             if len(turns) == 1 and events and events[0].token_ids:
                 self._observe_round(turns[0], len(events[0].token_ids))

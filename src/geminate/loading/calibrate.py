@@ -32,6 +32,7 @@ FAR_SAMPLES = 5
 FAR_BUDGET = 0.5  # seconds for them
 DRAFT = 4
 MOST_SAMPLES = 15
+DISTURBED = 1.5  # times the least timing; a median beyond that was taken while something else ran
 
 
 def cost_model(pair: Pair, profile: CostProfile | None) -> CostModel:
@@ -43,7 +44,7 @@ def cost_model(pair: Pair, profile: CostProfile | None) -> CostModel:
 def cost_profile(
     pair: Pair, on_message: Message | None = None, on_pass: Callable[[], None] | None = None
 ) -> CostProfile | None:
-    """The kept profile of this machine, pair and thread count; measured and kept if there is none.
+    """The kept profile of this machine, pair and thread count; measured if there is none, and kept if nothing disturbed it.
 
     Args:
         on_pass: see `measure`.
@@ -66,12 +67,13 @@ def cost_profile(
             f"measured what a pass costs here: {profile.passes[0] * 1e3:.0f} ms for one row, "
             f"{profile.passes[4] * 1e3:.0f} ms for five"
         )
-    _write(path, {**kept, key: profile.as_dict()})
+    if profile.quiet:
+        _write(path, {**kept, key: profile.as_dict()})
     return profile
 
 
 def measure(pair: Pair, budget: float = BUDGET, on_pass: Callable[[], None] | None = None) -> CostProfile:
-    """T(1..17), the draft step and attention, medians of interleaved timings within about ``budget`` seconds.
+    """T(1..17), the draft step and attention: the least of interleaved timings within about ``budget`` seconds.
 
     Args:
         on_pass: called before every pass; what it raises ends the measuring.
@@ -115,10 +117,11 @@ def measure(pair: Pair, budget: float = BUDGET, on_pass: Callable[[], None] | No
             for steps, taken in drafts.items():
                 run(DRAFT + 1)  # as in a series of drafts: the first after a pause finds its weights far from the core
                 taken.append(draft(steps))
-    short, long = (statistics.median(taken) if taken else 0.0 for taken in drafts.values())
+    short, long = (min(taken, default=0.0) for taken in drafts.values())
     step = max(0.0, long - short) / (DRAFT - 1)
-    medians = [statistics.median(times[m]) for m in rows]
-    passes = np.interp(np.arange(1, PROFILE_ROWS + 1), rows, medians)
+    # Whatever else runs only adds to a timing.
+    passes = np.interp(np.arange(1, PROFILE_ROWS + 1), rows, [min(times[m]) for m in rows])
+    quiet = all(statistics.median(taken) < DISTURBED * min(taken) for taken in times.values())
     # More rows never cost less: a dip is noise, and would look like free drafts.
     grown = tuple(float(t) for t in np.maximum.accumulate(passes))
     byte, mac = _attention(pair, cache, run)
@@ -128,6 +131,7 @@ def measure(pair: Pair, budget: float = BUDGET, on_pass: Callable[[], None] | No
         draft_call=max(0.0, short - step),
         attention_byte=byte,
         attention_mac=mac,
+        quiet=quiet,
     )
 
 

@@ -35,6 +35,7 @@ DRAFT = 4  # tokens of a usual draft
 LEAST_ROW, LEAST_DRAFT = 0.01, 0.002  # plain rounds that a row and a draft add at least, whatever the profile says
 FAR = 64  # positions apart at which rounds are not compared
 WEIGHT = 0.15  # of a new timing of a pass in the speed that prompts are paced by
+LEAST_SHARE = 0.25  # passes of one row by which a round may take longer outside the pass than it did
 CLIP = 2.0  # a preempted pass may take ten times as long; no single one moves that far
 TINY = 1e-9  # seconds; a clock may not have moved
 # On what a draft token adds to a shared round: it is estimated from rounds of one sequence, and all wait for it.
@@ -51,6 +52,7 @@ class CostProfile:
         draft_call: seconds of a draft beside its steps.
         attention_byte: seconds that a byte of keys and values adds to a pass. attention_mac: seconds that a
             multiply-accumulate of attention adds to it.
+        quiet: whether nothing else seems to have run while it was measured.
     """
 
     passes: tuple[float, ...]
@@ -58,6 +60,7 @@ class CostProfile:
     draft_call: float = 0.0
     attention_byte: float = 0.0
     attention_mac: float = 0.0
+    quiet: bool = True
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -126,12 +129,16 @@ class CostModel:
         self.profile = profile or UNKNOWN
         self._target, self._drafter = target, drafter
         self._slow = 0.0 if profile is None else 1.0  # times as slow as the profile says
+        self._outside = (
+            0.0  # of a round's time outside the pass, a sequence's and a token's share; as the profile's seconds
+        )
         self._near: deque[tuple[float, float]] = deque(maxlen=NEAR)  # (what the draft should add, seconds)
         self._drafted = 0  # how many of them had a draft
         self._position = 0
         self._since_check = 0
         self._level = 0.0  # seconds of a plain round, by all rounds near the last comparison
         self._shown: deque[tuple[float, float]] = deque(maxlen=SHOWN)  # (excess, what the draft should have added)
+        self._kept: tuple[RoundCosts, RoundCosts] | None = None  # idle costs, and the same corrected
         self._idle: tuple[int, BatchLoad, RoundCosts] | None = None
 
     def round_costs(self, position: int, load: BatchLoad = NO_LOAD) -> RoundCosts:
@@ -149,6 +156,11 @@ class CostModel:
     def _corrected(self, idle: RoundCosts) -> RoundCosts:
         if not self._shown:
             return idle
+        if self._kept is None or self._kept[0] is not idle:
+            self._kept = idle, self._correct(idle)
+        return self._kept[1]
+
+    def _correct(self, idle: RoundCosts) -> RoundCosts:
         drafting = self.excess(idle.added(DRAFT, DRAFT))
         call, step = drafting * idle.call, drafting * idle.step
         rounds = [1.0]
@@ -170,6 +182,8 @@ class CostModel:
         sequences = 1 + load.sequences
         plain_rows = 1 + load.rows
         plain = self._profiled(plain_rows) + sequences * once + plain_rows * row
+        if load.shared:  # what rounds of one sequence have outside their passes is in the comparisons
+            plain += sequences * self._outside
         first = plain_rows + load.prompt_rows
         caution = CAUTION if load.shared else 1.0
         least = LEAST_ROW if not load.shared else 0.0
@@ -201,10 +215,16 @@ class CostModel:
         """Seconds of a pass over ``rows`` >= 1 rows lately; 0 as long as nothing is known."""
         return self._slow * self._profiled(rows)
 
-    def observe_pass(self, rows: int, seconds: float) -> None:
-        """Count the time of a pass over ``rows`` rows, of one sequence or several, without prompts."""
+    def observe_pass(self, rows: int, seconds: float, outside: float = 0.0) -> None:
+        """Count the time of a pass over ``rows`` rows, of one sequence or several, without prompts.
+
+        Args:
+            outside: seconds of the round after the pass, for each sequence and each emitted token.
+        """
         slow = max(seconds, TINY) / self._profiled(rows)
         self._slow = self._slow * min(max(slow / self._slow, 1 / CLIP), CLIP) ** WEIGHT if self._slow else slow
+        share = min(outside / self._slow, CLIP * self._outside + LEAST_SHARE * self._profiled(1))
+        self._outside += WEIGHT * (share - self._outside)
 
     @property
     def settled(self) -> bool:
@@ -244,6 +264,7 @@ class CostModel:
         level = self._level_now()
         if not self._level / CHANGE < level < self._level * CHANGE:
             self._shown.clear()
+            self._kept = None
             self._level = self._level_now()
 
     def _level_now(self) -> float:
@@ -260,6 +281,7 @@ class CostModel:
             shown = _median([(s / seconds - 1.0) / a for a, s in self._near if a])
             added = _median([a for a, _ in self._near if a])
         self._shown.append((shown, added))
+        self._kept = None
         self._level = self._level_now()
 
 

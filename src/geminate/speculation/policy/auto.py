@@ -22,6 +22,7 @@ COMPARE_EVERY = 16  # rounds with drafts, times what they gain, after which a pl
 COMPARE_LEAST = 4  # rounds with drafts that are compared with a plain one; so many it takes while little was compared
 MOST_GAIN = 3.0
 SERIES = 2  # trials in a row: the first after a pause is slower than one of a series, and is not timed
+REST = 16  # shared rounds for which a sequence whose drafts do not pay decides nothing: all wait for its deciding
 NOTHING = Offer(rates=())
 
 
@@ -47,18 +48,18 @@ class AutoPolicy:
         self._planner = LengthPlanner()
         self._trials = 0  # left of a series
         self._since_plain = 0
+        self._rest = 0  # shared rounds left in which nothing is decided
         self._sequences = 1
 
     def decide(self, context: DraftContext, limit: int, load: BatchLoad) -> Decision:
         """See `Policy`."""
         self._sequences = 1 + load.sequences
+        if load.shared and self._rest:
+            self._rest -= 1
+            return UNDRAFTED["batch_load"]
         if self.account.exhausted:
             return UNDRAFTED["loss_limit"]
         plan = self._planner.current(load, lambda: self._plan(context, load))
-        if not load.shared:
-            due = COMPARE_EVERY * min(plan.rate, MOST_GAIN) if self._costs.settled else COMPARE_LEAST
-            if self._since_plain >= due:
-                return UNDRAFTED["comparing"]
         limit = min(limit, MAX_DRAFT)
         copied = None if self._ngram is None else self._copy(self._ngram, context, limit, plan)
         if context.constraint is not None:
@@ -66,11 +67,17 @@ class AutoPolicy:
             if forced is not None and (copied is None or len(forced.tokens) >= len(copied.draft.token_ids)):
                 k = best_length(forced.rates, plan.costs.rounds, others=plan.plain_rate - 1.0)[0]
                 return self._decision(self._grammar.draft(context, forced, k), plan, self._grammar, forced)
+        if not load.shared and self._comparison_is_due(plan):
+            return UNDRAFTED["comparing"]
         if copied is not None:
             return copied
         if self._mtp is None:
             return UNDRAFTED["no_drafter"]
         return self._ask_drafter(self._mtp, context, limit, load, plan)
+
+    def _comparison_is_due(self, plan: LengthPlan) -> bool:
+        often = COMPARE_EVERY * min(plan.rate, MOST_GAIN) if self._costs.settled else COMPARE_LEAST
+        return self._since_plain >= often
 
     def _plan(self, context: DraftContext, load: BatchLoad) -> LengthPlan:
         rates = [] if self._mtp is None else self._mtp.offer(context, MAX_DRAFT).rates
@@ -93,6 +100,7 @@ class AutoPolicy:
     ) -> Decision:
         if plan.length == 0:
             if not self._may_try(plan, load):
+                self._rest = REST
                 return UNDRAFTED["batch_load" if load.shared else "does_not_pay"]
             draft = mtp.draft(context, NOTHING, min(limit, plan.trial))
             return self._decision(draft, plan, mtp, NOTHING, empty_reason(context))

@@ -32,11 +32,14 @@ class MtpDrafter:
         return Draft(token_ids=tuple(ids.tolist()), confidence=tuple(confidence.tolist()), steps=len(ids))
 
 
+FIRST = 4
+
+
 class MtpSource:
     """A sequence's use of the drafter: what was accepted of its drafts, and how long they may be.
 
-    Drafts start short and may double in length whenever a full one was accepted: a new text may be nothing like the
-    last.
+    Drafts have at most `FIRST` tokens until one of that length was accepted whole, then twice as many, and so on: a new
+    text may be nothing like the last.
 
     Args:
         drafter: proposes the tokens.
@@ -48,7 +51,7 @@ class MtpSource:
     def __init__(self, drafter: Drafter, stats: AcceptanceStats) -> None:
         self._drafter, self._stats = drafter, stats
         self._own = PositionRates(keep=0.966)
-        self._reach = 1
+        self._reach = FIRST
 
     def offer(self, context: DraftContext, limit: int) -> Offer:
         """See `DraftSource`; ``limit`` bounds the draft, not the rates."""
