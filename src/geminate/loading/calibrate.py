@@ -44,7 +44,7 @@ def cost_model(pair: Pair, profile: CostProfile | None) -> CostModel:
 def cost_profile(
     pair: Pair, on_message: Message | None = None, on_pass: Callable[[], None] | None = None
 ) -> CostProfile | None:
-    """The kept profile of this machine, pair and thread count; measured if there is none, and kept if nothing disturbed it.
+    """The kept profile of this machine, pair and thread count; measured if there is none, and kept if all was quiet.
 
     Args:
         on_pass: see `measure`.
