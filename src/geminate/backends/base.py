@@ -14,6 +14,9 @@ from geminate.kv.store import KVDtype, KVFactory, KVStore, SlotSpec
 from geminate.plan.batch import Batch
 from geminate.plan.nodes import Plan
 
+ARITHMETIC = 1
+"""Number of the arithmetic: raised when a release changes the bits of hidden states, keys or values."""
+
 
 class Program(Protocol):
     """A compiled plan."""

@@ -12,7 +12,7 @@ import numpy as np
 
 from geminate.arrays import F16, F32, U64
 from geminate.errors import BackendError, ContextLengthError
-from geminate.kv.store import BLOCK, KVDtype, KVStore, SlotSpec
+from geminate.kv.store import BLOCK, BlockData, KVDtype, KVStore, Section, SlotSpec, first_needed
 
 # Rows pad to BLOCK, the kernels' tile of keys, so a tile of absolute positions is contiguous in a ring too.
 
@@ -67,9 +67,13 @@ class KVRings:
         need = self.length + rows
         if need > self.max_context:
             raise ContextLengthError(f"position {need} lies past the context of {self.max_context} tokens")
-        if need <= self._full_rows:
+        self._make_room(need)
+
+    def _make_room(self, positions: int) -> None:
+        """Let the arrays without a window grow to hold ``positions``."""
+        if positions <= self._full_rows:
             return
-        self._full_rows = min(_tiles(max(need, 2 * self._full_rows)), _tiles(self.max_context))
+        self._full_rows = min(_tiles(max(positions, 2 * self._full_rows)), _tiles(self.max_context))
         for i, spec in enumerate(self.slots):
             if spec.window == 0:
                 self.keys[i] = _grown(self.keys[i], self._full_rows)
@@ -112,18 +116,19 @@ class KVRings:
             parts += keys[:, row : row + BLOCK].tobytes(), values[:, row : row + BLOCK].tobytes()
         return b"".join(parts)
 
-    def restore(self, blocks: Sequence[bytes]) -> None:
+    def restore(self, blocks: Sequence[BlockData]) -> None:
         """See `KVStore`."""
         if self.length:
             raise ValueError(f"only an empty cache can be filled, this one holds {self.length} positions")
         if wrong := next((len(data) for data in blocks if len(data) != block_bytes(self.slots)), None):
             raise ValueError(f"a block has {wrong} bytes where this model's have {block_bytes(self.slots)}")
         length = len(blocks) * BLOCK
+        self._make_room(length)
         windows = [spec.window for spec in self.slots if spec.window]
         self._low = max((max(0, length - window + 1) for window in windows), default=0)
         offset = 0
         for spec, keys, values in zip(self.slots, self.keys, self.values, strict=True):
-            first = max(0, length - spec.window + 1) // BLOCK if spec.window else 0
+            first = first_needed(spec.window, len(blocks))
             count = spec.kv_heads * BLOCK * spec.head_dim
             for at in range(first, len(blocks)):
                 row = at * BLOCK % keys.shape[1]
@@ -156,6 +161,8 @@ class RingFactory:
             raise BackendError(f"a KV cache in {dtype} is not supported; float16 is")
         self.slots, self.max_rows = slots, max_rows
         self.block_bytes = block_bytes(slots)
+        self.sections = tuple(Section(nbytes=block_bytes((spec,)), window=spec.window) for spec in slots)
+        self.layout = f"{dtype} keys, values [kv_heads, {BLOCK}, head_dim] of {slots}"
 
     def new(self, max_context: int, *, whole: bool = False) -> KVRings:
         """See `KVFactory`."""
