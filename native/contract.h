@@ -10,7 +10,14 @@
 //   - bf16 products: two float chains over even and odd k, ascending, merged once.
 //   - threads split output columns, rows or heads, never a reduction.
 //   - norms and softmax sums: 16 lanes by absolute index, tails padded with zeros, one reduction tree.
-//   - attention walks keys in tiles of 64 absolute positions, ascending; one exp for body and tail.
+//   - attention walks keys in tiles of 64 absolute positions, ascending; a score is one float chain over the
+//     head's dimensions, ascending (or one exact integer sum, see below); one exp for body and tail. Layers
+//     without a window are cut into parts of 1,024 absolute positions; each has its own maximum and sum, and
+//     parts join in ascending order, whether one thread walks them in turn or several take them apart.
+//   - int8 keys and values: key, query and value of a head go through a Hadamard transform (stages of
+//     distance 1, 2, 4, ..), then one scale for each token and head (amax / 127, round to nearest even).
+//     Scores are exact integer sums; probabilities times value scales are quantized for each query and tile
+//     of 64 keys (max / 255), their integer sums join one float chain, tiles ascending.
 //   - experts add up in ascending expert order.
 //   - -ffp-contract=off; a fused multiply-add happens only where the code says fma.
 // All instruction sets run the same 16-lane program with IEEE operations, so their bits agree too.
@@ -24,9 +31,13 @@
 
 namespace geminate {
 
+// Counts up whenever a release changes bits; 2: attention over tiles of keys side by side, in parts.
+constexpr int kArithmetic = 2;
+
 constexpr int kPanelRows = 8;      // activation rows a kernel call multiplies at once
 constexpr int kKeyTile = 64;       // keys of an attention tile
-constexpr int kHeadBlock = 4;      // query heads that share one walk over the keys
+constexpr int kKeyLanes = 16;      // keys that lie side by side
+constexpr int kPart = 1024;        // positions of a part of a long context, whole tiles
 constexpr int kAttentionRows = 8;  // rows that share one walk over the keys
 constexpr int kMaxHeadDim = 1024;
 constexpr int kProbeDots = 64;  // 64-byte products of a round of multiply_bytes
@@ -65,23 +76,46 @@ struct TileRange {
   int64_t valid;  // outputs that exist, counted from the first row of `begin`
 };
 
-// Rows at consecutive positions of one sequence, one KV head, up to kHeadBlock of its query heads.
-struct AttentionTask {
-  const float* q;  // row i: [heads, head_dim] at q + i * q_stride
-  float* out;      // likewise
-  int64_t q_stride, out_stride;
-  const uint16_t* keys;    // float16 [rows, head_dim] of the KV head
-  const uint16_t* values;  // likewise
-  int64_t rows;            // of the ring, a multiple of 64
-  int64_t first, last;     // row i sees positions max(0, first + i) .. last + i; none: zeros out
-  int count;               // rows, at most kAttentionRows
-  int heads, head_dim;
-  float* scratch;  // [count * attention_scratch(heads, head_dim)]
+// A ring of keys and values of all KV heads; position p stands in row p % rows. One of two formats:
+//   float16: keys [heads, rows / 16, head_dim, 16], values [heads, rows, head_dim].
+//   int8: keys as unsigned codes, 128 added, [heads, rows / 16, key_width / 4, 16, 4]; values as signed codes
+//   [heads, rows / 4, value_width, 4], zeros behind head_dim; a float32 scale for each row [heads, rows].
+struct KvSlot {
+  void* keys;
+  void* values;
+  int64_t rows;         // a multiple of 64
+  float* key_scales;    // null: float16
+  float* value_scales;  // likewise
 };
 
-// Floats of scratch for a row of a task: queries, sums, scores of a key tile, and three of bookkeeping.
-static constexpr int64_t attention_scratch(int64_t heads, int64_t head_dim) {
-  return heads * (2 * ((head_dim + 15) / 16 * 16) + kKeyTile + 3 * 16);
+static constexpr int64_t round_up(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
+
+// What attention over some positions makes of a query: a record of floats.
+//   [value_width(head_dim)] sum of exp(score - top) * value, [16] lanes of the sum of exp(score - top),
+//   [16] top / ln 2 in every lane, -inf where no key was seen.
+static constexpr int64_t value_width(int64_t head_dim) { return round_up(head_dim, 16); }
+static constexpr int64_t record_floats(int64_t head_dim) { return value_width(head_dim) + 2 * 16; }
+
+// Rows at consecutive positions of one sequence, and some of the query heads that share a KV head; together
+// `count * heads` queries, row by row.
+struct AttentionTask {
+  const float* q;  // row i: [heads, head_dim] at q + i * q_stride
+  int64_t q_stride;
+  KvSlot slot;
+  int64_t kv_head;
+  int64_t begin, end;   // positions to walk, a whole number of tiles from 0 on
+  int64_t first, last;  // of those, row i sees first + i .. last + i
+  int count;            // rows, at most kAttentionRows
+  int heads, head_dim;
+  float* records;  // row i: [heads, record_floats(head_dim)] at records + i * record_stride
+  int64_t record_stride;
+  float* scratch;  // [attention_scratch(count * heads, head_dim)], a multiple of 64 bytes
+};
+
+// Floats of scratch for a task: queries, scores and codes of a tile, and a tile's panel.
+static constexpr int64_t attention_scratch(int64_t queries, int64_t head_dim) {
+  return queries * (round_up(head_dim, 32) + kKeyTile + kKeyTile / 4) + round_up(queries, 16) * 3 +
+         kKeyTile * kKeyTile;
 }
 
 struct Kernels {
@@ -97,16 +131,24 @@ struct Kernels {
                       float* out, int64_t out_stride, float scale);
 
   void (*embed)(const Matrix& w, int64_t row, float scale, float* out);
-  void (*lookup)(const RowTable& table, int64_t row, float scale, float* out);
+  // Columns column .. column + width - 1 of a row.
+  void (*lookup)(const RowTable& table, int64_t row, int64_t column, int64_t width, float scale, float* out);
   // weight [width / groups] or null; out may equal x.
   void (*rms_norm)(const float* x, float* out, const float* weight, int64_t width, int64_t groups, float eps);
   void (*add_scaled)(const float* a, const float* b, float* out, int64_t n, float scale);
   void (*gelu_mul)(const float* gate, const float* up, float* out, int64_t n);
   // Each of `groups` heads of `dim` in place; cosine and sine [pairs].
   void (*rope)(float* x, int64_t groups, int64_t dim, const float* cosine, const float* sine, int64_t pairs);
-  void (*to_half)(const float* x, uint16_t* out, int64_t n);
+  // One head's key and value [head_dim] into a row of the slot.
+  void (*store_kv)(const float* key, const float* value, const KvSlot& slot, int64_t kv_head, int64_t row,
+                   int head_dim);
   void (*softcap)(float* x, int64_t n, float cap);
+  // Fills the records of the task's queries.
   void (*attention)(const AttentionTask& task);
+  // Joins the record of later positions to the record of all before them.
+  void (*join_records)(const float* later, float* all, int head_dim);
+  // What a record's query reads from the cache, [head_dim]; turned: keys and values are int8.
+  void (*finish_record)(const float* record, float* out, int head_dim, bool turned);
   // out = exp(x - max) / sum; out may equal x.
   void (*softmax)(const float* x, float* out, int64_t n);
   // exp(x[at] - max) / sum without writing the rest.

@@ -15,7 +15,7 @@ using nb::literals::operator""_a;
 
 void add_steps(nb::class_<ProgramRef>& program) {
   program.def("embed", &ProgramRef::embed, "out"_a, "table"_a, "scale"_a)
-      .def("lookup", &ProgramRef::lookup, "out"_a, "table"_a, "scale"_a)
+      .def("lookup", &ProgramRef::lookup, "out"_a, "table"_a, "scale"_a, "column"_a)
       .def("concat", &ProgramRef::concat, "a"_a, "b"_a, "out"_a)
       .def("norm", &ProgramRef::norm, "x"_a, "out"_a, "weight"_a.none(), "eps"_a, "groups"_a)
       .def("linear", &ProgramRef::linear, "x"_a, "out"_a, "w"_a, "scale"_a)
@@ -26,7 +26,7 @@ void add_steps(nb::class_<ProgramRef>& program) {
       .def("attention", &ProgramRef::attention, "q"_a, "out"_a, "slot"_a, "heads"_a, "kv_heads"_a,
            "head_dim"_a, "window"_a, "include_self"_a)
       .def("softcap", &ProgramRef::softcap, "x"_a, "cap"_a)
-      .def("gather", &ProgramRef::gather, "x"_a, "out"_a)
+      .def("gather", &ProgramRef::gather, "x"_a)
       .def("tap", &ProgramRef::tap, "x"_a, "index"_a)
       .def("experts", &ProgramRef::experts, "x"_a, "scores"_a, "out"_a, "gate_up"_a, "down"_a, "top_k"_a,
            "scale"_a)
@@ -54,6 +54,7 @@ NB_MODULE(_native, m) {
   using namespace geminate;
   m.doc() = "Geminate's kernels; use geminate.backends.cpu.program.";
   nb::set_leak_warnings(false);  // a daemon thread holds its objects when the process exits
+  m.def("arithmetic", [] { return kArithmetic; });
   m.def("report_bus_errors", &report_bus_errors, "head"_a, "tail"_a);
   m.def("supported_isas", &supported_isas);
   m.def("stream_key", &stream_key, "seed"_a, "choice"_a, "position"_a);

@@ -21,7 +21,7 @@ class ProgramRef {
 
   // One step each, in the plan's order; steps.cpp.
   void embed(int out, const MatrixRef& table, float scale);
-  void lookup(int out, const TableRef& table, float scale);
+  void lookup(int out, const TableRef& table, float scale, int64_t column);
   void concat(int a, int b, int out);
   void norm(int x, int out, std::optional<In<float>> weight, float eps, int groups);
   void linear(int x, int out, const MatrixRef& w, float scale);
@@ -32,7 +32,7 @@ class ProgramRef {
   void attention(int q, int out, int slot, int heads, int kv_heads, int head_dim, int64_t window,
                  bool include_self);
   void softcap(int x, float cap);
-  void gather(int x, int out);
+  void gather(int x);
   void tap(int x, int index);
   void experts(int x, int scores, int out, const MatrixRef& gate_up, const MatrixRef& down, int top_k,
                In<float> scale);

@@ -22,9 +22,13 @@ void ProgramRef::require_rows(const In<int32_t>& ids, const In<int32_t>& positio
     require(sequence >= 0 && static_cast<size_t>(sequence) < caches, "run: sequences[", r, "] is ", sequence,
             ", but the number of caches is ", caches);
   }
+  require(program_->gathers() || heads == rows, "run: head_rows has ", heads,
+          " values, but the program gathers none of its ", rows, " rows");
   for (int64_t h = 0; h < heads; ++h) {
-    require(head_rows.data()[h] >= 0 && head_rows.data()[h] < rows, "run: head_rows[", h, "] is ",
-            head_rows.data()[h], ", but the number of rows is ", rows);
+    const int32_t row = head_rows.data()[h];
+    require(row >= 0 && row < rows, "run: head_rows[", h, "] is ", row, ", but the number of rows is ", rows);
+    require(h == 0 || row > head_rows.data()[h - 1], "run: head_rows[", h, "] is ", row,
+            ", but they must ascend");
   }
 }
 
@@ -32,11 +36,11 @@ Pass ProgramRef::make_pass(const char* call, const In<uint64_t>& caches,
                            const std::vector<In<float>>& cosines, const std::vector<In<float>>& sines,
                            int64_t last) const {
   Pass pass;
-  require(caches.shape(1) >= static_cast<size_t>(slots_) && caches.shape(2) == 3, call, ": caches is [",
-          caches.shape(0), ", ", caches.shape(1), ", ", caches.shape(2), "], expected [caches, ", slots_,
-          " slots or more, 3]");
+  require(caches.shape(1) >= static_cast<size_t>(slots_) && caches.shape(2) == kSlotFields, call,
+          ": caches is [", caches.shape(0), ", ", caches.shape(1), ", ", caches.shape(2),
+          "], expected [caches, ", slots_, " slots or more, ", kSlotFields, "]");
   for (size_t i = 0; i < caches.shape(0); ++i) {
-    pass.caches.push_back({caches.data() + i * caches.shape(1) * 3});
+    pass.caches.push_back({caches.data() + i * caches.shape(1) * kSlotFields});
   }
   require(cosines.size() >= dims_.size() && sines.size() == cosines.size(), call, ": cosines and sines have ",
           cosines.size(), " and ", sines.size(), " tables, but the program takes ", dims_.size());
@@ -61,13 +65,16 @@ void ProgramRef::run(In<int32_t> ids, In<int32_t> positions, In<int32_t> sequenc
                      In<uint64_t> caches, const std::vector<In<float>>& cosines,
                      const std::vector<In<float>>& sines, Out<float> hidden, Out<float> logits,
                      std::vector<Out<float>> taps) {
-  require(caches.ndim() == 3, "run: caches has ", caches.ndim(), " dimensions, expected [caches, slots, 3]");
+  require(caches.ndim() == 3, "run: caches has ", caches.ndim(), " dimensions, expected [caches, slots, ",
+          kSlotFields, "]");
   require_rows(ids, positions, sequences, head_rows, caches.shape(0));
   const int64_t rows = size_of(ids), heads = size_of(head_rows);
-  require_size(hidden, rows * width(hidden_), "run", "hidden", rows, " rows of ", width(hidden_));
+  require_size(hidden, heads * width(hidden_), "run", "hidden", heads, " rows of ", width(hidden_));
   require_size(logits, heads * width(logits_), "run", "logits", heads, " rows of ", width(logits_));
   require(taps.empty() || taps.size() == static_cast<size_t>(taps_), "run: taps has ", taps.size(),
           " arrays, but the program has ", taps_, " taps");
+  require(taps.empty() || heads == rows, "run: taps show every row, but of ", rows, " rows ", heads,
+          " are head rows");
   const int64_t last = *std::max_element(positions.data(), positions.data() + rows);
   Pass pass = make_pass("run", caches, cosines, sines, last);
   pass.rows = rows;
@@ -112,7 +119,8 @@ int64_t ProgramRef::draft(int32_t token, In<float> hidden, int32_t position, int
   require_size(hidden, width(hidden_in_), "draft", "hidden", "one row");
   require_size(logits, width(logits_), "draft", "logits", "one row");
   require_size(next, width(hidden_), "draft", "next", "one row");
-  require(caches.ndim() == 3, "draft: caches has ", caches.ndim(), " dimensions, expected [1, slots, 3]");
+  require(caches.ndim() == 3, "draft: caches has ", caches.ndim(), " dimensions, expected [1, slots, ",
+          kSlotFields, "]");
   require(caches.shape(0) == 1, "draft: caches has ", caches.shape(0), " sequences, expected 1");
   const bool want_candidates = candidates_ >= 0 && candidates.size() != 0;
   if (want_candidates) require_size(candidates, width(candidates_), "draft", "candidates", "one row");

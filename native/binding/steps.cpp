@@ -60,10 +60,12 @@ void ProgramRef::embed(int out, const MatrixRef& table, float scale) {
   program_->add(EmbedStep{.out = out, .table = table.m, .scale = scale});
 }
 
-void ProgramRef::lookup(int out, const TableRef& table, float scale) {
-  require_width("lookup", "out", width("lookup", "out", out), "table has", table.t.width);
+void ProgramRef::lookup(int out, const TableRef& table, float scale, int64_t column) {
+  const int64_t columns = width("lookup", "out", out);
+  require(column >= 0 && column + columns <= table.t.width, "lookup: column is ", column, ", but table is ",
+          table.t.width, " wide and out takes ", columns, " of it");
   tables_.push_back(table);
-  program_->add(LookupStep{.out = out, .table = table.t, .scale = scale});
+  program_->add(LookupStep{.out = out, .table = table.t, .scale = scale, .column = column});
 }
 
 void ProgramRef::concat(int a, int b, int out) {
@@ -126,6 +128,7 @@ void ProgramRef::kv_store(int keys, int values, int slot, int kv_heads) {
   require_index("kv_store", "slot", slot);
   slots_ = std::max(slots_, slot + 1);
   const int head_dim = static_cast<int>(columns / kv_heads);
+  require(head_dim <= kMaxHeadDim, "kv_store: heads are ", head_dim, " wide, but must be 1 to ", kMaxHeadDim);
   program_->add(
       KvStoreStep{.keys = keys, .values = values, .slot = slot, .kv_heads = kv_heads, .head_dim = head_dim});
 }
@@ -159,9 +162,9 @@ void ProgramRef::softcap(int x, float cap) {
   program_->add(SoftcapStep{.x = x, .cap = cap});
 }
 
-void ProgramRef::gather(int x, int out) {
-  require_width("gather", "out", width("gather", "out", out), "x has", width("gather", "x", x));
-  program_->add(GatherStep{.x = x, .out = out});
+void ProgramRef::gather(int x) {
+  width("gather", "x", x);
+  program_->add(GatherStep{.x = x});
 }
 
 void ProgramRef::tap(int x, int index) {
@@ -223,6 +226,8 @@ void ProgramRef::finish(int hidden, int logits, int candidates, int hidden_in,
     require_width("finish", "hidden_in", width("finish", "hidden_in", hidden_in), "hidden has",
                   width(hidden));
   }
+  require(program_->has_head_rows(hidden) && program_->has_head_rows(logits),
+          "finish: hidden and logits have a row for each wanted row, but are written before the gather");
   hidden_ = hidden;
   logits_ = logits;
   candidates_ = candidates;

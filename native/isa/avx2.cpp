@@ -7,7 +7,7 @@
 namespace geminate::avx2 {
 
 constexpr const char* kIsaName = "avx2";
-constexpr int kRowBlock = 2, kKeyBlock = 1, kValueVecs = 1;
+constexpr int kRowBlock = 2, kQueryBlock = 6, kCodeBlock = 4, kPanelVecs = 1;
 
 struct F {
   __m256 a, b;
@@ -23,6 +23,12 @@ struct W8 {
 };
 struct W4 {
   __m256i a, b;
+};
+struct Four {
+  __m256i v;
+};
+struct V8 {  // int16 codes: bytes 0 and 2, bytes 1 and 3 of each lane
+  __m256i even_a, odd_a, even_b, odd_b;
 };
 
 static inline __m256i first(int n) {
@@ -75,6 +81,11 @@ static inline __m256 pow2(__m256 n) {
   return _mm256_castsi256_ps(_mm256_slli_epi32(biased, 23));
 }
 static inline F pow2(F n) { return {pow2(n.a), pow2(n.b)}; }
+static inline F times_pow2(F x, F n) { return mul(x, pow2(n)); }
+static inline bool any_less(F x, F y) {
+  const __m256 a = _mm256_cmp_ps(x.a, y.a, _CMP_LT_OQ), b = _mm256_cmp_ps(x.b, y.b, _CMP_LT_OQ);
+  return _mm256_movemask_ps(_mm256_or_ps(a, b)) != 0;
+}
 
 // The tree all ISAs share: i with i+8, then i+4, i+2, i+1.
 static inline float reduce_add(F x) {
@@ -83,14 +94,28 @@ static inline float reduce_add(F x) {
   const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
   return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
 }
-static inline void reduce_add4(const F& a, const F& b, const F& c, const F& d, float* out) {
-  out[0] = reduce_add(a), out[1] = reduce_add(b), out[2] = reduce_add(c), out[3] = reduce_add(d);
-}
 static inline float reduce_max(F x) {
   const __m256 eight = _mm256_max_ps(x.a, x.b);
   const __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
   const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
   return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
+}
+template <int H>
+static inline __m256 butterfly(__m256 a) {
+  constexpr int kUpper = H == 1 ? 0xAA : H == 2 ? 0xCC : 0xF0;
+  __m256 other;
+  if constexpr (H == 1) other = _mm256_permute_ps(a, 0xB1);
+  if constexpr (H == 2) other = _mm256_permute_ps(a, 0x4E);
+  if constexpr (H == 4) other = _mm256_permute2f128_ps(a, a, 1);
+  return _mm256_blend_ps(_mm256_add_ps(a, other), _mm256_sub_ps(other, a), kUpper);
+}
+template <int H>
+static inline F butterfly(F x) {
+  if constexpr (H == 8) {
+    return {_mm256_add_ps(x.a, x.b), _mm256_sub_ps(x.a, x.b)};
+  } else {
+    return {butterfly<H>(x.a), butterfly<H>(x.b)};
+  }
 }
 
 static inline __m128i load_words(const uint16_t* x) {
@@ -119,15 +144,21 @@ static inline int32_t quantize_lanes(F a, F b, int8_t* out) {
   for (int i = 0; i < 32; ++i) sum += out[i];
   return sum;
 }
+static inline void store_u8(uint8_t* out, F x) {
+  const __m256i pairs = _mm256_packs_epi32(_mm256_cvtps_epi32(x.a), _mm256_cvtps_epi32(x.b));
+  const __m256i ordered = _mm256_permute4x64_epi64(pairs, 0xD8);  // packs work within 128-bit halves
+  const __m128i low = _mm256_castsi256_si128(ordered), high = _mm256_extracti128_si256(ordered, 1);
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(out), _mm_packus_epi16(low, high));
+}
 
 static inline F to_float(I x) { return {_mm256_cvtepi32_ps(x.a), _mm256_cvtepi32_ps(x.b)}; }
 static inline __m256i load_bytes(const uint8_t* w) {
   return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(w));
 }
-static inline __m256i four_codes(const int8_t* x) {
+static inline Four four_codes(const void* x) {
   int32_t four;
   __builtin_memcpy(&four, x, 4);
-  return _mm256_set1_epi32(four);
+  return {_mm256_set1_epi32(four)};
 }
 // int8 codes are made signed again, so the +128 needs no compensation here.
 static inline I start8(int32_t) { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
@@ -138,13 +169,14 @@ static inline W8 load_w8(const uint8_t* w) {
   return {a, b, _mm256_abs_epi8(a), _mm256_abs_epi8(b)};
 }
 // |w| <= 127 and |x| <= 127, so a pair stays at or below 32258 and vpmaddubsw never saturates.
-static inline I dot8(I acc, const W8& w, const int8_t* x) {
-  const __m256i four = four_codes(x), ones = _mm256_set1_epi16(1);
-  const __m256i a = _mm256_maddubs_epi16(w.size_a, _mm256_sign_epi8(four, w.a));
-  const __m256i b = _mm256_maddubs_epi16(w.size_b, _mm256_sign_epi8(four, w.b));
+static inline I dot_w8(I acc, const W8& w, Four x) {
+  const __m256i ones = _mm256_set1_epi16(1);
+  const __m256i a = _mm256_maddubs_epi16(w.size_a, _mm256_sign_epi8(x.v, w.a));
+  const __m256i b = _mm256_maddubs_epi16(w.size_b, _mm256_sign_epi8(x.v, w.b));
   return {_mm256_add_epi32(acc.a, _mm256_madd_epi16(a, ones)),
           _mm256_add_epi32(acc.b, _mm256_madd_epi16(b, ones))};
 }
+static inline I dot8(I acc, const W8& w, const int8_t* x) { return dot_w8(acc, w, four_codes(x)); }
 static inline Acc4 start4(int32_t) { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
 static inline void load_w4(const uint8_t* w, W4* low, W4* high) {
   const __m256i mask = _mm256_set1_epi8(15);
@@ -153,7 +185,7 @@ static inline void load_w4(const uint8_t* w, W4* low, W4* high) {
   *high = {_mm256_and_si256(_mm256_srli_epi16(a, 4), mask), _mm256_and_si256(_mm256_srli_epi16(b, 4), mask)};
 }
 static inline Acc4 dot4(Acc4 acc, W4 w, const int8_t* x) {
-  const __m256i four = four_codes(x);
+  const __m256i four = four_codes(x).v;
   return {_mm256_add_epi16(acc.a, _mm256_maddubs_epi16(w.a, four)),
           _mm256_add_epi16(acc.b, _mm256_maddubs_epi16(w.b, four))};
 }
@@ -161,6 +193,20 @@ static inline I finish4(Acc4 acc, int32_t start) {
   const __m256i ones = _mm256_set1_epi16(1), offset = _mm256_set1_epi32(start);
   return {_mm256_add_epi32(_mm256_madd_epi16(acc.a, ones), offset),
           _mm256_add_epi32(_mm256_madd_epi16(acc.b, ones), offset)};
+}
+static inline I zero_sums() { return start8(0); }
+static inline V8 load_v8(const int8_t* v) {
+  const __m256i a = load_bytes(reinterpret_cast<const uint8_t*>(v));
+  const __m256i b = load_bytes(reinterpret_cast<const uint8_t*>(v) + 32);
+  return {_mm256_srai_epi16(_mm256_slli_epi16(a, 8), 8), _mm256_srai_epi16(a, 8),
+          _mm256_srai_epi16(_mm256_slli_epi16(b, 8), 8), _mm256_srai_epi16(b, 8)};
+}
+// In int16: vpmaddubsw would saturate at codes of 255.
+static inline I dot_v8(I acc, const V8& v, Four x) {
+  const __m256i even = _mm256_and_si256(x.v, _mm256_set1_epi16(255)), odd = _mm256_srli_epi16(x.v, 8);
+  const __m256i a = _mm256_add_epi32(_mm256_madd_epi16(v.even_a, even), _mm256_madd_epi16(v.odd_a, odd));
+  const __m256i b = _mm256_add_epi32(_mm256_madd_epi16(v.even_b, even), _mm256_madd_epi16(v.odd_b, odd));
+  return {_mm256_add_epi32(acc.a, a), _mm256_add_epi32(acc.b, b)};
 }
 
 #include "kernels/kernels_impl.h"

@@ -7,7 +7,7 @@
 namespace geminate::avx512 {
 
 constexpr const char* kIsaName = "avx512";
-constexpr int kRowBlock = 8, kKeyBlock = 4, kValueVecs = 4;
+constexpr int kRowBlock = 8, kQueryBlock = 6, kCodeBlock = 6, kPanelVecs = 4;
 
 struct F {
   __m512 v;
@@ -20,6 +20,10 @@ struct W8 {
   __m512i codes;
 };
 using W4 = W8;
+using V8 = W8;
+struct Four {
+  __m512i v;
+};
 
 static inline __mmask16 first(int n) { return static_cast<__mmask16>((1u << n) - 1u); }
 
@@ -51,6 +55,8 @@ static inline F pow2(F n) {
   const __m512i biased = _mm512_add_epi32(_mm512_cvtps_epi32(n.v), _mm512_set1_epi32(127));
   return {_mm512_castsi512_ps(_mm512_slli_epi32(biased, 23))};
 }
+static inline F times_pow2(F a, F n) { return {_mm512_scalef_ps(a.v, n.v)}; }
+static inline bool any_less(F a, F b) { return _mm512_cmp_ps_mask(a.v, b.v, _CMP_LT_OQ) != 0; }
 
 // The tree all ISAs share: i with i+8, then i+4, i+2, i+1.
 static inline float reduce_add(F a) {
@@ -59,21 +65,21 @@ static inline float reduce_add(F a) {
   const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
   return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
 }
-// Four such sums at once, by the same tree.
-static inline void reduce_add4(F a, F b, F c, F d, float* out) {
-  // 128-bit lanes after the first step: a0 a1 b0 b1 and c0 c1 d0 d1.
-  const __m512 ab = _mm512_add_ps(_mm512_shuffle_f32x4(a.v, b.v, 0x44), _mm512_shuffle_f32x4(a.v, b.v, 0xEE));
-  const __m512 cd = _mm512_add_ps(_mm512_shuffle_f32x4(c.v, d.v, 0x44), _mm512_shuffle_f32x4(c.v, d.v, 0xEE));
-  const __m512 four = _mm512_add_ps(_mm512_shuffle_f32x4(ab, cd, 0x88), _mm512_shuffle_f32x4(ab, cd, 0xDD));
-  const __m512 two = _mm512_add_ps(four, _mm512_permute_ps(four, 0x4E));
-  const __m512 one = _mm512_add_ps(two, _mm512_permute_ps(two, 0xB1));
-  _mm_storeu_ps(out, _mm512_castps512_ps128(_mm512_maskz_compress_ps(0x1111, one)));
-}
 static inline float reduce_max(F a) {
   const __m256 eight = _mm256_max_ps(_mm512_castps512_ps256(a.v), _mm512_extractf32x8_ps(a.v, 1));
   const __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
   const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
   return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
+}
+template <int H>
+static inline F butterfly(F a) {
+  constexpr __mmask16 kUpper = H == 1 ? 0xAAAA : H == 2 ? 0xCCCC : H == 4 ? 0xF0F0 : 0xFF00;
+  __m512 other;
+  if constexpr (H == 1) other = _mm512_permute_ps(a.v, 0xB1);
+  if constexpr (H == 2) other = _mm512_permute_ps(a.v, 0x4E);
+  if constexpr (H == 4) other = _mm512_shuffle_f32x4(a.v, a.v, 0xB1);
+  if constexpr (H == 8) other = _mm512_shuffle_f32x4(a.v, a.v, 0x4E);
+  return {_mm512_mask_sub_ps(_mm512_add_ps(a.v, other), kUpper, other, a.v)};
 }
 
 static inline __m256i load_words(const uint16_t* x) {
@@ -94,6 +100,10 @@ static inline int32_t quantize_lanes(F a, F b, int8_t* out) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(out + 16), _mm512_cvtsepi32_epi8(high));
   return _mm512_reduce_add_epi32(_mm512_add_epi32(low, high));
 }
+static inline void store_u8(uint8_t* out, F a) {
+  const __m512i whole = _mm512_max_epi32(_mm512_cvtps_epi32(a.v), _mm512_setzero_si512());
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(out), _mm512_cvtusepi32_epi8(whole));
+}
 
 static inline F to_float(I a) { return {_mm512_cvtepi32_ps(a.v)}; }
 static inline I start8(int32_t start) { return {_mm512_set1_epi32(start)}; }
@@ -111,6 +121,20 @@ static inline I dot8(I acc, W8 w, const int8_t* x) {
 }
 static inline Acc4 dot4(Acc4 acc, W4 w, const int8_t* x) { return dot8(acc, w, x); }
 static inline I finish4(Acc4 acc, int32_t) { return acc; }
+static inline I zero_sums() { return {_mm512_setzero_si512()}; }
+static inline V8 load_v8(const int8_t* v) { return {_mm512_loadu_si512(v)}; }
+static inline Four four_codes(const void* x) {
+  int32_t four;
+  __builtin_memcpy(&four, x, 4);
+  return {_mm512_set1_epi32(four)};
+}
+// In assembly: around the intrinsic, GCC 12 copies and spills a block of 24 sums in every step.
+static inline I dot_codes(I acc, __m512i u, __m512i s) {
+  __asm__("vpdpbusd %2, %1, %0" : "+v"(acc.v) : "v"(u), "v"(s));
+  return acc;
+}
+static inline I dot_w8(I acc, W8 w, Four x) { return dot_codes(acc, w.codes, x.v); }
+static inline I dot_v8(I acc, V8 v, Four x) { return dot_codes(acc, x.v, v.codes); }
 
 #include "kernels/kernels_impl.h"
 

@@ -6,50 +6,58 @@ template <class A, class B>
 concept Is = __is_same(A, B);
 
 static_assert(requires {
-  { kIsaName } -> Is<const char* const&>;    // what GEMINATE_ISA and supported_isas() call it
-  { kRowBlock } -> Is<const int&>;           // activation rows that share one walk over a weight tile: 1 to 8
-  { kKeyBlock } -> Is<const int&>;           // keys whose scores are computed together: 1 or 4
-  { kValueVecs } -> Is<const int&>;          // vectors of a value that are summed together: 1 or 4
+  { kIsaName } -> Is<const char* const&>;  // what GEMINATE_ISA and supported_isas() call it
+  { kRowBlock } -> Is<const int&>;         // activation rows that share one walk over a weight tile: 1 to 8
+  { kQueryBlock } -> Is<const int&>;       // queries that attention multiplies in registers together: 1 to 8
+  { kCodeBlock } -> Is<const int&>;        // likewise for int8 keys and values
+  { kPanelVecs } -> Is<const int&>;        // vectors of keys or values beside them: 1 to 4
   requires sizeof(F) >= 16 * sizeof(float);  // 16 float lanes
   requires sizeof(I) >= 64;                  // 16 int32 lanes
   requires sizeof(Acc4) > 0;                 // sums of the int4 products of one group
   requires sizeof(W8) > 0;                   // 64 int8 codes, 4 for each lane, as dot8 wants them
   requires sizeof(W4) > 0;                   // 64 int4 codes, likewise for dot4
+  requires sizeof(V8) > 0;                   // 64 signed codes, likewise for dot_v8
+  requires sizeof(Four) > 0;                 // four codes for every lane
 });
 
 static_assert(requires(F a, F b, F c, const F d, float s, const float* from, float* to, int n) {
-  { load(from) } -> Is<F>;                      // 16 floats
-  { load_part(from, n) } -> Is<F>;              // n < 16 floats, zeros behind; reads no others
-  { store(to, a) } -> Is<void>;                 // 16 floats
-  { store_part(to, a, n) } -> Is<void>;         // the first n < 16; writes no others
-  { set1(s) } -> Is<F>;                         // s in every lane
-  { add(a, b) } -> Is<F>;                       // a + b
-  { sub(a, b) } -> Is<F>;                       // a - b
-  { mul(a, b) } -> Is<F>;                       // a * b
-  { div(a, b) } -> Is<F>;                       // a / b, rounded as IEEE says, no estimate
-  { fma(a, b, c) } -> Is<F>;                    // a * b + c, rounded once
-  { sqrt(a) } -> Is<F>;                         // rounded as IEEE says
-  { max(a, b) } -> Is<F>;                       // the larger; b where either is NaN
-  { min(a, b) } -> Is<F>;                       // the smaller; b where either is NaN
-  { abs(a) } -> Is<F>;                          // sign cleared
-  { copy_sign(a, b) } -> Is<F>;                 // size of a, sign of b
-  { round_even(a) } -> Is<F>;                   // to the nearest integer, ties to even
-  { select_less(a, b, c, d) } -> Is<F>;         // c where a < b, else d (so where either is NaN)
-  { pow2(a) } -> Is<F>;                         // 2 to the power of a, an integer from -126 to 127
-  { reduce_add(a) } -> Is<float>;               // all lanes: i with i + 8, then i + 4, i + 2, i + 1
-  { reduce_add4(a, b, c, d, to) } -> Is<void>;  // four such sums, by the same tree
-  { reduce_max(a) } -> Is<float>;               // the largest lane, by the same tree
+  { load(from) } -> Is<F>;               // 16 floats
+  { load_part(from, n) } -> Is<F>;       // n < 16 floats, zeros behind; reads no others
+  { store(to, a) } -> Is<void>;          // 16 floats
+  { store_part(to, a, n) } -> Is<void>;  // the first n < 16; writes no others
+  { set1(s) } -> Is<F>;                  // s in every lane
+  { add(a, b) } -> Is<F>;                // a + b
+  { sub(a, b) } -> Is<F>;                // a - b
+  { mul(a, b) } -> Is<F>;                // a * b
+  { div(a, b) } -> Is<F>;                // a / b, rounded as IEEE says, no estimate
+  { fma(a, b, c) } -> Is<F>;             // a * b + c, rounded once
+  { sqrt(a) } -> Is<F>;                  // rounded as IEEE says
+  { max(a, b) } -> Is<F>;                // the larger; b where either is NaN
+  { min(a, b) } -> Is<F>;                // the smaller; b where either is NaN
+  { abs(a) } -> Is<F>;                   // sign cleared
+  { copy_sign(a, b) } -> Is<F>;          // size of a, sign of b
+  { round_even(a) } -> Is<F>;            // to the nearest integer, ties to even
+  { select_less(a, b, c, d) } -> Is<F>;  // c where a < b, else d (so where either is NaN)
+  { pow2(a) } -> Is<F>;                  // 2 to the power of a, an integer from -126 to 127
+  { times_pow2(a, b) } -> Is<F>;         // a * pow2(b) where that is a normal number
+  { any_less(a, b) } -> Is<bool>;        // a < b in some lane
+  { reduce_add(a) } -> Is<float>;        // all lanes: i with i + 8, then i + 4, i + 2, i + 1
+  { reduce_max(a) } -> Is<float>;        // the largest lane, by the same tree
+  // Lane i of H = 1, 2, 4 or 8: a[i] + a[i ^ H], or a[i ^ H] - a[i] where i has the bit H.
+  { butterfly<1>(a) } -> Is<F>;
 });
 
-static_assert(requires(F a, F b, const uint16_t* from, uint16_t* to, int8_t* codes) {
+static_assert(requires(F a, F b, const uint16_t* from, uint16_t* to, int8_t* codes, uint8_t* bytes) {
   { load_half(from) } -> Is<F>;       // 16 float16
   { store_half(to, a) } -> Is<void>;  // 16 float16, rounded to nearest even
   { load_bf16(from) } -> Is<F>;       // 16 bfloat16
   // 32 values, rounded to nearest even, as int8 into codes; returns their sum.
   { quantize_lanes(a, b, codes) } -> Is<int32_t>;
+  { store_u8(bytes, a) } -> Is<void>;  // 16 values from 0 to 255, rounded to nearest even, as uint8
 });
 
-static_assert(requires(I sum, Acc4 sum4, W8 w8, W4 w4, int32_t s, const uint8_t* from, const int8_t* x) {
+static_assert(requires(I sum, Acc4 sum4, W8 w8, W4 w4, V8 v8, Four four, int32_t s, const uint8_t* from,
+                       const int8_t* x) {
   { to_float(sum) } -> Is<F>;     // int32 to float, rounded to nearest even
   { start8(s) } -> Is<I>;         // where int8 sums begin: s = -128 * sum(x), or 0 if load_w8 takes 128 off
   { load_w8(from) } -> Is<W8>;    // 64 codes, stored with 128 added
@@ -58,4 +66,9 @@ static_assert(requires(I sum, Acc4 sum4, W8 w8, W4 w4, int32_t s, const uint8_t*
   { load_w4(from, &w4, &w4) } -> Is<void>;  // 64 bytes: low and high nibbles, stored with 8 added
   { dot4(sum4, w4, x) } -> Is<Acc4>;        // as dot8
   { finish4(sum4, s) } -> Is<I>;            // the group's int32 sums; s as given to start4
+  { zero_sums() } -> Is<I>;                 // where sums of dot_v8 begin
+  { load_v8(x) } -> Is<V8>;                 // 64 signed codes
+  { four_codes(from) } -> Is<Four>;         // codes from[0 .. 3], signed or not
+  { dot_w8(sum, w8, four) } -> Is<I>;       // as dot8, the four signed
+  { dot_v8(sum, v8, four) } -> Is<I>;       // as dot8, the four unsigned
 });

@@ -5,7 +5,7 @@
 namespace geminate::scalar {
 
 constexpr const char* kIsaName = "scalar";
-constexpr int kRowBlock = 2, kKeyBlock = 1, kValueVecs = 1;
+constexpr int kRowBlock = 2, kQueryBlock = 2, kCodeBlock = 2, kPanelVecs = 1;
 
 struct F {
   float v[16];
@@ -20,6 +20,12 @@ struct W8 {
 struct W4 {
   const uint8_t* codes;
   int shift;
+};
+struct V8 {
+  const int8_t* codes;
+};
+struct Four {
+  const void* codes;
 };
 
 template <class Body>
@@ -86,6 +92,12 @@ static inline F pow2(F n) {
     return float_of((static_cast<uint32_t>(whole) + 127u) << 23);
   });
 }
+static inline F times_pow2(F a, F n) { return mul(a, pow2(n)); }
+static inline bool any_less(F a, F b) {
+  bool any = false;
+  for (int i = 0; i < 16; ++i) any |= a.v[i] < b.v[i];
+  return any;
+}
 // The tree all ISAs share: i with i+8, then i+4, i+2, i+1.
 static inline float reduce_add(F a) {
   for (int half = 8; half > 0; half /= 2) {
@@ -93,14 +105,15 @@ static inline float reduce_add(F a) {
   }
   return a.v[0];
 }
-static inline void reduce_add4(const F& a, const F& b, const F& c, const F& d, float* out) {
-  out[0] = reduce_add(a), out[1] = reduce_add(b), out[2] = reduce_add(c), out[3] = reduce_add(d);
-}
 static inline float reduce_max(F a) {
   for (int half = 8; half > 0; half /= 2) {
     for (int i = 0; i < half; ++i) a.v[i] = a.v[i] > a.v[i + half] ? a.v[i] : a.v[i + half];
   }
   return a.v[0];
+}
+template <int H>
+static inline F butterfly(F a) {
+  return lanes([&](int i) { return (i & H) != 0 ? a.v[i ^ H] - a.v[i] : a.v[i] + a.v[i ^ H]; });
 }
 
 static inline F load_half(const uint16_t* x) {
@@ -122,6 +135,12 @@ static inline int32_t quantize_lanes(F a, F b, int8_t* out) {
     sum += out[i];
   }
   return sum;
+}
+static inline void store_u8(uint8_t* out, F a) {
+  for (int i = 0; i < 16; ++i) {
+    const float r = __builtin_rintf(a.v[i]);
+    out[i] = static_cast<uint8_t>(r > 0.0f ? (r < 255.0f ? r : 255.0f) : 0.0f);
+  }
 }
 
 static inline F to_float(I a) {
@@ -151,6 +170,17 @@ static inline Acc4 dot4(Acc4 acc, W4 w, const int8_t* x) {
   return acc;
 }
 static inline I finish4(Acc4 acc, int32_t) { return acc; }
+static inline I zero_sums() { return start8(0); }
+static inline V8 load_v8(const int8_t* v) { return {v}; }
+static inline Four four_codes(const void* x) { return {x}; }
+static inline I dot_w8(I acc, W8 w, Four x) { return dot8(acc, w, static_cast<const int8_t*>(x.codes)); }
+static inline I dot_v8(I acc, V8 v, Four x) {
+  const uint8_t* codes = static_cast<const uint8_t*>(x.codes);
+  for (int i = 0; i < 16; ++i) {
+    for (int b = 0; b < 4; ++b) acc.v[i] += v.codes[4 * i + b] * codes[b];
+  }
+  return acc;
+}
 
 #include "kernels/kernels_impl.h"
 

@@ -1,176 +1,127 @@
-// Softmax attention over float16 keys and values. Included by kernels_impl.h.
+// What attention over both formats of keys and values shares. Included by kernels_impl.h.
 //
-// Online softmax over tiles of 64 absolute positions, all rows of a task tile by tile: memory is read once.
-// Keys outside [first, last] are never read, so a row's bits do not depend on what a rejected draft left in
-// the cache.
+// Online softmax over tiles of 64 absolute positions, all queries of a task tile by tile: memory is read
+// once. Scores outside a row's own positions are replaced, never multiplied, so a row's bits do not depend on
+// what a rejected draft left in the cache. A masked key of a later row of the same task adds an exact zero.
 
-static inline F load_half(const uint16_t* x, int lanes) {
-  if (lanes == 16) return load_half(x);
-  uint16_t tail[16];
-  for (int j = 0; j < 16; ++j) tail[j] = j < lanes ? x[j] : static_cast<uint16_t>(0);
-  return load_half(tail);
-}
+constexpr int kTileVecs = kKeyTile / 16;
+constexpr float kLog2E = 1.44269504088896341f;
 
-// How far ahead of use the first row of a task calls keys and values into the cache; other rows find them
-// there.
-constexpr int64_t kKeysAhead = 8192;
-
-// One row's part of the scratch; every array is a whole number of vectors.
-struct AttentionRow {
-  float* q;       // [heads][width], zero-padded
-  float* acc;     // [heads][width], unnormalized output
-  float* score;   // [heads][kKeyTile]
-  float* factor;  // [heads][16], what the tile's new maximum scales acc by
-  float* top;     // [heads][16], the first lane counts
-  float* sum;     // [heads][16]
-  int64_t width;  // head_dim, rounded up to whole vectors
+struct AttentionScratch {
+  float* q;          // float16: [queries][round_up(head_dim, 32)], in units that make a score a power of two
+  int8_t* q_codes;   // int8: [queries][round_up(head_dim, 32)] codes of the turned queries
+  float* q_scale;    // [queries]
+  int32_t* q_start;  // [queries] -128 * sum of the codes, which cancels the 128 added to keys
+  float* score;      // [queries][kKeyTile], then probabilities
+  uint8_t* p;        // [queries][kKeyTile] codes of probability times value scale
+  float* p_scale;    // [queries]
+  float* panel;      // [kKeyTile][kKeyTile] part of a tile in float32
 };
 
-static inline AttentionRow attention_row(const AttentionTask& t, int row) {
-  AttentionRow s;
-  s.width = (t.head_dim + 15) / 16 * 16;
-  s.q = t.scratch + row * attention_scratch(t.heads, t.head_dim);
-  s.acc = s.q + t.heads * s.width;
-  s.score = s.acc + t.heads * s.width;
-  s.factor = s.score + t.heads * kKeyTile;
-  s.top = s.factor + t.heads * 16;
-  s.sum = s.top + t.heads * 16;
+static inline AttentionScratch attention_arrays(const AttentionTask& t) {
+  const int64_t queries = static_cast<int64_t>(t.count) * t.heads, padded = round_up(queries, 16);
+  AttentionScratch s;
+  float* at = t.scratch;
+  s.panel = at, at += kKeyTile * kKeyTile;
+  s.score = at, at += queries * kKeyTile;
+  s.p = reinterpret_cast<uint8_t*>(at), at += queries * (kKeyTile / 4);
+  s.q_scale = at, at += padded;
+  s.q_start = reinterpret_cast<int32_t*>(at), at += padded;
+  s.p_scale = at, at += padded;
+  s.q = at;
+  s.q_codes = reinterpret_cast<int8_t*>(at);
   return s;
 }
 
-// score[h][j] = q[h] . key[j] for keys j .. j+B of the tile; one chain over head_dim each.
-template <int H, int B>
-static inline void score_keys(const AttentionRow& s, const uint16_t* keys, int dim, int j, bool fetch) {
-  F acc[H][B];
-  for (int h = 0; h < H; ++h) {
-    for (int b = 0; b < B; ++b) acc[h][b] = set1(0.0f);
-  }
-  for (int d = 0; d < dim; d += 16) {
-    const int lanes = dim - d < 16 ? dim - d : 16;
-    F key[B];
-    for (int b = 0; b < B; ++b) {
-      const uint16_t* at = keys + (j + b) * dim + d;
-      if (fetch && d % 32 == 0) prefetch(at + kKeysAhead / 2);
-      key[b] = load_half(at, lanes);
-    }
-    for (int h = 0; h < H; ++h) {
-      const F q = load(s.q + h * s.width + d);
-      for (int b = 0; b < B; ++b) acc[h][b] = fma(q, key[b], acc[h][b]);
-    }
-  }
-  for (int h = 0; h < H; ++h) {
-    float* score = s.score + h * kKeyTile + j;
-    if constexpr (B == 4) {
-      reduce_add4(acc[h][0], acc[h][1], acc[h][2], acc[h][3], score);
-    } else {
-      for (int b = 0; b < B; ++b) score[b] = reduce_add(acc[h][b]);
-    }
+// Query i stands in row i / heads.
+static inline float* record_of(const AttentionTask& t, int i) {
+  return t.records + i / t.heads * t.record_stride + i % t.heads * record_floats(t.head_dim);
+}
+static inline const float* query_of(const AttentionTask& t, int i) {
+  return t.q + i / t.heads * t.q_stride + i % t.heads * t.head_dim;
+}
+static inline float* sum_of(float* record, int head_dim) { return record + value_width(head_dim); }
+static inline const float* sum_of(const float* record, int head_dim) {
+  return record + value_width(head_dim);
+}
+
+static inline void clear_record(float* record, int head_dim) {
+  for (int64_t i = 0; i < value_width(head_dim) + 16; i += 16) store(record + i, set1(0.0f));
+  store(sum_of(record, head_dim) + 16, set1(-__builtin_inff()));
+}
+
+// A tile of a task: positions start .. start + 63, of which the task's rows together see from .. to - 1.
+struct KeyTile {
+  int64_t start, at, next;  // row of the ring; row of the tile behind, or -1
+  int from, to;
+  int first_vec() const { return from / 16; }
+  int end_vec() const { return (to + 15) / 16; }
+};
+
+static inline int clamp_key(int64_t key) {
+  return key < 0 ? 0 : key > kKeyTile ? kKeyTile : static_cast<int>(key);
+}
+
+template <class Body>
+static inline void each_tile(const AttentionTask& t, Body body) {
+  const int64_t begin = t.begin > t.first ? t.begin : t.first;
+  const int64_t behind = t.last + t.count < t.end ? t.last + t.count : t.end;
+  for (int64_t start = begin / kKeyTile * kKeyTile; start < behind; start += kKeyTile) {
+    const int64_t next = start + kKeyTile;
+    body(KeyTile{start, start % t.slot.rows, next < behind ? next % t.slot.rows : -1,
+                 clamp_key(begin - start), clamp_key(behind - start)});
   }
 }
 
-// acc[h][d ..] = acc * factor + sum over keys begin .. end-1 of p[h][j] * value[j][d ..], keys ascending.
-template <int H, int B>
-static inline void add_values(const AttentionRow& s, const uint16_t* values, int dim, int d, int begin,
-                              int end, bool fetch) {
-  F acc[H][B];
-  const int lanes = dim - d < 16 ? dim - d : 16;  // below 16 only where B is 1
-  for (int h = 0; h < H; ++h) {
-    const F factor = load(s.factor + 16 * h);
-    for (int b = 0; b < B; ++b) acc[h][b] = mul(load(s.acc + h * s.width + d + 16 * b), factor);
-  }
-  for (int j = begin; j < end; ++j) {
-    F value[B];
-    for (int b = 0; b < B; ++b) {
-      if (fetch && b % 2 == 0) prefetch(values + j * dim + d + 16 * b + kKeysAhead / 2);
-      value[b] = B == 1 ? load_half(values + j * dim + d, lanes) : load_half(values + j * dim + d + 16 * b);
-    }
-    for (int h = 0; h < H; ++h) {
-      const F p = set1(s.score[h * kKeyTile + j]);
-      for (int b = 0; b < B; ++b) acc[h][b] = fma(p, value[b], acc[h][b]);
-    }
-  }
-  for (int h = 0; h < H; ++h) {
-    for (int b = 0; b < B; ++b) store(s.acc + h * s.width + d + 16 * b, acc[h][b]);
+// Calls body(i, Rows<R>) for blocks of about equal size of n queries, R at most Maximum.
+template <int Maximum, class Body>
+static inline void each_block(int n, Body body) {
+  const int blocks = (n + Maximum - 1) / Maximum, size = (n + blocks - 1) / blocks;
+  for (int i = 0; i < n; i += size) {
+    with_rows<Maximum>(size < n - i ? size : n - i, [&](auto rows) { body(i, rows); });
   }
 }
 
-template <int H>
-static inline void begin_row(const AttentionTask& t, int row) {
-  const AttentionRow s = attention_row(t, row);
-  for (int h = 0; h < H; ++h) {
-    each16(t.head_dim, [&](int64_t d, int lanes) {
-      store(s.q + h * s.width + d, load(t.q + row * t.q_stride + h * t.head_dim + d, lanes));
-      store(s.acc + h * s.width + d, set1(0.0f));
-    });
-    store(s.top + 16 * h, set1(-__builtin_inff()));
-    store(s.sum + 16 * h, set1(0.0f));
+// Calls body(v, Rows<B>) for vectors begin .. end-1, B at most kPanelVecs together.
+template <class Body>
+static inline void each_vec(int begin, int end, Body body) {
+  for (int v = begin; v < end; v += kPanelVecs) {
+    with_rows<kPanelVecs>(end - v, [&](auto vecs) { body(v, vecs); });
   }
 }
 
-// Keys begin .. end-1 of a tile.
-template <int H>
-static inline void row_tile(const AttentionRow& s, const uint16_t* keys, const uint16_t* values, int dim,
-                            int begin, int end, bool fetch) {
-  for (int h = 0; h < H; ++h) {
-    for (int j = 0; j < kKeyTile; j += 16) store(s.score + h * kKeyTile + j, set1(-__builtin_inff()));
-  }
-  int j = begin;
-  for (; j + kKeyBlock <= end; j += kKeyBlock) score_keys<H, kKeyBlock>(s, keys, dim, j, fetch);
-  for (; j < end; ++j) score_keys<H, 1>(s, keys, dim, j, fetch);
-  for (int h = 0; h < H; ++h) {
-    float* score = s.score + h * kKeyTile;
-    const F high = max(max(load(score), load(score + 16)), max(load(score + 32), load(score + 48)));
-    const float tile_top = reduce_max(high), old_top = s.top[16 * h];
-    const float new_top = tile_top > old_top ? tile_top : old_top;
-    F p[4];
-    for (int c = 0; c < 4; ++c) {
-      p[c] = exp16(sub(load(score + 16 * c), set1(new_top)));
-      store(score + 16 * c, p[c]);
-    }
-    const F factor = exp16(set1(old_top - new_top));
-    store(s.factor + 16 * h, factor);
-    store(s.sum + 16 * h, fma(load(s.sum + 16 * h), factor, add(add(p[0], p[1]), add(p[2], p[3]))));
-    s.top[16 * h] = new_top;
-  }
-  int d = 0;
-  for (; d + 16 * kValueVecs <= dim; d += 16 * kValueVecs) {
-    add_values<H, kValueVecs>(s, values, dim, d, begin, end, fetch);
-  }
-  for (; d < dim; d += 16) add_values<H, 1>(s, values, dim, d, begin, end, fetch);
+// x where lane from .. to - 1, else `other`.
+static inline F only_lanes(F x, int from, int to, float other) {
+  static const float lane[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+  const F i = load(lane), none = set1(other);
+  return select_less(i, set1(static_cast<float>(from)), none,
+                     select_less(i, set1(static_cast<float>(to)), x, none));
 }
 
-template <int H>
-static inline void end_row(const AttentionTask& t, int row) {
-  const AttentionRow s = attention_row(t, row);
-  for (int h = 0; h < H; ++h) {
-    const float total = reduce_add(load(s.sum + 16 * h));
-    const F divisor = set1(total > 0.0f ? total : 1.0f);  // no keys: zeros
-    each16(t.head_dim, [&](int64_t d, int lanes) {
-      store(t.out + row * t.out_stride + h * t.head_dim + d, div(load(s.acc + h * s.width + d), divisor),
-            lanes);
-    });
+// Turns query i's scores of a tile, in units of ln 2, into probabilities relative to the record's top; where
+// they exceed that, the record so far is brought to the new top first.
+static inline void tile_probabilities(const AttentionTask& t, const KeyTile& tile, int i, float* score) {
+  float* record = record_of(t, i);
+  float *sum = sum_of(record, t.head_dim), *top = sum + 16;
+  const int from = clamp_key(t.first + i / t.heads - tile.start);
+  const int to = clamp_key(t.last + i / t.heads + 1 - tile.start);
+  const bool whole = from == 0 && to == kKeyTile;
+  F x[kTileVecs];
+  for (int c = 0; c < kTileVecs; ++c) {
+    x[c] = load(score + 16 * c);
+    if (!whole) x[c] = only_lanes(x[c], from - 16 * c, to - 16 * c, -__builtin_inff());
   }
-}
-
-template <int H>
-static void attend(const AttentionTask& t) {
-  for (int row = 0; row < t.count; ++row) begin_row<H>(t, row);
-  const int64_t lowest = t.first > 0 ? t.first : 0;
-  for (int64_t tile = lowest / kKeyTile; tile * kKeyTile < t.last + t.count; ++tile) {
-    const int64_t start = tile * kKeyTile, at = start % t.rows * t.head_dim;
-    for (int row = 0; row < t.count; ++row) {
-      const int64_t first = t.first + row - start, end = t.last + row - start + 1;
-      const int from =
-          first > 0 ? static_cast<int>(first) : 0;  // past the tile's end where it sees none of it
-      const int to = end < kKeyTile ? static_cast<int>(end) : kKeyTile;
-      if (from < to) {
-        row_tile<H>(attention_row(t, row), t.keys + at, t.values + at, t.head_dim, from, to, row == 0);
-      }
-    }
+  const F high = max(max(x[0], x[1]), max(x[2], x[3]));
+  if (any_less(load(top), high)) {
+    const F new_top = set1(reduce_max(high)), factor = weight16(sub(load(top), new_top));
+    for (float* at = record; at <= sum; at += 16) store(at, mul(load(at), factor));
+    store(top, new_top);
   }
-  for (int row = 0; row < t.count; ++row) end_row<H>(t, row);
-}
-
-static void attention(const AttentionTask& task) {
-  with_rows<kHeadBlock>(task.heads, [&](auto heads) { attend<heads.value>(task); });
+  const F origin = load(top);
+  for (int c = 0; c < kTileVecs; ++c) {
+    x[c] = weight16(sub(x[c], origin));
+    if (!whole) x[c] = only_lanes(x[c], from - 16 * c, to - 16 * c, 0.0f);
+    store(score + 16 * c, x[c]);
+  }
+  store(sum, add(load(sum), add(add(x[0], x[1]), add(x[2], x[3]))));
 }

@@ -6,7 +6,11 @@
 #include "kernels/math_impl.h"
 #include "kernels/linear_impl.h"
 #include "kernels/rowwise_impl.h"
+#include "kernels/hadamard_impl.h"
 #include "kernels/attention_impl.h"
+#include "kernels/attention_half_impl.h"
+#include "kernels/attention_int8_impl.h"
+#include "kernels/attention_table_impl.h"
 #include "kernels/probe_impl.h"
 
 static constexpr Kernels kTable = {
@@ -20,9 +24,11 @@ static constexpr Kernels kTable = {
     .add_scaled = add_scaled,
     .gelu_mul = gelu_mul,
     .rope = rope,
-    .to_half = to_half,
+    .store_kv = store_kv,
     .softcap = softcap,
     .attention = attention,
+    .join_records = join_records,
+    .finish_record = finish_record,
     .softmax = softmax,
     .softmax_at = softmax_at,
     .add_weighted = add_weighted,

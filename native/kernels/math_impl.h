@@ -23,6 +23,19 @@ static inline F exp16(F x) {
   return select_less(x, low, set1(0.0f), fma(two_n, p, two_n));
 }
 
+// 2^x for x <= 0: 2^n times a polynomial of degree 5 that is 2^f within 1e-7 for |f| <= 1/2. 2^-120 below x =
+// -120.
+static inline F weight16(F x) {
+  x = max(set1(-120.0f), x);
+  const F n = round_even(x), f = sub(x, n);
+  F p = set1(1.3264727313e-3f);
+  p = fma(p, f, set1(9.6715129912e-3f));
+  p = fma(p, f, set1(5.5507335812e-2f));
+  p = fma(p, f, set1(2.4022242427e-1f));
+  p = fma(p, f, set1(6.9314700365e-1f));
+  return times_pow2(fma(p, f, set1(1.0f)), n);
+}
+
 // tanh(z) = e / (e + 2), e = exp(2|z|) - 1 without cancellation; 1 in float32 beyond |z| = 9.02.
 static inline F tanh16(F z) {
   F two_n, p;

@@ -25,18 +25,20 @@ static void embed(const Matrix& w, int64_t row, float scale, float* out) {
   }
 }
 
-static void lookup(const RowTable& table, int64_t row, float scale, float* out) {
+static void lookup(const RowTable& table, int64_t row, int64_t column, int64_t width, float scale,
+                   float* out) {
+  const int64_t stop = column + width;
   if (table.format == Format::bf16) {
     const uint16_t* data = static_cast<const uint16_t*>(table.data) + row * table.stride;
-    for (int64_t i = 0; i < table.width; ++i) out[i] = widen_bf16(data[i]) * scale;
+    for (int64_t i = column; i < stop; ++i) *out++ = widen_bf16(data[i]) * scale;
     return;
   }
   const int8_t* data = static_cast<const int8_t*>(table.data) + row * table.stride;
   const uint16_t* scales = table.scales + row * (table.stride / kGroup);
-  for (int64_t g = 0; g * kGroup < table.width; ++g) {
-    const float ws = widen_half(scales[g]);
-    const int64_t end = (g + 1) * kGroup < table.width ? (g + 1) * kGroup : table.width;
-    for (int64_t i = g * kGroup; i < end; ++i) out[i] = static_cast<float>(data[i]) * ws * scale;
+  for (int64_t i = column; i < stop;) {
+    const float ws = widen_half(scales[i / kGroup]);
+    const int64_t next = (i / kGroup + 1) * kGroup, end = next < stop ? next : stop;
+    for (; i < end; ++i) *out++ = static_cast<float>(data[i]) * ws * scale;
   }
 }
 
@@ -91,18 +93,6 @@ static void rope(float* x, int64_t groups, int64_t dim, const float* cosine, con
       store(high + i, fma(b, c, mul(a, s)), lanes);
     });
   }
-}
-
-static void to_half(const float* x, uint16_t* out, int64_t n) {
-  each16(n, [&](int64_t i, int lanes) {
-    if (lanes == 16) {
-      store_half(out + i, load(x + i));
-    } else {
-      uint16_t tail[16];
-      store_half(tail, load_part(x + i, lanes));
-      for (int j = 0; j < lanes; ++j) out[i + j] = tail[j];
-    }
-  });
 }
 
 static void softcap(float* x, int64_t n, float cap) {

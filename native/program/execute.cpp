@@ -6,16 +6,35 @@
 namespace geminate {
 namespace {
 
-constexpr int64_t kSmallPlan = 1 << 20;  // bytes of weights below which one thread is faster than two
+constexpr int64_t kSmallPlan =
+    1 << 20;  // bytes of weights and cache below which one thread is faster than two
+
+// Runs of `count` rows; row i of them is row all[i] of the pass, or i where `all` is null.
+void make_runs(const Pass& pass, const int32_t* all, int64_t count, std::vector<Run>& runs) {
+  runs.clear();
+  for (int64_t r = 0; r < count; ++r) {
+    const int64_t at = all == nullptr ? r : all[r];
+    if (!runs.empty() && runs.back().count < kAttentionRows) {
+      const int64_t expected = pass.positions[runs.back().all] + runs.back().count;
+      if (pass.sequences[at] == pass.sequences[runs.back().all] && pass.positions[at] == expected) {
+        ++runs.back().count;
+        continue;
+      }
+    }
+    runs.push_back({r, 1, at});
+  }
+}
 
 }  // namespace
 
-int Program::threads_for(int64_t rows) const {
-  return weight_bytes_ * std::min<int64_t>(rows, 8) < kSmallPlan ? 1 : pool_->size();
+int Program::threads_for(const Pass& pass) const {
+  const int64_t last = *std::max_element(pass.positions, pass.positions + pass.rows);
+  const int64_t bytes = weight_bytes_ + last * position_bytes_;
+  return bytes * std::min<int64_t>(pass.rows, 8) < kSmallPlan ? 1 : pool_->size();
 }
 
 void Program::run(const Pass& pass) {
-  prepare(pass, threads_for(pass.rows));
+  prepare(pass, threads_for(pass));
   struct Job {
     Program* program;
     const Pass* pass;
@@ -32,17 +51,12 @@ void Program::run(const Pass& pass) {
 void Program::prepare(const Pass& pass, int threads) {
   threads_ = threads;
   expert_reads_ = 0;
-  runs_.clear();
-  for (int64_t r = 0; r < pass.rows; ++r) {
-    const bool joins = !runs_.empty() && runs_.back().count < kAttentionRows &&
-                       pass.sequences[r] == pass.sequences[r - 1] &&
-                       pass.positions[r] == pass.positions[r - 1] + 1;
-    if (joins) {
-      ++runs_.back().count;
-    } else {
-      runs_.push_back({r, 1});
-    }
-  }
+  make_runs(pass, nullptr, pass.rows, runs_);
+  make_runs(pass, pass.head_rows, pass.heads, head_runs_);
+  positions_ = 0;
+  for (int64_t r = 0; r < pass.rows; ++r) positions_ = std::max<int64_t>(positions_, pass.positions[r] + 1);
+  reserve_records(runs_);
+  reserve_records(head_runs_);
   ends_.resize(stages_.size());
   for (size_t i = 0; i < stages_.size(); ++i) {
     done_[i].done.store(0, std::memory_order_relaxed);
@@ -92,6 +106,8 @@ int64_t Program::count_pieces(const Work& work, const Pass& pass) const {
   const auto count = [&](const auto& s) -> int64_t {
     if constexpr (kByRows<decltype(s)>) {
       return rows;
+    } else if constexpr (std::is_same_v<std::remove_cvref_t<decltype(s)>, AttentionStep>) {
+      return pieces(s, runs(work.head_rows));
     } else {
       return pieces(s, rows);
     }
@@ -102,14 +118,14 @@ int64_t Program::count_pieces(const Work& work, const Pass& pass) const {
 void Program::run_piece(const Work& work, int64_t index, const Pass& pass) {
   const int64_t rows = work.head_rows ? pass.heads : pass.rows;
   if (work.split == Split::rows) {
-    const RowAt at{pass, rows, index, work.head_rows ? pass.head_rows[index] : index};
+    const RowAt at{pass, rows, work.head_rows, index, work.head_rows ? pass.head_rows[index] : index};
     const auto row_step = [&](const auto& s) {
       if constexpr (kByRows<decltype(s)>) run_row(s, at);
     };
     for (const size_t i : work.steps) std::visit(row_step, steps_[i].op);
     return;
   }
-  const PieceAt at{pass, rows, index};
+  const PieceAt at{pass, rows, work.head_rows, index};
   const auto part_step = [&](const auto& s) {
     if constexpr (!kByRows<decltype(s)>) run_part(s, at);
   };

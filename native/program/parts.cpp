@@ -1,5 +1,6 @@
-// Linear and attention steps: pieces are output tiles and query heads, never parts of a reduction.
+// Linear and gather steps: pieces are output tiles, never parts of a reduction.
 #include <algorithm>
+#include <cstring>
 
 #include "program/program.h"
 
@@ -40,48 +41,15 @@ void Program::run_part(const LinearStep& s, const PieceAt& at) {
   }
 }
 
-int Program::attention_heads(const AttentionStep& s) const {
-  const int per_kv = s.heads / s.kv_heads;
-  int heads = std::min(kHeadBlock, per_kv);
-  while (heads > 1 &&
-         static_cast<int>(runs_.size()) * s.kv_heads * ((per_kv + heads - 1) / heads) < threads_) {
-    heads /= 2;
+int64_t Program::pieces(const GatherStep&, int64_t) const { return 1; }
+
+// Head rows ascend, so none is overwritten before it is moved.
+void Program::run_part(const GatherStep& s, const PieceAt& at) {
+  const Buffer& x = buffer(s.x);
+  for (int64_t i = 0; i < at.rows; ++i) {
+    const int64_t from = at.pass.head_rows[i];
+    if (from != i) std::memcpy(x.row(i), x.row(from), static_cast<size_t>(x.width) * sizeof(float));
   }
-  return heads;
-}
-
-int64_t Program::pieces(const AttentionStep& s, int64_t) const {
-  const int64_t heads = attention_heads(s), per_kv = s.heads / s.kv_heads;
-  return static_cast<int64_t>(runs_.size()) * s.kv_heads * ((per_kv + heads - 1) / heads);
-}
-
-void Program::run_part(const AttentionStep& s, const PieceAt& at) {
-  thread_local std::vector<float> scratch;
-  const Buffer &q = buffer(s.q), &out = buffer(s.out);
-  const int64_t per_kv = s.heads / s.kv_heads, heads = attention_heads(s);
-  const int64_t blocks = (per_kv + heads - 1) / heads;
-  const Run& run = runs_[static_cast<size_t>(at.index / (s.kv_heads * blocks))];
-  const int64_t kv = at.index / blocks % s.kv_heads, head = kv * per_kv + at.index % blocks * heads;
-  const KvSlot slot = at.pass.caches[static_cast<size_t>(at.pass.sequences[run.first])].slot(s.slot);
-  const int64_t position = at.pass.positions[run.first];
-  AttentionTask task{
-      .q = q.row(run.first) + head * s.head_dim,
-      .out = out.row(run.first) + head * s.head_dim,
-      .q_stride = q.stride,
-      .out_stride = out.stride,
-      .keys = slot.keys + kv * slot.rows * s.head_dim,
-      .values = slot.values + kv * slot.rows * s.head_dim,
-      .rows = slot.rows,
-      .first = s.window > 0 ? position - s.window + 1 : -run.count,
-      .last = s.include_self ? position : position - 1,
-      .count = static_cast<int>(run.count),
-      .heads = static_cast<int>(std::min<int64_t>(heads, per_kv - at.index % blocks * heads)),
-      .head_dim = s.head_dim,
-      .scratch = nullptr,
-  };
-  scratch.resize(static_cast<size_t>(attention_scratch(task.heads, task.head_dim) * run.count));
-  task.scratch = scratch.data();
-  kernels_->attention(task);
 }
 
 }  // namespace geminate

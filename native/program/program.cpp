@@ -11,7 +11,7 @@ namespace geminate {
 namespace {
 
 // Resources other than buffers.
-constexpr int kPanels = -1, kExperts = -2, kClusters = -3, kSlots = -4;  // slot i: kSlots - i
+constexpr int kPanels = -1, kExperts = -2, kClusters = -3, kRecords = -4, kSlots = -5;  // slot i: kSlots - i
 
 // What a product with w reads its activations from.
 int activations_of(int x, const Matrix& w) { return info(w.format).quantized ? kPanels : x; }
@@ -26,9 +26,10 @@ Uses uses_of(const AddStep& s) { return {{s.a, s.b}, {s.out}}; }
 Uses uses_of(const GeluStep& s) { return {{s.gate, s.up}, {s.out}}; }
 Uses uses_of(const RopeStep& s) { return {{s.x}, {s.x}}; }
 Uses uses_of(const KvStoreStep& s) { return {{s.keys, s.values}, {kSlots - s.slot}}; }
-Uses uses_of(const AttentionStep& s) { return {{s.q, kSlots - s.slot}, {s.out}}; }
+Uses uses_of(const AttentionStep& s) { return {{s.q, kSlots - s.slot}, {s.out, kRecords}}; }
+Uses uses_of(const JoinPartsStep& s) { return {{kRecords, kSlots - s.attention.slot}, {s.attention.out}}; }
 Uses uses_of(const SoftcapStep& s) { return {{s.x}, {s.x}}; }
-Uses uses_of(const GatherStep& s) { return {{s.x}, {s.out}}; }
+Uses uses_of(const GatherStep& s) { return {{s.x}, {s.x}}; }
 Uses uses_of(const TapStep& s) { return {{s.x}, {}}; }
 Uses uses_of(const RouteStep& s) { return {{s.scores}, {kExperts}}; }
 Uses uses_of(const GroupExpertsStep&) { return {{kExperts}, {kExperts}}; }
@@ -92,6 +93,14 @@ void Program::add(const LinearStep& s) {
   append(s);
 }
 
+void Program::add(const AttentionStep& s) {
+  append(s);
+  if (s.window > 0) return;
+  position_bytes_ += int64_t{4} * s.kv_heads * s.head_dim;
+  widest_records_ = std::max(widest_records_, s.heads * record_floats(s.head_dim));
+  append(JoinPartsStep{s});
+}
+
 void Program::add(const SoftcapStep& s) {
   LinearStep* before = steps_.empty() ? nullptr : std::get_if<LinearStep>(&steps_.back().op);
   if (before != nullptr && before->out == s.x) {
@@ -132,6 +141,13 @@ void Program::add_centroid_head(int x, int out, int ids, const Matrix& centroids
   weight_bytes_ += (size + 15) / 16 * top_k * tile_bytes(table);
   quantize_for(x, table);
   append(ClusterLogitsStep{x, out, table, size, top_k});
+}
+
+bool Program::has_head_rows(int buffer) const {
+  return std::none_of(steps_.begin(), steps_.end(), [&](const Step& s) {
+    const std::vector<int>& writes = s.uses.writes;
+    return gathered_ && !s.head_rows && std::find(writes.begin(), writes.end(), buffer) != writes.end();
+  });
 }
 
 void Program::finish(int hidden, int logits, int candidates, int hidden_in,

@@ -20,19 +20,15 @@ struct Buffer {
   float* row(int64_t r) const { return base + r * stride; }
 };
 
-// A ring of float16 keys and values, [KV heads, rows, head_dim].
-struct KvSlot {
-  uint16_t* keys;
-  uint16_t* values;
-  int64_t rows;
-};
+constexpr int kSlotFields = 5;
 
 struct CacheTable {
-  const uint64_t* slots;  // [slots, 3]: address of keys, address of values, rows
+  // [slots, 5]: addresses of keys and values, rows, addresses of key and value scales (0: float16).
+  const uint64_t* slots;
   KvSlot slot(int i) const {
-    const uint64_t* at = slots + 3 * i;
-    return {reinterpret_cast<uint16_t*>(at[0]), reinterpret_cast<uint16_t*>(at[1]),
-            static_cast<int64_t>(at[2])};
+    const uint64_t* at = slots + kSlotFields * i;
+    return {reinterpret_cast<void*>(at[0]), reinterpret_cast<void*>(at[1]), static_cast<int64_t>(at[2]),
+            reinterpret_cast<float*>(at[3]), reinterpret_cast<float*>(at[4])};
   }
 };
 
@@ -44,7 +40,8 @@ struct RopeRows {
 
 // Consecutive rows of one sequence at consecutive positions: they share one walk over the keys.
 struct Run {
-  int64_t first, count;
+  int64_t first, count;  // among the rows that a step works on
+  int64_t all;           // `first` among all rows of the pass
 };
 
 // One pass. Pointers stay the caller's.
@@ -60,6 +57,9 @@ struct Pass {
   std::vector<float*> taps;  // null entries: not wanted
 };
 
+// Parts that hold positions 0 .. positions - 1.
+inline int64_t parts_of(int64_t positions) { return (positions + kPart - 1) / kPart; }
+
 constexpr int64_t kExpertPieces = 4;  // pieces of an expert's tiles
 
 // Bytes of a tile's codes.
@@ -68,16 +68,34 @@ inline int64_t tile_bytes(const Matrix& w) { return w.groups * info(w.format).ce
 // The row of a pass that a row step works on.
 struct RowAt {
   const Pass& pass;
-  int64_t rows;  // that the step works on: all of the pass or the head rows
-  int64_t row;   // among those
-  int64_t all;   // among all rows of the pass
+  int64_t rows;    // that the step works on: all of the pass or the head rows
+  bool head_rows;  // whether those are the head rows
+  int64_t row;     // among those
+  int64_t all;     // among all rows of the pass
 };
 
 // The piece of a pass that a step of parts works on.
 struct PieceAt {
   const Pass& pass;
-  int64_t rows;  // as in RowAt
+  int64_t rows;    // as in RowAt
+  bool head_rows;  // whether those are the head rows
   int64_t index;
+};
+
+// Memory that grows on demand and begins at a cache line; what it held is lost when it grows.
+class AlignedFloats {
+ public:
+  float* reserve(int64_t floats);
+
+ private:
+  std::vector<float> floats_;
+};
+
+// How an attention step of a pass is cut into pieces: runs x parts x KV heads x groups of their query heads.
+struct AttentionCut {
+  int64_t parts;   // 1 where each piece walks all of its run's positions
+  int64_t groups;  // of `heads` query heads, the last perhaps fewer
+  int64_t heads;
 };
 
 class Program {
@@ -94,6 +112,7 @@ class Program {
   void add(const EmbedStep& s);
   void add(const LookupStep& s);
   void add(const LinearStep& s);
+  void add(const AttentionStep& s);
   void add(const SoftcapStep& s);
   void add(const GatherStep& s);
   void add_experts(int x, int scores, int out, const Matrix& gate_up, const Matrix& down, int top_k,
@@ -111,6 +130,8 @@ class Program {
                 const DraftRule& rule, const DraftStop& stop, int32_t* ids, float* probabilities);
 
   int64_t expert_reads() const { return expert_reads_; }  // experts the last pass read, over all layers
+  bool gathers() const { return gathered_; }              // else every row is a head row
+  bool has_head_rows(int buffer) const;  // and no others: it is written behind the gather alone
   int64_t max_rows() const { return max_rows_; }
   int64_t min_vocab() const { return min_vocab_; }  // ids must stay below; `draft` checks those it feeds back
 
@@ -120,7 +141,7 @@ class Program {
 
   void append(Operation op);
   void quantize_for(int x, const Matrix& w);  // if w is of a quantized format
-  int threads_for(int64_t rows) const;
+  int threads_for(const Pass& pass) const;
   void prepare(const Pass& pass, int threads);
   std::atomic<int64_t>* share(size_t stage, int thread);  // next piece of a thread's share of a stage
   int64_t share_begin(size_t stage, int thread) const;
@@ -137,8 +158,8 @@ class Program {
   void run_row(const GeluStep& s, const RowAt& at);
   void run_row(const RopeStep& s, const RowAt& at);
   void run_row(const KvStoreStep& s, const RowAt& at);
+  void run_row(const JoinPartsStep& s, const RowAt& at);
   void run_row(const SoftcapStep& s, const RowAt& at);
-  void run_row(const GatherStep& s, const RowAt& at);
   void run_row(const TapStep& s, const RowAt& at);
   void run_row(const RouteStep& s, const RowAt& at);
   void run_row(const ExpertSumStep& s, const RowAt& at);
@@ -147,7 +168,8 @@ class Program {
   // How many pieces another step has, and what it does with one.
   int64_t count_pieces(const Work& work, const Pass& pass) const;
   int64_t pieces(const LinearStep& s, int64_t rows) const;
-  int64_t pieces(const AttentionStep& s, int64_t rows) const;
+  int64_t pieces(const AttentionStep& s, const std::vector<Run>& runs) const;
+  int64_t pieces(const GatherStep& s, int64_t rows) const;
   int64_t pieces(const GroupExpertsStep& s, int64_t rows) const;
   int64_t pieces(const ExpertUpStep& s, int64_t rows) const;
   int64_t pieces(const ExpertActStep& s, int64_t rows) const;
@@ -155,13 +177,17 @@ class Program {
   int64_t pieces(const ClusterLogitsStep& s, int64_t rows) const;
   void run_part(const LinearStep& s, const PieceAt& at);
   void run_part(const AttentionStep& s, const PieceAt& at);
+  void run_part(const GatherStep& s, const PieceAt& at);
   void run_part(const GroupExpertsStep& s, const PieceAt& at);
   void run_part(const ExpertUpStep& s, const PieceAt& at);
   void run_part(const ExpertActStep& s, const PieceAt& at);
   void run_part(const ExpertDownStep& s, const PieceAt& at);
   void run_part(const ClusterLogitsStep& s, const PieceAt& at);
   int64_t linear_tiles(const LinearStep& s, int64_t rows) const;  // tiles of a piece
-  int attention_heads(const AttentionStep& s) const;              // query heads of a piece
+  const std::vector<Run>& runs(bool head_rows) const { return head_rows ? head_runs_ : runs_; }
+  AttentionCut attention_cut(const AttentionStep& s, const std::vector<Run>& runs) const;
+  void reserve_records(const std::vector<Run>& runs);
+  float* part_record(const AttentionStep& s, int64_t row, int64_t parts, int64_t part, int64_t head);
   // A share of an expert's tiles times its rows; activations_of(a, rows): assignments a .. a + rows - 1.
   template <class Source>
   void multiply_expert(const Matrix& w, int64_t index, float* out, int64_t out_stride, Source activations_of);
@@ -182,14 +208,19 @@ class Program {
   std::unique_ptr<Share[]> shares_;         // [stages, threads]
   std::unique_ptr<Pieces[]> done_;          // of each stage
   std::vector<std::vector<int64_t>> ends_;  // of each stage in this pass: pieces up to the end of each work
-  std::vector<Run> runs_;                   // rows of this pass
+  std::vector<Run> runs_, head_runs_;       // all rows of this pass, and its head rows
   int threads_ = 1;                         // of this pass
+  int64_t positions_ = 0;                   // beyond the last row of this pass
+  int64_t widest_records_ = 0;              // floats of a row's records of a part
+  AlignedFloats record_memory_;
+  float* records_ = nullptr;  // of parts that are walked apart: [rows, parts, heads, record]
   std::vector<void*> blocks_;
   QuantGroup* panels_ = nullptr;
   int64_t panel_groups_ = 0;
   int quantized_ = -1;  // buffer whose quantized form stands in the panels
   bool gathered_ = false;
   int64_t weight_bytes_ = 0, min_vocab_ = INT64_MAX;
+  int64_t position_bytes_ = 0;  // of keys and values that layers without a window read
   int hidden_ = -1, logits_ = -1, candidates_ = -1, hidden_in_ = -1;
   int64_t expert_reads_ = 0;
   std::unique_ptr<Experts> experts_;

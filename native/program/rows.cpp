@@ -17,7 +17,8 @@ void Program::run_row(const EmbedStep& s, const RowAt& at) {
 }
 
 void Program::run_row(const LookupStep& s, const RowAt& at) {
-  kernels_->lookup(s.table, at.pass.ids[at.all], s.scale, buffer(s.out).row(at.row));
+  const Buffer& out = buffer(s.out);
+  kernels_->lookup(s.table, at.pass.ids[at.all], s.column, out.width, s.scale, out.row(at.row));
 }
 
 void Program::run_row(const ConcatStep& s, const RowAt& at) {
@@ -63,19 +64,13 @@ void Program::run_row(const KvStoreStep& s, const RowAt& at) {
   const KvSlot slot = cache.slot(s.slot);
   const float *keys = buffer(s.keys).row(at.row), *values = buffer(s.values).row(at.row);
   const int64_t row = at.pass.positions[at.all] % slot.rows;
-  for (int h = 0; h < s.kv_heads; ++h) {
-    const int64_t from = static_cast<int64_t>(h) * s.head_dim, to = (h * slot.rows + row) * s.head_dim;
-    kernels_->to_half(keys + from, slot.keys + to, s.head_dim);
-    kernels_->to_half(values + from, slot.values + to, s.head_dim);
+  for (int64_t h = 0; h < s.kv_heads; ++h) {
+    kernels_->store_kv(keys + h * s.head_dim, values + h * s.head_dim, slot, h, row, s.head_dim);
   }
 }
 
 void Program::run_row(const SoftcapStep& s, const RowAt& at) {
   kernels_->softcap(buffer(s.x).row(at.row), buffer(s.x).width, s.cap);
-}
-
-void Program::run_row(const GatherStep& s, const RowAt& at) {
-  copy_floats(buffer(s.out).row(at.row), buffer(s.x).row(at.all), buffer(s.x).width);
 }
 
 void Program::run_row(const TapStep& s, const RowAt& at) {

@@ -17,8 +17,7 @@ bool conflict_between(const Uses& before, const Uses& after) {
 
 // Steps over the same rows run row by row in one piece: what one writes the next may read.
 bool share_pieces(const Step& a, const Step& b) {
-  return a.split == Split::rows && b.split == Split::rows && a.head_rows == b.head_rows &&
-         !std::holds_alternative<GatherStep>(a.op) && !std::holds_alternative<GatherStep>(b.op);
+  return a.split == Split::rows && b.split == Split::rows && a.head_rows == b.head_rows;
 }
 
 }  // namespace

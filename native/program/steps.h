@@ -29,6 +29,7 @@ struct LookupStep {
   int out;
   RowTable table;
   float scale;
+  int64_t column;  // of the table to begin with
 };
 struct ConcatStep {
   static constexpr Split split = Split::rows;
@@ -80,15 +81,20 @@ struct AttentionStep {
   int64_t window;  // 0: all positions
   bool include_self;
 };
+// Joins what an attention step found in parts walked apart; nothing to do where it walked them in turn.
+struct JoinPartsStep {
+  static constexpr Split split = Split::rows;
+  AttentionStep attention;
+};
 struct SoftcapStep {
   static constexpr Split split = Split::rows;
   int x;  // in place
   float cap;
 };
-// The head rows of x; steps behind it work on those.
+// Moves the head rows of x to its front; steps behind it work on those.
 struct GatherStep {
-  static constexpr Split split = Split::rows;
-  int x, out;
+  static constexpr Split split = Split::serial;
+  int x;  // in place
 };
 // Copies x into the caller's array.
 struct TapStep {
@@ -140,8 +146,8 @@ struct ClusterLogitsStep {
 };
 
 using Operation = std::variant<EmbedStep, LookupStep, ConcatStep, NormStep, QuantizeStep, LinearStep, AddStep,
-                               GeluStep, RopeStep, KvStoreStep, AttentionStep, SoftcapStep, GatherStep,
-                               TapStep, RouteStep, GroupExpertsStep, ExpertUpStep, ExpertActStep,
+                               GeluStep, RopeStep, KvStoreStep, AttentionStep, JoinPartsStep, SoftcapStep,
+                               GatherStep, TapStep, RouteStep, GroupExpertsStep, ExpertUpStep, ExpertActStep,
                                ExpertDownStep, ExpertSumStep, PickClustersStep, ClusterLogitsStep>;
 
 template <class S>

@@ -8,8 +8,11 @@ from typing import Any
 
 import pytest
 
+from geminate import LLM, SamplingParams
+from geminate.engine.messages import EngineRequest
 from geminate.errors import ParameterError
 from geminate.tools.bench import memory
+from geminate.tools.bench.decode import behind_context, random_prompts
 from support.cli import geminate, refused
 
 
@@ -28,7 +31,9 @@ def test_step_of_a_directory(models: dict[str, Path]) -> None:
     assert list(r["step_ms"]) == list(r["ratio"]) == list(r["ceiling_fraction"]) == ["1", "3", "20"]
     assert r["ratio"]["1"] == 1.0 and all(0 < f < 3 for f in r["ceiling_fraction"].values())
     assert r["bandwidth_gbps"] > 0.1 and r["int8_gmacs"] > 0.1 and r["weight_bytes"] > 0
-    assert r["draft_step_ms"] > 0 and r["prefill_tokens_per_s"] > 0 and r["context"] == 70
+    assert r["draft_step_ms"] > 0 and r["context"] == 70
+    assert r["prefill_tokens"] == 512 and r["prefill_tokens_per_s"] > 0 and r["prefill_full_tokens_per_s"] > 0
+    assert 0 < r["prefill_macs_per_token"] < r["macs_per_row"]
 
 
 def test_step_of_experts(models: dict[str, Path]) -> None:
@@ -44,6 +49,27 @@ def test_decode_the_embedded_pair() -> None:
     assert set(r["speedup_auto"]) == {"mean", "worst", "spread", "by_category"} and r["machine"]
     assert len(r["accepted_per_position"]) == 2 and 1 <= r["acceptance_length"]["2"] <= 3
     assert r["round_ms"]["plain"]["p50"] <= r["round_ms"]["plain"]["p99"] and r["first_token_ms"]["plain"] > 0
+
+
+def test_decode_behind_a_context() -> None:
+    r = last_line("decode", "--limit", "1", "--max-tokens", "8", "--repeats", "1", "--lengths", "", "--context", "200")
+    assert r["context"] == 200 and set(r["tokens_per_s"]) == {"plain", "auto"}
+
+
+def test_the_context_is_computed_once(models: dict[str, Path]) -> None:
+    llm = LLM(models["E2B"])
+    engine, prompts = behind_context(llm.engine, random_prompts(512, 2, 20), 300, 16)
+    reused = []
+    for prompt in [prompts[0], *prompts]:
+        sampling = SamplingParams(max_tokens=16, temperature=0.0, ignore_eos=True).resolved()
+        sequence = engine.add(EngineRequest(request_id="a", prompt_ids=prompt.token_ids, sampling=sampling))
+        engine.run()
+        reused.append(sequence.stats.reused_tokens)
+    assert len(prompts[0].token_ids) == 320 and reused == [0, 256, 256]
+    with pytest.raises(
+        ParameterError, match="--context 500 with prompt and answer makes 536 tokens; the model has 512"
+    ):
+        behind_context(llm.engine, random_prompts(512, 1, 20), 500, 16)
 
 
 def test_decode_at_given_acceptance() -> None:
@@ -74,6 +100,7 @@ def test_refusals(models: dict[str, Path], tmp_path: Path) -> None:
     refused("bench", "step", "--shape", shape, "--weights", "int3", says="weights must be one of")
     refused("bench", "step", "--shape", "gemma-4-E2B", "--layers", "7", says="multiple of 5 up to 35")
     refused("bench", "step", "--shape", shape, "--context", "0", says="--context must be")
+    refused("bench", "step", "--shape", shape, "--prefill", "513", says="--prefill must be 1 to 512, not 513")
     refused("bench", "step", "--shape", shape, "--threads", "0", says="threads must be 1 to 256")
     refused("bench", "decode", "--lengths", "0", says="--lengths must be draft lengths")
     refused("bench", "decode", "--shape", "gemma-4-E2B", says="--synthetic-acceptance")

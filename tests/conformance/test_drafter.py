@@ -32,7 +32,7 @@ def test_forward(
     assert drafter is not None
     ids = np.random.default_rng(5).integers(3, VOCAB, 20).astype(np.int32)
     cache = target.new_cache()
-    hidden, _ = target.extend([Rows(cache=cache, ids=ids)])
+    hidden, _ = target.extend([Rows(cache=cache, ids=ids, wanted=1)])
     theirs = assistant(models[size].with_name(f"{size}-assistant"), size)
     embedding = torch.tensor(llm.config.embed_scale) * _embedding_row(models[size], 77)
     donors = {layer.kind: layer.index for layer in target.config.layers if not layer.kv_shared}

@@ -105,7 +105,7 @@ def test_drafter_forward(size: str, rope_position: str, pairs: dict[str, Path]) 
     drafter, target = llm.pair.drafter, llm.pair.target
     assert drafter is not None
     cache = target.new_cache()
-    hidden, _ = target.extend([Rows(cache=cache, ids=prompt(20))])
+    hidden, _ = target.extend([Rows(cache=cache, ids=prompt(20), wanted=1)])
     theirs = Gemma4AssistantForCausalLM.from_pretrained(
         pairs[size].with_name(f"{size}-assistant"), dtype=torch.float32, attn_implementation="eager"
     ).eval()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -36,20 +37,20 @@ def compute(held: Lease, tokens: list[int], upto: int) -> None:
         rows = min(ROWS, upto - cache.length)
         cache.reserve(rows)
         for position in range(cache.length, cache.length + rows):
-            for k, v in zip(cache.keys, cache.values, strict=True):
-                k[:, position % k.shape[1]] = tokens[position] % 2000
-                v[:, position % v.shape[1]] = position % 2000
+            for slot, spec in enumerate(cache.slots):
+                key, value = (np.full((spec.kv_heads, spec.head_dim), x % 2000) for x in (tokens[position], position))
+                cache.write(slot, position, key.astype(np.float32), value.astype(np.float32))
         cache.advance(rows)
 
 
 def check_rows(cache: KVStore, tokens: list[int]) -> None:
     """All rows that a next pass may look at are those of the tokens."""
     assert isinstance(cache, KVRings)
-    for k, v, spec in zip(cache.keys, cache.values, cache.slots, strict=True):
+    for slot, spec in enumerate(cache.slots):
         first = max(0, cache.length - spec.window + 1) if spec.window else 0
-        for position in range(first, cache.length):
-            assert (k[:, position % k.shape[1]] == tokens[position] % 2000).all(), (position, spec.window)
-            assert (v[:, position % v.shape[1]] == position % 2000).all(), (position, spec.window)
+        keys, values = cache.rows(slot, first, cache.length)
+        assert (keys == (np.array(tokens[first : cache.length]) % 2000)[None, :, None]).all(), spec.window
+        assert (values == (np.arange(first, cache.length) % 2000)[None, :, None]).all(), spec.window
 
 
 def finish(store: KVBudget, tokens: list[int], prompt: int, contents: tuple[ContentSpan, ...] = ()) -> Lease:
@@ -222,5 +223,5 @@ def test_a_block_of_another_model_is_refused() -> None:
     cache = RingFactory(SLOTS, max_rows=ROWS).new(400)
     with pytest.raises(ValueError, match="a block has 5 bytes"):
         cache.restore([b"12345"])
-    with pytest.raises(BackendError, match="float16 is"):
-        RingFactory(SLOTS, max_rows=ROWS, dtype="int8")  # type: ignore[arg-type]
+    with pytest.raises(BackendError, match="float16 and int8 are"):
+        RingFactory(SLOTS, max_rows=ROWS, dtype="int4")  # type: ignore[arg-type]

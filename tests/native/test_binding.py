@@ -65,6 +65,14 @@ def floats(n: int) -> np.ndarray:
     return np.zeros(n, np.float32)
 
 
+def written_too_early() -> None:
+    made = program(8, 8)
+    made.embed(0, matrix(20, 8), 1.0)
+    made.gather(0)
+    made.add(0, 0, 1, 1.0)
+    made.finish(0, 1, -1, -1, [0, 1])
+
+
 BAD: dict[str, Callable[[], object]] = {
     "linear: x is 64 wide, but w takes 72": lambda: program(64, 9).linear(0, 1, matrix(9, 72), 1.0),
     "linear: out is 9 wide, but w makes 10": lambda: program(64, 9).linear(0, 1, matrix(10, 64), 1.0),
@@ -74,6 +82,9 @@ BAD: dict[str, Callable[[], object]] = {
     "norm: weight has 3 values, expected 4 for 2 groups of x": lambda: program(8).norm(0, 0, floats(3), 1e-6, 2),
     "norm: x is 8 wide, which does not split into 3 groups": lambda: program(8).norm(0, 0, None, 1e-6, 3),
     "gelu: offset is 5, but up is 12 wide and gate takes 8 of it": lambda: program(8, 12).gelu(0, 1, 0, 5),
+    "lookup: column is 3, but table is 8 wide and out takes 6 of it": lambda: program(6).lookup(
+        0, _native.RowTable("bf16", 4, 8, np.zeros(64, np.uint8), None), 1.0, 3
+    ),
     "rope: a group of x is 9 wide, but rotation takes pairs": lambda: program(9).rope(0, 1, 0),
     "kv_store: slot must be 0 or more, but is -1": lambda: program(8).kv_store(0, 0, -1, 2),
     "attention: heads is 3, which is no multiple of the 2 kv_heads": lambda: program(24).attention(
@@ -95,6 +106,8 @@ BAD: dict[str, Callable[[], object]] = {
     "centroid_head: order[2] is 0, which came before": lambda: program(8, 6, max_rows=1).centroid_head(
         0, 1, 1, matrix(4, 8), matrix(3, 8, stack=4), np.array([0, 1, 0, *range(3, 12)], np.int32), 2
     ),
+    "gather: x is buffer 3, but the program has buffers 0 to 0": lambda: program(8).gather(3),
+    "finish: hidden and logits have a row for each wanted row, but are written before the gather": written_too_early,
     "finish: hidden_in is 9 wide, but hidden has 8": lambda: program(8, 8, 9).finish(0, 1, -1, 2, []),
     "finish: candidates is 9 wide, but logits has 8": lambda: program(8, 8, 9).finish(0, 1, 2, -1, []),
     "finish: logits is buffer 3, but the program has buffers 0 to 0": lambda: program(8).finish(0, 3, -1, -1, []),
@@ -123,10 +136,12 @@ def test_errors_name_the_argument(message: str) -> None:
 
 
 def embedder(rows: int = 4):  # type: ignore[no-untyped-def]
-    made = program(8, 8, max_rows=rows)
+    made = program(8, 8, 8, max_rows=rows)
     made.embed(0, matrix(20, 8), 1.0)
-    made.gather(0, 1)
-    made.finish(0, 1, -1, -1, [0, 1])
+    made.gather(0)
+    made.add(0, 0, 1, 1.0)
+    made.add(0, 0, 2, 1.0)
+    made.finish(1, 2, -1, -1, [1, 2])
     return made
 
 
@@ -135,7 +150,7 @@ def run(made, ids: list[int], **changes: object) -> None:  # type: ignore[no-unt
     arguments: dict[str, object] = {
         "ids": np.array(ids, np.int32), "positions": np.arange(n, dtype=np.int32),
         "sequences": np.zeros(n, np.int32), "head_rows": np.arange(n, dtype=np.int32),
-        "caches": np.zeros((1, 0, 3), np.uint64), "cosines": [], "sines": [],
+        "caches": np.zeros((1, 0, 5), np.uint64), "cosines": [], "sines": [],
         "hidden": floats(8 * n), "logits": floats(8 * n), "taps": [], **changes,
     }  # fmt: skip
     made.run(**arguments)
@@ -146,11 +161,12 @@ RUNS: dict[str, dict[str, object]] = {
     "run: positions[1] is -2, but must be 0 or more": {"positions": np.array([0, -2], np.int32)},
     "run: sequences[0] is 1, but the number of caches is 1": {"sequences": np.ones(2, np.int32)},
     "run: head_rows[0] is 2, but the number of rows is 2": {"head_rows": np.array([2], np.int32)},
+    "run: head_rows[1] is 0, but they must ascend": {"head_rows": np.array([0, 0], np.int32)},
     "run: hidden has 9 values, expected 16 for 2 rows of 8": {"hidden": floats(9)},
     "run: logits has 9 values, expected 16 for 2 rows of 8": {"logits": floats(9)},
     "run: taps has 1 arrays, but the program has 0 taps": {"taps": [floats(16)]},
-    "run: caches has 2 dimensions, expected [caches, slots, 3]": {"caches": np.zeros((1, 3), np.uint64)},
-    "run: caches is [1, 0, 2], expected [caches, 0 slots or more, 3]": {"caches": np.zeros((1, 0, 2), np.uint64)},
+    "run: caches has 2 dimensions, expected [caches, slots, 5]": {"caches": np.zeros((1, 3), np.uint64)},
+    "run: caches is [1, 0, 2], expected [caches, 0 slots or more, 5]": {"caches": np.zeros((1, 0, 2), np.uint64)},
 }
 
 
@@ -166,7 +182,7 @@ def test_errors_of_a_pass_name_the_argument(message: str) -> None:
 def draft(made, *, k: int, logits: int) -> int:  # type: ignore[no-untyped-def]
     """A greedy draft of ``k`` tokens after token 0, the hidden state all ones."""
     return made.draft(
-        token=0, hidden=floats(8) + 1, position=1, rope_position=1, caches=np.zeros((1, 0, 3), np.uint64),
+        token=0, hidden=floats(8) + 1, position=1, rope_position=1, caches=np.zeros((1, 0, 5), np.uint64),
         cosines=[], sines=[], k=k, temperature=0.0, top_k=0, top_p=1.0, min_p=0.0, seed=0, choice=0,
         calibration=None, ahead=None, need=None, ids=np.zeros(k, np.int32), probabilities=floats(k),
         logits=floats(logits), next=floats(8), candidates=np.zeros(0, np.int32),
@@ -193,3 +209,18 @@ def test_errors_of_rows() -> None:
         run(embedder(), [0] * 5)
     with pytest.raises(ValueError, match="draft: the program is no drafter"):
         draft(embedder(1), k=1, logits=8)
+    ungathered = program(8, 8)
+    ungathered.embed(0, matrix(20, 8), 1.0)
+    ungathered.add(0, 0, 1, 1.0)
+    ungathered.finish(0, 1, -1, -1, [0, 1])
+    with pytest.raises(ValueError, match="run: head_rows has 1 values, but the program gathers none of its 2 rows"):
+        run(ungathered, [0, 1], head_rows=np.zeros(1, np.int32))
+    tapped = program(8, 8)
+    tapped.embed(0, matrix(20, 8), 1.0)
+    tapped.gather(0)
+    tapped.tap(0, 0)
+    tapped.add(0, 0, 1, 1.0)
+    tapped.finish(1, 1, -1, -1, [1])
+    with pytest.raises(ValueError, match="run: taps show every row, but of 2 rows 1 are head rows"):
+        one = {"head_rows": np.zeros(1, np.int32), "hidden": floats(8), "logits": floats(8)}
+        run(tapped, [0, 1], taps=[floats(16)], **one)

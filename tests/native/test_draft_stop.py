@@ -25,7 +25,7 @@ def drafts(llm: LLM, stop: DraftStop | None, k: int = 6) -> tuple[list[int], lis
     assert llm.pair.drafter is not None
     ids = [2, 9, 300, 41, 7, 12]
     cache = llm.pair.target.new_cache()
-    hidden, _ = llm.pair.target.extend([Rows(cache=cache, ids=ids)])
+    hidden, _ = llm.pair.target.extend([Rows(cache=cache, ids=ids, wanted=1)])
     made, sure = llm.pair.drafter.draft(5, hidden[-1], cache, k, DraftRule(), stop)
     return made.tolist(), sure.tolist()
 

@@ -15,7 +15,7 @@ def test_weights_outlive_their_names() -> None:
     kept = [weakref.ref(tiles), weakref.ref(rows)]
     program = _native.Program(_native.Pool(1), supported_isas()[0], 4, [8, 8])
     program.embed(0, _native.Matrix("bf16", 20, 8, 1, tiles, None), 1.0)
-    program.lookup(1, _native.RowTable("bf16", 128, 8, rows, None), 1.0)
+    program.lookup(1, _native.RowTable("bf16", 128, 8, rows, None), 1.0, 0)
     del tiles, rows
     gc.collect()
     assert all(array() is not None for array in kept)

@@ -36,17 +36,20 @@ TABLE = {fmt: weights(VOCAB, WIDTH, fmt) for fmt in FORMATS}
 
 
 def plan(nodes: list[p.Node], out: str, widths: dict[str, int], ropes: tuple[p.RopeTable, ...] = ()) -> p.Plan:
-    """Embedding -> ``x`` -> the nodes -> ``out`` as logits of all wanted rows."""
+    """Embedding -> ``x`` -> the nodes -> twice ``out`` as logits, and it again as hidden states, of all wanted rows."""
+    width = widths.get(out, WIDTH)
     return p.Plan(
-        widths={"x": WIDTH, "wanted": widths.get(out, WIDTH), **widths},
+        widths={"x": WIDTH, "hidden": width, "logits": width, **widths},
         nodes=(
             p.Embed(out="x", table=TABLE["bf16"], scale=3.0),
             *nodes,
-            p.GatherRows(x=out, out="wanted"),
+            p.GatherRows(x=out),
+            p.AddScaled(a=out, b=out, out="logits"),
+            p.AddScaled(a=out, b=out, out="hidden", scale=0.5),
         ),
         ropes=ropes,
-        hidden="x",
-        logits="wanted",
+        hidden="hidden",
+        logits="logits",
         slots=1,
     )
 
@@ -116,11 +119,18 @@ def cases() -> dict[str, Callable[[], p.Plan]]:
             made[f"linear {fmt} {n}"] = lambda fmt=fmt, n=n, k=k: plan(
                 [p.Linear(x="x", out="o", w=weights(n, k, fmt), scale=0.3)], "o", {"o": n}
             )
+        for first in (32, 21):  # at a tile's border, and inside one
+            made[f"linear {fmt} from {first}"] = lambda fmt=fmt, first=first: plan(
+                [p.Linear(x="x", out="o", w=weights(90, WIDTH, fmt), first=first)], "o", {"o": 37}
+            )
         made[f"embed {fmt}"] = lambda fmt=fmt: plan([p.Embed(out="o", table=TABLE[fmt], scale=2.0)], "o", {"o": WIDTH})
         made[f"experts {fmt}"] = lambda fmt=fmt: experts(fmt)
     for fmt in ("bf16", "int8"):
         made[f"lookup {fmt}"] = lambda fmt=fmt: plan(
             [p.RowLookup(out="o", table=row_table(fmt), scale=0.5)], "o", {"o": 50}
+        )
+        made[f"lookup {fmt} from 9"] = lambda fmt=fmt: plan(
+            [p.RowLookup(out="o", table=row_table(fmt), scale=0.5, column=9)], "o", {"o": 30}
         )
     return made
 
@@ -203,8 +213,8 @@ def test_stale_rows_are_never_read() -> None:
     program = NativeBackend(2).compile(made, max_rows=MOST)
     clean = outputs(program, [5], cache_of(made))
     cache = cache_of(made)
-    for store in (cache.keys[0], cache.values[0]):
-        store[:] = np.nan
+    for array in cache.arrays:
+        array[:] = np.nan
     assert np.array_equal(outputs(program, [5], cache), clean)
 
 

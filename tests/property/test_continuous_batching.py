@@ -78,7 +78,8 @@ def test_wrong_rows_are_noticed(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> No
 
     def damaged(self: KVRings, blocks: list) -> None:  # type: ignore[type-arg]
         real(self, blocks)
-        self.values[0][:, (self.length - 1) % self.values[0].shape[1]] += np.float16(0.5)
+        values, (block, at) = self.planes[0].arrays[1], divmod(self.length - 1, 64)
+        values[:, block % values.shape[1], at] += np.float16(0.5)
 
     monkeypatch.setattr(KVRings, "restore", damaged)
     sequence = engine.add(prompt, params(2))

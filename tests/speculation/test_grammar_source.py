@@ -60,7 +60,7 @@ def context(llm: LLM) -> DraftContext:
     target = llm.pair.target
     ids = llm.encode("Once upon a time there was a little girl who")
     cache = target.new_cache()
-    hidden, _ = target.extend([Rows(cache=cache, ids=ids[:-1])])
+    hidden, _ = target.extend([Rows(cache=cache, ids=ids[:-1], wanted=1)])
     return DraftContext(token_ids=ids, hidden=hidden[-1], cache=cache, rule=DraftRule())
 
 

@@ -14,9 +14,6 @@ from geminate.kv.store import KVDtype, KVFactory, KVStore, SlotSpec
 from geminate.plan.batch import Batch
 from geminate.plan.nodes import Plan
 
-ARITHMETIC = 1
-"""Number of the arithmetic: raised when a release changes the bits of hidden states, keys or values."""
-
 
 class Program(Protocol):
     """A compiled plan."""
@@ -25,10 +22,14 @@ class Program(Protocol):
         """One pass over the M rows of a batch, whose caches have room for them (`reserve`).
 
         Args:
-            taps: filled with a copy [rows, width] for every Tap node when given.
+            taps: filled with a copy [M, width] for every Tap node when given.
 
         Returns:
-            hidden float32 [M, width] (post-norm) and logits float32 [H, vocab]. The caller owns both.
+            hidden float32 [H, width] (post-norm) and logits float32 [H, vocab] of the H wanted rows. The caller owns
+            both.
+
+        Raises:
+            ValueError: taps of a pass that does not want every row: the others do not reach all of them.
         """
         ...
 

@@ -114,6 +114,18 @@ class TileLayout:
         at, within = np.divmod(rows, TILE_ROWS)
         return np.ascontiguousarray(tiles[at, :, :, within, :])
 
+    def part(self, w: PackedMatrix, rows: range) -> PackedMatrix:
+        """Consecutive rows of a single matrix: a view where they begin a tile, else a copy."""
+        if rows == range(w.n):
+            return w
+        if rows.start % TILE_ROWS:
+            planes: Planes = self.pack(self.unpack(w.planes, w.n, w.k, np.array(rows, dtype=np.int32)))
+        else:
+            tiles = slice(rows.start // TILE_ROWS, padded(rows.stop, TILE_ROWS) // TILE_ROWS)
+            shapes = self.shapes(w.n, w.k)
+            planes = {name: plane.reshape(shapes[name][1])[tiles] for name, plane in w.planes.items()}
+        return PackedMatrix(format=w.format, n=len(rows), k=w.k, planes=planes, layout=self)
+
     def clustered(self, table: PackedMatrix, order: I32, clusters: int) -> PackedMatrix:
         """The table's rows in cluster order, one matrix of the stack per cluster; codes are moved, not requantized."""
         size = len(order) // clusters

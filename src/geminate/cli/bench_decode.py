@@ -20,6 +20,15 @@ from geminate.tools.bench.synthetic import Coin
 
 LOADING = loading("drafter", "weights", "threads")
 PARAMS = sampling("max_tokens", "temperature", max_tokens=128, temperature=0.0)
+ContextOpt = Annotated[
+    int,
+    typer.Option(
+        "--context",
+        min=0,
+        help="Start every answer behind this many positions of random prompt; computed once, then taken from the "
+        "prefix cache.",
+    ),
+]
 
 
 @options(LOADING, PARAMS)
@@ -40,6 +49,7 @@ def decode(
         typer.Option("--synthetic-acceptance", help="s_1,s_2,..: accept by a seeded coin with these survival rates."),
     ] = None,
     lengths: Annotated[str, typer.Option("--lengths", help="Fixed draft lengths to run as well.")] = "1,2,3,4",
+    context: ContextOpt = 0,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Use only the first prompts.")] = None,
     repeats: Annotated[int, typer.Option("--repeats", min=1, help="Number of runs per prompt and mode.")] = 3,
     layers: Annotated[int | None, typer.Option("--layers", help="With --shape: use fewer layers.")] = None,
@@ -57,7 +67,9 @@ def decode(
     else:
         if model is not None or prompts is not None or rates is None:
             fail("--shape has random weights: it goes with --synthetic-acceptance, not with MODEL or --prompts")
-        bench = StepBench(shape, loaded.weights, threads=loaded.threads, layers=layers, on_message=say)
+        bench = StepBench(
+            shape, loaded.weights, threads=loaded.threads, context=max(context, 128), layers=layers, on_message=say
+        )
         engine, chosen = engine_of_shape(bench), random_prompts(bench.config.vocab_size, limit or 4)
     with Bars() as bars:
         result = run(
@@ -67,6 +79,7 @@ def decode(
             max_tokens=params.max_tokens,
             repeats=repeats,
             temperature=params.temperature or 0.0,
+            context=context,
             coin=None if rates is None else Coin(rates),
             on_run=lambda done, total: bars.part("runs", done, total),
         )
@@ -107,7 +120,8 @@ def parse_survival(text: str) -> list[float]:
 def print_decode(r: dict[str, Any]) -> None:
     """The table, ceiling first."""
     kind = "" if r["synthetic_acceptance"] is None else f", synthetic acceptance {r['synthetic_acceptance']}"
-    out.print(f"{r['model']}, {r['weights']}{kind}; {r['isa']}, {r['threads']} threads", markup=False)
+    context = f", context {r['context']}" if r["context"] else ""
+    out.print(f"{r['model']}, {r['weights']}{context}{kind}; {r['isa']}, {r['threads']} threads", markup=False)
     out.print(f"machine: {r['machine']}", markup=False)
     out.print(f"ceiling: {r['ceiling']}x plain, the longest acceptance length, if drafts and rows cost nothing")
     table = Table(box=None)

@@ -29,6 +29,9 @@ def step(
         str, typer.Option("--rows", help="Row counts M, comma-separated; ratios are to the first.")
     ] = "1,2,3,4,5,6,8,12,16",
     context: Annotated[int, typer.Option("--context", help="Number of positions already in the KV cache.")] = 128,
+    prefill: Annotated[
+        int | None, typer.Option("--prefill", help="Number of prompt tokens to time.", show_default="512")
+    ] = None,
     layers: Annotated[
         int | None, typer.Option("--layers", help="Use fewer layers.", show_default="all that fit in memory")
     ] = None,
@@ -41,7 +44,15 @@ def step(
         fail(f"the shape is named twice: {model} and {shape}")
     shape = model or shape or "gemma-4-E2B"
     loaded, counts = LOADING.take(given), parse_rows(rows)
-    bench = StepBench(shape, loaded.weights, threads=loaded.threads, context=context, layers=layers, on_message=say)
+    bench = StepBench(
+        shape,
+        loaded.weights,
+        threads=loaded.threads,
+        context=context,
+        prefill=prefill,
+        layers=layers,
+        on_message=say,
+    )
     with Bars() as bars:
         result = {"shape": shape} | run(bench, counts, repeats, lambda done, total: bars.part("rounds", done, total))
     print_step(result)
@@ -85,5 +96,6 @@ def print_step(r: dict[str, Any]) -> None:
         out.print(f"draft step {r['draft_step_ms']:.3f} ms, {100 * r['draft_step_share']:.2f} % of T(1)")
     out.print(
         f"prefill of {r['prefill_tokens']} tokens: {r['prefill_tokens_per_s']} tokens/s, "
-        f"{100 * r['prefill_peak_share']:.0f} % of the int8 peak"
+        f"{100 * r['prefill_peak_share']:.0f} % of the int8 peak at {r['prefill_macs_per_token'] / 1e9:.2f} G "
+        f"multiply-accumulates a token; {r['prefill_full_tokens_per_s']} with every row in every layer"
     )

@@ -19,9 +19,8 @@ def commit(turn: Turn, hidden: F32, logits: F32, verify: Verifier) -> EngineEven
     """Verify a turn's draft, emit, and roll the cache back to what stays.
 
     Args:
-        hidden: float32 [rows of the turn, width].
-        logits: float32 [s + k + 1, vocab], of s prompt rows that are scored, then of the last token and k drafts; the
-            latter only if the turn wants them.
+        hidden, logits: float32 [s + k + 1, width and vocab], of s prompt rows that are scored, then of the last token
+            and k drafts; the latter only if the turn wants them.
         verify: how drafts and draws are compared; `geminate.speculation.verify.verify`.
 
     Returns:
@@ -30,9 +29,8 @@ def commit(turn: Turn, hidden: F32, logits: F32, verify: Verifier) -> EngineEven
     sequence = turn.sequence
     if turn.scored:
         _score_prompt(turn, logits[: turn.scored])
-        logits = logits[turn.scored :]
+        hidden, logits = hidden[turn.scored :], logits[turn.scored :]
     if not turn.wants_logits:
-        sequence.hidden = hidden[-1].copy()
         return None
     drafted = turn.draft.token_ids
     start = len(sequence.token_ids)
@@ -44,11 +42,9 @@ def commit(turn: Turn, hidden: F32, logits: F32, verify: Verifier) -> EngineEven
     emitted = _emit(sequence, verdict.tokens)
     count = len(emitted)
     sequence.cache.truncate(start + count - 1)
-    row = len(turn.pending) + count - 2  # it predicted the last token: the drafter's next input
-    if row >= 0:
-        sequence.hidden = hidden[row].copy()
     if count == 0:
         return None
+    sequence.hidden = hidden[count - 1].copy()  # of the row that predicted the last token: the drafter's next input
     if sequence.constraint is not None and sequence.finish_reason is None:
         sequence.constraint.prepare()
     turn.accepted = verdict.accepted

@@ -287,11 +287,11 @@ class Engine:
     def _commit_all(self, turns: list[Turn], hidden: F32, logits: F32) -> list[EngineEvent]:
         events: list[EngineEvent] = []
         single = is_single_round(turns)
-        row = head = 0
+        row = 0
         for turn in turns:
-            count, wanted = turn.count, turn.wanted
-            event = self._commit(turn, hidden[row : row + count], logits[head : head + wanted])
-            row, head = row + count, head + wanted
+            own = slice(row, row + turn.wanted)
+            event = self._commit(turn, hidden[own], logits[own])
+            row = own.stop
             if event is not None:
                 events.append(event)
                 if event.token_ids and not turn.cut:

@@ -112,8 +112,9 @@ class Scheduler:
 
     def turns(self, running: list[Sequence]) -> tuple[list[Turn], int]:
         """Turns of the next pass, parts of prompts first, and the rows left for drafts."""
-        decoding = [s for s in running if s.decoding and s.mask_ready]
-        prompts = [s for s in running if not s.decoding]
+        ready = [s for s in running if s.ready]
+        decoding = [s for s in ready if s.decoding]
+        prompts = [s for s in ready if not s.decoding]
         turns: list[Turn] = []
         room = self.max_rows - len(decoding)
         share = self._share(decoding, room) if prompts else 0

@@ -129,6 +129,11 @@ class Sequence:
         """Whether what its grammar allows next is known, or will be by the end of a pass."""
         return self.constraint is None or self.constraint.ready()
 
+    @property
+    def ready(self) -> bool:
+        """Whether a pass can take it further: not while its last token alone is left and its mask is late."""
+        return len(self.token_ids) - self.cache.length > 1 or self.mask_ready
+
     def end_after(self, token: int) -> FinishReason | None:
         """Whether the completion ends with ``token``, which was just appended to ``token_ids``."""
         if token in self.sampling.stop_token_ids or (token in self.eos_ids and not self.sampling.ignore_eos):

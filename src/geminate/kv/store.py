@@ -10,7 +10,10 @@ from geminate.arrays import F32
 
 BLOCK = 64
 """Positions of a block, the unit that leaves a store and comes back."""
-KVDtype = Literal["float16"]
+ARITHMETIC = 2
+"""Counts up whenever a release changes the bits of keys, values or logits (kArithmetic in native/contract.h)."""
+KVDtype = Literal["float16", "int8"]
+"""Formats of keys and values."""
 
 
 BlockData = bytes | memoryview

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import asdict
 
-from geminate.backends.base import ARITHMETIC
+from geminate.kv.store import ARITHMETIC
 from geminate.loading.load import Pair
 
 _NO_MATTER = ("max_position_embeddings", "eos_token_ids", "generation")  # for the numbers at a position

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -18,7 +18,8 @@ class Rows:
     Attributes:
         cache: keys and values of the positions before.
         ids: int32 [n] or a list of token ids, n >= 1.
-        wanted: how many of the last rows need logits, 0 to n.
+        wanted: how many of the last rows need hidden states and logits, 0 to n. The others end where the last layer's
+            keys and values are written.
         embeddings: float32 [n, hidden], given instead of the scaled embeddings of ``ids`` (images, sound); None: looked
             up. ``ids`` still stand for the rows wherever else ids are read (per-layer embeddings).
     """
@@ -37,7 +38,7 @@ class Batch:
         ids, positions: int32 [M], M the rows of all sequences together.
         sequences: int32 [M], index into ``caches`` of each row, ascending.
         caches: one per sequence. counts: rows of each sequence.
-        wanted: int32 [H], increasing indices of the rows whose logits are wanted; may be empty.
+        wanted: int32 [H], increasing indices of the rows whose hidden states and logits are wanted; may be empty.
         embeddings: row index -> float32 [hidden], for rows that bring their own; None: no row does.
     """
 
@@ -91,3 +92,12 @@ class Batch:
             counts=[count],
             wanted=np.arange(count - part.wanted, count, dtype=np.int32),
         )
+
+    def whole(self) -> Batch:
+        """The same pass with every row wanted."""
+        return replace(self, wanted=np.arange(len(self.ids), dtype=np.int32))
+
+    def check_taps(self) -> None:
+        """Raises ValueError unless every row is wanted: the others do not reach all taps."""
+        if len(self.wanted) != len(self.ids):
+            raise ValueError(f"taps show every row, and of {len(self.ids)} rows only {len(self.wanted)} are wanted")

@@ -57,10 +57,11 @@ class PlanBuilder:
         """Append operations."""
         self.nodes.extend(nodes)
 
-    def linear(self, x: str, out: str, weight: str, scale: float = 1.0) -> str:
-        """out = x W^T * scale, with W looked up by name; declares ``out``."""
+    def linear(self, x: str, out: str, weight: str, scale: float = 1.0, rows: range | None = None) -> str:
+        """out = x W^T * scale, with W looked up by name, or with these consecutive rows of it; declares ``out``."""
         w: PackedMatrix = self.store.matrix(weight)
-        self.add(Linear(x=x, out=self.buffer(out, w.n), w=w, scale=scale))
+        rows = range(w.n) if rows is None else rows
+        self.add(Linear(x=x, out=self.buffer(out, len(rows)), w=w, scale=scale, first=rows.start))
         return out
 
     def norm(self, x: str, out: str, weight: str | None, groups: int = 1, scale: float = 1.0) -> str:

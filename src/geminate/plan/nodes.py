@@ -6,13 +6,14 @@ input row i (and the KV cache of that row's sequence) alone: this is the numeric
 a row has the same bits whatever else is in the batch.
 
 Rows carry (token id, position, sequence). `GatherRows` switches from all rows to the rows whose
-logits are wanted; operations after it see only those.
+logits are wanted; operations after it see only those. A model's plan does so behind the last operation that
+writes keys and values: nobody reads what other rows would compute from there on.
 """
 
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import numpy as np
@@ -75,11 +76,12 @@ class Embed:
 
 @dataclass(frozen=True, kw_only=True)
 class RowLookup:
-    """out = table[id] * scale from a row-major table."""
+    """out = table[id][column : column + width(out)] * scale from a row-major table."""
 
     out: str
     table: RowTable
     scale: float
+    column: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,12 +109,13 @@ class RmsNorm:
 
 @dataclass(frozen=True, kw_only=True)
 class Linear:
-    """out = (x @ W.T) * scale."""
+    """out = (x @ W[first : first + width(out)].T) * scale."""
 
     x: str
     out: str
     w: PackedMatrix
     scale: float = 1.0
+    first: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,10 +205,9 @@ class Softcap:
 
 @dataclass(frozen=True, kw_only=True)
 class GatherRows:
-    """out = the wanted rows of x; later operations run on those rows only."""
+    """The wanted rows of x, in place; later operations run on those rows only, and on no buffer not gathered so."""
 
     x: str
-    out: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -272,7 +274,7 @@ class Plan:
             buffers too. ``ids`` of CentroidHead are int32 values in a buffer of 4-byte cells.
         nodes: operations in order.
         ropes: the rotary tables that Rope nodes index.
-        hidden: buffer whose rows are returned for every row (the target's post-norm hidden state; the
+        hidden: buffer of hidden states, one row per wanted row (the target's post-norm hidden state; the
             drafter's projected next hidden state).
         logits: buffer of logits, one row per wanted row.
         candidate_ids: buffer of candidate token ids beside ``logits``, or None when logits cover the vocabulary.
@@ -285,3 +287,14 @@ class Plan:
     logits: str
     candidate_ids: str | None = None
     slots: int = 0
+
+    def with_every_row(self) -> Plan:
+        """The same plan with every row in every layer: wanted rows are gathered before the node that makes ``hidden``.
+
+        For measurements and tests; outputs have the same bits.
+        """
+        nodes = [node for node in self.nodes if not isinstance(node, GatherRows)]
+        at, norm = next(
+            (i, node) for i, node in enumerate(nodes) if isinstance(node, RmsNorm) and node.out == self.hidden
+        )
+        return replace(self, nodes=(*nodes[:at], GatherRows(x=norm.x), *nodes[at:]))

@@ -45,17 +45,21 @@ class TargetModel:
     def forward(self, batch: Batch, taps: dict[str, F32] | None = None) -> tuple[F32, F32]:
         """One pass; see `geminate.backends.base.Program.run`. Makes room in the caches and writes KV rows.
 
-        The caches' lengths stay: `extend` advances them, and a caller that repeats a pass does not want that.
+        The caches' lengths stay: `extend` advances them, and a caller that repeats a pass does not want that. Taps are
+        of every row, whatever is wanted.
         """
         for cache, count in zip(batch.caches, batch.counts, strict=True):
             cache.reserve(count)
-        return self.program.run(batch, taps=taps)
+        if taps is None:
+            return self.program.run(batch)
+        hidden, logits = self.program.run(batch.whole(), taps=taps)
+        return hidden[batch.wanted], logits[batch.wanted]
 
     def extend(self, parts: Sequence[Rows], taps: dict[str, F32] | None = None) -> tuple[F32, F32]:
         """One pass over new rows of one or more sequences, which their caches then hold.
 
         Returns:
-            hidden float32 [rows of all parts, hidden], post-norm, and logits float32 [wanted rows, vocab].
+            hidden float32 [wanted rows, hidden], post-norm, and logits float32 [wanted rows, vocab].
         """
         out = self.forward(Batch.of(parts), taps)
         for part in parts:

@@ -41,7 +41,7 @@ def test_as_served(size: str, rope_position: RopePosition, at: int, models: dict
     ids = np.random.default_rng(3).integers(3, target.config.vocab_size, 70).tolist()
     states = unrolled(drafter, collate([Teacher(target).targets(ids, 10)], torch.device("cpu")))
     cache = target.new_cache()
-    hidden, _ = target.extend([Rows(cache=cache, ids=ids[: at + 1])])
+    hidden, _ = target.extend([Rows(cache=cache, ids=ids[: at + 1], wanted=1)])
     state = hidden[-1]
     for j in range(STEPS):
         candidates, logits, state = served.step(ids[at + 1 + j], state, cache)

@@ -114,7 +114,7 @@ class NativeProgram:
     def __init__(self, plan: p.Plan, backend: NativeBackend, *, max_rows: int) -> None:
         self.plan = plan
         self.max_rows = max_rows
-        self._matrices: dict[int, _native.Matrix] = {}
+        self._matrices: dict[tuple[int, range], _native.Matrix] = {}
         self._keep: list[object] = []
         self._index = {name: i for i, name in enumerate(plan.widths)}
         self._program = _native.Program(backend.pool, backend.isa, max_rows, list(plan.widths.values()))
@@ -125,14 +125,18 @@ class NativeProgram:
         hidden, logits = self._index[plan.hidden], self._index[plan.logits]
         self._program.finish(hidden, logits, candidates, self._index.get("hidden_in", -1), sorted({hidden, logits}))
 
-    def _matrix(self, w: PackedMatrix) -> _native.Matrix:
-        if id(w) not in self._matrices:
-            if w.layout is not LAYOUTS[w.format]:
+    def _matrix(self, w: PackedMatrix, rows: range | None = None) -> _native.Matrix:
+        rows = range(w.n) if rows is None else rows
+        key = (id(w), rows)
+        if key not in self._matrices:
+            layout = LAYOUTS[w.format]
+            if w.layout is not layout:
                 raise BackendError(f"weights in the layout {w.layout.name!r}; the native kernels read another")
-            codes, scales = _planes(w.planes)
-            self._matrices[id(w)] = _native.Matrix(w.format, w.n, w.k, w.stack, codes, scales)
+            part = layout.part(w, rows)
+            codes, scales = _planes(part.planes)
+            self._matrices[key] = _native.Matrix(w.format, part.n, w.k, w.stack, codes, scales)
             self._keep.append(w)
-        return self._matrices[id(w)]
+        return self._matrices[key]
 
     def _table(self, t: RowTable) -> _native.RowTable:
         codes, scales = _planes(t.planes)
@@ -144,14 +148,15 @@ class NativeProgram:
             case p.Embed():
                 add.embed(at[node.out], self._matrix(node.table), node.scale)
             case p.RowLookup():
-                add.lookup(at[node.out], self._table(node.table), node.scale)
+                add.lookup(at[node.out], self._table(node.table), node.scale, node.column)
             case p.Concat():
                 add.concat(at[node.a], at[node.b], at[node.out])
             case p.RmsNorm():
                 weight = None if node.weight is None else np.ascontiguousarray(node.weight, np.float32)
                 add.norm(at[node.x], at[node.out], weight, node.eps, node.groups)
             case p.Linear():
-                add.linear(at[node.x], at[node.out], self._matrix(node.w), node.scale)
+                rows = range(node.first, node.first + self.plan.widths[node.out])
+                add.linear(at[node.x], at[node.out], self._matrix(node.w, rows), node.scale)
             case p.AddScaled():
                 add.add(at[node.a], at[node.b], at[node.out], node.scale)
             case p.GeluMul():
@@ -177,7 +182,7 @@ class NativeProgram:
             case p.Softcap():
                 add.softcap(at[node.x], node.cap)
             case p.GatherRows():
-                add.gather(at[node.x], at[node.out])
+                add.gather(at[node.x])
             case p.CentroidHead():
                 order = np.ascontiguousarray(node.ordering, np.int32)
                 table = LAYOUTS[node.table.format].clustered(node.table, order, node.centroids.n)
@@ -206,16 +211,18 @@ class NativeProgram:
 
         Raises:
             BackendError: rows that bring their own embeddings, which the kernels do not take yet.
+            ValueError: taps of a pass that does not want every row.
         """
         if batch.embeddings is not None:
             raise BackendError("the native kernels take token ids only; given embeddings need GEMINATE_ISA=reference")
         ids, caches = batch.ids, batch.caches
         widths = self.plan.widths
-        hidden = np.empty((len(ids), widths[self.plan.hidden]), dtype=np.float32)
+        hidden = np.empty((len(batch.wanted), widths[self.plan.hidden]), dtype=np.float32)
         logits = np.empty((len(batch.wanted), widths[self.plan.logits]), dtype=np.float32)
         cosines, sines = self._ropes(int(batch.positions.max()) + 1)
         tapped: list[F32] = []
         if taps is not None:
+            batch.check_taps()
             buffers = [n.x for n in self.plan.nodes if isinstance(n, p.Tap)]
             tapped = [np.empty((len(ids), widths[b]), dtype=np.float32) for b in buffers]
             taps.update(zip(self._tap_names, tapped, strict=True))

@@ -12,6 +12,7 @@ import numpy as np
 
 from geminate.arrays import F32, I32, I64
 from geminate.backends.kv_rings import RingFactory, rings
+from geminate.backends.reference.attention import attention, softmax
 from geminate.backends.tiles import LAYOUTS, TileLayout
 from geminate.decoding.draft_rule import DraftRule, DraftStop, choose_draft_token, confidence_bin
 from geminate.formats.matrix import PackedMatrix
@@ -39,13 +40,6 @@ def gelu_tanh(x: F32) -> F32:
     """0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))): the tanh form of Hendrycks and Gimpel, 2016."""
     inner = np.float32(np.sqrt(2 / np.pi)) * (x + np.float32(0.044715) * x * x * x)
     return (np.float32(0.5) * x * (np.float32(1) + np.tanh(inner))).astype(np.float32)
-
-
-def softmax(x: F32) -> F32:
-    """exp(x - max) / sum, along the last axis."""
-    e = np.exp(x - x.max(axis=-1, keepdims=True))
-    out: F32 = e / e.sum(axis=-1, keepdims=True)
-    return out
 
 
 class ReferenceBackend:
@@ -84,21 +78,21 @@ class ReferenceProgram:
             self._wide[key] = w.dequantized(which)
         return self._wide[key]
 
-    def _linear(self, x: F32, w: PackedMatrix, which: int = 0) -> F32:
+    def _linear(self, x: F32, w: PackedMatrix, which: int = 0, rows: slice = slice(None)) -> F32:
         seen = quantize_activation(x) if FORMATS[w.format].quantized_activations else x
-        out: F32 = self._weights(w, which) @ np.ascontiguousarray(seen)
+        out: F32 = self._weights(w, which)[rows] @ np.ascontiguousarray(seen)
         return out
 
     def run(self, batch: Batch, *, taps: dict[str, F32] | None = None) -> tuple[F32, F32]:
         """See `geminate.backends.base.Program.run`."""
+        if taps is not None:
+            batch.check_taps()
         rows: list[Row] = [{} for _ in batch.ids]
         active = list(range(len(rows)))
         given = batch.embeddings or {}
         for node in self.plan.nodes:
             if isinstance(node, p.GatherRows):
                 active = [int(r) for r in batch.wanted]
-                for r in active:
-                    rows[r][node.out] = rows[r][node.x].copy()
                 continue
             if isinstance(node, p.Tap):
                 if taps is not None:
@@ -111,12 +105,13 @@ class ReferenceProgram:
                 position = int(batch.positions[r])
                 cache = batch.caches[int(batch.sequences[r])]
                 self._apply(node, rows[r], int(batch.ids[r]), position, position, cache)
-        hidden = np.stack([row[self.plan.hidden] for row in rows])
-        width = self.plan.widths[self.plan.logits]
-        logits = np.empty((len(batch.wanted), width), dtype=np.float32)
+        return self._wanted(rows, batch, self.plan.hidden), self._wanted(rows, batch, self.plan.logits)
+
+    def _wanted(self, rows: list[Row], batch: Batch, buffer: str) -> F32:
+        out = np.empty((len(batch.wanted), self.plan.widths[buffer]), dtype=np.float32)
         for i, r in enumerate(batch.wanted):
-            logits[i] = rows[int(r)][self.plan.logits]
-        return hidden, logits
+            out[i] = rows[int(r)][buffer]
+        return out
 
     expert_reads = 0  # not counted
 
@@ -126,9 +121,7 @@ class ReferenceProgram:
         """See `geminate.backends.base.Program.draft_step`."""
         row: Row = {"hidden_in": np.asarray(hidden, dtype=np.float32)}
         for node in self.plan.nodes:
-            if isinstance(node, p.GatherRows):
-                row[node.out] = row[node.x].copy()
-            elif not isinstance(node, p.Tap):
+            if not isinstance(node, p.GatherRows | p.Tap):
                 self._apply(node, row, token, position, rope_position, cache)
         logits = row[self.plan.logits]
         if self.plan.candidate_ids is None:
@@ -171,7 +164,8 @@ class ReferenceProgram:
                 row[node.out] = wide * np.float32(node.scale)
             case p.RowLookup():
                 wide = node.table.dequantized_rows(np.array([token], dtype=np.int32))[0]
-                row[node.out] = wide * np.float32(node.scale)
+                columns = slice(node.column, node.column + self.plan.widths[node.out])
+                row[node.out] = wide[columns] * np.float32(node.scale)
             case p.Concat():
                 row[node.out] = np.concatenate([row[node.a], row[node.b]])
             case p.RmsNorm():
@@ -182,7 +176,8 @@ class ReferenceProgram:
                     normed = normed * node.weight
                 row[node.out] = normed.reshape(-1).astype(np.float32)
             case p.Linear():
-                row[node.out] = self._linear(row[node.x], node.w) * np.float32(node.scale)
+                rows = slice(node.first, node.first + self.plan.widths[node.out])
+                row[node.out] = self._linear(row[node.x], node.w, rows=rows) * np.float32(node.scale)
             case p.AddScaled():
                 row[node.out] = (row[node.a] + row[node.b]) * np.float32(node.scale)
             case p.GeluMul():
@@ -192,12 +187,10 @@ class ReferenceProgram:
             case p.Rope():
                 row[node.x] = self._rotated(row[node.x], node, rope_position)
             case p.KvStore():
-                keys, values = rings(cache, node.slot)
-                at = position % keys.shape[1]
-                keys[:, at] = row[node.k].reshape(keys.shape[0], -1)
-                values[:, at] = row[node.v].reshape(values.shape[0], -1)
+                heads = len(rings(cache).planes[node.slot].arrays[0])
+                rings(cache).write(node.slot, position, row[node.k].reshape(heads, -1), row[node.v].reshape(heads, -1))
             case p.Attention():
-                row[node.out] = _attention(row[node.q], node, position, cache)
+                row[node.out] = attention(row[node.q], node, position, cache)
             case p.Experts():
                 row[node.out] = self._experts(row[node.x], row[node.scores], node)
             case p.Softcap():
@@ -233,14 +226,3 @@ class ReferenceProgram:
             gate, up = np.split(self._linear(x, node.gate_up, expert), 2)
             out = out + weights[at] * self._linear(gelu_tanh(gate) * up, node.down, expert)
         return out
-
-
-def _attention(q: F32, node: p.Attention, position: int, cache: KVStore) -> F32:
-    last = position if node.include_self else position - 1
-    first = max(0, position - node.window + 1) if node.window else 0
-    keys, values = cache.rows(node.slot, first, last + 1)
-    per_kv = node.heads // node.kv_heads
-    heads = q.reshape(node.kv_heads, per_kv, node.head_dim)
-    weights = softmax(np.einsum("ghd,gkd->ghk", heads, keys))
-    out: F32 = np.einsum("ghk,gkd->ghd", weights, values).reshape(-1).astype(np.float32)
-    return out

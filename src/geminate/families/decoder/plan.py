@@ -6,6 +6,8 @@ so, as in Gemma3DecoderLayer (models/gemma3/modeling_gemma3.py).
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from geminate.plan.builder import PlanBuilder, Weights
 from geminate.plan.config import LayerConfig, MoeConfig, TargetConfig
 from geminate.plan.nodes import (
@@ -37,64 +39,78 @@ def rope_tables(config: TargetConfig) -> dict[str, RopeTable]:
 
 
 def target_plan(config: TargetConfig, store: Weights) -> Plan:
-    """The plan of Gemma4ForCausalLM.forward, or Gemma3ForCausalLM's: rows of ids to hidden states and logits."""
+    """The plan of Gemma4ForCausalLM.forward, or Gemma3ForCausalLM's: rows of ids to hidden states and logits.
+
+    Behind the last layer's KvStore only wanted rows go on: no row reads anything but keys and values of another.
+    """
     b = PlanBuilder(store, hidden_size=config.hidden_size, eps=config.rms_norm_eps, ropes=rope_tables(config))
-    b.buffer("x", config.hidden_size)
-    b.add(Embed(out="x", table=store.embedding(), scale=config.embed_scale))
-    if config.ple_dim:
-        width = len(config.layers) * config.ple_dim
-        b.linear("x", "ple", "per_layer_model_projection", scale=config.hidden_size**-0.5)
-        b.norm("ple", "ple", "per_layer_projection_norm", groups=len(config.layers))
-        table = store.row_table("embed_tokens_per_layer")
-        b.add(RowLookup(out=b.buffer("ple_rows", width), table=table, scale=config.ple_scale))
-        b.add(AddScaled(a="ple", b="ple_rows", out="ple", scale=2.0**-0.5))
+    embedding = store.embedding()
+    b.add(Embed(out=b.buffer("x", config.hidden_size), table=embedding, scale=config.embed_scale))
+    last = max(layer.index for layer in config.layers if not layer.kv_shared)
+    ple = add_per_layer_inputs(b, config, "x", "ple", range(last))
     for layer in config.layers:
         # KV-producing layers come first, so a donor's layer index is its slot.
-        add_layer(
-            b,
-            layer,
-            slot=layer.kv_donor,
-            own_position=True,
-            moe=config.moe,
-            ple_dim=config.ple_dim,
-        )
+        add_attention(b, layer, slot=layer.kv_donor, own_position=True, gather=layer.index == last)
+        if layer.index == last:
+            b.add(Embed(out=b.buffer("embedded", config.hidden_size), table=embedding, scale=config.embed_scale))
+            ple = add_per_layer_inputs(b, config, "embedded", "ple_wanted", range(last, len(config.layers)))
+        add_feed_forward(b, layer, moe=config.moe, ple=ple)
     b.norm("x", "hidden", "norm")
     b.add(Tap(x="hidden", name="norm"))
-    b.add(GatherRows(x="hidden", out=b.buffer("head_in", config.hidden_size)))
-    embedding = store.embedding()
-    b.add(Linear(x="head_in", out=b.buffer("logits", config.vocab_size), w=embedding))
+    b.add(Linear(x="hidden", out=b.buffer("logits", config.vocab_size), w=embedding))
     if config.softcap is not None:
         b.add(Softcap(x="logits", cap=config.softcap))
     return b.finish(hidden="hidden", logits="logits", slots=len(config.kv_slots))
 
 
-def add_attention(b: PlanBuilder, layer: LayerConfig, *, slot: int, own_position: bool) -> None:
+@dataclass(frozen=True, kw_only=True)
+class PerLayerInputs:
+    """Per-layer embeddings in buffer ``out``, ``width`` columns for each layer from ``first`` on."""
+
+    out: str
+    width: int
+    first: int
+
+
+def add_per_layer_inputs(
+    b: PlanBuilder, config: TargetConfig, embedded: str, out: str, layers: range
+) -> PerLayerInputs | None:
+    """Gemma4TextModel.project_per_layer_inputs, the columns of these layers; None where there are none.
+
+    Args:
+        embedded: buffer of the rows' scaled embeddings.
+    """
+    width = config.ple_dim
+    if not width or not layers:
+        return None
+    columns = range(layers.start * width, layers.stop * width)
+    b.linear(embedded, out, "per_layer_model_projection", scale=config.hidden_size**-0.5, rows=columns)
+    b.norm(out, out, "per_layer_projection_norm", groups=len(layers))
+    table = b.store.row_table("embed_tokens_per_layer")
+    rows = b.buffer(f"{out}_rows", len(columns))
+    b.add(RowLookup(out=rows, table=table, scale=config.ple_scale, column=columns.start))
+    b.add(AddScaled(a=out, b=rows, out=out, scale=2.0**-0.5))
+    return PerLayerInputs(out=out, width=width, first=layers.start)
+
+
+def add_attention(b: PlanBuilder, layer: LayerConfig, *, slot: int, own_position: bool, gather: bool = False) -> None:
     """Attention block with its two norms and the residual: x <- x + norm(o_proj(attention(norm(x)))).
 
     Args:
         slot: cache slot that holds this layer's keys and values.
         own_position: whether a row sees its own position (the target) or only those before (the drafter).
+        gather: whether only wanted rows go on behind the layer's keys and values.
     """
-    name = f"layers.{layer.index}"
-    attn = f"{name}.self_attn"
-    rope = b.rope_index[layer.kind]
-    b.norm("x", "h", f"{name}.input_layernorm")
-    q = b.linear("h", f"q{layer.heads * layer.head_dim}", f"{attn}.q_proj")
-    # The factor of the scores goes into the weight: attention itself has none.
-    b.norm(q, q, f"{attn}.q_norm", groups=layer.heads, scale=layer.query_scale)
-    b.add(Rope(x=q, groups=layer.heads, rope=rope))
-    if not layer.kv_shared:
-        width = layer.kv_heads * layer.head_dim
-        k = b.linear("h", f"k{width}", f"{attn}.k_proj")
-        v = f"v{width}"
-        if layer.k_eq_v:
-            b.norm(k, v, None, groups=layer.kv_heads)  # before k_norm overwrites k
-        else:
-            b.linear("h", v, f"{attn}.v_proj")
-            if layer.v_norm:
-                b.norm(v, v, None, groups=layer.kv_heads)
-        b.norm(k, k, f"{attn}.k_norm", groups=layer.kv_heads)
-        b.add(Rope(x=k, groups=layer.kv_heads, rope=rope), KvStore(k=k, v=v, slot=slot))
+    attn = f"layers.{layer.index}.self_attn"
+    b.norm("x", "h", f"layers.{layer.index}.input_layernorm")
+    if gather:
+        add_keys_and_values(b, layer, slot)
+        b.add(GatherRows(x="x"), GatherRows(x="h"))
+        q = add_queries(b, layer)
+    else:  # projections side by side make one stage
+        q = add_queries(b, layer)
+        if not layer.kv_shared:
+            add_keys_and_values(b, layer, slot)
     attended = b.buffer(f"attn{b.widths[q]}", b.widths[q])
     b.add(
         Attention(
@@ -109,11 +125,56 @@ def add_attention(b: PlanBuilder, layer: LayerConfig, *, slot: int, own_position
         )
     )
     b.linear(attended, "h", f"{attn}.o_proj")
-    b.norm("h", "h", f"{name}.post_attention_layernorm")
+    b.norm("h", "h", f"layers.{layer.index}.post_attention_layernorm")
     b.add(AddScaled(a="x", b="h", out="x"))
 
 
-def add_feed_forward(b: PlanBuilder, layer: LayerConfig, moe: MoeConfig | None) -> None:
+def add_queries(b: PlanBuilder, layer: LayerConfig) -> str:
+    """Normed and rotated queries of ``h``; returns their buffer."""
+    attn = f"layers.{layer.index}.self_attn"
+    q = b.linear("h", f"q{layer.heads * layer.head_dim}", f"{attn}.q_proj")
+    # The factor of the scores goes into the weight: attention itself has none.
+    b.norm(q, q, f"{attn}.q_norm", groups=layer.heads, scale=layer.query_scale)
+    b.add(Rope(x=q, groups=layer.heads, rope=b.rope_index[layer.kind]))
+    return q
+
+
+def add_keys_and_values(b: PlanBuilder, layer: LayerConfig, slot: int) -> None:
+    """Keys and values of ``h`` into a cache slot."""
+    attn = f"layers.{layer.index}.self_attn"
+    width = layer.kv_heads * layer.head_dim
+    k = b.linear("h", f"k{width}", f"{attn}.k_proj")
+    v = f"v{width}"
+    if layer.k_eq_v:
+        b.norm(k, v, None, groups=layer.kv_heads)  # before k_norm overwrites k
+    else:
+        b.linear("h", v, f"{attn}.v_proj")
+        if layer.v_norm:
+            b.norm(v, v, None, groups=layer.kv_heads)
+    b.norm(k, k, f"{attn}.k_norm", groups=layer.kv_heads)
+    b.add(Rope(x=k, groups=layer.kv_heads, rope=b.rope_index[layer.kind]), KvStore(k=k, v=v, slot=slot))
+
+
+def add_feed_forward(
+    b: PlanBuilder, layer: LayerConfig, *, moe: MoeConfig | None = None, ple: PerLayerInputs | None = None
+) -> None:
+    """MLP, per-layer input and residuals over ``x``, ending in a Tap named ``layers.N``."""
+    name = f"layers.{layer.index}"
+    scalar = b.store.scalar(f"{name}.layer_scalar") if layer.layer_scalar else 1.0
+    add_mlp(b, layer, moe)
+    if ple is None:
+        b.add(AddScaled(a="x", b="h", out="x", scale=scalar))
+    else:
+        b.add(AddScaled(a="x", b="h", out="x"))
+        gate = b.linear("x", f"gate{ple.width}", f"{name}.per_layer_input_gate")
+        b.add(GeluMul(gate=gate, up=ple.out, out=gate, up_offset=(layer.index - ple.first) * ple.width))
+        b.linear(gate, "h", f"{name}.per_layer_projection")
+        b.norm("h", "h", f"{name}.post_per_layer_input_norm")
+        b.add(AddScaled(a="x", b="h", out="x", scale=scalar))
+    b.add(Tap(x="x", name=name))
+
+
+def add_mlp(b: PlanBuilder, layer: LayerConfig, moe: MoeConfig | None) -> None:
     """MLP, with the expert block beside it where there is one; leaves the normed sum in ``h``.
 
     The router and the experts read the residual before the MLP, through norms of their own.
@@ -145,29 +206,3 @@ def add_feed_forward(b: PlanBuilder, layer: LayerConfig, moe: MoeConfig | None) 
         b.norm("expert_sum", "expert_sum", f"{name}.post_feedforward_layernorm_2")
         b.add(AddScaled(a="h", b="expert_sum", out="h"))
     b.norm("h", "h", f"{name}.post_feedforward_layernorm")
-
-
-def add_layer(
-    b: PlanBuilder,
-    layer: LayerConfig,
-    *,
-    slot: int,
-    own_position: bool,
-    moe: MoeConfig | None = None,
-    ple_dim: int = 0,
-) -> None:
-    """One whole decoder layer over the residual stream ``x``, ending in a Tap named ``layers.N``."""
-    name = f"layers.{layer.index}"
-    scalar = b.store.scalar(f"{name}.layer_scalar") if layer.layer_scalar else 1.0
-    add_attention(b, layer, slot=slot, own_position=own_position)
-    add_feed_forward(b, layer, moe)
-    if ple_dim == 0:
-        b.add(AddScaled(a="x", b="h", out="x", scale=scalar))
-    else:
-        b.add(AddScaled(a="x", b="h", out="x"))
-        gate = b.linear("x", f"gate{ple_dim}", f"{name}.per_layer_input_gate")
-        b.add(GeluMul(gate=gate, up="ple", out=gate, up_offset=layer.index * ple_dim))
-        b.linear(gate, "h", f"{name}.per_layer_projection")
-        b.norm("h", "h", f"{name}.post_per_layer_input_norm")
-        b.add(AddScaled(a="x", b="h", out="x", scale=scalar))
-    b.add(Tap(x="x", name=name))

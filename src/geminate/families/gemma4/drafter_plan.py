@@ -7,7 +7,7 @@ next step's hidden state. Position and K/V stay constant through a round.
 
 from __future__ import annotations
 
-from geminate.families.decoder.plan import add_layer, rope_tables
+from geminate.families.decoder.plan import add_attention, add_feed_forward, rope_tables
 from geminate.plan.builder import PlanBuilder, Weights
 from geminate.plan.config import AssistantConfig, TargetConfig
 from geminate.plan.nodes import CentroidHead, Concat, Embed, Linear, Plan
@@ -30,7 +30,8 @@ def drafter_plan(config: AssistantConfig, store: Weights, target: TargetConfig, 
     b.linear("pair", "x", "pre_projection")
     donors = {layer.kind: layer.index for layer in target.layers if not layer.kv_shared}  # the last of each kind wins
     for layer in text.layers:
-        add_layer(b, layer, slot=donors[layer.kind], own_position=False)
+        add_attention(b, layer, slot=donors[layer.kind], own_position=False)
+        add_feed_forward(b, layer)
     b.norm("x", "normed", "norm")
     b.linear("normed", "projected", "post_projection")
     table = store.embedding()

@@ -7,7 +7,7 @@ import statistics
 import time
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +18,8 @@ from geminate.engine.engine import Engine
 from geminate.engine.messages import EngineRequest
 from geminate.engine.stats import Stats
 from geminate.errors import GeminateError, ParameterError
+from geminate.kv.budget import KVBudget
+from geminate.kv.store import BLOCK
 from geminate.llm import LLM
 from geminate.loading.calibrate import measure
 from geminate.loading.load import Located, Pair
@@ -101,6 +103,35 @@ def engine_of_shape(bench: StepBench, on_pass: Callable[[], None] | None = None)
     return Engine(bench.target, MtpDrafter(bench.drafter), costs=CostModel(measure(pair, on_pass=on_pass)))
 
 
+def behind_context(
+    engine: Engine, prompts: list[BenchPrompt], context: int, max_tokens: int
+) -> tuple[Engine, list[BenchPrompt]]:
+    """The prompts behind ``context`` random ids, and an engine like ``engine`` that computes those ids once.
+
+    Its prefix cache gives every further answer a copy of their keys and values.
+
+    Raises:
+        ParameterError: the context leaves no room for the answers.
+    """
+    longest = context + max(len(prompt.token_ids) for prompt in prompts) + max_tokens
+    limit = engine.target.config.max_position_embeddings
+    if longest > limit:
+        raise ParameterError(
+            f"--context {context} with prompt and answer makes {longest} tokens; the model has {limit}"
+        )
+    ids = np.random.default_rng(4).integers(3, engine.target.config.vocab_size, context).tolist()
+    factory = engine.target.kv
+    blocks = 2 * (longest // BLOCK + 1)  # those of the context, and of one answer or another
+    bounded = Engine(
+        engine.target,
+        engine.drafter,
+        prefill_chunk=engine.scheduler.prefill_chunk,
+        memory=KVBudget(factory, limit=factory.nbytes(longest) + blocks * factory.block_bytes),
+        costs=engine.timing.costs,
+    )
+    return bounded, [replace(prompt, token_ids=ids + prompt.token_ids) for prompt in prompts]
+
+
 def _decode(engine: Engine, ids: list[int], sampling: ResolvedSampling, mode: Mode) -> tuple[list[int], Stats, _Tally]:
     tally = _Tally()
     sequence = engine.add(EngineRequest(request_id="bench", prompt_ids=ids, sampling=sampling, speculation=mode))
@@ -123,17 +154,21 @@ def run(
     max_tokens: int,
     repeats: int,
     temperature: float = 0.0,
+    context: int = 0,
     coin: Coin | None = None,
     on_run: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
     """Measure; the JSON object of ``geminate bench decode``. ``modes`` holds 0 (plain), lengths and ``auto``.
 
     Args:
+        context: positions of random ids before every prompt; see `behind_context`.
         coin: verifies in place of the comparison (synthetic acceptance).
 
     Raises:
         OutputsDifferError: two modes emitted different tokens (never for synthetic acceptance, where they must).
     """
+    if context:
+        engine, prompts = behind_context(engine, prompts, context, max_tokens)
     if coin is not None:
         engine = synthetic_engine(engine, coin)
     params = SamplingParams(max_tokens=max_tokens, temperature=temperature, seed=7, ignore_eos=coin is not None)
@@ -168,7 +203,9 @@ def run(
     categories = sorted({p.category for p in prompts})
     # A token's seconds: synthetic runs do not all end at the same token count.
     seconds = {key: s / max(1, tokens[key]) for key, s in seconds.items()}
-    return _report(engine, prompts, modes, categories, seconds, tallies, stats, repeats, max_tokens, temperature)
+    return {"context": context} | _report(
+        engine, prompts, modes, categories, seconds, tallies, stats, repeats, max_tokens, temperature
+    )
 
 
 def _acceptance(stats: list[Stats]) -> float:

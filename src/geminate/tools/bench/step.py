@@ -14,6 +14,7 @@ from typing import Any, cast
 import numpy as np
 
 from geminate import __version__, machine
+from geminate.backends.base import Program
 from geminate.backends.kv_rings import rings
 from geminate.backends.select import native_backend
 from geminate.decoding.draft_rule import DraftRule
@@ -22,6 +23,7 @@ from geminate.kv.store import KVStore
 from geminate.loading.compile import compile_drafter, compile_target
 from geminate.plan.batch import Batch, Rows
 from geminate.plan.config import MoeConfig, TargetConfig
+from geminate.plan.nodes import Experts, GatherRows, Linear, Plan
 from geminate.runtime.drafter import DrafterModel
 from geminate.runtime.target import TargetModel
 from geminate.speculation.costs import PROFILE_ROWS
@@ -34,6 +36,7 @@ from geminate.weights.specs import TensorSpec, expected_tensors
 from geminate.weights.store import WeightStore
 
 PREFILL = 512
+CHUNK = 256  # as LoadOptions.prefill_chunk
 DRAFT = 4
 
 
@@ -45,6 +48,7 @@ class StepBench:
         weights: see `presets.tensor_format`; ``auto`` is int8 here.
         threads: None is one for each physical core.
         context: positions already in the cache.
+        prefill: tokens of the prompt whose processing is timed; None is `PREFILL`, or what the context holds.
         layers: a shorter stack; None takes all, or as many whole blocks as fit into memory.
         on_message: called with how much memory is needed and how much is free, before any is allocated.
         on_weights: called with (bytes done, bytes) of the target while its weights are made.
@@ -60,6 +64,7 @@ class StepBench:
         *,
         threads: int | None = None,
         context: int = 128,
+        prefill: int | None = None,
         layers: int | None = None,
         on_message: Callable[[str], None] = lambda text: None,
         on_weights: Callable[[int, int], None] = lambda done, total: None,
@@ -68,16 +73,19 @@ class StepBench:
         most = config.max_position_embeddings - PROFILE_ROWS
         if not 1 <= context <= most:
             raise ParameterError(f"--context must be 1 to {most}, not {context}")
+        if prefill is not None and not 1 <= prefill <= config.max_position_embeddings:
+            raise ParameterError(f"--prefill must be 1 to {config.max_position_embeddings}, not {prefill}")
         fit = fitting(shape, weights, context=context, layers=layers)
         on_message(fit.sentence)
         if fit.layers != layers:
             config, assistant, _ = load_shape(shape, fit.layers)
             on_message(f"only {fit.layers} of its {self.total_layers} layers fit")
-        self.prefill_tokens = min(PREFILL, config.max_position_embeddings)
+        self.prefill_tokens = prefill or min(PREFILL, config.max_position_embeddings)
         self.config, self.weights, self.context = config, weights, context
         self.backend = native_backend(threads)
         store = _store(RandomStore(config, weights, on_weights))
         self.target = compile_target(config, store, self.backend, max_rows=MAX_ROWS)
+        self.every_row = self.backend.compile(self.target.plan.with_every_row(), max_rows=MAX_ROWS)
         self.drafter: DrafterModel | None = None
         if assistant is not None:
             self.drafter = compile_drafter(assistant, _store(RandomStore(assistant, weights)), self.target)
@@ -103,15 +111,22 @@ class StepBench:
         self.drafter.draft(int(self._ids[7]), self._hidden, self._cache, DRAFT, DraftRule())
         return (time.perf_counter() - began) / DRAFT
 
-    def prefill(self, tokens: int | None = None) -> float:
-        """Seconds of processing a prompt from an empty cache, in chunks as the engine does, logits of the last row."""
-        cache = self.target.new_cache()
-        tokens = tokens or self.prefill_tokens
+    def prefill(self, tokens: int | None = None, program: Program | None = None) -> float:
+        """Seconds of processing a prompt from an empty cache, in chunks as the engine does, logits of the last row.
+
+        Args:
+            tokens: None is ``prefill_tokens``.
+            program: the target's, or `every_row`: every row through every layer.
+        """
+        program = program or self.target.program
+        cache, tokens = self.target.new_cache(), tokens or self.prefill_tokens
+        ids = np.resize(self._ids, tokens)
         began = time.perf_counter()
-        for start in range(0, tokens, 256):
-            count = min(256, tokens - start)
-            last = start + count == tokens
-            self.target.extend([Rows(cache=cache, ids=self._ids[start : start + count], wanted=int(last))])
+        for start in range(0, tokens, CHUNK):
+            part = ids[start : start + CHUNK]
+            cache.reserve(len(part))
+            program.run(Batch.of([Rows(cache=cache, ids=part, wanted=int(start + CHUNK >= tokens))]))
+            cache.advance(len(part))
         return time.perf_counter() - began
 
     @property
@@ -131,9 +146,15 @@ def filled_cache(target: TargetModel, context: int) -> KVStore:
         rows = min(MAX_ROWS, context - cache.length)
         cache.reserve(rows)
         cache.advance(rows)
-    noise = np.random.default_rng(2).standard_normal(1 << 16).astype(np.float16)
-    for array in (array for slot in range(len(target.slots)) for array in rings(cache, slot)):
-        array[:] = np.resize(noise, array.shape)
+    noise = np.random.default_rng(2).standard_normal(1 << 16)
+    for array in rings(cache).arrays:
+        if array.dtype == np.float32:  # scales
+            array[:] = 1 / 32
+        elif array.dtype == np.float16:
+            array[:] = np.resize(noise.astype(np.float16), array.shape)
+        else:
+            codes = np.clip(noise * 32, -127, 127).astype(np.int8)
+            array[:] = np.resize(codes, array.shape).astype(array.dtype)  # keys wrap around, noise all the same
     return cache
 
 
@@ -157,11 +178,24 @@ class Work:
         one = sum(matrix_bytes(s, self.weights, self.config) * self._expert_share(s) for s in self._experts) / layers
         return dense + round(one * experts_read)
 
-    def macs(self, *, head: bool = True) -> int:
-        """Multiply-accumulates of a row."""
+    def macs(self) -> int:
+        """Multiply-accumulates of a row, logits included."""
         top_k = 0 if self.moe is None else self.moe.top_k
-        dense = sum(s.shape[-2] * s.shape[-1] for s in self._dense + [self._head] * head)
+        dense = sum(s.shape[-2] * s.shape[-1] for s in [*self._dense, self._head])
         return dense + top_k * sum(s.shape[-2] * s.shape[-1] for s in self._experts)
+
+
+def prompt_macs(plan: Plan) -> int:
+    """Multiply-accumulates of a prompt row that nobody wants: of the matrices before the plan's gather."""
+    total = 0
+    for node in plan.nodes:
+        if isinstance(node, GatherRows):
+            break
+        if isinstance(node, Linear):
+            total += plan.widths[node.out] * node.w.k
+        elif isinstance(node, Experts):
+            total += node.top_k * (node.gate_up.n * node.gate_up.k + node.down.n * node.down.k)
+    return total
 
 
 def run(
@@ -173,7 +207,8 @@ def run(
     steps: dict[int, list[float]] = {m: [] for m in rows}
     fractions: dict[int, list[float]] = {m: [] for m in rows}
     experts: dict[int, int] = {}
-    bandwidth, peak, draft, prefill, share = [], [], [], [], []
+    bandwidth, peak, draft, prefill, full, share = [], [], [], [], [], []
+    prompt = prompt_macs(bench.target.plan)
     every = max(1, repeats // 3)  # a prefill takes as long as many passes
     for m in rows:  # pages, tables, threads
         bench.step(m)
@@ -193,7 +228,8 @@ def run(
         draft.append(bench.draft_step())
         if index % every == every - 1:
             prefill.append(bench.prefill())
-            share.append(bench.prefill_tokens * work.macs(head=False) / prefill[-1] / peak[-1])
+            share.append(bench.prefill_tokens * prompt / prefill[-1] / peak[-1])
+            full.append(bench.prefill(program=bench.every_row))
         on_round(index + 1, repeats)
     median = statistics.median
     plain = steps[rows[0]]
@@ -212,7 +248,8 @@ def run(
         "draft_step_share": round(median(d / one for d, one in zip(draft, plain, strict=True)), 4),
         "prefill_tokens": bench.prefill_tokens,
         "prefill_tokens_per_s": round(bench.prefill_tokens / median(prefill), 1),
-        "prefill_peak_share": round(median(share), 3),
+        "prefill_full_tokens_per_s": round(bench.prefill_tokens / median(full), 1),
+        "prefill_macs_per_token": prompt, "prefill_peak_share": round(median(share), 3),
     }  # fmt: skip
     if config.moe is not None:
         result["experts_per_layer"] = {str(m): round(n / layers, 1) for m, n in experts.items()}

@@ -60,6 +60,7 @@ def synthetic_engine(engine: Engine, coin: Coin) -> Engine:
         engine.target,
         engine.drafter,
         prefill_chunk=engine.scheduler.prefill_chunk,
+        memory=engine.memory,
         costs=engine.timing.costs,
         verifier=coin,
         copies=False,  # text without meaning has nothing to copy
