@@ -12,7 +12,7 @@
 //   - norms and softmax sums: 16 lanes by absolute index, tails padded with zeros, one reduction tree.
 //   - attention walks keys in tiles of 64 absolute positions, ascending; a score is one float chain over the
 //     head's dimensions, ascending (or one exact integer sum, see below); one exp for body and tail. Layers
-//     without a window are cut into parts of 1,024 absolute positions; each has its own maximum and sum, and
+//     without a window are cut into parts of 2,048 absolute positions; each has its own maximum and sum, and
 //     parts join in ascending order, whether one thread walks them in turn or several take them apart.
 //   - int8 keys and values: key, query and value of a head go through a Hadamard transform (stages of
 //     distance 1, 2, 4, ..), then one scale for each token and head (amax / 127, round to nearest even).
@@ -37,7 +37,7 @@ constexpr int kArithmetic = 2;
 constexpr int kPanelRows = 8;      // activation rows a kernel call multiplies at once
 constexpr int kKeyTile = 64;       // keys of an attention tile
 constexpr int kKeyLanes = 16;      // keys that lie side by side
-constexpr int kPart = 1024;        // positions of a part of a long context, whole tiles
+constexpr int kPart = 2048;        // positions of a part of a long context, whole tiles
 constexpr int kAttentionRows = 8;  // rows that share one walk over the keys
 constexpr int kMaxHeadDim = 1024;
 constexpr int kProbeDots = 64;  // 64-byte products of a round of multiply_bytes
@@ -109,13 +109,15 @@ struct AttentionTask {
   int heads, head_dim;
   float* records;  // row i: [heads, record_floats(head_dim)] at records + i * record_stride
   int64_t record_stride;
-  float* scratch;  // [attention_scratch(count * heads, head_dim)], a multiple of 64 bytes
+  float* scratch;  // [attention_scratch(count * heads)], at a multiple of 64 bytes
 };
 
-// Floats of scratch for a task: queries, scores and codes of a tile, and a tile's panel.
-static constexpr int64_t attention_scratch(int64_t queries, int64_t head_dim) {
-  return queries * (round_up(head_dim, 32) + kKeyTile + kKeyTile / 4) + round_up(queries, 16) * 3 +
-         kKeyTile * kKeyTile;
+// Bytes from a query to the next: constant for the address of a query in a block, and no multiple of what a cache
+// has in a way.
+constexpr int64_t kQueryBytes = 4 * kMaxHeadDim + 64;
+// Floats of scratch for a task: queries, scores and codes of a tile, and three of bookkeeping.
+static constexpr int64_t attention_scratch(int64_t queries) {
+  return queries * (kQueryBytes / 4 + kKeyTile + kKeyTile / 4) + round_up(queries, 16) * 5;
 }
 
 struct Kernels {

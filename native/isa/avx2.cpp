@@ -7,7 +7,7 @@
 namespace geminate::avx2 {
 
 constexpr const char* kIsaName = "avx2";
-constexpr int kRowBlock = 2, kQueryBlock = 6, kCodeBlock = 4, kPanelVecs = 1;
+constexpr int kRowBlock = 2, kHalfBlock = 6, kHalfVecs = 1, kCodeBlock = 4, kCodeVecs = 1;
 
 struct F {
   __m256 a, b;
@@ -144,11 +144,15 @@ static inline int32_t quantize_lanes(F a, F b, int8_t* out) {
   for (int i = 0; i < 32; ++i) sum += out[i];
   return sum;
 }
-static inline void store_u8(uint8_t* out, F x) {
+static inline __m256i pack16(F x) {
   const __m256i pairs = _mm256_packs_epi32(_mm256_cvtps_epi32(x.a), _mm256_cvtps_epi32(x.b));
-  const __m256i ordered = _mm256_permute4x64_epi64(pairs, 0xD8);  // packs work within 128-bit halves
-  const __m128i low = _mm256_castsi256_si128(ordered), high = _mm256_extracti128_si256(ordered, 1);
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(out), _mm_packus_epi16(low, high));
+  return _mm256_permute4x64_epi64(pairs, 0xD8);  // packs work within 128-bit halves
+}
+static inline void store_u8(uint8_t* out, F a, F b, F c, F d) {
+  const __m256i low = _mm256_permute4x64_epi64(_mm256_packus_epi16(pack16(a), pack16(b)), 0xD8);
+  const __m256i high = _mm256_permute4x64_epi64(_mm256_packus_epi16(pack16(c), pack16(d)), 0xD8);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), low);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + 32), high);
 }
 
 static inline F to_float(I x) { return {_mm256_cvtepi32_ps(x.a), _mm256_cvtepi32_ps(x.b)}; }

@@ -7,7 +7,7 @@
 namespace geminate::avx512 {
 
 constexpr const char* kIsaName = "avx512";
-constexpr int kRowBlock = 8, kQueryBlock = 6, kCodeBlock = 6, kPanelVecs = 4;
+constexpr int kRowBlock = 8, kHalfBlock = 12, kHalfVecs = 2, kCodeBlock = 6, kCodeVecs = 4;
 
 struct F {
   __m512 v;
@@ -100,9 +100,12 @@ static inline int32_t quantize_lanes(F a, F b, int8_t* out) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(out + 16), _mm512_cvtsepi32_epi8(high));
   return _mm512_reduce_add_epi32(_mm512_add_epi32(low, high));
 }
-static inline void store_u8(uint8_t* out, F a) {
-  const __m512i whole = _mm512_max_epi32(_mm512_cvtps_epi32(a.v), _mm512_setzero_si512());
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(out), _mm512_cvtusepi32_epi8(whole));
+static inline void store_u8(uint8_t* out, F a, F b, F c, F d) {
+  const __m512i low = _mm512_packs_epi32(_mm512_cvtps_epi32(a.v), _mm512_cvtps_epi32(b.v));
+  const __m512i high = _mm512_packs_epi32(_mm512_cvtps_epi32(c.v), _mm512_cvtps_epi32(d.v));
+  const __m512i mixed = _mm512_packus_epi16(low, high);  // packs work within 128-bit lanes
+  const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  _mm512_storeu_si512(out, _mm512_permutexvar_epi32(order, mixed));
 }
 
 static inline F to_float(I a) { return {_mm512_cvtepi32_ps(a.v)}; }

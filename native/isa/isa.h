@@ -8,9 +8,10 @@ concept Is = __is_same(A, B);
 static_assert(requires {
   { kIsaName } -> Is<const char* const&>;  // what GEMINATE_ISA and supported_isas() call it
   { kRowBlock } -> Is<const int&>;         // activation rows that share one walk over a weight tile: 1 to 8
-  { kQueryBlock } -> Is<const int&>;       // queries that attention multiplies in registers together: 1 to 8
-  { kCodeBlock } -> Is<const int&>;        // likewise for int8 keys and values
-  { kPanelVecs } -> Is<const int&>;        // vectors of keys or values beside them: 1 to 4
+  { kHalfBlock } -> Is<const int&>;          // queries that share keys or values in registers, float16: 1 to 12
+  { kHalfVecs } -> Is<const int&>;           // vectors of keys or values beside them: 1 or 2
+  { kCodeBlock } -> Is<const int&>;          // likewise for int8 keys and values: 1 to 8
+  { kCodeVecs } -> Is<const int&>;           // 1 to 4
   requires sizeof(F) >= 16 * sizeof(float);  // 16 float lanes
   requires sizeof(I) >= 64;                  // 16 int32 lanes
   requires sizeof(Acc4) > 0;                 // sums of the int4 products of one group
@@ -53,7 +54,7 @@ static_assert(requires(F a, F b, const uint16_t* from, uint16_t* to, int8_t* cod
   { load_bf16(from) } -> Is<F>;       // 16 bfloat16
   // 32 values, rounded to nearest even, as int8 into codes; returns their sum.
   { quantize_lanes(a, b, codes) } -> Is<int32_t>;
-  { store_u8(bytes, a) } -> Is<void>;  // 16 values from 0 to 255, rounded to nearest even, as uint8
+  { store_u8(bytes, a, a, b, b) } -> Is<void>;  // 64 values from 0 to 255, rounded to nearest even
 });
 
 static_assert(requires(I sum, Acc4 sum4, W8 w8, W4 w4, V8 v8, Four four, int32_t s, const uint8_t* from,

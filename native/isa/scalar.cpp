@@ -5,7 +5,7 @@
 namespace geminate::scalar {
 
 constexpr const char* kIsaName = "scalar";
-constexpr int kRowBlock = 2, kQueryBlock = 2, kCodeBlock = 2, kPanelVecs = 1;
+constexpr int kRowBlock = 2, kHalfBlock = 2, kHalfVecs = 1, kCodeBlock = 2, kCodeVecs = 1;
 
 struct F {
   float v[16];
@@ -136,10 +136,10 @@ static inline int32_t quantize_lanes(F a, F b, int8_t* out) {
   }
   return sum;
 }
-static inline void store_u8(uint8_t* out, F a) {
-  for (int i = 0; i < 16; ++i) {
-    const float r = __builtin_rintf(a.v[i]);
-    out[i] = static_cast<uint8_t>(r > 0.0f ? (r < 255.0f ? r : 255.0f) : 0.0f);
+static inline void store_u8(uint8_t* out, const F& a, const F& b, const F& c, const F& d) {
+  const F* const all[4] = {&a, &b, &c, &d};
+  for (int i = 0; i < 64; ++i) {
+    out[i] = static_cast<uint8_t>(static_cast<int>(__builtin_rintf(all[i / 16]->v[i % 16])));
   }
 }
 

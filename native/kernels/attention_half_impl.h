@@ -1,7 +1,7 @@
 // Attention over float16 keys and values. Included by kernels_impl.h.
 //
-// Part of a tile is widened into a panel of 64 x 64 floats that stays in the first-level cache, then
-// multiplied by all queries, a block of them in registers at a time.
+// A block of queries is multiplied in registers by one or two vectors of keys, or of a value, which are widened on
+// the way: once for all of the block.
 
 static inline F load_half(const uint16_t* x, int lanes) {
   if (lanes == 16) return load_half(x);
@@ -10,101 +10,140 @@ static inline F load_half(const uint16_t* x, int lanes) {
   return load_half(tail);
 }
 
-// c[r][16 b ..] += sum over k of a[r][k] * panel[k][16 b ..], k ascending. Meanwhile calls 128 bytes for each
-// k into the cache where Fetch says so.
-template <int R, int B, bool Fetch>
-static inline void multiply_panel(const float* const* a, const float* panel, int begin, int end,
-                                  float* const* c, const char* ahead) {
-  const float* from[R];
-  F acc[R][B];
-  for (int r = 0; r < R; ++r) {
-    from[r] = a[r];
-    for (int b = 0; b < B; ++b) acc[r][b] = load(c[r] + 16 * b);
-  }
-  for (int k = begin; k < end; ++k) {
-    if constexpr (Fetch) {
-      prefetch(ahead + 128 * k);
-      prefetch(ahead + 128 * k + 64);
-    }
-    F x[B];
-    for (int b = 0; b < B; ++b) x[b] = load(panel + k * kKeyTile + 16 * b);
+// acc[r][b] += sum over k of a[r * Stride + k] * (vector b of row k), k ascending. Vector b of row k stands at
+// x + k * step + b * between. Meanwhile calls 64 bytes for each k into the cache where Fetch says so.
+template <int Stride, int R, int B, bool Fetch>
+static inline void multiply_half(const float* a, const uint16_t* x, int64_t step, int64_t between, int begin,
+                                 int end, F (&acc)[R][B], const char* ahead) {
+  x += begin * step;
+  for (int k = begin; k < end; ++k, x += step) {
+    if constexpr (Fetch) prefetch(ahead + 64 * k);
+    F wide[B];
+#pragma GCC unroll 2
+    for (int b = 0; b < B; ++b) wide[b] = load_half(x + b * between);
+#pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
-      const F q = set1(from[r][k]);
-      for (int b = 0; b < B; ++b) acc[r][b] = fma(q, x[b], acc[r][b]);
+      const F q = set1(a[r * Stride + k]);
+#pragma GCC unroll 2
+      for (int b = 0; b < B; ++b) acc[r][b] = fma(q, wide[b], acc[r][b]);
     }
-  }
-  for (int r = 0; r < R; ++r) {
-    for (int b = 0; b < B; ++b) store(c[r] + 16 * b, acc[r][b]);
   }
 }
 
-// The panel's vectors first_vec .. end_vec-1 times all queries: a_of(i) and c_of(i) are query i's row of
-// either side. The first block fetches `ahead`, if that is not null.
-template <class A, class C>
-static inline void multiply_queries(int queries, const float* panel, int begin, int end, int first_vec,
-                                    int end_vec, const char* ahead, A a_of, C c_of) {
-  each_block<kQueryBlock>(queries, [&](int i, auto rows) {
-    constexpr int R = rows.value;
-    const float* a[R];
-    for (int r = 0; r < R; ++r) a[r] = a_of(i + r);
-    each_vec(first_vec, end_vec, [&](int v, auto vecs) {
-      constexpr int B = vecs.value;
-      float* c[R];
-      for (int r = 0; r < R; ++r) c[r] = c_of(i + r) + 16 * v;
-      if (ahead != nullptr && i == 0 && v == first_vec) {
-        multiply_panel<R, B, true>(a, panel + 16 * v, begin, end, c, ahead);
+// Scores of R queries and B vectors of keys.
+template <int R, int B, bool Fetch>
+static inline void score_half(const float* q, const uint16_t* keys, int dim, float* score,
+                              const char* ahead) {
+  F acc[R][B];
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 2
+    for (int b = 0; b < B; ++b) acc[r][b] = set1(0.0f);
+  }
+  multiply_half<kQueryBytes / 4, R, B, Fetch>(q, keys, kKeyLanes, dim * kKeyLanes, 0, dim, acc, ahead);
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 2
+    for (int b = 0; b < B; ++b) store(score + r * kKeyTile + 16 * b, acc[r][b]);
+  }
+}
+
+// Adds B vectors of the values of keys begin .. end-1, weighed by p, to R records.
+template <int R, int B, bool Fetch>
+static inline void add_half(const float* p, const uint16_t* values, int dim, int begin, int end,
+                            float* const* records, const char* ahead) {
+  F acc[R][B];
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 2
+    for (int b = 0; b < B; ++b) acc[r][b] = load(records[r] + 16 * b);
+  }
+  multiply_half<kKeyTile, R, B, Fetch>(p, values, dim, 16, begin, end, acc, ahead);
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 2
+    for (int b = 0; b < B; ++b) store(records[r] + 16 * b, acc[r][b]);
+  }
+}
+
+// The same for the lanes < 16 of a value that are left over.
+static inline void add_half_tail(const float* p, const uint16_t* values, int dim, int lanes, int begin, int end,
+                                 float* record) {
+  F acc = load(record);
+  for (int k = begin; k < end; ++k) acc = fma(set1(p[k]), load_half(values + k * dim, lanes), acc);
+  store(record, acc);
+}
+
+// Calls body(v, Rows<B>) for vectors begin .. end-1, B at most kHalfVecs together.
+template <class Body>
+static inline void each_half_vec(int begin, int end, Body body) {
+  for (int v = begin; v < end; v += kHalfVecs) {
+    with_rows<kHalfVecs>(end - v, [&](auto vecs) { body(v, vecs); });
+  }
+}
+
+static inline void score_tile_half(const AttentionTask& t, const AttentionScratch& s, const KeyTile& tile,
+                                   const uint16_t* keys, const char* next) {
+  const int dim = t.head_dim;
+  each_half_vec(tile.first_vec(), tile.end_vec(), [&](int v, auto vecs) {
+    constexpr int B = vecs.value;
+    const uint16_t* from = keys + v * dim * kKeyLanes;
+    each_block<kHalfBlock>(t.count * t.heads, [&](int i, auto rows) {
+      constexpr int R = rows.value;
+      const float* q = s.q + i * (kQueryBytes / 4);
+      float* score = s.score + i * kKeyTile + 16 * v;
+      if (next != nullptr && i == 0) {
+        score_half<R, B, true>(q, from, dim, score, next + v * dim * 2 * kKeyLanes);
       } else {
-        multiply_panel<R, B, false>(a, panel + 16 * v, begin, end, c, nullptr);
+        score_half<R, B, false>(q, from, dim, score, nullptr);
       }
     });
   });
 }
 
-static void attend_half(const AttentionTask& t) {
-  const AttentionScratch s = attention_arrays(t);
-  const int queries = t.count * t.heads, dim = t.head_dim;
-  const int64_t head = t.kv_head * t.slot.rows * dim;
-  const uint16_t* all_keys = static_cast<const uint16_t*>(t.slot.keys) + head;
-  const uint16_t* all_values = static_cast<const uint16_t*>(t.slot.values) + head;
-  const int64_t q_width = round_up(dim, 32);
-  for (int i = 0; i < queries; ++i) {
-    each16(dim, [&](int64_t d, int lanes) {
-      store(s.q + i * q_width + d, mul(load(query_of(t, i) + d, lanes), set1(kLog2E)));
+static inline void add_tile_half(const AttentionTask& t, const AttentionScratch& s, const KeyTile& tile,
+                                 const uint16_t* values, const char* next) {
+  const int dim = t.head_dim, queries = t.count * t.heads;
+  each_half_vec(0, dim / 16, [&](int v, auto vecs) {
+    constexpr int B = vecs.value;
+    each_block<kHalfBlock>(queries, [&](int i, auto rows) {
+      constexpr int R = rows.value;
+      float* records[R];
+      for (int r = 0; r < R; ++r) records[r] = s.record[i + r] + 16 * v;
+      const float* p = s.score + i * kKeyTile;
+      if (next != nullptr && i == 0) {
+        add_half<R, B, true>(p, values + 16 * v, dim, tile.from, tile.to, records, next + v * 32 * kKeyTile);
+      } else {
+        add_half<R, B, false>(p, values + 16 * v, dim, tile.from, tile.to, records, nullptr);
+      }
     });
+  });
+  if (dim % 16 == 0) return;
+  const int d = dim / 16 * 16;
+  for (int i = 0; i < queries; ++i) {
+    add_half_tail(s.score + i * kKeyTile, values + d, dim, dim - d, tile.from, tile.to, s.record[i] + d);
   }
-  const auto score_of = [&](int i) { return s.score + i * kKeyTile; };
+}
+
+static void attend_half(const AttentionTask& t, const AttentionScratch& s) {
+  const int dim = t.head_dim;
+  each_query(t, [&](int i, const float* q) {
+    each16(dim, [&](int64_t d, int lanes) {
+      store(s.q + i * (kQueryBytes / 4) + d, mul(load(q + d, lanes), set1(kLog2E)));
+    });
+  });
+  const int64_t head = t.kv_head * t.slot.rows * dim;
+  const uint16_t* keys = static_cast<const uint16_t*>(t.slot.keys) + head;
+  const uint16_t* values = static_cast<const uint16_t*>(t.slot.values) + head;
   each_tile(t, [&](const KeyTile& tile) {
-    const uint16_t *keys = all_keys + tile.at * dim, *values = all_values + tile.at * dim;
-    const auto next = [&](const uint16_t* all, int d) {
-      return tile.next < 0 ? nullptr : reinterpret_cast<const char*>(all + tile.next * dim + d * kKeyTile);
+    const auto next = [&](const uint16_t* all) {
+      return tile.next < 0 ? nullptr : reinterpret_cast<const char*>(all + tile.next * dim);
     };
-    for (int i = 0; i < queries; ++i) {
-      for (int c = 0; c < kTileVecs; ++c) store(score_of(i) + 16 * c, set1(0.0f));
-    }
-    const int first_vec = tile.first_vec(), end_vec = tile.end_vec();
-    for (int d = 0; d < dim; d += kKeyTile) {
-      const int count = dim - d < kKeyTile ? dim - d : kKeyTile;
-      for (int v = first_vec; v < end_vec; ++v) {
-        const uint16_t* from = keys + (v * dim + d) * kKeyLanes;
-        for (int k = 0; k < count; ++k) {
-          store(s.panel + k * kKeyTile + 16 * v, load_half(from + k * kKeyLanes));
-        }
-      }
-      multiply_queries(
-          queries, s.panel, 0, count, first_vec, end_vec, next(all_keys, d),
-          [&](int i) { return s.q + i * q_width + d; }, score_of);
-    }
-    for (int i = 0; i < queries; ++i) tile_probabilities(t, tile, i, score_of(i));
-    for (int d = 0; d < dim; d += kKeyTile) {
-      const int count = dim - d < kKeyTile ? dim - d : kKeyTile;
-      for (int k = tile.from; k < tile.to; ++k) {
-        const uint16_t* from = values + k * dim + d;
-        each16(count,
-               [&](int64_t j, int lanes) { store(s.panel + k * kKeyTile + j, load_half(from + j, lanes)); });
-      }
-      multiply_queries(queries, s.panel, tile.from, tile.to, 0, (count + 15) / 16, next(all_values, d),
-                       score_of, [&](int i) { return record_of(t, i) + d; });
-    }
+    score_tile_half(t, s, tile, keys + tile.at * dim, next(keys));
+    each_probability(t, s, tile, [&](int i, const F* p) {
+      for (int c = 0; c < kTileVecs; ++c) store(s.score + i * kKeyTile + 16 * c, p[c]);
+    });
+    add_tile_half(t, s, tile, values + tile.at * dim, next(values));
   });
 }
 

@@ -7,39 +7,46 @@
 constexpr int kTileVecs = kKeyTile / 16;
 constexpr float kLog2E = 1.44269504088896341f;
 
+// Every array begins at a cache line.
 struct AttentionScratch {
-  float* q;          // float16: [queries][round_up(head_dim, 32)], in units that make a score a power of two
-  int8_t* q_codes;   // int8: [queries][round_up(head_dim, 32)] codes of the turned queries
-  float* q_scale;    // [queries]
-  int32_t* q_start;  // [queries] -128 * sum of the codes, which cancels the 128 added to keys
-  float* score;      // [queries][kKeyTile], then probabilities
-  uint8_t* p;        // [queries][kKeyTile] codes of probability times value scale
-  float* p_scale;    // [queries]
-  float* panel;      // [kKeyTile][kKeyTile] part of a tile in float32
+  float** record;     // [queries]
+  float* q;           // float16: kQueryBytes apart, in units that make a score a power of two
+  int8_t* q_codes;    // int8: kQueryBytes apart, codes of the turned queries
+  float* q_scale;     // [queries]
+  int32_t* q_start;   // [queries] -128 * sum of the codes, which cancels the 128 added to keys
+  float* score;       // [queries][kKeyTile], then probabilities
+  uint8_t* p;         // [queries][kKeyTile] codes of probability times value scale
+  float* p_scale;     // [queries]
 };
 
+// Query i stands in row i / heads.
 static inline AttentionScratch attention_arrays(const AttentionTask& t) {
   const int64_t queries = static_cast<int64_t>(t.count) * t.heads, padded = round_up(queries, 16);
   AttentionScratch s;
   float* at = t.scratch;
-  s.panel = at, at += kKeyTile * kKeyTile;
   s.score = at, at += queries * kKeyTile;
-  s.p = reinterpret_cast<uint8_t*>(at), at += queries * (kKeyTile / 4);
+  s.q = at, s.q_codes = reinterpret_cast<int8_t*>(at), at += queries * (kQueryBytes / 4);
+  s.record = reinterpret_cast<float**>(at), at += 2 * padded;
   s.q_scale = at, at += padded;
   s.q_start = reinterpret_cast<int32_t*>(at), at += padded;
   s.p_scale = at, at += padded;
-  s.q = at;
-  s.q_codes = reinterpret_cast<int8_t*>(at);
+  s.p = reinterpret_cast<uint8_t*>(at);
+  for (int i = 0; i < t.count; ++i) {
+    for (int h = 0; h < t.heads; ++h) {
+      s.record[i * t.heads + h] = t.records + i * t.record_stride + h * record_floats(t.head_dim);
+    }
+  }
   return s;
 }
 
-// Query i stands in row i / heads.
-static inline float* record_of(const AttentionTask& t, int i) {
-  return t.records + i / t.heads * t.record_stride + i % t.heads * record_floats(t.head_dim);
+// Calls body(i, its head_dim floats) for every query.
+template <class Body>
+static inline void each_query(const AttentionTask& t, Body body) {
+  for (int i = 0; i < t.count; ++i) {
+    for (int h = 0; h < t.heads; ++h) body(i * t.heads + h, t.q + i * t.q_stride + h * t.head_dim);
+  }
 }
-static inline const float* query_of(const AttentionTask& t, int i) {
-  return t.q + i / t.heads * t.q_stride + i % t.heads * t.head_dim;
-}
+
 static inline float* sum_of(float* record, int head_dim) { return record + value_width(head_dim); }
 static inline const float* sum_of(const float* record, int head_dim) {
   return record + value_width(head_dim);
@@ -82,14 +89,6 @@ static inline void each_block(int n, Body body) {
   }
 }
 
-// Calls body(v, Rows<B>) for vectors begin .. end-1, B at most kPanelVecs together.
-template <class Body>
-static inline void each_vec(int begin, int end, Body body) {
-  for (int v = begin; v < end; v += kPanelVecs) {
-    with_rows<kPanelVecs>(end - v, [&](auto vecs) { body(v, vecs); });
-  }
-}
-
 // x where lane from .. to - 1, else `other`.
 static inline F only_lanes(F x, int from, int to, float other) {
   static const float lane[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
@@ -98,20 +97,16 @@ static inline F only_lanes(F x, int from, int to, float other) {
                      select_less(i, set1(static_cast<float>(to)), x, none));
 }
 
-// Turns query i's scores of a tile, in units of ln 2, into probabilities relative to the record's top; where
-// they exceed that, the record so far is brought to the new top first.
-static inline void tile_probabilities(const AttentionTask& t, const KeyTile& tile, int i, float* score) {
-  float* record = record_of(t, i);
-  float *sum = sum_of(record, t.head_dim), *top = sum + 16;
-  const int from = clamp_key(t.first + i / t.heads - tile.start);
-  const int to = clamp_key(t.last + i / t.heads + 1 - tile.start);
+// A query's scores of a tile, in units of ln 2, become probabilities p relative to the record's top; where they
+// exceed that, the record so far is brought to the new top first. Keys from .. to - 1 are seen.
+static inline void tile_probabilities(const float* score, int from, int to, int head_dim, float* record, F* p) {
+  float *sum = sum_of(record, head_dim), *top = sum + 16;
   const bool whole = from == 0 && to == kKeyTile;
-  F x[kTileVecs];
   for (int c = 0; c < kTileVecs; ++c) {
-    x[c] = load(score + 16 * c);
-    if (!whole) x[c] = only_lanes(x[c], from - 16 * c, to - 16 * c, -__builtin_inff());
+    p[c] = load(score + 16 * c);
+    if (!whole) p[c] = only_lanes(p[c], from - 16 * c, to - 16 * c, -__builtin_inff());
   }
-  const F high = max(max(x[0], x[1]), max(x[2], x[3]));
+  const F high = max(max(p[0], p[1]), max(p[2], p[3]));
   if (any_less(load(top), high)) {
     const F new_top = set1(reduce_max(high)), factor = weight16(sub(load(top), new_top));
     for (float* at = record; at <= sum; at += 16) store(at, mul(load(at), factor));
@@ -119,9 +114,22 @@ static inline void tile_probabilities(const AttentionTask& t, const KeyTile& til
   }
   const F origin = load(top);
   for (int c = 0; c < kTileVecs; ++c) {
-    x[c] = weight16(sub(x[c], origin));
-    if (!whole) x[c] = only_lanes(x[c], from - 16 * c, to - 16 * c, 0.0f);
-    store(score + 16 * c, x[c]);
+    p[c] = weight16(sub(p[c], origin));
+    if (!whole) p[c] = only_lanes(p[c], from - 16 * c, to - 16 * c, 0.0f);
   }
-  store(sum, add(load(sum), add(add(x[0], x[1]), add(x[2], x[3]))));
+  store(sum, add(load(sum), add(add(p[0], p[1]), add(p[2], p[3]))));
+}
+
+// Calls body(i, p) with the probabilities of every query's tile.
+template <class Body>
+static inline void each_probability(const AttentionTask& t, const AttentionScratch& s, const KeyTile& tile,
+                                    Body body) {
+  for (int row = 0, i = 0; row < t.count; ++row) {
+    const int from = clamp_key(t.first + row - tile.start), to = clamp_key(t.last + row + 1 - tile.start);
+    for (int h = 0; h < t.heads; ++h, ++i) {
+      F p[kTileVecs];
+      tile_probabilities(s.score + i * kKeyTile, from, to, t.head_dim, s.record[i], p);
+      body(i, p);
+    }
+  }
 }

@@ -1,168 +1,187 @@
 // Attention over int8 keys and values. Included by kernels_impl.h.
 
-// score[r][16 b ..] of R queries and B vectors of keys that lie `between` bytes apart.
+// Scores of R queries and B vectors of keys that lie `between` bytes apart.
 template <int R, int B, bool Fetch>
-static inline void score_codes(const int8_t* const* q, const int32_t* start, const float* q_scale,
+static inline void score_codes(const int8_t* q, const int32_t* start, const float* q_scale,
                                const uint8_t* keys, int64_t between, const float* key_scales, int steps,
-                               float* const* score, const char* ahead) {
-  const int8_t* from[R];
+                               float* score, const char* ahead) {
   I sum[R][B];
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r) {
-    from[r] = q[r];
-#pragma GCC unroll 8
+#pragma GCC unroll 4
     for (int b = 0; b < B; ++b) sum[r][b] = start8(start[r]);
   }
   for (int g = 0; g < steps; ++g) {
     if constexpr (Fetch) {
-      for (int line = 0; line < 4; ++line) prefetch(ahead + 256 * g + 64 * line);
+#pragma GCC unroll 4
+      for (int line = 0; line < B; ++line) prefetch(ahead + 64 * (B * g + line));
     }
     W8 key[B];
-#pragma GCC unroll 8
+#pragma GCC unroll 4
     for (int b = 0; b < B; ++b) key[b] = load_w8(keys + b * between + 64 * g);
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
-      const Four four = four_codes(from[r] + 4 * g);
-#pragma GCC unroll 8
+      const Four four = four_codes(q + r * kQueryBytes + 4 * g);
+#pragma GCC unroll 4
       for (int b = 0; b < B; ++b) sum[r][b] = dot_w8(sum[r][b], key[b], four);
     }
   }
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r) {
-#pragma GCC unroll 8
+#pragma GCC unroll 4
     for (int b = 0; b < B; ++b) {
-      store(score[r] + 16 * b, mul(mul(to_float(sum[r][b]), set1(q_scale[r])), load(key_scales + 16 * b)));
+      const F scaled = mul(to_float(sum[r][b]), set1(q_scale[r]));
+      store(score + r * kKeyTile + 16 * b, mul(scaled, load(key_scales + 16 * b)));
     }
   }
 }
 
-// acc[r][16 b ..] += p_scale[r] * sum over keys of groups begin .. end-1 of p[r][key] * value[key][16 b ..].
+// Adds B vectors of the values of key groups begin .. end-1, four keys each, weighed by codes p, to R records.
 template <int R, int B, bool Fetch>
-static inline void add_codes(const uint8_t* const* p, const float* p_scale, const int8_t* values,
-                             int64_t group_bytes, int begin, int end, float* const* acc, const char* ahead) {
-  const uint8_t* from[R];
+static inline void add_codes(const uint8_t* p, const float* p_scale, const int8_t* values,
+                             int64_t group_bytes, int begin, int end, float* const* records,
+                             const char* ahead) {
   I sum[R][B];
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r) {
-    from[r] = p[r];
-#pragma GCC unroll 8
+#pragma GCC unroll 4
     for (int b = 0; b < B; ++b) sum[r][b] = zero_sums();
   }
   for (int g = begin; g < end; ++g) {
     if constexpr (Fetch) {
-      for (int line = 0; line < 4; ++line) prefetch(ahead + 256 * g + 64 * line);
+#pragma GCC unroll 4
+      for (int line = 0; line < B; ++line) prefetch(ahead + 64 * (B * g + line));
     }
     V8 value[B];
-#pragma GCC unroll 8
+#pragma GCC unroll 4
     for (int b = 0; b < B; ++b) value[b] = load_v8(values + g * group_bytes + 64 * b);
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
-      const Four four = four_codes(from[r] + 4 * g);
-#pragma GCC unroll 8
+      const Four four = four_codes(p + r * kKeyTile + 4 * g);
+#pragma GCC unroll 4
       for (int b = 0; b < B; ++b) sum[r][b] = dot_v8(sum[r][b], value[b], four);
     }
   }
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r) {
-#pragma GCC unroll 8
+    const F scale = set1(p_scale[r]);
+#pragma GCC unroll 4
     for (int b = 0; b < B; ++b) {
-      float* at = acc[r] + 16 * b;
-      store(at, fma(to_float(sum[r][b]), set1(p_scale[r]), load(at)));
+      float* at = records[r] + 16 * b;
+      store(at, fma(to_float(sum[r][b]), scale, load(at)));
     }
   }
 }
 
-// Codes of query i's probabilities times the scales of the values; returns their scale.
-static inline float quantize_probabilities(const float* p, const float* value_scales, uint8_t* codes) {
-  F w[kTileVecs];
-  for (int c = 0; c < kTileVecs; ++c) {
-    const F x = load(p + 16 * c);
-    // Selected: the scale of a row that nobody sees may be anything.
-    w[c] = select_less(set1(0.0f), x, mul(x, load(value_scales + 16 * c)), set1(0.0f));
+// Calls body(v, Rows<B>) for vectors begin .. end-1, B at most kCodeVecs together.
+template <class Body>
+static inline void each_code_vec(int begin, int end, Body body) {
+  for (int v = begin; v < end; v += kCodeVecs) {
+    with_rows<kCodeVecs>(end - v, [&](auto vecs) { body(v, vecs); });
   }
-  const float most = reduce_max(max(max(w[0], w[1]), max(w[2], w[3])));
-  const float inverse = most < 1e-30f ? 0.0f : 255.0f / most;
-  for (int c = 0; c < kTileVecs; ++c) store_u8(codes + 16 * c, mul(w[c], set1(inverse)));
-  return most < 1e-30f ? 0.0f : most / 255.0f;
 }
 
 static void turn_queries(const AttentionTask& t, const AttentionScratch& s) {
-  const int64_t width = round_up(t.head_dim, 32);
   const float unit = kLog2E / static_cast<float>(hadamard_block(t.head_dim));
   alignas(64) float turned[kMaxHeadDim];
-  for (int i = 0; i < t.count * t.heads; ++i) {
-    const float* q = query_of(t, i);
-    each16(t.head_dim, [&](int64_t d, int lanes) { store(turned + d, load(q + d, lanes), lanes); });
+  each_query(t, [&](int i, const float* q) {
+    copy_head(q, turned, t.head_dim);
     hadamard(turned, t.head_dim);
     int32_t sum;
-    s.q_scale[i] = unit * quantize_head(turned, t.head_dim, s.q_codes + i * width, &sum);
+    s.q_scale[i] = unit * quantize_head(turned, t.head_dim, s.q_codes + i * kQueryBytes, &sum);
     s.q_start[i] = -128 * sum;
-  }
+  });
 }
 
-static void attend_int8(const AttentionTask& t) {
-  const AttentionScratch s = attention_arrays(t);
-  const int queries = t.count * t.heads;
-  const int64_t q_width = round_up(t.head_dim, 32), key_bytes = round_up(t.head_dim, 4),
-                value_bytes = value_width(t.head_dim), head = t.kv_head * t.slot.rows;
-  const uint8_t* all_keys = static_cast<const uint8_t*>(t.slot.keys) + head * key_bytes;
-  const int8_t* all_values = static_cast<const int8_t*>(t.slot.values) + head * value_bytes;
+// The head's keys, values and their scales in a slot.
+struct CodeHead {
+  const uint8_t* keys;
+  const int8_t* values;
+  const float *key_scales, *value_scales;
+  int64_t key_bytes, value_bytes;  // of a row
+};
+
+static inline CodeHead code_head(const KvSlot& slot, int64_t kv_head, int64_t head_dim) {
+  const int64_t key_bytes = round_up(head_dim, 4), value_bytes = value_width(head_dim),
+                row = kv_head * slot.rows;
+  return {static_cast<const uint8_t*>(slot.keys) + row * key_bytes,
+          static_cast<const int8_t*>(slot.values) + row * value_bytes,
+          slot.key_scales + row,
+          slot.value_scales + row,
+          key_bytes,
+          value_bytes};
+}
+
+static inline void score_tile_codes(const AttentionTask& t, const AttentionScratch& s, const KeyTile& tile,
+                                    const CodeHead& head) {
+  const int64_t between = head.key_bytes * kKeyLanes;
+  const int steps = static_cast<int>(head.key_bytes / 4);
+  each_code_vec(tile.first_vec(), tile.end_vec(), [&](int v, auto vecs) {
+    constexpr int B = vecs.value;
+    const uint8_t* keys = head.keys + tile.at * head.key_bytes + v * between;
+    const float* scales = head.key_scales + tile.at + 16 * v;
+    each_block<kCodeBlock>(t.count * t.heads, [&](int i, auto rows) {
+      constexpr int R = rows.value;
+      const int8_t* q = s.q_codes + i * kQueryBytes;
+      float* score = s.score + i * kKeyTile + 16 * v;
+      if (tile.next >= 0 && i == 0) {
+        const uint8_t* ahead = head.keys + tile.next * head.key_bytes + v * between;
+        score_codes<R, B, true>(q, s.q_start, s.q_scale, keys, between, scales, steps, score,
+                                reinterpret_cast<const char*>(ahead));
+      } else {
+        score_codes<R, B, false>(q, s.q_start + i, s.q_scale + i, keys, between, scales, steps, score, nullptr);
+      }
+    });
+  });
+}
+
+// Codes of every query's probabilities times the scales of the values.
+static inline void quantize_tile(const AttentionTask& t, const AttentionScratch& s, const KeyTile& tile,
+                                 const CodeHead& head) {
+  F scale[kTileVecs];
+  for (int c = 0; c < kTileVecs; ++c) scale[c] = load(head.value_scales + tile.at + 16 * c);
+  each_probability(t, s, tile, [&](int i, F* p) {
+    for (int c = 0; c < kTileVecs; ++c) {
+      // Selected: the scale of a row that nobody sees may be anything.
+      p[c] = select_less(set1(0.0f), p[c], mul(p[c], scale[c]), set1(0.0f));
+    }
+    const float most = reduce_max(max(max(p[0], p[1]), max(p[2], p[3])));
+    const F inverse = set1(most < 1e-30f ? 0.0f : 255.0f / most);
+    for (int c = 0; c < kTileVecs; ++c) p[c] = mul(p[c], inverse);
+    store_u8(s.p + i * kKeyTile, p[0], p[1], p[2], p[3]);
+    s.p_scale[i] = most < 1e-30f ? 0.0f : most * (1.0f / 255.0f);
+  });
+}
+
+static inline void add_tile_codes(const AttentionTask& t, const AttentionScratch& s, const KeyTile& tile,
+                                  const CodeHead& head) {
+  const int begin = tile.from / 4, end = (tile.to + 3) / 4;
+  each_code_vec(0, static_cast<int>(head.value_bytes / 16), [&](int v, auto vecs) {
+    constexpr int B = vecs.value;
+    const int8_t* values = head.values + tile.at * head.value_bytes + 64 * v;
+    each_block<kCodeBlock>(t.count * t.heads, [&](int i, auto rows) {
+      constexpr int R = rows.value;
+      float* records[R];
+      for (int r = 0; r < R; ++r) records[r] = s.record[i + r] + 16 * v;
+      const uint8_t* p = s.p + i * kKeyTile;
+      if (tile.next >= 0 && i == 0) {
+        const int8_t* ahead = head.values + tile.next * head.value_bytes + v * 16 * kKeyTile;
+        add_codes<R, B, true>(p, s.p_scale, values, 4 * head.value_bytes, begin, end, records,
+                              reinterpret_cast<const char*>(ahead));
+      } else {
+        add_codes<R, B, false>(p, s.p_scale + i, values, 4 * head.value_bytes, begin, end, records, nullptr);
+      }
+    });
+  });
+}
+
+static void attend_int8(const AttentionTask& t, const AttentionScratch& s) {
+  const CodeHead head = code_head(t.slot, t.kv_head, t.head_dim);
   turn_queries(t, s);
   each_tile(t, [&](const KeyTile& tile) {
-    const uint8_t* keys = all_keys + tile.at * key_bytes;
-    const int8_t* values = all_values + tile.at * value_bytes;
-    const float* key_scales = t.slot.key_scales + head + tile.at;
-    const char* next_keys =
-        tile.next < 0 ? nullptr : reinterpret_cast<const char*>(all_keys + tile.next * key_bytes);
-    const char* next_values =
-        tile.next < 0 ? nullptr : reinterpret_cast<const char*>(all_values + tile.next * value_bytes);
-    const int steps = static_cast<int>(key_bytes / 4);
-    const int64_t between = key_bytes * kKeyLanes;
-    each_block<kCodeBlock>(queries, [&](int i, auto rows) {
-      constexpr int R = rows.value;
-      const int8_t* q[R];
-      for (int r = 0; r < R; ++r) q[r] = s.q_codes + (i + r) * q_width;
-      each_vec(tile.first_vec(), tile.end_vec(), [&](int v, auto vecs) {
-        constexpr int B = vecs.value;
-        float* score[R];
-        for (int r = 0; r < R; ++r) score[r] = s.score + (i + r) * kKeyTile + 16 * v;
-        const uint8_t* from = keys + v * between;
-        if (next_keys != nullptr && i == 0 && v == tile.first_vec()) {
-          score_codes<R, B, true>(q, s.q_start + i, s.q_scale + i, from, between, key_scales + 16 * v, steps,
-                                  score, next_keys);
-        } else {
-          score_codes<R, B, false>(q, s.q_start + i, s.q_scale + i, from, between, key_scales + 16 * v, steps,
-                                   score, nullptr);
-        }
-      });
-    });
-    for (int i = 0; i < queries; ++i) {
-      float* score = s.score + i * kKeyTile;
-      tile_probabilities(t, tile, i, score);
-      s.p_scale[i] = quantize_probabilities(score, t.slot.value_scales + head + tile.at, s.p + i * kKeyTile);
-    }
-    const int begin = tile.from / 4, end = (tile.to + 3) / 4,
-              vecs_of_value = static_cast<int>(value_bytes / 16);
-    for (int first = 0; first < vecs_of_value; first += kTileVecs) {
-      const int behind = first + kTileVecs < vecs_of_value ? first + kTileVecs : vecs_of_value;
-      each_block<kCodeBlock>(queries, [&](int i, auto rows) {
-        constexpr int R = rows.value;
-        const uint8_t* p[R];
-        for (int r = 0; r < R; ++r) p[r] = s.p + (i + r) * kKeyTile;
-        each_vec(first, behind, [&](int v, auto vecs) {
-          constexpr int B = vecs.value;
-          float* acc[R];
-          for (int r = 0; r < R; ++r) acc[r] = record_of(t, i + r) + 16 * v;
-          const int8_t* from = values + 64 * v;
-          if (next_values != nullptr && i == 0 && v == first) {
-            add_codes<R, B, true>(p, s.p_scale + i, from, 4 * value_bytes, begin, end, acc,
-                                  next_values + first * 16 * kKeyTile);
-          } else {
-            add_codes<R, B, false>(p, s.p_scale + i, from, 4 * value_bytes, begin, end, acc, nullptr);
-          }
-        });
-      });
-    }
+    score_tile_codes(t, s, tile, head);
+    quantize_tile(t, s, tile, head);
+    add_tile_codes(t, s, tile, head);
   });
 }
 
@@ -173,13 +192,13 @@ static void store_int8_kv(const float* key, const float* value, const KvSlot& sl
   alignas(64) int8_t codes[kMaxHeadDim];
   int32_t sum;
   const auto turn = [&](const float* x) {
-    each16(dim, [&](int64_t d, int lanes) { store(turned + d, load(x + d, lanes), lanes); });
+    copy_head(x, turned, dim);
     hadamard(turned, dim);
     return quantize_head(turned, dim, codes, &sum);
   };
   slot.key_scales[head + row] = turn(key);
-  uint8_t* keys = static_cast<uint8_t*>(slot.keys) + (head + row / kKeyLanes * kKeyLanes) * key_bytes +
-                  row % kKeyLanes * 4;
+  uint8_t* keys =
+      static_cast<uint8_t*>(slot.keys) + (head + row / kKeyLanes * kKeyLanes) * key_bytes + row % kKeyLanes * 4;
   for (int64_t d = 0; d < key_bytes; ++d) {
     keys[d / 4 * 4 * kKeyLanes + d % 4] = static_cast<uint8_t>(codes[d] + 128);
   }

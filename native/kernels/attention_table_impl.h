@@ -1,11 +1,12 @@
 // The entries of the kernel table that have to do with attention. Included by kernels_impl.h.
 
 static void attention(const AttentionTask& t) {
-  for (int i = 0; i < t.count * t.heads; ++i) clear_record(record_of(t, i), t.head_dim);
+  const AttentionScratch s = attention_arrays(t);
+  for (int i = 0; i < t.count * t.heads; ++i) clear_record(s.record[i], t.head_dim);
   if (t.slot.key_scales == nullptr) {
-    attend_half(t);
+    attend_half(t, s);
   } else {
-    attend_int8(t);
+    attend_int8(t, s);
   }
 }
 

@@ -26,19 +26,29 @@ static void hadamard(float* x, int64_t n) {
   }
 }
 
-// Codes of x [n] with one scale, which it returns: amax / 127, rounded to nearest even. codes [n up to a
-// multiple of 32], zeros behind x; sum: of the codes.
+static inline void copy_head(const float* from, float* to, int64_t n) {
+  each16(n, [&](int64_t i, int lanes) { store(to + i, load(from + i, lanes), lanes); });
+}
+
+// Codes of x [n] with one scale, which it returns: amax / 127, rounded to nearest even. codes [n up to a multiple
+// of 64], zeros behind x; sum: of the codes.
 static inline float quantize_head(const float* x, int64_t n, int8_t* codes, int32_t* sum) {
   F most = set1(0.0f);
   each16(n, [&](int64_t i, int lanes) { most = max(most, abs(load(x + i, lanes))); });
   const float amax = reduce_max(most);
   // Below 1e-30 the inverse would overflow; such a head is zero for every purpose.
-  const float inverse = amax < 1e-30f ? 0.0f : 127.0f / amax;
+  const F inverse = set1(amax < 1e-30f ? 0.0f : 127.0f / amax);
   const auto part = [&](int64_t i) {
     if (i >= n) return set1(0.0f);
-    return mul(load(x + i, n - i < 16 ? static_cast<int>(n - i) : 16), set1(inverse));
+    return mul(load(x + i, n - i < 16 ? static_cast<int>(n - i) : 16), inverse);
   };
-  *sum = 0;
-  for (int64_t i = 0; i < n; i += 32) *sum += quantize_lanes(part(i), part(i + 16), codes + i);
+  static const uint8_t ones[4] = {1, 1, 1, 1};
+  I sums = zero_sums();
+  for (int64_t i = 0; i < n; i += 64) {
+    quantize_lanes(part(i), part(i + 16), codes + i);
+    quantize_lanes(part(i + 32), part(i + 48), codes + i + 32);
+    sums = dot_v8(sums, load_v8(codes + i), four_codes(ones));
+  }
+  *sum = static_cast<int32_t>(reduce_add(to_float(sums)));  // small enough to be exact
   return amax < 1e-30f ? 0.0f : amax / 127.0f;
 }

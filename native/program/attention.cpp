@@ -66,7 +66,7 @@ void Program::run_part(const AttentionStep& s, const PieceAt& at) {
   const int64_t heads = std::min(cut.heads, per_kv - group * cut.heads), record = record_floats(s.head_dim);
   const int64_t queries = run.count * heads, floats = queries * record;
   thread_local AlignedFloats memory;
-  float* scratch = memory.reserve(2 * floats + attention_scratch(queries, s.head_dim));
+  float* scratch = memory.reserve(2 * floats + attention_scratch(queries));
   float *all = scratch, *later = scratch + floats;
   const Buffer &q = buffer(s.q), &out = buffer(s.out);
   AttentionTask task{

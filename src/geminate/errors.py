@@ -41,6 +41,10 @@ class WeightsError(GeminateError):
     """A weight file that is missing, damaged, or does not match its configuration."""
 
 
+class PrefixStoreError(GeminateError):
+    """A directory that cannot be used as a prefix store."""
+
+
 class DrafterMismatchError(GeminateError):
     """A drafter that cannot work with its target (backbone size, vocabulary, KV heads, head dims)."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -193,25 +192,13 @@ class Talk:
         if not name:
             raise ParameterError("/save FILE: name a file")
         path = Path(name).expanduser()
-        try:
-            path.write_text(
-                json.dumps({"messages": self.session.messages}, ensure_ascii=False, indent=1) + "\n", "utf-8"
-            )
-        except OSError as error:
-            raise ParameterError(f"cannot write {path}: {error.strerror}") from None
+        self.session.save(path)
         say(f"{_messages(len(self.session.messages))} written to {path}")
 
     def _load(self, name: str) -> None:
         if not name:
             raise ParameterError("/load FILE: name a file that /save wrote")
-        path = Path(name).expanduser()
-        try:
-            body = json.loads(path.read_text("utf-8"))
-        except OSError as error:
-            raise ParameterError(f"cannot read {path}: {error.strerror}") from None
-        except (ValueError, RecursionError):
-            raise ParameterError(f"{path} is no JSON") from None
-        self.session.load(body["messages"] if isinstance(body, dict) and "messages" in body else body)
+        self.session.load_file(Path(name).expanduser())
         say(f"{_messages(len(self.session.messages))}; {_full(self.session.context_used, self.session.context_length)}")
 
 

@@ -12,6 +12,7 @@ from geminate.decoding.sampling import TokenLogprobs, draft_rule
 from geminate.engine.messages import EngineRequest, FinishReason, PromptProgress
 from geminate.engine.stats import Stats
 from geminate.kv.budget import Lease
+from geminate.kv.prefix_store import StoredPrompt
 from geminate.kv.store import KVStore
 from geminate.speculation.policy import Policy
 
@@ -33,6 +34,7 @@ class Sequence:
         cache: set by `begin`; a waiting sequence has none.
         lease: where the cache came from, if its memory is bounded.
         prompt_logprobs: of the prompt so far, if asked for, until they are reported.
+        stored: its prompt's place in the prefix store, as long as there may be blocks to add.
         blocked_since: when it could have begun for the first time, but for its memory.
     """
 
@@ -68,6 +70,7 @@ class Sequence:
         self.finish_reason: FinishReason | None = None
         self.stop_token: int | None = None
         self.lease: Lease | None = None
+        self.stored: StoredPrompt | None = None
         self.prompt_logprobs: list[TokenLogprobs] = []
         self.stats = Stats(prompt_tokens=self.prompt_length)
         self.begun = False

@@ -6,8 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from geminate.errors import ParameterError
+from geminate.kv.prefix_store import DEFAULT_BYTES
 from geminate.loading.locate import EMBEDDED
 from geminate.runtime.drafter import ROPE_POSITIONS, RopePosition
+from geminate.sizes import parse_size
 from geminate.weights.presets import Preset, check_preset
 
 
@@ -31,6 +33,8 @@ class LoadOptions:
         check: compare packed weights with their checksums before they are used, and pack damaged ones again.
         prefault: load all weights into memory now, so that the first answer does not wait for the disk.
         max_context: tokens that prompt and completion together may have; None is the model's own limit.
+        prefix_store: directory in which the KV cache of prompts is kept across restarts; None keeps none.
+        prefix_store_bytes: bound of that directory, an integer or a size such as ``512MiB``.
 
     Raises:
         ParameterError: a value outside its range.
@@ -72,6 +76,18 @@ class LoadOptions:
         default=None,
         metadata={"help": "Tokens of prompt and completion together, at most.", "empty": "the model's limit"},
     )
+    prefix_store: str | Path | None = field(
+        default=None,
+        metadata={
+            "help": "Directory that keeps the KV cache of prompts across restarts; it holds what was asked, see the "
+            "page on security.",
+            "empty": "none",
+        },
+    )
+    prefix_store_bytes: int | str = field(
+        default=DEFAULT_BYTES,
+        metadata={"help": "Limit of the prefix store; the least recently used goes first.", "empty": "4 GiB"},
+    )
 
     def __post_init__(self) -> None:
         if self.model == EMBEDDED:
@@ -84,3 +100,9 @@ class LoadOptions:
         limit = self.max_context
         if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 2):
             raise ParameterError(f"max_context must be an integer from 2, not {limit!r}")
+        size = self.prefix_store_bytes
+        if isinstance(size, str):
+            size = parse_size("prefix_store_bytes", size)
+            object.__setattr__(self, "prefix_store_bytes", size)
+        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+            raise ParameterError(f"prefix_store_bytes must be a positive number of bytes, not {size!r}")

@@ -11,6 +11,7 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.registry import Collector
 
 from geminate.engine.service import ServiceSnapshot
+from geminate.kv.prefix_store import PrefixStore, StoreStats
 from geminate.params import MAX_DRAFT
 from geminate.server.chunks import Chunk
 from geminate.speculation.policy import REASONS
@@ -27,22 +28,36 @@ _WHOLE = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320, 640, 1280)
 class _Gauges(Collector):
     """Values read from the service when the metrics are scraped."""
 
-    def __init__(self, model: str, snapshot: Callable[[], ServiceSnapshot], grammars: Callable[[], int]) -> None:
-        self.model, self.snapshot, self.grammars = model, snapshot, grammars
+    def __init__(
+        self,
+        model: str,
+        snapshot: Callable[[], ServiceSnapshot],
+        grammars: Callable[[], int],
+        store: PrefixStore | None,
+    ) -> None:
+        self.model, self.snapshot, self.grammars, self.store = model, snapshot, grammars, store
 
     def collect(self) -> Iterator[Metric]:
         now = self.snapshot()
         share = now.kv_bytes_used / now.kv_bytes_limit if now.kv_bytes_limit else 0.0
+        stored = StoreStats() if self.store is None else self.store.stats()
         gauges = (
             ("num_requests_running", "Sequences being decoded.", now.running),
             ("num_requests_waiting", "Requests in the queue.", now.waiting),
             ("kv_cache_usage_perc", "Share of the KV-cache budget in use, 0 to 1.", share),
             ("prefix_cache_bytes", "Memory of the prefix cache, a part of the KV-cache budget.", now.kv_bytes_kept),
+            ("prefix_store_bytes", "Bytes in the prefix store, as last seen.", stored.nbytes),
             ("grammar_memory_bytes", "Memory of the compiled grammars.", self.grammars()),
         )
         counters = (
             ("prefix_cache_queries", "Prompt tokens looked up in the prefix cache.", now.prefix_queries),
             ("prefix_cache_hits", "Prompt tokens found in the prefix cache.", now.prefix_hits),
+            ("prefix_store_queries", "Prompt tokens looked up in the prefix store.", stored.queries),
+            ("prefix_store_hits", "Prompt tokens found in the prefix store.", stored.hits),
+            ("prefix_store_damaged_blocks", "Stored blocks that could not be used.", stored.damaged),
+            ("prefix_store_write_errors", "Blocks that could not be written.", stored.write_errors),
+            ("prefix_store_dropped_blocks", "Blocks that were not written for lack of time.", stored.dropped),
+            ("prefix_store_removed_blocks", "Blocks removed to keep the limit.", stored.removed),
         )
         for kind, entries in ((GaugeMetricFamily, gauges), (CounterMetricFamily, counters)):
             for name, help, value in entries:
@@ -83,7 +98,13 @@ class Metrics:
         """Count a finished HTTP request."""
         self._http.labels(path, str(status)).inc()
 
-    def attach(self, model: str, snapshot: Callable[[], ServiceSnapshot], grammars: Callable[[], int]) -> None:
+    def attach(
+        self,
+        model: str,
+        snapshot: Callable[[], ServiceSnapshot],
+        grammars: Callable[[], int],
+        store: PrefixStore | None = None,
+    ) -> None:
         """Add the metrics of a loaded model; called once."""
 
         def histogram(name: str, help: str, buckets: tuple[float, ...]) -> Histogram:
@@ -127,7 +148,7 @@ class Metrics:
             "finished_reason",
             ["stop", "length", "tool_calls", "abort", "error"],
         )
-        self.registry.register(_Gauges(model, snapshot, grammars))
+        self.registry.register(_Gauges(model, snapshot, grammars, store))
 
     def rounds_of(self, chunks: Iterable[Chunk]) -> None:
         """Count rounds; every counter is touched once, however many there are."""

@@ -54,11 +54,11 @@ def _setting(
     return field(default=default, metadata=metadata)
 
 
-def _from_loading(name: str, **limits: Any) -> Any:
+def _from_loading(name: str, *, group: str = "model", **limits: Any) -> Any:
     """A field with the default and the help that it has in `LoadOptions`."""
     item = _LOADING[name]
     meta = item.metadata
-    return _setting(item.default, meta["help"], group="model", default_text=meta.get("empty"), **limits)
+    return _setting(item.default, meta["help"], group=group, default_text=meta.get("empty"), **limits)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,6 +114,8 @@ class Settings:
         "Reuse the KV cache of earlier prompts with the same prefix (users can time each other's hits).",
         group="engine",
     )
+    prefix_store: str | None = _from_loading("prefix_store", group="engine")
+    prefix_store_bytes: int = _from_loading("prefix_store_bytes", group="engine", low=1, size=True)
     max_inter_token_ms: float = _setting(
         1000 * MAX_GAP_S,
         "Time between two tokens of a completion that prompts read beside it may cause: a pass takes as many prompt "
@@ -255,6 +257,8 @@ class Settings:
             use_cache=self.cache,
             check=self.check,
             prefault=self.prefault,
+            prefix_store=self.prefix_store,
+            prefix_store_bytes=self.prefix_store_bytes,
         )
 
 

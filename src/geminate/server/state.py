@@ -132,7 +132,7 @@ class ServerState:
     def attach(self, llm: LLM, service: EngineService) -> None:
         """Use this loaded model, whose service has started; requests are accepted from now on."""
         model = Model(llm, service, self.settings)
-        self.metrics.attach(model.id, service.snapshot, lambda: model.compiler.memory)
+        self.metrics.attach(model.id, service.snapshot, lambda: model.compiler.memory, llm.prefix_store)
         self._model = model
         if self.status == "loading":
             self.status = "ready"
@@ -143,9 +143,11 @@ class ServerState:
             self._model.compiler.drop_idle(seconds)
 
     def close(self) -> None:
-        """End the grammar processes."""
+        """End the grammar processes; write what is queued for the prefix store."""
         if self._model is not None:
             self._model.compiler.close()
+            if self._model.llm.prefix_store is not None:
+                self._model.llm.prefix_store.close()
 
     def drain(self) -> None:
         """Refuse new requests."""

@@ -73,6 +73,17 @@ class WeightStore:
             raise WeightsError(f"no tensor {name} in these weights")
         return self._tensors[name]
 
+    @property
+    def contents(self) -> list[tuple[str, int, str]]:
+        """(name, CRC-32, format) of every packed array."""
+        formats = {name: str(info.get("format", "")) for name, info in self._tensors.items()}
+        return [(name, crc, formats.get(name.split("#")[0], "")) for name, crc in sorted(self._crc.items())]
+
+    @property
+    def unchecked(self) -> bool:
+        """Whether some tensors have no checksum, because they stay in the checkpoint."""
+        return any(name not in self._crc for name in self._arrays)
+
     def matrix(self, name: str) -> PackedMatrix:
         """A packed matrix, or a stack of them (experts); the same object every time."""
         if name not in self._made:
