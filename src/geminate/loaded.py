@@ -20,6 +20,7 @@ from geminate.errors import GeminateError, ParameterError, TokenizerError
 from geminate.grammar.compiler import GrammarCompiler
 from geminate.grammar.state import Grammar
 from geminate.kv.budget import KVBudget
+from geminate.kv.store import KVFormat
 from geminate.loading.calibrate import cost_profile
 from geminate.loading.load import load_pair
 from geminate.loading.locate import embedded_pair
@@ -66,6 +67,7 @@ class LoadedModel:
         *,
         drafter: str | Path | None = "auto",
         weights: Preset = "auto",
+        kv: KVFormat = "f16",
         threads: int | None = None,
         prefill_chunk: int = 256,
         rope_position: RopePosition = "P",
@@ -81,6 +83,7 @@ class LoadedModel:
             model=model,
             drafter=drafter,
             weights=weights,
+            kv=kv,
             threads=threads,
             prefill_chunk=prefill_chunk,
             rope_position=rope_position,

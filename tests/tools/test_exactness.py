@@ -11,6 +11,7 @@ import pytest
 from geminate import LLM, SamplingParams
 from geminate.backends.kv_rings import KVRings
 from geminate.engine.engine import Engine
+from geminate.kv.store import KVFormat
 from geminate.tools.exactness import BATCHES, CHUNKS, SPECULATION, TEMPERATURES, settings, verify
 
 
@@ -32,8 +33,8 @@ def test_a_difference_is_found_and_named(models: dict[str, Path], monkeypatch: p
     prompt = [list(range(3, 40))]
     params = SamplingParams(max_tokens=24, seed=1, ignore_eos=True)
 
-    def make(threads: int) -> LLM:
-        return LLM(models["E4B"], threads=threads)
+    def make(threads: int, kv: KVFormat) -> LLM:
+        return LLM(models["E4B"], threads=threads, kv=kv)
 
     assert verify(make, (1, 2), prompt, params).identical
     real = Engine._commit
@@ -53,8 +54,8 @@ def test_a_wrong_kept_prefix_is_found(models: dict[str, Path], monkeypatch: pyte
     prompt = [np.random.default_rng(0).integers(3, 200, 150).tolist()]
     params = SamplingParams(max_tokens=24, seed=1, ignore_eos=True)
 
-    def make(threads: int) -> LLM:
-        return LLM(models["E4B"], threads=threads)
+    def make(threads: int, kv: KVFormat) -> LLM:
+        return LLM(models["E4B"], threads=threads, kv=kv)
 
     report = verify(make, (1, 2), prompt, params)
     assert report.identical and report.reused >= 128

@@ -26,8 +26,10 @@ _WHOLE = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320, 640, 1280)
 class _Gauges(Collector):
     """Values read from the service when the metrics are scraped."""
 
-    def __init__(self, model: str, snapshot: Callable[[], ServiceSnapshot], grammars: Callable[[], int]) -> None:
-        self.model, self.snapshot, self.grammars = model, snapshot, grammars
+    def __init__(
+        self, model: str, kv: str, snapshot: Callable[[], ServiceSnapshot], grammars: Callable[[], int]
+    ) -> None:
+        self.model, self.kv, self.snapshot, self.grammars = model, kv, snapshot, grammars
 
     def collect(self) -> Iterator[Metric]:
         now = self.snapshot()
@@ -43,6 +45,11 @@ class _Gauges(Collector):
             ("prefix_cache_queries", "Prompt tokens looked up in the prefix cache.", now.prefix_queries),
             ("prefix_cache_hits", "Prompt tokens found in the prefix cache.", now.prefix_hits),
         )
+        info = GaugeMetricFamily(
+            PREFIX + "cache_config_info", "Format of the KV cache; always 1.", labels=["model_name", "cache_dtype"]
+        )
+        info.add_metric([self.model, self.kv], 1)
+        yield info
         for kind, entries in ((GaugeMetricFamily, gauges), (CounterMetricFamily, counters)):
             for name, help, value in entries:
                 family = kind(PREFIX + name, help, labels=["model_name"])
@@ -82,7 +89,7 @@ class Metrics:
         """Count a finished HTTP request."""
         self._http.labels(path, str(status)).inc()
 
-    def attach(self, model: str, snapshot: Callable[[], ServiceSnapshot], grammars: Callable[[], int]) -> None:
+    def attach(self, model: str, kv: str, snapshot: Callable[[], ServiceSnapshot], grammars: Callable[[], int]) -> None:
         """Add the metrics of a loaded model; called once."""
 
         def histogram(name: str, help: str, buckets: tuple[float, ...]) -> Histogram:
@@ -123,7 +130,7 @@ class Metrics:
             "finished_reason",
             ["stop", "length", "tool_calls", "abort", "error"],
         )
-        self.registry.register(_Gauges(model, snapshot, grammars))
+        self.registry.register(_Gauges(model, kv, snapshot, grammars))
 
     def rounds_of(self, chunks: Iterable[Chunk]) -> None:
         """Count rounds; every counter is touched once, however many there are."""
