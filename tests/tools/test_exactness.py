@@ -28,6 +28,17 @@ def test_default_runs_cover_all_pairs_in_at_most_24() -> None:
     assert {r.speculation for r in settings((1, 2), drafter=False, full=False)} == {0, "ngram"}
 
 
+def test_kv_formats_are_an_axis() -> None:
+    runs = settings((1, 2), drafter=True, full=False, kvs=("f16", "int8"))
+    assert len(runs) <= 28 and len(set(runs)) == len(runs)
+    for kv in ("f16", "int8"):
+        own = [r for r in runs if r.kv == kv]
+        assert own[0].speculation == 0 and {r.temperature for r in own} == set(TEMPERATURES)
+        assert {r.speculation for r in own} == set(SPECULATION) and {r.threads for r in own} == {1, 2}
+        assert {r.prefill_chunk for r in own} == set(CHUNKS) and {r.batch for r in own} == set(BATCHES)
+    assert len(settings((1, 2), drafter=True, full=True, kvs=("f16", "int8"))) == 2 * 11 * 2 * 2 * 2 * 3
+
+
 def test_a_difference_is_found_and_named(models: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """Mutation control: drafts verified against each other's rows."""
     prompt = [list(range(3, 40))]
@@ -36,7 +47,8 @@ def test_a_difference_is_found_and_named(models: dict[str, Path], monkeypatch: p
     def make(threads: int, kv: KVFormat) -> LLM:
         return LLM(models["E4B"], threads=threads, kv=kv)
 
-    assert verify(make, (1, 2), prompt, params).identical
+    same = verify(make, (1, 2), prompt, params, kvs=("f16", "int8"))
+    assert same.identical and same.logits_hash == same.kv_hashes["f16"] != same.kv_hashes["int8"]
     real = Engine._commit
 
     def wrong(self, turn, hidden, logits):  # type: ignore[no-untyped-def]

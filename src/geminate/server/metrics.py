@@ -37,7 +37,6 @@ class _Gauges(Collector):
         gauges = (
             ("num_requests_running", "Sequences being decoded.", now.running),
             ("num_requests_waiting", "Requests in the queue.", now.waiting),
-            ("kv_cache_usage_perc", "Share of the KV-cache budget in use, 0 to 1.", share),
             ("prefix_cache_bytes", "Memory of the prefix cache, a part of the KV-cache budget.", now.kv_bytes_kept),
             ("grammar_memory_bytes", "Memory of the compiled grammars.", self.grammars()),
         )
@@ -45,11 +44,10 @@ class _Gauges(Collector):
             ("prefix_cache_queries", "Prompt tokens looked up in the prefix cache.", now.prefix_queries),
             ("prefix_cache_hits", "Prompt tokens found in the prefix cache.", now.prefix_hits),
         )
-        info = GaugeMetricFamily(
-            PREFIX + "cache_config_info", "Format of the KV cache; always 1.", labels=["model_name", "cache_dtype"]
-        )
-        info.add_metric([self.model, self.kv], 1)
-        yield info
+        usage = "Share of the KV-cache budget in use, 0 to 1; the label names the format of keys and values."
+        family = GaugeMetricFamily(PREFIX + "kv_cache_usage_perc", usage, labels=["model_name", "kv"])
+        family.add_metric([self.model, self.kv], share)
+        yield family
         for kind, entries in ((GaugeMetricFamily, gauges), (CounterMetricFamily, counters)):
             for name, help, value in entries:
                 family = kind(PREFIX + name, help, labels=["model_name"])
