@@ -18,7 +18,7 @@ from geminate.arrays import F32
 from geminate.decoding.constraint import Constraint
 from geminate.engine import masks
 from geminate.engine.admission import Admission
-from geminate.engine.commit import Verifier, commit
+from geminate.engine.commit import Verifier, commit, draw_ahead
 from geminate.engine.conversations import Conversations
 from geminate.engine.drafting import draft_all, observe
 from geminate.engine.messages import EngineEvent, EngineRequest
@@ -101,6 +101,7 @@ class Engine:
         self._constraints = constraints
         self._stop_checks = stop_checks
         self._verifier = verifier
+        self._sampler = target.backend.sampler
         self._copies = copies
         self._clock = clock
 
@@ -120,9 +121,11 @@ class Engine:
             constraint = self._constraints(request.grammar)
         if request.sampling.stop and self._stop_checks is not None:
             stop_check = self._stop_checks(request)
+        choice = request.choice if choice is None else choice
         sequence = Sequence(
             request,
-            choice=request.choice if choice is None else choice,
+            choice=choice,
+            sampler=self._sampler.sequence(request.sampling, choice, request.prompt_ids),
             max_context=self._max_context(request),
             policy=make_policy(
                 request.speculation, self.drafter, self.timing.costs, self.acceptance, copies=self._copies
@@ -276,9 +279,9 @@ class Engine:
         events: list[EngineEvent] = []
         single = is_single_round(turns)
         row = 0
-        for turn in turns:
+        for turn, ahead in zip(turns, draw_ahead(turns, logits, self._sampler), strict=True):
             own = slice(row, row + turn.wanted)
-            event = self._commit(turn, hidden[own], logits[own])
+            event = self._commit(turn, hidden[own], logits[own], ahead)
             row = own.stop
             if event is not None:
                 events.append(event)
@@ -297,11 +300,11 @@ class Engine:
             lease.capturing = False
             log.error("a prefix could not be kept", exc_info=error)
 
-    def _commit(self, turn: Turn, hidden: F32, logits: F32) -> EngineEvent | None:
+    def _commit(self, turn: Turn, hidden: F32, logits: F32, ahead: list[int]) -> EngineEvent | None:
         """`commit`, where whatever fails is the failure of this sequence alone; or the progress of a prompt."""
         sequence = turn.sequence
         try:
-            event = commit(turn, hidden, logits, self._verifier)
+            event = commit(turn, hidden, logits, ahead, self._verifier, self._sampler)
             if turn.wants_logits or not sequence.request.want_progress:
                 return event
             name, choice = sequence.request.request_id, sequence.choice
