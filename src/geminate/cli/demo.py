@@ -23,7 +23,7 @@ from geminate.tools.bench.step import StepBench
 from geminate.tools.demo.prepare import Choice, choose
 from geminate.tools.demo.race import CLEAR, PUBLISHED, ROWS, Lane, Passes, Race, measure_passes
 
-LOADING = loading("weights", "threads", weights="int4")
+LOADING = loading("weights", "kv", "threads", weights="int4")
 REAL = "Real: the size of the weights, every pass, every draft step, the choice of draft lengths - so the speed."
 NOT_REAL = (
     "Not real: the text (the weights are random) and which drafts are accepted: a seeded coin with the rates published "
@@ -66,7 +66,7 @@ def demo(
         show: Show = _Events() if events else _Terminal(bars, seconds)
         show.start(choice, weights)
         making = _percent(show, MAKING)
-        bench = StepBench(shape, weights, threads=loaded.threads, layers=choice.layers, on_weights=making)
+        bench = StepBench(shape, weights, kv=loaded.kv, threads=loaded.threads, layers=choice.layers, on_weights=making)
         passes = measure_passes(bench, lambda done, total: show.work("measuring passes", done, total))
         measured = itertools.count()
         engine = engine_of_shape(bench, lambda: show.work("measuring draft lengths", next(measured), None))

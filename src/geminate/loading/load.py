@@ -114,7 +114,8 @@ def load_pair(options: LoadOptions, *, on_message: Message | None = None, progre
         on_message=on_message,
     )
     store = open_packed(source, target_config, options.weights)
-    target = compile_target(target_config, store, backend, max_rows=options.prefill_chunk + MAX_DRAFT)
+    rows = options.prefill_chunk + MAX_DRAFT
+    target = compile_target(target_config, store, backend, max_rows=rows, kv=options.kv)
     if options.max_context is not None:
         target.config = _bounded(target.config, options.max_context, on_message)
     drafter_model = None

@@ -90,6 +90,7 @@ class Model:
                 "target": pair.located.target.name,
                 "drafter": None if pair.located.drafter is None else pair.located.drafter.name,
                 "weights": pair.target.store.format,
+                "kv": pair.target.kv_format,
                 "speculation_max": MAX_DRAFT,
                 "chat": self.llm.template is not None,
                 "version": __version__,
@@ -106,13 +107,14 @@ def default_id(model: str | None) -> str:
 
 
 def _fingerprint(llm: LLM) -> str:
-    """Hash of the version, the configuration, the weight files and the formats they are kept in."""
+    """Hash of the version, the configuration, the weight files, and the formats of weights and KV cache."""
     store, source = llm.pair.target.store, llm.pair.source
     stamps = [] if source is None else source.checkpoint.stamps
     parts = (
         __version__,
         repr(llm.config),
         repr(sorted(store.bytes_by_format().items())),
+        llm.pair.target.kv_format,
         repr([stamp[:2] for stamp in stamps]),
     )
     return "fp_" + hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
@@ -132,7 +134,9 @@ class ServerState:
     def attach(self, llm: LLM, service: EngineService) -> None:
         """Use this loaded model, whose service has started; requests are accepted from now on."""
         model = Model(llm, service, self.settings)
-        self.metrics.attach(model.id, service.snapshot, lambda: model.compiler.memory, llm.prefix_store)
+        self.metrics.attach(
+            model.id, llm.pair.target.kv_format, service.snapshot, lambda: model.compiler.memory, llm.prefix_store
+        )
         self._model = model
         if self.status == "loading":
             self.status = "ready"

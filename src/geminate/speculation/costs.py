@@ -76,14 +76,14 @@ class CostProfile:
         names = ("draft_step", "draft_call", "attention_byte", "attention_mac")
         try:
             passes = tuple(float(t) for t in raw["passes"])
-            others = {name: float(raw[name]) for name in names}
+            step, call, byte, mac = others = tuple(float(raw[name]) for name in names)
         except (KeyError, TypeError) as error:
             raise ValueError(f"no cost profile: {error}") from None
         if len(passes) != PROFILE_ROWS or not all(0 < t < 3600 for t in passes):
             raise ValueError("no cost profile: pass times out of range")
-        if not all(0 <= t < 3600 for t in others.values()):
+        if not all(0 <= t < 3600 for t in others):
             raise ValueError("no cost profile: times out of range")
-        return cls(passes=passes, **others)
+        return cls(passes=passes, draft_step=step, draft_call=call, attention_byte=byte, attention_mac=mac)
 
 
 # Without a profile: a row costs a tenth of a pass, a draft step a twentieth.
