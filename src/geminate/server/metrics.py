@@ -45,9 +45,9 @@ class _Gauges(Collector):
             ("prefix_cache_hits", "Prompt tokens found in the prefix cache.", now.prefix_hits),
         )
         usage = "Share of the KV-cache budget in use, 0 to 1; the label names the format of keys and values."
-        family = GaugeMetricFamily(PREFIX + "kv_cache_usage_perc", usage, labels=["model_name", "kv"])
-        family.add_metric([self.model, self.kv], share)
-        yield family
+        used = GaugeMetricFamily(PREFIX + "kv_cache_usage_perc", usage, labels=["model_name", "kv"])
+        used.add_metric([self.model, self.kv], share)
+        yield used
         for kind, entries in ((GaugeMetricFamily, gauges), (CounterMetricFamily, counters)):
             for name, help, value in entries:
                 family = kind(PREFIX + name, help, labels=["model_name"])
