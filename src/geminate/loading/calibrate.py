@@ -125,13 +125,9 @@ def measure(pair: Pair, budget: float = BUDGET, on_pass: Callable[[], None] | No
     # More rows never cost less: a dip is noise, and would look like free drafts.
     grown = tuple(float(t) for t in np.maximum.accumulate(passes))
     byte, mac = _attention(pair, cache, run)
+    call = max(0.0, short - step)
     return CostProfile(
-        passes=grown,
-        draft_step=step,
-        draft_call=max(0.0, short - step),
-        attention_byte=byte,
-        attention_mac=mac,
-        quiet=quiet,
+        passes=grown, draft_step=step, draft_call=call, attention_byte=byte, attention_mac=mac, quiet=quiet
     )
 
 

@@ -73,15 +73,15 @@ class CostProfile:
         Raises:
             ValueError: not a profile.
         """
-        names = ("draft_step", "draft_call", "attention_byte", "attention_mac")
         try:
             passes = tuple(float(t) for t in raw["passes"])
-            step, call, byte, mac = others = tuple(float(raw[name]) for name in names)
+            step, call = float(raw["draft_step"]), float(raw["draft_call"])
+            byte, mac = float(raw["attention_byte"]), float(raw["attention_mac"])
         except (KeyError, TypeError) as error:
             raise ValueError(f"no cost profile: {error}") from None
         if len(passes) != PROFILE_ROWS or not all(0 < t < 3600 for t in passes):
             raise ValueError("no cost profile: pass times out of range")
-        if not all(0 <= t < 3600 for t in others):
+        if not all(0 <= t < 3600 for t in (step, call, byte, mac)):
             raise ValueError("no cost profile: times out of range")
         return cls(passes=passes, draft_step=step, draft_call=call, attention_byte=byte, attention_mac=mac)
 

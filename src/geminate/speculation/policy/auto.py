@@ -19,7 +19,7 @@ from geminate.speculation.sources.mtp import MtpSource
 from geminate.speculation.sources.ngram import NgramSource
 
 COMPARE_EVERY = 16  # rounds with drafts, times what they gain, after which a plain one shows what it costs now
-COMPARE_LEAST = 4  # rounds with drafts that are compared with a plain one; so many it takes while little was compared
+COMPARE_LEAST = 6  # rounds with drafts that are compared with a plain one; so many it takes while little was compared
 MOST_GAIN = 3.0
 SERIES = 2  # trials in a row: the first after a pause is slower than one of a series, and is not timed
 REST = 16  # shared rounds for which a sequence whose drafts do not pay decides nothing: all wait for its deciding
@@ -135,7 +135,7 @@ class AutoPolicy:
         draft, costs = decision.draft, decision.costs
         count = len(draft.token_ids)
         self.averages.observe(count, accepted)
-        self._since_plain = self._since_plain + 1 if count else 0
+        self._since_plain = self._since_plain + 1 if count or draft.steps else 0
         if costs is None:
             self.account.count(0.0, self._sequences)
             return
