@@ -1,15 +1,16 @@
-"""`LLM`'s calls for event loops: nothing blocks the loop, and cancelling a task ends its generation."""
+"""`LLM`'s calls for event loops: nothing blocks the loop, and cancelling a task ends its generation.
+
+asyncio is loaded by the calls: a command line, which starts for one answer, has no use for it.
+"""
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing, suppress
 from typing import Any, Literal, Protocol, cast, overload
 
 from geminate.calls import Prompt, as_list
-from geminate.engine.client import AsyncEvents
 from geminate.engine.messages import EngineEvent, EngineRequest
 from geminate.engine.service import EngineService
 from geminate.output import Completion, Delta, Output
@@ -75,6 +76,8 @@ class AsyncCalls:
             GeminateError: bad parameters or prompts, or what ended a completion; the others are cancelled then.
         """
 
+        import asyncio
+
         def requests() -> list[EngineRequest]:
             return [self.request(self.encode(prompt), params, **options) for prompt in as_list(prompts)]
 
@@ -90,6 +93,8 @@ class AsyncCalls:
         self: _Caller, prompt: Prompt, params: SamplingParams | None = None, **options: Any
     ) -> AsyncGenerator[Delta, None]:
         """`LLM.stream`; closing the generator, or cancelling the task that waits for it, ends the generation."""
+        import asyncio
+
         request = await asyncio.to_thread(lambda: self.request(self.encode(prompt), params, **options))
         async with aclosing(_deltas(self, request)) as deltas:
             async for delta in deltas:
@@ -115,6 +120,8 @@ class AsyncCalls:
         self: _Caller, messages: Messages, params: SamplingParams | None = None, *, stream: bool = False, **options: Any
     ) -> Output | AsyncGenerator[Delta, None]:
         """`LLM.chat`; with ``stream``, the iterator of deltas: ``async for delta in await llm.achat(...)``."""
+        import asyncio
+
         request = await asyncio.to_thread(lambda: self.chat_request(messages, params, **options))
         return _deltas(self, request) if stream else await _whole(self, request)
 
@@ -129,6 +136,8 @@ async def _whole(llm: _Caller, request: EngineRequest) -> Output:
 
 
 async def _deltas(llm: _Caller, request: EngineRequest) -> AsyncGenerator[Delta, None]:
+    from geminate.engine.client import AsyncEvents
+
     completion = Completion(request, llm.tokenizer)
     events = AsyncEvents(llm.service, request)
     llm._stepper.wake()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 MAX_BITS = 4000  # of an integer that is printed
 
 
@@ -18,8 +20,25 @@ def shown(value: object, most: int = 200) -> str:
     try:
         text = repr(value)
     except (ValueError, RecursionError):
-        return f"a {type(value).__name__}"
+        return kind_of(value)
     return text if len(text) <= most else text[:most] + "..."
+
+
+def kind_of(value: object) -> str:
+    """What a value is, in the words of JSON: "null", "a list", "an object"."""
+    if value is None:
+        return "null"
+    if isinstance(value, Mapping):
+        return "an object"
+    for kinds, words in _KINDS:
+        if isinstance(value, kinds):
+            return words
+    return f"a {type(value).__name__}"
+
+
+_KINDS: tuple[tuple[tuple[type, ...], str], ...] = (
+    ((bool,), "true or false"), ((int, float), "a number"), ((str,), "a text"), ((list, tuple), "a list"),
+)  # fmt: skip
 
 
 class GeminateError(Exception):
@@ -39,6 +58,10 @@ SHORTENED = (
 
 class WeightsError(GeminateError):
     """A weight file that is missing, damaged, or does not match its configuration."""
+
+
+class StorageError(WeightsError):
+    """No place for packed weights."""
 
 
 class DrafterMismatchError(GeminateError):

@@ -65,7 +65,7 @@ def _top_k(name: str, value: object) -> int:
 
 
 def _top_p(name: str, value: object) -> float:
-    legal = "a number with 0 < top_p <= 1 (1: off)"
+    legal = "a number above 0 and at most 1 (1: off)"
     number = _real(name, value, legal)
     if not 0.0 < number <= 1.0:
         raise _refuse(name, value, legal)
@@ -73,7 +73,7 @@ def _top_p(name: str, value: object) -> float:
 
 
 def _min_p(name: str, value: object) -> float:
-    legal = "a number with 0 <= min_p <= 1 (0: off)"
+    legal = "a number from 0 to 1 (0: off)"
     number = _real(name, value, legal)
     if not 0.0 <= number <= 1.0:
         raise _refuse(name, value, legal)
@@ -212,10 +212,12 @@ class SamplingParams:
     """
 
     max_tokens: int = field(
-        default=256, metadata={"help": "Maximum number of tokens to generate.", "flags": ("--max-tokens", "-n")}
+        default=256,
+        metadata={"help": "Maximum number of tokens to generate.", "flags": ("--max-tokens", "--n-predict", "-n")},
     )
     temperature: float | None = field(
-        default=None, metadata={"help": "0 is greedy.", "flags": ("--temperature", "-t"), "empty": "the model's"}
+        default=None,
+        metadata={"help": "0 is greedy.", "flags": ("--temperature", "--temp", "-t"), "empty": "the model's"},
     )
     top_k: int | None = field(
         default=None, metadata={"help": "Keep the k most likely tokens; 0 is off.", "empty": "the model's"}

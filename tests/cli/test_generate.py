@@ -91,7 +91,7 @@ def test_penalties_and_context() -> None:
     plain = geminate("generate", "Once upon a time", *SHORT).stdout
     for flag, value in (("--repetition-penalty", "1.8"), ("--presence-penalty", "2"), ("--frequency-penalty", "2")):
         assert geminate("generate", "Once upon a time", flag, value, *SHORT).stdout != plain, flag
-    refused("generate", "x", "--presence-penalty", "3", says="presence_penalty")
+    refused("generate", "x", "--presence-penalty", "3", says="--presence-penalty must be")
     refused("generate", "word " * 40, "--max-context", "32", says="32")
 
 

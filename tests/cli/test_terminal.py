@@ -23,6 +23,7 @@ import geminate
 from geminate import cli
 from geminate.cli import console, terminal
 from geminate.cli.app import ELSEWHERE, app
+from geminate.cli.bars import Bars
 from geminate.cli.terminal import unechoed
 
 
@@ -62,14 +63,14 @@ def test_nothing_is_echoed_under_a_picture(at_terminal: int, ended: type[BaseExc
 
 def test_bars_echo_nothing(at_terminal: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(console, "err", Console(file=io.StringIO(), force_terminal=True))
-    with console.Bars() as bars:
+    with Bars() as bars:
         bars.part("counting", 3, None)
         assert not echoes(at_terminal)
         assert str(bars.columns[2](bars.tasks[0])) == "3"
         bars.part("counting", 3, 10)
         assert str(bars.columns[2](bars.tasks[0])).split("/") == [" 3", "10"]
     assert echoes(at_terminal)
-    with console.Bars(shown=False):
+    with Bars(shown=False):
         assert echoes(at_terminal)
 
 

@@ -214,7 +214,7 @@ def test_unreadable_template(tmp_path: Path) -> None:
         ([], "empty"),
         ("hello", "must be a list"),
         ({"role": "user"}, "must be a list"),
-        (["hello"], r"messages\[0\] must be a mapping"),
+        (["hello"], r"messages\[0\] must be an object"),
         ([*USER, {"role": "robot", "content": ""}], r"messages\[1\]: role must be one of system"),
         ([{"content": "x"}], "role"),
         ([{"role": "user"}], "content must be a string"),

@@ -1,4 +1,4 @@
-"""What every command prints with: errors without traceback, remarks and progress on stderr, JSON on stdout."""
+"""What every command prints and reads with: errors without traceback, remarks on stderr, JSON on stdout."""
 
 from __future__ import annotations
 
@@ -8,19 +8,18 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TextColumn, TimeRemainingColumn
-from rich.text import Text
 
-from geminate.cli.terminal import unechoed
 from geminate.errors import GeminateError
 
 MAX_MESSAGE = 1000  # characters of a message: names in files can be megabytes
+MAX_PROMPT = 16 << 20  # bytes of standard input; no context holds more
+MAX_TEXT = 256 << 20  # bytes of a file
 # Control characters but tabs and line ends, what turns the direction of text, and halves of characters.
 _HARMFUL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 out = Console(highlight=False, emoji=False)
@@ -131,68 +130,26 @@ def write_json(body: Mapping[str, Any]) -> None:
     write(json.dumps(body) + "\n")
 
 
-class _Count(MofNCompleteColumn):
-    """ "3/10", or "3" where nobody knows how many there will be."""
-
-    def render(self, task: Task) -> Text:
-        """See `ProgressColumn`."""
-        return super().render(task) if task.total is not None else Text(f"{int(task.completed)}")
-
-
-class Bars(Progress):
-    """Progress on stderr, gone afterwards: one bar for each part of the work, made when it is first reported.
-
-    Args:
-        counted: show "3/10" instead of a percentage. shown: False draws nothing.
-    """
-
-    def __init__(self, *, counted: bool = True, shown: bool = True) -> None:
-        count = _Count() if counted else TextColumn("{task.percentage:>3.0f} %")
-        super().__init__(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            count,
-            TimeRemainingColumn(),
-            console=err,
-            transient=True,
-            disable=not (shown and err.is_terminal),
-        )
-        self._parts = dict[str, Any]()
-        self._terminal = ExitStack()
-
-    def start(self) -> None:
-        """Begin to draw; what is typed meanwhile is not shown, since it would shift the bars."""
-        if not self.disable:
-            self._terminal.enter_context(unechoed())
-        super().start()
-
-    def stop(self) -> None:
-        """End the bars; before rich 14.3 those that are not drawn would print an empty line here."""
-        if not self.disable:
-            super().stop()
-        self._terminal.close()
-
-    def part(self, what: str, done: int, total: int | None, text: str | None = None) -> None:
-        """Set the bar of ``what`` to ``done`` of ``total``, labelled ``text`` (default: ``what``)."""
-        if what not in self._parts:
-            self._parts[what] = self.add_task(what, total=total)
-        self.update(self._parts[what], description=text or what, completed=done, total=total)
-
-
 def read_stdin() -> str:
-    """All of standard input as UTF-8."""
-    raw = sys.stdin.buffer.read()
+    """All of standard input as UTF-8, if it is no longer than a prompt can be."""
+    raw = sys.stdin.buffer.read(MAX_PROMPT + 1)
+    return _text(raw, "standard input", MAX_PROMPT)
+
+
+def read_text(path: Path, limit: int = MAX_TEXT) -> str:
+    """A UTF-8 text file of at most ``limit`` bytes."""
+    try:
+        with path.open("rb") as file:
+            raw = file.read(limit + 1)
+    except OSError as error:
+        fail(f"cannot read {path}: {error.strerror}")
+    return _text(raw, str(path), limit)
+
+
+def _text(raw: bytes, what: str, limit: int) -> str:
+    if len(raw) > limit:
+        fail(f"{what} has more than {limit >> 20} MiB, the most that is read; use a part of it")
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError as error:
-        fail(f"standard input is not UTF-8 (byte {error.start}); convert it first, e.g. with iconv")
-
-
-def read_text(path: Path) -> str:
-    """A UTF-8 text file."""
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        fail(f"{path} is not UTF-8 (byte {error.start})")
-    except OSError as error:
-        fail(f"cannot read {path}: {error.strerror}")
+        fail(f"{what} is not UTF-8 (byte {error.start}); convert it first, e.g. with iconv")

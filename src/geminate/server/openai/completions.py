@@ -37,12 +37,12 @@ async def completions(state: ServerState, request: Request) -> Response:
 
 
 async def start(
-    state: ServerState, request: Request, body: CompletionRequest, *, bounded: bool = True
+    state: ServerState, request: Request, body: CompletionRequest, *, bounded: bool | None = None
 ) -> CompletionResult:
     """Queue a completion request.
 
     Args:
-        bounded: see `Generation`.
+        bounded: see `Generation`; None: whether the body has a token limit.
 
     Raises:
         ApiError: as `Generation`, or the request is refused.
@@ -74,7 +74,7 @@ async def start(
         params=params,
         n=n,
         body=body,
-        bounded=bounded,
+        bounded=body.max_tokens is not None if bounded is None else bounded,
         reply="text",
         prompt_logprobs=body.logprobs if body.echo else None,
     )
