@@ -22,8 +22,18 @@ MAX_PROMPT = 16 << 20  # bytes of standard input; no context holds more
 MAX_TEXT = 256 << 20  # bytes of a file
 # Control characters but tabs and line ends, what turns the direction of text, and halves of characters.
 _HARMFUL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-out = Console(highlight=False, emoji=False)
-err = Console(stderr=True, highlight=False, emoji=False)
+
+
+class _Console(Console):
+    """rich's, which ends the process itself where a pipe is closed: `user_errors` does so for all commands alike."""
+
+    def on_broken_pipe(self) -> None:
+        """See rich."""
+        raise BrokenPipeError
+
+
+out = _Console(highlight=False, emoji=False)
+err = _Console(stderr=True, highlight=False, emoji=False)
 _UNWRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 _line = ""  # what was last written to stdout
 
@@ -114,9 +124,14 @@ def printable(text: str) -> str:
 
 def write(text: str) -> None:
     """Text on stdout, at once; on a terminal without control characters, which a model may be led to write."""
+    put(harmless(text) if sys.stdout.isatty() else text)
+
+
+def put(text: str) -> None:
+    """Text on stdout, at once and as it is."""
     global _line
     _line = text or _line
-    sys.stdout.write(harmless(text) if sys.stdout.isatty() else text)
+    sys.stdout.write(text)
     sys.stdout.flush()
 
 

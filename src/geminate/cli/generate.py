@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from geminate.cli.console import fail, harmless, out, say, user_errors, write, write_json
+from geminate.cli.console import fail, harmless, out, put, say, user_errors, write, write_json
 from geminate.cli.figures import Counting, limit_reached, stats_json, summary
 from geminate.cli.flags import SAMPLING, SpeculationOpt, loading, options, sampling, speculation_of
 from geminate.cli.inputs import grammar_of, model_and_prompt
@@ -173,4 +173,7 @@ class _Printer:
             if self._thought and self._terminal:
                 write("\n")
             self._thought = ""
-            write(delta.text if self._wrapping is None else self._wrapping.wrap(harmless(delta.text)))
+            if self._wrapping is None:
+                write(delta.text)
+            else:
+                put(self._wrapping.wrap(harmless(delta.text)))
