@@ -12,6 +12,7 @@ from rich.cells import cell_len
 from geminate.cli.wrap import Wrapping
 from support.screen import screen
 
+
 @pytest.fixture(autouse=True)
 def capable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm")
@@ -23,9 +24,7 @@ def wrapped(text: str, width: int, cuts: list[int]) -> list[str]:
     return screen("".join(wrapping.wrap(text[a:b]) for a, b in pairwise(edges)), width)
 
 
-@given(
-    st.text(alphabet="ab \n中é", max_size=120), st.integers(4, 30), st.lists(st.integers(0, 1000), max_size=6)
-)
+@given(st.text(alphabet="ab \n中é", max_size=120), st.integers(4, 30), st.lists(st.integers(0, 1000), max_size=6))
 def test_words_stay_whole(text: str, width: int, cuts: list[int]) -> None:
     shown = wrapped(text, width, cuts)
     assert "".join("".join(shown).split()) == "".join(text.split()), "nothing is lost"
