@@ -8,11 +8,13 @@ MAX_BITS = 4000  # of an integer that is printed
 
 
 def shown(value: object, most: int = 200) -> str:
-    """A value of a file as a message shows it: shortened, and never an error of its own.
+    """A value of a file as a message shows it: shortened, JSON's words in JSON, and never an error of its own.
 
     Args:
         most: characters.
     """
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else str(value).lower()
     if isinstance(value, int) and value.bit_length() > MAX_BITS:
         return f"an integer of {value.bit_length():,} bits"
     if isinstance(value, str | bytes | list | tuple) and len(value) > most:
@@ -37,7 +39,7 @@ def kind_of(value: object) -> str:
 
 
 _KINDS: tuple[tuple[tuple[type, ...], str], ...] = (
-    ((bool,), "true or false"), ((int, float), "a number"), ((str,), "a text"), ((list, tuple), "a list"),
+    ((bool,), "true or false"), ((int, float), "a number"), ((str,), "a string"), ((list, tuple), "a list"),
 )  # fmt: skip
 
 

@@ -24,7 +24,8 @@ MAX_TOP_K = 2**31 - 1  # what kernels take
 
 
 def _refuse(name: str, value: object, legal: str) -> ParameterError:
-    return ParameterError(f"{name} must be {legal}, not {shown(value)}")
+    given = repr(value) if value is None or isinstance(value, bool) else shown(value)  # Python's words for its values
+    return ParameterError(f"{name} must be {legal}, not {given}")
 
 
 def _integer(name: str, value: object, low: int, high: int | None, legal: str) -> int:
@@ -279,7 +280,7 @@ class SamplingParams:
         put("stop", _stop(self.stop))
         put("stop_token_ids", _stop_ids(self.stop_token_ids))
         if self.logprobs is not None:
-            legal = f"None or an integer from 0 to {MAX_LOGPROBS}"
+            legal = f"an integer from 0 to {MAX_LOGPROBS}, or left out"
             put("logprobs", _integer("logprobs", self.logprobs, 0, MAX_LOGPROBS, legal))
 
     def resolved(self, defaults: Mapping[str, object] | None = None) -> ResolvedSampling:

@@ -21,6 +21,7 @@ from rich.console import Console
 
 import geminate
 from geminate import cli
+from geminate.cli import bars as bars_module
 from geminate.cli import console, terminal
 from geminate.cli.app import ELSEWHERE, app
 from geminate.cli.bars import Bars
@@ -72,6 +73,22 @@ def test_bars_echo_nothing(at_terminal: int, monkeypatch: pytest.MonkeyPatch) ->
     assert echoes(at_terminal)
     with Bars(shown=False):
         assert echoes(at_terminal)
+
+
+def test_work_is_said_in_lines_where_there_is_no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(console, "err", Console(file=io.StringIO()))
+    for after, want in ((60.0, []), (-1.0, ["counting: 1,003", "counting: 30 of 100", "packing: 30 %"])):
+        said.clear()
+        monkeypatch.setattr(bars_module, "LINE_S", after)
+        with Bars(on_line=said.append) as bars:
+            bars.part("counting", 1003, None)
+            bars.part("counting", 30, 100)
+        with Bars(counted=False, on_line=said.append) as bars:
+            bars.part("weights", 30, 100, "packing")
+        with Bars(shown=False, on_line=said.append) as bars:
+            bars.part("weights", 30, 100)
+        assert said == want
 
 
 SLEEPER = """

@@ -220,7 +220,7 @@ def test_unreadable_template(tmp_path: Path) -> None:
         ([{"role": "user"}], "content must be a string"),
         ([{"role": "user", "content": 3}], "content must be a string"),
         ([{"role": "user", "content": {"a": 1}}], "content must be a string"),
-        ([{"role": "user", "content": ["a"]}], "only 'text'"),
+        ([{"role": "user", "content": ["a"]}], "a part of content must be an object, not a string"),
         ([{"role": "user", "content": [{"type": "image"}]}], "type 'image'"),
         ([{"role": "user", "content": [{"type": "text"}]}], "needs a string"),
     ],

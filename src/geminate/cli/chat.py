@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from geminate.cli.console import out, say, user_errors
-from geminate.cli.flags import SAMPLING, ModelArg, SpeculationOpt, loading, options, sampling, speculation_of
+from geminate.cli.console import fail, out, say, user_errors
+from geminate.cli.flags import SAMPLING, ModelArg, SpeculationOpt, loading, options, remark_on, sampling, speculation_of
 from geminate.cli.model import load
 from geminate.cli.prompt import LEAVE, Reader, make_reader
 from geminate.cli.render import Plain, Rendered
@@ -38,7 +38,11 @@ def chat(
     """Talk to a model; /help lists the commands."""
     loaded, params = LOADING.take(given), PARAMS.take(given)
     speculation_of(speculation)
+    if remark := remark_on(params):
+        say(remark)
     llm = load(LoadOptions(**vars(loaded) | {"model": model}))
+    if llm.template is None:
+        fail("this model has no chat template: geminate generate continues a text without one")
     reader = make_reader(history=not no_history)
     shown = sys.stdout.isatty() and not plain
     talk = Talk(

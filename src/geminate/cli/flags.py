@@ -32,6 +32,7 @@ SpeculationOpt = Annotated[
 SAMPLING = (
     "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "seed",
 )  # fmt: skip
+UNUSUAL = 3.0  # temperature from which there is a remark
 Options = TypeVar("Options")
 
 
@@ -105,6 +106,13 @@ class Group(Generic[Options]):
         name, space, rest = message.partition(" ")
         item = next((f for f in self.fields if f.name == name), None)
         return message if item is None else f"{' or '.join(_typed(item))}{space}{rest}"
+
+
+def remark_on(params: SamplingParams) -> str | None:
+    """What to say of sampling that is hardly meant so: ``-t`` is the number of threads in llama.cpp."""
+    if (params.temperature or 0.0) < UNUSUAL:
+        return None
+    return f"temperature {params.temperature:g} gives nearly random text; -t is the temperature, --threads the threads"
 
 
 def speculation_of(text: str) -> None:

@@ -11,7 +11,7 @@ import typer
 
 from geminate.cli.console import fail, harmless, out, put, say, user_errors, write, write_json
 from geminate.cli.figures import Counting, limit_reached, stats_json, summary
-from geminate.cli.flags import SAMPLING, SpeculationOpt, loading, options, sampling, speculation_of
+from geminate.cli.flags import SAMPLING, SpeculationOpt, loading, options, remark_on, sampling, speculation_of
 from geminate.cli.inputs import grammar_of, model_and_prompt
 from geminate.cli.model import load
 from geminate.cli.terminal import unechoed
@@ -70,6 +70,8 @@ def generate(
     chosen, text = model_and_prompt(words or [], named, file, prompt)
     if not raw and not text.strip():
         fail("the prompt is empty; with --raw the model begins a text of its own")
+    if not quiet and (remark := remark_on(params)):
+        say(remark)
     llm = load(LoadOptions(**vars(loaded) | {"model": chosen}), quiet=quiet)
     asked = _Asked(llm, text, system=system, raw=raw, thinking=thinking)
     stream = asked.stream(params, speculation, None if spec is None else llm.grammars.compile(spec))
@@ -84,6 +86,8 @@ class _Asked:
 
     def __init__(self, llm: LLM, text: str, *, system: str | None, raw: bool, thinking: bool | None) -> None:
         self.llm, self.text, self.thinking = llm, text, thinking
+        if llm.tokenizer is None:
+            fail("this model has no tokenizer.json, so it takes no text; put that of the original model beside it")
         self.raw = raw or llm.template is None
         if self.raw and (system is not None or thinking is not None):
             fail("this model has no chat template: --system and --thinking have no effect")
@@ -103,7 +107,8 @@ class _Asked:
                 speculation=speculation,
                 grammar=grammar,
             )
-        bos = None if llm.tokenizer is None else llm.tokenizer.bos_id
+        assert llm.tokenizer is not None
+        bos = llm.tokenizer.bos_id
         if bos is not None and not params.ignore_eos:
             # What a model writes behind a bos is another text, not more of this one.
             params = dataclasses.replace(params, stop_token_ids=(*params.stop_token_ids, bos))

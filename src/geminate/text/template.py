@@ -221,7 +221,7 @@ def check_messages(messages: object) -> None:
         if role == "tool" and isinstance(content, Mapping):
             continue
         if not isinstance(content, Sequence) or isinstance(content, bytes):
-            raise ParameterError(f"{where}: content must be a text or a list of text parts, not {kind_of(content)}")
+            raise ParameterError(f"{where}: content must be a string or a list of text parts, not {kind_of(content)}")
         for part in content:
             if not isinstance(part, Mapping):
                 raise ParameterError(f"{where}: a part of content must be an object, not {kind_of(part)}")
