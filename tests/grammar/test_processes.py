@@ -134,6 +134,8 @@ def test_a_client_that_leaves_takes_its_compilation_with_it(
 ) -> None:
     monkeypatch.setattr(host, "COMPILE_SECONDS", 60.0)
     monkeypatch.setattr(host, "PATIENCE_S", 60.0)
+    assert compiler._host is not None
+    compiler._host.memory = compiler._host.each = 1 << 40
     left = threading.Event()
     threading.Timer(0.3, left.set).start()
     began = time.monotonic()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
 import time
@@ -13,7 +14,7 @@ import httpx
 import psutil
 import pytest
 
-from geminate.server.http import refusals
+from geminate.server.http import costs
 from support.serving import Served, chat_body
 
 CHAT = "/v1/chat/completions"
@@ -106,7 +107,7 @@ def test_a_flood_of_refusals_is_slowed_down(served: Served) -> None:
     """The first ones are answered at once; a client that goes on gets them at a walking pace."""
     with served.client() as client:
         flood = time.monotonic()
-        for _ in range(refusals.FREE):
+        for _ in range(costs.FREE):
             assert client.post(CHAT, json={}).status_code == 400
         if time.monotonic() - flood > 0.9:
             pytest.skip("this machine is too busy for a flood of refusals")
@@ -117,8 +118,8 @@ def test_a_flood_of_refusals_is_slowed_down(served: Served) -> None:
         time.sleep(1.1)
         began = time.monotonic()
         assert client.post(CHAT, json={}).status_code == 400
-        assert time.monotonic() - began < 0.9 * refusals.DELAY_S
-    assert slow > 4 * refusals.DELAY_S
+        assert time.monotonic() - began < 0.9 * costs.DELAY_S
+    assert slow > 4 * costs.DELAY_S
 
 
 def test_a_grammar_bomb_is_refused_and_grammars_go_on(served: Served) -> None:
@@ -185,10 +186,36 @@ def test_a_drafter_that_always_fails_costs_speed_alone(packed_cache: Path) -> No
 
 
 def test_dear_refusals_are_held_back_while_others_are_served() -> None:
-    account = refusals._Account(0.0)
-    waits = [account.wait(0.0, 1.0) for _ in range(40)]
-    free = round(refusals.BURST_S / refusals.DEAREST_S) - 1
-    assert not any(waits[:free]) and waits[free + 1] > 0 and max(waits) <= refusals.LONGEST_S
-    assert account.wait(100.0, 1.0) == 0.0, "it is forgotten with time"
-    alone = refusals._Account(0.0)
-    assert not any(alone.wait(0.1 * i, 0.0) for i in range(200))
+    account = costs._Account(0.0)
+    waits = [account.refused(0.0, 1.0) for _ in range(40)]
+    free = round(costs.BURST_S / costs.DEAREST_S) - 1
+    assert not any(waits[:free]) and waits[free + 1] > 0 and max(waits) <= costs.LONGEST_S
+    assert account.refused(100.0, 1.0) == 0.0, "it is forgotten with time"
+    alone = costs._Account(0.0)
+    assert not any(alone.refused(0.1 * i, 0.0) for i in range(200))
+
+
+def test_grammars_may_take_a_share_of_the_interpreter() -> None:
+    account = costs._Account(0.0)
+    now, worked = 0.0, 0.0
+    while now < 60.0:  # one request after the other, 25 ms of work each
+        now += 0.025 + max(0.0, account.used(now, 0.025))
+        worked += 0.025
+    assert costs.SHARE * 60 <= worked < costs.SHARE * 60 + costs.BURST_S + 0.1
+    assert account.used(now + 10, 0.025) <= 0, "it is forgotten with time"
+
+
+def test_what_a_client_costs_is_its_own() -> None:
+    async def waits() -> list[float]:
+        shared = costs.Costs()
+        shared.inside = 2
+        await shared.used("a", costs.BURST_S)
+        found = []
+        for client in ("b", "a"):
+            began = time.monotonic()
+            await shared.used(client, 0.01)
+            found.append(time.monotonic() - began)
+        return found
+
+    other, own = asyncio.run(waits())
+    assert own >= 0.1 > other

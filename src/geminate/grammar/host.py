@@ -68,7 +68,7 @@ class GrammarProcess:
         """
         answers: list[Answer] = []
         self._takers[0] = answers.append
-        began = time.monotonic()
+        began, before = time.monotonic(), self._kill.memory()
         self._send(bytes([COMPILE]) + source.encode())
         while not answers and self.failure is None:
             if cancelled is not None and cancelled.is_set():
@@ -80,6 +80,11 @@ class GrammarProcess:
                 raise GrammarBusyError("the machine is too busy to compile the grammar; try again in a few seconds")
             else:
                 self.receive(TICK_S)
+            if not answers and self.failure is None:
+                self.memory = max(0, self._kill.memory() - before)
+                if self.memory > self._host.each:
+                    self.end(self._too_large)
+                self._host.balance()
         del self._takers[0]
         self.check()
         self._compiled_at = time.monotonic()
@@ -136,8 +141,11 @@ class GrammarProcess:
                     taker(answer)
                 timeout = 0.0
         except (EOFError, OSError):
-            most = self._host.each >> 20
-            self.end(f"its process has ended; most likely it needs more than {most} MB of memory; make it simpler")
+            self.end(f"its process has ended; most likely {self._too_large}")
+
+    @property
+    def _too_large(self) -> str:
+        return f"it needs more than {self._host.each >> 20} MB of memory; make it simpler"
 
     @property
     def busy(self) -> bool:
@@ -344,6 +352,14 @@ class _Killer:
             return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
         except (OSError, IndexError, ValueError):
             return None
+
+    def memory(self) -> int:
+        """Bytes of its own that it has in memory; 0 where that is not known."""
+        try:
+            fields = Path(f"/proc/{self.pid}/statm").read_text().split()
+            return (int(fields[1]) - int(fields[2])) * os.sysconf("SC_PAGE_SIZE")
+        except (OSError, IndexError, ValueError):
+            return 0
 
     def __call__(self) -> None:
         if self._done:

@@ -15,8 +15,8 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from geminate.server.http.costs import Costs
 from geminate.server.http.errors import ANTHROPIC, ApiError, internal
-from geminate.server.http.refusals import Refusals
 from geminate.server.http.text_log import TextFormatter
 from geminate.server.http.tolerance import header
 from geminate.server.settings import Settings, is_loopback
@@ -142,12 +142,16 @@ class RequestContext:
         client: a digest of the API key where keys are needed, else the address of another machine; "" if nobody knows.
         strict: whether fields without an effect are refused. ignored: the names of those that were dropped instead.
         keepalive_s: seconds after which a silent stream gets a comment line; 0: never.
+        costs: what each client has cost.
     """
 
-    __slots__ = ("began", "client", "fields", "id", "ignored", "keepalive_s", "strict")
+    __slots__ = ("began", "client", "costs", "fields", "id", "ignored", "keepalive_s", "strict")
 
-    def __init__(self, id: str, client: str, *, strict: bool = False, keepalive_s: float = 0.0) -> None:
+    def __init__(
+        self, id: str, client: str, *, strict: bool = False, keepalive_s: float = 0.0, costs: Costs | None = None
+    ) -> None:
         self.id, self.client = id, client
+        self.costs = costs or Costs()
         self.strict, self.keepalive_s = strict, keepalive_s
         self.ignored: list[str] = []
         self.began = time.perf_counter()
@@ -191,8 +195,7 @@ class ContextMiddleware:
 
     def __init__(self, app: ASGIApp, on_done: Any, settings: Settings) -> None:
         self.app, self.on_done, self.settings = app, on_done, settings
-        self._refusals = Refusals()
-        self._inside = 0  # requests that are not answered yet
+        self._costs = Costs()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -204,6 +207,7 @@ class ContextMiddleware:
             "" if peer is None or is_loopback(peer[0]) else peer[0],
             strict=self.settings.unknown_fields == "refuse",
             keepalive_s=self.settings.keepalive_seconds,
+            costs=self._costs,
         )
         scope.setdefault("state", {})["context"] = context
         status = 0
@@ -214,14 +218,13 @@ class ContextMiddleware:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 if 400 <= status < 500:
-                    took = time.perf_counter() - context.began
-                    await self._refusals.pause(context.client, took, alone=self._inside == 1)
+                    await self._costs.refused(context.client, time.perf_counter() - context.began)
                 message["headers"] = _with_headers(message.get("headers", ()), context, scope["path"])
             elif not message.get("more_body"):
                 complete = True
             await send(message)
 
-        self._inside += 1
+        self._costs.inside += 1
         try:
             try:
                 await self.app(scope, receive, send_with_id)
@@ -236,7 +239,7 @@ class ContextMiddleware:
             if not status:
                 await internal(context.id).response()(scope, receive, send_with_id)
         finally:
-            self._inside -= 1
+            self._costs.inside -= 1
             self._finish(scope, context, status)
 
     def _finish(self, scope: Scope, context: RequestContext, status: int) -> None:

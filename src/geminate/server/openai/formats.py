@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -106,9 +107,15 @@ def _text_spec(form: Format | None) -> TextSpec | None:
 
 
 async def compile_grammar(
-    model: Model, spec: GrammarSpec | None, receive: Receive, *, reasoning: Reasoning, field: str
+    model: Model,
+    spec: GrammarSpec | None,
+    receive: Receive,
+    *,
+    context: RequestContext,
+    reasoning: Reasoning,
+    field: str,
 ) -> Grammar | None:
-    """Compile a grammar.
+    """Compile a grammar; a client whose grammars have taken much of the interpreter lately waits.
 
     Raises:
         ApiError: the grammar is invalid, not supported, or takes too long to compile; or too many others do.
@@ -118,10 +125,14 @@ async def compile_grammar(
         return None
     gone = threading.Event()
 
+    def timed(spec: GrammarSpec) -> tuple[Grammar, float]:
+        began = time.thread_time()  # the compilation itself runs in another process
+        return model.compiler.compile(spec, reasoning=reasoning, cancelled=gone), time.thread_time() - began
+
     async def work(spec: GrammarSpec) -> Grammar:
-        return await asyncio.get_running_loop().run_in_executor(
-            _compiling, lambda: model.compiler.compile(spec, reasoning=reasoning, cancelled=gone)
-        )
+        grammar, seconds = await asyncio.get_running_loop().run_in_executor(_compiling, timed, spec)
+        await context.costs.used(context.client, seconds)
+        return grammar
 
     async def compiled(spec: GrammarSpec, name: str) -> Grammar:
         try:
@@ -175,7 +186,7 @@ async def prompt_and_grammar(
     prompt = await _rendered(model, render, heavy=heavy, param=messages_field)
     begun = open_thought(model.tokenizer, prompt) is not None
     reasoning: Reasoning = "open" if begun else bool(thinking)
-    grammar = await compile_grammar(model, spec, receive, reasoning=reasoning, field=format_field)
+    grammar = await compile_grammar(model, spec, receive, context=context, reasoning=reasoning, field=format_field)
     if state.settings.log_prompts:
         context.fields["messages"] = messages
     return prompt, grammar
