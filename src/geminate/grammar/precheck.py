@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
-
 from geminate.errors import ParameterError
 from geminate.grammar.compiler import LIMITS, need_library
 from geminate.grammar.matching import Library, UnusableGrammarError
-from geminate.grammar.source import QUOTED, text_grammar
+from geminate.grammar.source import QUOTED, text_grammar, written
 from geminate.grammar.special_texts import SpecialTexts
 from geminate.grammar.specs import LABELS, Lark, TextSpec
 
@@ -19,10 +17,11 @@ def check_spec(spec: TextSpec) -> None:
         ParameterError: a grammar that no model could follow. GeminateError: `llguidance` is not installed.
     """
     need_library()
-    body = text_grammar(spec, SpecialTexts(None))
+    label = LABELS[type(spec)]
+    source = written({"grammars": [text_grammar(spec, SpecialTexts(None))]}, label)
     if isinstance(spec, Lark) and "<" in QUOTED.sub("", spec.grammar):
         return
     try:
-        Library("byte", vocab_size=None, eos_ids=None, limits=LIMITS).compile(json.dumps({"grammars": [body]}))
+        Library("byte", vocab_size=None, eos_ids=None, limits=LIMITS).compile(source)
     except UnusableGrammarError as error:
-        raise ParameterError(f"{LABELS[type(spec)]} cannot be used: {error}") from error
+        raise ParameterError(f"{label} cannot be used: {error}") from error

@@ -84,12 +84,7 @@ class SourceWriter:
             # 0.19999999999999999999 is below 0.2 as text, and equal to it as float64; with 15 digits that cannot be.
             marks["significant"] = 15 if "exclusiveM" in json.dumps(grammars) else 17
             whole["numbers"] = marks
-        text = json.dumps(whole, ensure_ascii=False)
-        if len(text) > _MAX_TEXT:
-            raise ParameterError(
-                f"{LABELS[type(spec)]} has {len(text):,} characters, and the limit is {_MAX_TEXT:,}; make it smaller"
-            )
-        return text
+        return written(whole, LABELS[type(spec)])
 
     def _calls(self, spec: ToolCalls) -> str:
         tokens = self._tokenizer.call_tokens()
@@ -134,6 +129,18 @@ class SourceWriter:
         opened, closed, lark = reasoning_lark(self._tokenizer, self._eos_ids, begun=begun)
         marks |= {"reasoning": [opened, closed], "begun": begun}
         return {"lark_grammar": lark}
+
+
+def written(whole: Mapping[str, Any], label: str) -> str:
+    """A grammar as text.
+
+    Raises:
+        ParameterError: it is too long.
+    """
+    text = json.dumps(whole, ensure_ascii=False)
+    if len(text) > _MAX_TEXT:
+        raise ParameterError(f"{label} has {len(text):,} characters, and the limit is {_MAX_TEXT:,}; make it smaller")
+    return text
 
 
 def text_grammar(spec: TextSpec, special: SpecialTexts) -> dict[str, Any]:
