@@ -25,13 +25,15 @@ LIGHT = ("numpy", "tokenizers", "jinja2", "geminate.llm", *HEAVY)
 def loaded_by(*args: str, among: tuple[str, ...]) -> str:
     code = f"""
 import sys
+import typer  # some versions load more of rich than others
+of_typer = set(sys.modules)
 from geminate.cli.app import app
 sys.argv = ["geminate", *{args!r}]
 try:
     app()
 except SystemExit as ended:
     assert not ended.code, ended.code
-print("loaded:", [name for name in {among!r} if name in sys.modules])
+print("loaded:", [name for name in {among!r} if name in sys.modules and name not in of_typer])
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return done.stdout.splitlines()[-1]
