@@ -127,6 +127,8 @@ class LoadedModel:
         self._loading = threading.Lock()
         self._costs_known = self._closed = False
 
+    __init__.__qualname__ = "LLM"  # what Python calls it where an argument is wrong
+
     @property
     def context_length(self) -> int:
         """Tokens that prompt and completion together may have."""

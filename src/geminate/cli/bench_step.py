@@ -7,7 +7,8 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from geminate.cli.console import Bars, fail, out, say, user_errors, write_json
+from geminate.cli.bars import Bars
+from geminate.cli.console import fail, out, say, user_errors, write_json
 from geminate.cli.flags import JsonOpt, loading, options
 from geminate.tools.bench.shapes import SHAPES
 from geminate.tools.bench.step import StepBench, run

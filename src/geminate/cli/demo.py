@@ -14,7 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from geminate import __version__, machine
-from geminate.cli.console import Bars, out, say, tell, user_errors, write_json
+from geminate.cli.bars import Bars
+from geminate.cli.console import out, say, tell, user_errors, write_json
 from geminate.cli.flags import JsonOpt, loading, options
 from geminate.cli.terminal import unechoed
 from geminate.tools.bench.decode import engine_of_shape, random_prompts

@@ -9,7 +9,8 @@ import typer
 from rich.table import Table
 
 from geminate import machine
-from geminate.cli.console import Bars, fail, out, read_text, say, tell, user_errors, write_json
+from geminate.cli.bars import Bars
+from geminate.cli.console import fail, out, read_text, say, tell, user_errors, write_json
 from geminate.cli.flags import JsonOpt, ModelArg, loading, options
 from geminate.kv.store import KVFormat, check_kv
 from geminate.loading.options import LoadOptions

@@ -10,7 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
-from geminate.cli.console import Bars, fail, printable, read_text, remark, user_errors, write, write_json
+from geminate.cli.bars import Bars
+from geminate.cli.console import fail, printable, read_text, remark, user_errors, write, write_json
 from geminate.cli.flags import ModelArg, loading, options, sampling
 from geminate.cli.model import load
 from geminate.kv.store import KV_FORMATS, KVFormat, check_kv

@@ -79,7 +79,11 @@ class LoadOptions:
 
     max_context: int | None = field(
         default=None,
-        metadata={"help": "Tokens of prompt and completion together, at most.", "empty": "the model's limit"},
+        metadata={
+            "help": "Tokens of prompt and completion together, at most.",
+            "flags": ("--max-context", "--ctx-size", "-c"),
+            "empty": "the model's limit",
+        },
     )
     prefix_store: str | Path | None = field(
         default=None,
