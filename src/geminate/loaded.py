@@ -22,6 +22,7 @@ from geminate.grammar.compiler import GrammarCompiler
 from geminate.grammar.state import Grammar
 from geminate.kv.budget import KVBudget
 from geminate.kv.prefix_store import DEFAULT_BYTES, PrefixStore
+from geminate.kv.store import KVFormat
 from geminate.loading.calibrate import cost_model, cost_profile
 from geminate.loading.identity import kv_identity
 from geminate.loading.load import Pair, load_pair
@@ -70,6 +71,7 @@ class LoadedModel:
         *,
         drafter: str | Path | None = "auto",
         weights: Preset = "auto",
+        kv: KVFormat = "f16",
         threads: int | None = None,
         prefill_chunk: int = 256,
         rope_position: RopePosition = "P",
@@ -87,6 +89,7 @@ class LoadedModel:
             model=model,
             drafter=drafter,
             weights=weights,
+            kv=kv,
             threads=threads,
             prefill_chunk=prefill_chunk,
             rope_position=rope_position,
@@ -123,6 +126,8 @@ class LoadedModel:
         self._on_message = on_message
         self._loading = threading.Lock()
         self._costs_known = self._closed = False
+
+    __init__.__qualname__ = "LLM"  # what Python calls it where an argument is wrong
 
     @property
     def context_length(self) -> int:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
-from geminate.output import Output
+from geminate.output import Delta, Output
 
 SLOW_PREFILL = 1.0  # seconds from which reading the prompt is worth a word
 
@@ -31,6 +32,31 @@ def undrafted(out: Output) -> str:
     many = sorted(reasons.items(), key=lambda item: -item[1])
     words = ", ".join(f"{reason.replace('_', ' ')} {n:,}" for reason, n in many)
     return f"{sum(reasons.values()):,} of {s.rounds:,} rounds without a draft ({words})"
+
+
+class Counting:
+    """Counts an answer while it comes: of one that is stopped there is no `Output`."""
+
+    def __init__(self) -> None:
+        self._began = self._first = time.perf_counter()
+        self.tokens = self.passes = 0
+
+    def add(self, delta: Delta) -> None:
+        """A part of the answer."""
+        if not self.passes:
+            self._first = time.perf_counter()
+        self.tokens, self.passes = self.tokens + len(delta.token_ids), self.passes + 1
+
+    def stopped(self) -> str:
+        """The line for an answer that was stopped now."""
+        if self.tokens == 0:
+            return "stopped before the first token"
+        seconds = time.perf_counter() - self._first
+        rate = (self.tokens - 1) / seconds if seconds > 0 else 0.0
+        return (
+            f"stopped: {counted(self.tokens, self.passes, seconds, rate)}; "
+            f"first token after {self._first - self._began:.2f} s"
+        )
 
 
 def counted(tokens: int, passes: int, seconds: float, rate: float) -> str:

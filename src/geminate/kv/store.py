@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from geminate.arrays import F32
+from geminate.errors import ParameterError
 
 BLOCK = 64
 """Positions of a block, the unit that leaves a store and comes back."""
@@ -14,6 +15,21 @@ ARITHMETIC = 2
 """Counts up whenever a release changes the bits of keys, values or logits (kArithmetic in native/contract.h)."""
 KVDtype = Literal["float16", "int8"]
 """Formats of keys and values."""
+KVFormat = Literal["f16", "int8"]
+"""The same as options and reports name them."""
+KV_FORMATS: dict[KVFormat, KVDtype] = {"f16": "float16", "int8": "int8"}
+
+
+def check_kv(name: str) -> KVFormat:
+    """A KV format by its name.
+
+    Raises:
+        ParameterError: another name.
+    """
+    for known in KV_FORMATS:
+        if name == known:
+            return known
+    raise ParameterError(f"kv must be one of {', '.join(KV_FORMATS)}, not {name!r}")
 
 
 BlockData = bytes | memoryview

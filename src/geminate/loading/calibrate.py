@@ -164,7 +164,8 @@ def _attention(pair: Pair, near: KVStore, run: Callable[..., float]) -> tuple[fl
 def _key(pair: Pair) -> str:
     backend = pair.target.backend
     drafter = "none" if pair.drafter is None else f"{pair.located.drafter} {pair.drafter.store.format}"
-    return f"{machine.describe()}; {backend.isa}, {backend.threads} threads; drafter {drafter}"
+    kv = pair.target.kv_format
+    return f"{machine.describe()}; {backend.isa}, {backend.threads} threads; KV {kv}; drafter {drafter}"
 
 
 def _path(pair: Pair) -> Path | None:

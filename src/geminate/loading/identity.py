@@ -12,7 +12,7 @@ _NO_MATTER = ("max_position_embeddings", "eos_token_ids", "generation")  # for t
 
 
 def kv_identity(pair: Pair) -> str:
-    """A hash of everything but the prompt: weights, configuration, arithmetic and backend.
+    """A hash of everything but the prompt: weights, configuration, format of keys and values, arithmetic and backend.
 
     Instruction set, threads, drafter and chunking are left out: by the numeric contract they change no bit.
     """
@@ -21,5 +21,12 @@ def kv_identity(pair: Pair) -> str:
     # Tensors that stay in the checkpoint have no checksum: name, size and time of its files stand for them.
     stamps = [] if pair.source is None else [stamp[:3] for stamp in pair.source.checkpoint.stamps]
     unchecked = stamps if target.store.unchecked else []
-    parts = (ARITHMETIC, target.backend.name, sorted(config.items()), target.store.contents, unchecked)
+    parts = (
+        ARITHMETIC,
+        target.kv_format,
+        target.backend.name,
+        sorted(config.items()),
+        target.store.contents,
+        unchecked,
+    )
     return hashlib.sha256(repr(parts).encode()).hexdigest()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from geminate.errors import ParameterError
 from geminate.kv.prefix_store import DEFAULT_BYTES
+from geminate.kv.store import KVFormat, check_kv
 from geminate.loading.locate import EMBEDDED
 from geminate.runtime.drafter import ROPE_POSITIONS, RopePosition
 from geminate.sizes import parse_size
@@ -25,6 +26,7 @@ class LoadOptions:
         drafter: ``auto`` (found beside the model), ``embedded``, a directory, GGUF file or hub id, or None for none.
         weights: ``bf16``, ``int8``, ``int4``, ``int4+``, or ``auto``: the file's own grid if it has one, else int8.
             The drafter is never kept below int8.
+        kv: keys and values in float16 (``f16``) or ``int8``, which takes about half the memory.
         threads: worker threads; None is the number of physical cores.
         prefill_chunk: maximum number of prompt tokens in one forward pass, 1 to 4096.
         rope_position: the drafter's rotary position, ``P`` (transformers) or ``P-1`` (LiteRT-LM, vLLM); changes
@@ -54,6 +56,9 @@ class LoadOptions:
             "it has one, otherwise int8."
         },
     )
+    kv: KVFormat = field(
+        default="f16", metadata={"help": "Format of the KV cache: f16, or int8, which takes about half the memory."}
+    )
     threads: int | None = field(default=None, metadata={"help": "Number of worker threads.", "empty": "physical cores"})
     prefill_chunk: int = 256
     rope_position: RopePosition = field(
@@ -74,7 +79,11 @@ class LoadOptions:
 
     max_context: int | None = field(
         default=None,
-        metadata={"help": "Tokens of prompt and completion together, at most.", "empty": "the model's limit"},
+        metadata={
+            "help": "Tokens of prompt and completion together, at most.",
+            "flags": ("--max-context", "--ctx-size", "-c"),
+            "empty": "the model's limit",
+        },
     )
     prefix_store: str | Path | None = field(
         default=None,
@@ -93,6 +102,7 @@ class LoadOptions:
         if self.model == EMBEDDED:
             object.__setattr__(self, "model", None)
         check_preset(self.weights)
+        check_kv(self.kv)
         if self.rope_position not in ROPE_POSITIONS:
             raise ParameterError(f"rope_position must be 'P' or 'P-1', not {self.rope_position!r}")
         if not 1 <= self.prefill_chunk <= 4096:

@@ -31,11 +31,12 @@ class _Gauges(Collector):
     def __init__(
         self,
         model: str,
+        kv: str,
         snapshot: Callable[[], ServiceSnapshot],
         grammars: Callable[[], int],
         store: PrefixStore | None,
     ) -> None:
-        self.model, self.snapshot, self.grammars, self.store = model, snapshot, grammars, store
+        self.model, self.kv, self.snapshot, self.grammars, self.store = model, kv, snapshot, grammars, store
 
     def collect(self) -> Iterator[Metric]:
         now = self.snapshot()
@@ -44,7 +45,6 @@ class _Gauges(Collector):
         gauges = (
             ("num_requests_running", "Sequences being decoded.", now.running),
             ("num_requests_waiting", "Requests in the queue.", now.waiting),
-            ("kv_cache_usage_perc", "Share of the KV-cache budget in use, 0 to 1.", share),
             ("prefix_cache_bytes", "Memory of the prefix cache, a part of the KV-cache budget.", now.kv_bytes_kept),
             ("prefix_store_bytes", "Bytes in the prefix store, as last seen.", stored.nbytes),
             ("grammar_memory_bytes", "Memory of the compiled grammars.", self.grammars()),
@@ -59,6 +59,10 @@ class _Gauges(Collector):
             ("prefix_store_dropped_blocks", "Blocks that were not written for lack of time.", stored.dropped),
             ("prefix_store_removed_blocks", "Blocks removed to keep the limit.", stored.removed),
         )
+        usage = "Share of the KV-cache budget in use, 0 to 1; the label names the format of keys and values."
+        used = GaugeMetricFamily(PREFIX + "kv_cache_usage_perc", usage, labels=["model_name", "kv"])
+        used.add_metric([self.model, self.kv], share)
+        yield used
         for kind, entries in ((GaugeMetricFamily, gauges), (CounterMetricFamily, counters)):
             for name, help, value in entries:
                 family = kind(PREFIX + name, help, labels=["model_name"])
@@ -101,6 +105,7 @@ class Metrics:
     def attach(
         self,
         model: str,
+        kv: str,
         snapshot: Callable[[], ServiceSnapshot],
         grammars: Callable[[], int],
         store: PrefixStore | None = None,
@@ -148,7 +153,7 @@ class Metrics:
             "finished_reason",
             ["stop", "length", "tool_calls", "abort", "error"],
         )
-        self.registry.register(_Gauges(model, snapshot, grammars, store))
+        self.registry.register(_Gauges(model, kv, snapshot, grammars, store))
 
     def rounds_of(self, chunks: Iterable[Chunk]) -> None:
         """Count rounds; every counter is touched once, however many there are."""

@@ -17,6 +17,7 @@ from typing import Any, cast
 
 from geminate.engine.pace import MAX_GAP_S
 from geminate.errors import ParameterError
+from geminate.kv.store import KV_FORMATS, check_kv
 from geminate.loading.options import LoadOptions
 from geminate.params import parse_speculation
 from geminate.runtime.drafter import ROPE_POSITIONS, RopePosition
@@ -72,6 +73,7 @@ class Settings:
     model: str | None = _from_loading("model")
     drafter: str = _from_loading("drafter")
     weights: str = _from_loading("weights", check=check_preset)
+    kv: str = _from_loading("kv", choices=tuple(KV_FORMATS))
     threads: int | None = _from_loading("threads", low=1, high=256)
     rope_position: str = _from_loading("rope_position", choices=ROPE_POSITIONS)
     cache: bool = _setting(True, "Cache packed weights on disk for the next start.", group="model")
@@ -252,6 +254,7 @@ class Settings:
             model=self.model,
             drafter=None if self.drafter == "none" else self.drafter,
             weights=check_preset(self.weights),
+            kv=check_kv(self.kv),
             threads=self.threads,
             rope_position=cast(RopePosition, self.rope_position),
             use_cache=self.cache,

@@ -264,6 +264,7 @@ class ModelFacts(Out):
     target: str = Field(description="Name of the target model's directory or file.")
     drafter: str | None = Field(description="Name of the drafter's directory or file; null without a drafter.")
     weights: str = Field(description="Weight format.")
+    kv: str = Field(description="Format of the KV cache: f16 or int8.")
     speculation_max: int = Field(description="Maximum draft length.")
     chat: bool = Field(description="Whether the model has a chat template.")
     version: str = Field(description="Version of Geminate.")

@@ -259,8 +259,8 @@ def _report(
     backend = engine.target.backend
     return {
         "benchmark": "decode", "version": __version__, "machine": machine.describe(), "isa": backend.isa,
-        "threads": backend.threads, "weights": engine.target.store.format, "prompts": len(prompts),
-        "max_tokens": max_tokens, "temperature": temperature, "repeats": repeats,
+        "threads": backend.threads, "weights": engine.target.store.format, "kv": engine.target.kv_format,
+        "prompts": len(prompts), "max_tokens": max_tokens, "temperature": temperature, "repeats": repeats,
         "tokens_per_s": {name(m): round(t.tokens / t.seconds, 2) for m, t in tallies.items()},
         "speedup_auto": speedups("auto") if "auto" in modes else None,
         "speedup": {name(m): speedups(m) for m in modes if m not in (0, "auto")},
