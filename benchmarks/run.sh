@@ -18,4 +18,5 @@ run decode-e2b-low.json "${shape[@]}" --synthetic-acceptance 0.35,0.10
 run decode-e2b-none.json "${shape[@]}" --synthetic-acceptance 0.05,0.01
 run decode-embedded.json decode --repeats 5
 "$python" benchmarks/contended.py --json benchmarks/contended.json
+"$python" benchmarks/busy.py --json benchmarks/busy.json
 # Start and memory write a checkpoint of 10 GB: python benchmarks/start.py --dir DIR --json benchmarks/start.json

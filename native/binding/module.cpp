@@ -7,6 +7,8 @@
 
 #include "binding/bus_error.h"
 #include "binding/program.h"
+#include "binding/sampling.h"
+#include "sampling/noise.h"
 
 namespace geminate {
 namespace {
@@ -47,6 +49,26 @@ void add_runs(nb::class_<ProgramRef>& program) {
       .def("expert_reads", &ProgramRef::expert_reads);
 }
 
+void add_sampler(nb::module_& m) {
+  m.def("stream_key", &stream_key, "seed"_a, "choice"_a, "position"_a);
+  m.def(
+      "uniform", [](uint64_t key, uint64_t token_id) { return uniform_of(noise_bits(key, token_id)); },
+      "key"_a, "token_id"_a);
+  m.def("logarithm", &elementary::log, "z"_a);
+  m.def("weight", &elementary::weight, "y"_a);
+  nb::class_<RuleRef>(m, "SamplingRule")
+      .def(nb::init<double, int64_t, double, double, double, double, double, const std::vector<int64_t>&,
+                    const std::vector<double>&, uint64_t, uint64_t>(),
+           "temperature"_a, "top_k"_a, "top_p"_a, "least"_a, "repetition"_a, "presence"_a, "frequency"_a,
+           "bias_ids"_a, "bias_amounts"_a, "seed"_a, "choice"_a);
+  nb::class_<SamplerRef>(m, "Sampler")
+      .def(nb::init<const PoolRef&, const std::string&>(), "pool"_a, "isa"_a)
+      .def("draw", &SamplerRef::draw, "logits"_a, "rules"_a, "firsts"_a, "positions"_a, "drafts"_a,
+           "counted"_a, "allowed"_a.none())
+      .def("logprobs", &SamplerRef::logprobs, "logits"_a, "tokens"_a, "top"_a, "chosen"_a, "ids"_a,
+           "values"_a);
+}
+
 }  // namespace
 }  // namespace geminate
 
@@ -57,8 +79,6 @@ NB_MODULE(_native, m) {
   m.def("arithmetic", [] { return kArithmetic; });
   m.def("report_bus_errors", &report_bus_errors, "head"_a, "tail"_a);
   m.def("supported_isas", &supported_isas);
-  m.def("stream_key", &stream_key, "seed"_a, "choice"_a, "position"_a);
-  m.def("uniform", &uniform, "key"_a, "token_id"_a);
   nb::class_<MatrixRef>(m, "Matrix")
       .def(
           nb::init<const std::string&, int64_t, int64_t, int64_t, In<uint8_t>, std::optional<In<uint16_t>>>(),
@@ -75,4 +95,5 @@ NB_MODULE(_native, m) {
               "isa"_a, "max_rows"_a, "widths"_a);
   add_steps(program);
   add_runs(program);
+  add_sampler(m);
 }

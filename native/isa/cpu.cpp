@@ -1,5 +1,7 @@
 #include "isa/cpu.h"
 
+#include "sampling/kernels.h"
+
 namespace geminate {
 
 static std::vector<const Kernels*> supported() {
@@ -31,6 +33,16 @@ const Kernels* find_kernels(const std::string& name) {
     if (name.empty() || name == k->name) return k;
   }
   return nullptr;
+}
+
+const SamplingKernels& sampling_kernels(const std::string& isa) {
+#if defined(GEMINATE_X86)
+  if (isa == avx512::sampling().name) return avx512::sampling();
+  if (isa == avx2::sampling().name) return avx2::sampling();
+#else
+  static_cast<void>(isa);
+#endif
+  return scalar::sampling();
 }
 
 }  // namespace geminate

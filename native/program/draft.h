@@ -24,12 +24,4 @@ struct DraftStop {
   const float* need = nullptr;         // [k]
 };
 
-// geminate.decoding.noise in C++.
-uint64_t stream_key(uint64_t seed, uint64_t choice, uint64_t position);
-double uniform(uint64_t key, uint64_t token_id);
-
-// Index of the draft token among n candidates; ids null: candidate i is token i.
-int64_t choose_draft_token(const float* logits, const int32_t* ids, int64_t n, const DraftRule& rule,
-                           int64_t position);
-
 }  // namespace geminate

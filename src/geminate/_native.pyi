@@ -6,7 +6,10 @@ the argument. Integers called ``x``, ``a``, ``out`` and the like are numbers of 
 
 from collections.abc import Sequence
 
-from geminate.arrays import F32, I32, U8, U16, U64
+import numpy as np
+from numpy.typing import NDArray
+
+from geminate.arrays import F32, F64, I32, I64, U8, U16, U64
 
 def arithmetic() -> int:
     """`geminate.kv.store.ARITHMETIC`."""
@@ -19,6 +22,12 @@ def stream_key(seed: int, choice: int, position: int) -> int:
 
 def uniform(key: int, token_id: int) -> float:
     """`geminate.decoding.noise.uniform` of one token."""
+
+def logarithm(z: float) -> float:
+    """`geminate.decoding.elementary.log` of one number."""
+
+def weight(y: float) -> int:
+    """`geminate.decoding.elementary.weights` of one number."""
 
 def report_bus_errors(head: str, tail: str) -> None:
     """`geminate.backends.cpu.program.report_bus_errors`."""
@@ -126,3 +135,56 @@ class Program:
 
     def expert_reads(self) -> int:
         """Experts that the last pass read, over all layers."""
+
+class SamplingRule:
+    """How one sequence samples: the fields of `geminate.params.ResolvedSampling`, and its choice.
+
+    Args:
+        least: natural logarithm of min_p, or -inf.
+        bias_ids: ascending.
+    """
+
+    def __init__(
+        self,
+        temperature: float,
+        top_k: int,
+        top_p: float,
+        least: float,
+        repetition: float,
+        presence: float,
+        frequency: float,
+        bias_ids: Sequence[int],
+        bias_amounts: Sequence[float],
+        seed: int,
+        choice: int,
+    ) -> None: ...
+
+class Sampler:
+    """Draws from logits on the threads of a pool; one call at a time."""
+
+    def __init__(self, pool: Pool, isa: str) -> None: ...
+    def draw(
+        self,
+        logits: F32,
+        rules: Sequence[SamplingRule],
+        firsts: Sequence[int],
+        positions: Sequence[int],
+        drafts: Sequence[Sequence[int]],
+        counted: Sequence[I64],
+        allowed: NDArray[np.bool_] | None,
+    ) -> list[list[int]]:
+        """Tokens of parts of logits [rows, vocabulary]: part i has rows firsts[i] .. firsts[i] + len(drafts[i]).
+
+        -1 stands for a row that cannot be drawn from. A part may end early, behind a token that is not its draft.
+
+        Args:
+            positions: of the tokens that the first rows predict.
+            counted: for each rule with a penalty, distinct token ids and their occurrences in the output.
+            allowed: bool [vocabulary], for all rows; None allows every token.
+        """
+
+    def logprobs(self, logits: F32, tokens: Sequence[int], top: int, chosen: F64, ids: I32, values: F64) -> bool:
+        """Log-probabilities of tokens [rows] into chosen [rows], of the `top` best into ids and values [rows, top].
+
+        False if a logit is not finite.
+        """

@@ -1,15 +1,16 @@
-"""`LLM`'s calls for event loops: nothing blocks the loop, and cancelling a task ends its generation."""
+"""`LLM`'s calls for event loops: nothing blocks the loop, and cancelling a task ends its generation.
+
+asyncio is loaded by the calls: a command line, which starts for one answer, has no use for it.
+"""
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing, suppress
 from typing import Any, Literal, Protocol, cast, overload
 
 from geminate.calls import OnPrompt, Prompt, as_list
-from geminate.engine.client import AsyncEvents
 from geminate.engine.messages import EngineEvent, EngineRequest
 from geminate.engine.service import EngineService
 from geminate.errors import ParameterError
@@ -76,6 +77,8 @@ class AsyncCalls:
             GeminateError: bad parameters or prompts, or what ended a completion; the others are cancelled then.
         """
 
+        import asyncio
+
         def requests() -> list[EngineRequest]:
             return [self.request(self.encode(prompt), params, **options) for prompt in as_list(prompts)]
 
@@ -96,6 +99,8 @@ class AsyncCalls:
         **options: Any,
     ) -> AsyncGenerator[Delta, None]:
         """`LLM.stream`; closing the generator, or cancelling the task that waits for it, ends the generation."""
+        import asyncio
+
         options["want_progress"] = on_prompt is not None
         request = await asyncio.to_thread(lambda: self.request(self.encode(prompt), params, **options))
         async with aclosing(_deltas(self, request, on_prompt)) as deltas:
@@ -128,6 +133,8 @@ class AsyncCalls:
         **options: Any,
     ) -> Output | AsyncGenerator[Delta, None]:
         """`LLM.chat`; with ``stream``, the iterator of deltas: ``async for delta in await llm.achat(...)``."""
+        import asyncio
+
         if on_prompt is not None and not stream:
             raise ParameterError("on_prompt needs stream=True")
         options["want_progress"] = on_prompt is not None
@@ -147,6 +154,8 @@ async def _whole(llm: _Caller, request: EngineRequest) -> Output:
 async def _deltas(
     llm: _Caller, request: EngineRequest, on_prompt: OnPrompt | None = None
 ) -> AsyncGenerator[Delta, None]:
+    from geminate.engine.client import AsyncEvents
+
     completion = Completion(request, llm.tokenizer)
     events = AsyncEvents(llm.service, request)
     llm._stepper.wake()

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 MAX_BITS = 4000  # of an integer that is printed
 
 
 def shown(value: object, most: int = 200) -> str:
-    """A value of a file as a message shows it: shortened, and never an error of its own.
+    """A value of a file as a message shows it: shortened, JSON's words in JSON, and never an error of its own.
 
     Args:
         most: characters.
     """
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else str(value).lower()
     if isinstance(value, int) and value.bit_length() > MAX_BITS:
         return f"an integer of {value.bit_length():,} bits"
     if isinstance(value, str | bytes | list | tuple) and len(value) > most:
@@ -18,8 +22,25 @@ def shown(value: object, most: int = 200) -> str:
     try:
         text = repr(value)
     except (ValueError, RecursionError):
-        return f"a {type(value).__name__}"
+        return kind_of(value)
     return text if len(text) <= most else text[:most] + "..."
+
+
+def kind_of(value: object) -> str:
+    """What a value is, in the words of JSON: "null", "a list", "an object"."""
+    if value is None:
+        return "null"
+    if isinstance(value, Mapping):
+        return "an object"
+    for kinds, words in _KINDS:
+        if isinstance(value, kinds):
+            return words
+    return f"a {type(value).__name__}"
+
+
+_KINDS: tuple[tuple[tuple[type, ...], str], ...] = (
+    ((bool,), "true or false"), ((int, float), "a number"), ((str,), "a string"), ((list, tuple), "a list"),
+)  # fmt: skip
 
 
 class GeminateError(Exception):
@@ -39,6 +60,14 @@ SHORTENED = (
 
 class WeightsError(GeminateError):
     """A weight file that is missing, damaged, or does not match its configuration."""
+
+
+class PrefixStoreError(GeminateError):
+    """A directory that cannot be used as a prefix store."""
+
+
+class StorageError(WeightsError):
+    """No place for packed weights."""
 
 
 class DrafterMismatchError(GeminateError):

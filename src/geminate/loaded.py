@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -16,12 +17,15 @@ from geminate.engine.messages import EngineRequest, Reply
 from geminate.engine.pace import MAX_GAP_S
 from geminate.engine.sequence import StopCheck
 from geminate.engine.service import EngineService
-from geminate.errors import GeminateError, ParameterError, TokenizerError
+from geminate.errors import GeminateError, ParameterError, PrefixStoreError, TokenizerError
 from geminate.grammar.compiler import GrammarCompiler
 from geminate.grammar.state import Grammar
 from geminate.kv.budget import KVBudget
-from geminate.loading.calibrate import cost_profile
-from geminate.loading.load import load_pair
+from geminate.kv.prefix_store import DEFAULT_BYTES, PrefixStore
+from geminate.kv.store import KVFormat
+from geminate.loading.calibrate import cost_model, cost_profile
+from geminate.loading.identity import kv_identity
+from geminate.loading.load import Pair, load_pair
 from geminate.loading.locate import embedded_pair
 from geminate.loading.options import LoadOptions
 from geminate.params import ResolvedSampling, SamplingParams, parse_speculation, token_ids
@@ -57,6 +61,7 @@ class LoadedModel:
     Attributes:
         pair, config: the compiled models, and the target's configuration.
         tokenizer, template: None where the checkpoint has none.
+        prefix_store: where prompts' KV blocks outlive the process; None: nowhere.
         engine, service: what its completions run in.
     """
 
@@ -66,6 +71,7 @@ class LoadedModel:
         *,
         drafter: str | Path | None = "auto",
         weights: Preset = "auto",
+        kv: KVFormat = "f16",
         threads: int | None = None,
         prefill_chunk: int = 256,
         rope_position: RopePosition = "P",
@@ -74,6 +80,8 @@ class LoadedModel:
         check: bool = False,
         prefault: bool = False,
         max_context: int | None = None,
+        prefix_store: str | Path | None = None,
+        prefix_store_bytes: int | str = DEFAULT_BYTES,
         on_message: Message | None = None,
         progress: Progress | None = None,
     ) -> None:
@@ -81,6 +89,7 @@ class LoadedModel:
             model=model,
             drafter=drafter,
             weights=weights,
+            kv=kv,
             threads=threads,
             prefill_chunk=prefill_chunk,
             rope_position=rope_position,
@@ -89,6 +98,8 @@ class LoadedModel:
             check=check,
             prefault=prefault,
             max_context=max_context,
+            prefix_store=prefix_store,
+            prefix_store_bytes=prefix_store_bytes,
         )
         pair = load_pair(options, on_message=on_message, progress=progress)
         self.pair = pair
@@ -105,6 +116,9 @@ class LoadedModel:
             self._grammars = GrammarCompiler(tokenizer, vocab_size=config.vocab_size, eos_ids=config.eos_token_ids)
         self._prefill_chunk = prefill_chunk
         self._drafter = MtpDrafter(pair.drafter) if pair.drafter is not None else None
+        self.prefix_store = _prefix_store(pair, options, on_message)
+        if self.prefix_store is not None:
+            weakref.finalize(self, self.prefix_store.close)  # at exit too: what is queued is written
         self.engine = self.new_engine(max_running=MAX_RUNNING)
         self.service = EngineService(self.engine)
         self._stepper = Stepper(self.service)
@@ -112,6 +126,8 @@ class LoadedModel:
         self._on_message = on_message
         self._loading = threading.Lock()
         self._costs_known = self._closed = False
+
+    __init__.__qualname__ = "LLM"  # what Python calls it where an argument is wrong
 
     @property
     def context_length(self) -> int:
@@ -197,7 +213,7 @@ class LoadedModel:
         """
         with self._loading:
             if not self._costs_known:
-                self.engine.timing.costs = CostModel(cost_profile(self.pair, self._on_message, on_pass))
+                self.engine.timing.costs = cost_model(self.pair, cost_profile(self.pair, self._on_message, on_pass))
                 self._costs_known = True
 
     def new_engine(
@@ -220,6 +236,7 @@ class LoadedModel:
             max_gap_s=max_gap_s,
             max_running=max_running,
             memory=memory,
+            store=self.prefix_store,
             costs=costs,
             constraints=None if grammars is None else grammars.start,
             stop_checks=None if tokenizer is None else lambda request: stop_check(request, tokenizer),
@@ -282,6 +299,8 @@ class LoadedModel:
         if not self._closed:
             self._closed = True
             self.service.stop()
+            if self.prefix_store is not None:
+                self.prefix_store.close()
             if self._grammars is not None:
                 self._grammars.close()
 
@@ -320,6 +339,25 @@ class LoadedModel:
             grammar = self.grammars.behind_thought(grammar)
         reply: Reply = "tools" if tools else "chat"
         return self.request(ids, params, speculation=speculation, grammar=grammar, reply=reply, **keywords)
+
+
+def _prefix_store(pair: Pair, options: LoadOptions, on_message: Message | None) -> PrefixStore | None:
+    """The store of these options; None, and a message, where it cannot be used: answers do not need it."""
+    if options.prefix_store is None:
+        return None
+    say = on_message or (lambda text: None)
+    assert isinstance(options.prefix_store_bytes, int)  # `LoadOptions` has read it
+    try:
+        return PrefixStore(
+            options.prefix_store,
+            limit=options.prefix_store_bytes,
+            identity=kv_identity(pair),
+            factory=pair.target.kv,
+            say=say,
+        )
+    except PrefixStoreError as error:
+        say(f"{error}; going on without it")
+        return None
 
 
 def _with_ends(config: TargetConfig, ends: Sequence[int]) -> TargetConfig:

@@ -24,7 +24,8 @@ MAX_TOP_K = 2**31 - 1  # what kernels take
 
 
 def _refuse(name: str, value: object, legal: str) -> ParameterError:
-    return ParameterError(f"{name} must be {legal}, not {shown(value)}")
+    given = repr(value) if value is None or isinstance(value, bool) else shown(value)  # Python's words for its values
+    return ParameterError(f"{name} must be {legal}, not {given}")
 
 
 def _integer(name: str, value: object, low: int, high: int | None, legal: str) -> int:
@@ -65,7 +66,7 @@ def _top_k(name: str, value: object) -> int:
 
 
 def _top_p(name: str, value: object) -> float:
-    legal = "a number with 0 < top_p <= 1 (1: off)"
+    legal = "a number above 0 and at most 1 (1: off)"
     number = _real(name, value, legal)
     if not 0.0 < number <= 1.0:
         raise _refuse(name, value, legal)
@@ -73,7 +74,7 @@ def _top_p(name: str, value: object) -> float:
 
 
 def _min_p(name: str, value: object) -> float:
-    legal = "a number with 0 <= min_p <= 1 (0: off)"
+    legal = "a number from 0 to 1 (0: off)"
     number = _real(name, value, legal)
     if not 0.0 <= number <= 1.0:
         raise _refuse(name, value, legal)
@@ -212,10 +213,12 @@ class SamplingParams:
     """
 
     max_tokens: int = field(
-        default=256, metadata={"help": "Maximum number of tokens to generate.", "flags": ("--max-tokens", "-n")}
+        default=256,
+        metadata={"help": "Maximum number of tokens to generate.", "flags": ("--max-tokens", "--n-predict", "-n")},
     )
     temperature: float | None = field(
-        default=None, metadata={"help": "0 is greedy.", "flags": ("--temperature", "-t"), "empty": "the model's"}
+        default=None,
+        metadata={"help": "0 is greedy.", "flags": ("--temperature", "--temp", "-t"), "empty": "the model's"},
     )
     top_k: int | None = field(
         default=None, metadata={"help": "Keep the k most likely tokens; 0 is off.", "empty": "the model's"}
@@ -277,7 +280,7 @@ class SamplingParams:
         put("stop", _stop(self.stop))
         put("stop_token_ids", _stop_ids(self.stop_token_ids))
         if self.logprobs is not None:
-            legal = f"None or an integer from 0 to {MAX_LOGPROBS}"
+            legal = f"an integer from 0 to {MAX_LOGPROBS}, or left out"
             put("logprobs", _integer("logprobs", self.logprobs, 0, MAX_LOGPROBS, legal))
 
     def resolved(self, defaults: Mapping[str, object] | None = None) -> ResolvedSampling:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import json
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 from geminate.engine.messages import Reply
@@ -129,6 +131,48 @@ class ChatSession:
         check_messages(messages)
         self.messages = [copy.deepcopy(dict(message)) for message in messages]
         self.llm.forget(self._name)
+
+    def save(self, path: str | Path) -> None:
+        """Write the conversation as JSON, for `open`. Its KV cache is not part of it: the prefix store has that.
+
+        Raises:
+            ParameterError: the file cannot be written.
+        """
+        body = {"messages": self.messages, "enable_thinking": self.enable_thinking}
+        try:
+            Path(path).write_text(json.dumps(body, ensure_ascii=False, indent=1) + "\n", "utf-8")
+        except OSError as error:
+            raise ParameterError(f"cannot write {path}: {error.strerror}") from None
+
+    @classmethod
+    def open(cls, llm: Conversable, path: str | Path) -> ChatSession:
+        """Go on with a conversation that `save` wrote, or with a JSON list of messages.
+
+        With a prefix store, what it has of the conversation is not computed again.
+
+        Raises:
+            ParameterError: the file cannot be read, or holds no conversation.
+        """
+        session = cls(llm)
+        session.load_file(path)
+        return session
+
+    def load_file(self, path: str | Path) -> None:
+        """`load` what `save` wrote, or a JSON list of messages.
+
+        Raises:
+            ParameterError: the file cannot be read, or holds no conversation; the conversation is as before then.
+        """
+        try:
+            body = json.loads(Path(path).read_text("utf-8"))
+        except OSError as error:
+            raise ParameterError(f"cannot read {path}: {error.strerror}") from None
+        except (ValueError, RecursionError):
+            raise ParameterError(f"{path} is no JSON") from None
+        whole = body if isinstance(body, dict) and "messages" in body else {"messages": body}
+        self.load(whole["messages"])
+        thinking = whole.get("enable_thinking", self.enable_thinking)
+        self.enable_thinking = thinking if isinstance(thinking, bool) else None
 
     def compact(self, keep: int | None = None) -> int:
         """Drop the oldest turns until the conversation has at most ``keep`` tokens; None: half of the context.

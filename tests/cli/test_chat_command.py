@@ -108,7 +108,7 @@ def test_commands(talk: Talked, tmp_path: Path) -> None:
     kept = list(talk.session.messages)
     assert "forgotten" in talk.say("/reset")[1] and talk.session.messages == []
     assert "2 messages" in talk.say(f"/load {file}")[1] and talk.session.messages == kept
-    for word in ("/exit", "/quit"):
+    for word in ("/exit", "/quit", "/bye", "exit", "quit"):
         assert talk.say(word, "Hello") == ("", "")
 
 
@@ -167,8 +167,14 @@ def test_a_full_context_does_not_end_it(llm: LLM, capsys: pytest.CaptureFixture[
 
 def test_one_turn_that_fills_the_context_can_be_dropped(talk: Talked) -> None:
     talk.session.load([{"role": "user", "content": "word " * 120}, {"role": "assistant", "content": "No."}])
+    before = list(talk.session.messages)
+    _, said = talk.say("/compact")
+    assert re.search(r"0 messages dropped; the last turn alone takes 1\d\d tokens, .*it stays, /reset forgets", said)
+    assert talk.session.messages == before
     assert "the context is full" in talk.say("And then? " * 12)[1]
-    assert talk.say("/compact")[0].strip() and len(talk.session.messages) == 2
+    answer, said = talk.say("/compact")
+    assert "the last turn alone takes" in said and "it went too" in said
+    assert answer.strip() and len(talk.session.messages) == 2
 
 
 def test_no_more_than_all_of_the_context_is_used(talk: Talked, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -11,7 +12,9 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner
 
+from geminate.cli.app import app
 from support.cli import geminate, refused
 from support.fabricate import make_drafter
 
@@ -80,16 +83,16 @@ def test_drafter_of_another_window(models: dict[str, Path], tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("args", "says"),
     [
-        (("-k", "17"), "17"),
+        (("-k", "17"), "--speculation or -k must be"),
         (("-k", "much"), "much"),
-        (("--temperature", "-1"), "temperature"),
-        (("--temperature", "nan"), "temperature"),
-        (("--top-p", "0"), "top_p"),
-        (("--top-k", "-3"), "top_k"),
-        (("--max-tokens", "0"), "max_tokens"),
-        (("--weights", "int3"), "weights must be one of"),
-        (("--rope-position", "Q"), "rope_position"),
-        (("--threads", "0"), "threads must be"),
+        (("--temperature", "-1"), "--temperature or -t must be"),
+        (("-t", "nan"), "--temperature or -t must be"),
+        (("--top-p", "0"), "--top-p must be a number above 0"),
+        (("--top-k", "-3"), "--top-k must be"),
+        (("-n", "0"), "--max-tokens or -n must be"),
+        (("--weights", "int3"), "--weights must be one of"),
+        (("--rope-position", "Q"), "--rope-position must be"),
+        (("--threads", "0"), "--threads must be"),
         (("--logprobs", "3"), "--json"),
         (("-k", "2", "--drafter", "none"), "needs a drafter"),
     ],
@@ -136,3 +139,40 @@ def test_bad_prompts_file(tmp_path: Path) -> None:
     path.write_text('{"nothing": 1}\n')
     refused("verify", "--prompts", str(path), says="expected JSON with 'prompt' or 'turns'")
     refused("verify", "--prompts", str(tmp_path / "none"), says="cannot read")
+
+
+PYTHON = re.compile(r"None|True|False|__init__|\b(str|dict|int|float|tuple)\b'?[,;. ]|max_tokens|top_[kp]|min_p|Params")
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("generate", "x", "-n", "0"),
+        ("generate", "x", "--top-p", "2"),
+        ("generate", "x", "--top-k", "-1"),
+        ("generate", "x", "--min-p", "2"),
+        ("generate", "x", "--repetition-penalty", "0"),
+        ("generate", "x", "--logprobs", "99", "--json"),
+        ("generate", "x", "--max-context", "1"),
+        ("generate", "x", "--threads", "1000"),
+        ("generate", "x", "--seed", "-1"),
+        ("generate", "x", "--json-schema", "null"),
+        ("generate", "x", "--json-schema", "[]"),
+        ("generate", "x", "--json-schema", '{"properties": null}'),
+        ("generate", "x", "--json-schema", '{"type": null}'),
+        ("generate", "x", "--speculation", ""),
+        ("chat", "-n", "0"),
+        ("chat", "--temp", "-1"),
+        ("verify", "-n", "0"),
+        ("info", "BROKEN"),
+    ],
+)
+@pytest.mark.parametrize("config", ["null", "[]", "{}", '{"model_type": null}'])
+def test_messages_speak_of_what_was_typed(args: tuple[str, ...], config: str, tmp_path: Path) -> None:
+    if args != ("info", "BROKEN") and config != "null":
+        return
+    (tmp_path / "config.json").write_text(config)
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    done = CliRunner().invoke(app, [str(tmp_path) if word == "BROKEN" else word for word in args])
+    assert done.exit_code == 2 and done.stderr.startswith("error: "), done.output
+    assert not PYTHON.search(done.stderr.replace(str(tmp_path), "")), done.stderr

@@ -7,16 +7,22 @@ import os
 import pty
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import termios
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import typer
 
-from geminate import LLM, SamplingParams
+from geminate import LLM, Delta, SamplingParams
+from geminate.cli.generate import _show
 from geminate.cli.inputs import model_and_prompt
 from geminate.loading.locate import embedded_pair
 from support.cli import geminate, refused
+from support.screen import screen
 
 PARAMS = SamplingParams(max_tokens=24, temperature=0.0)
 SHORT = ("-n", "24", "-t", "0", "-q")
@@ -91,7 +97,7 @@ def test_penalties_and_context() -> None:
     plain = geminate("generate", "Once upon a time", *SHORT).stdout
     for flag, value in (("--repetition-penalty", "1.8"), ("--presence-penalty", "2"), ("--frequency-penalty", "2")):
         assert geminate("generate", "Once upon a time", flag, value, *SHORT).stdout != plain, flag
-    refused("generate", "x", "--presence-penalty", "3", says="presence_penalty")
+    refused("generate", "x", "--presence-penalty", "3", says="--presence-penalty must be")
     refused("generate", "word " * 40, "--max-context", "32", says="32")
 
 
@@ -129,11 +135,13 @@ def test_one_word_is_a_model_if_it_is_one(tmp_path: Path, monkeypatch: pytest.Mo
     assert model_and_prompt(["Hi"], None, None) == (None, "Hi")
 
 
-def on_a_terminal(*args: str) -> tuple[int, str]:
+def on_a_terminal(*args: str, columns: int = 80) -> tuple[int, str]:
     ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, columns))
     process = subprocess.Popen(
-        [sys.executable, "-m", "geminate", *args], stdin=theirs, stdout=theirs, stderr=theirs, close_fds=True
-    )
+        [sys.executable, "-m", "geminate", *args], stdin=theirs, stdout=theirs, stderr=theirs, close_fds=True,
+        env={name: value for name, value in os.environ.items() if name != "COLUMNS"} | {"TERM": "xterm"},
+    )  # fmt: skip
     os.close(theirs)
     said = b""
     while True:
@@ -152,3 +160,89 @@ def test_on_a_terminal_nothing_waits_for_input_in_silence(models: dict[str, Path
     assert code == 2 and "is a model: add the prompt" in " ".join(said.split())
     code, said = on_a_terminal("generate")
     assert code == 2 and "no prompt: give a text" in said
+
+
+def test_ctrl_c_prints_figures_of_what_was_made(packed_cache: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "geminate", "generate", "Once upon a time", "--ignore-eos", "-n", "2000"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0,
+    )  # fmt: skip
+    assert process.stdout is not None
+    first = process.stdout.read(20)
+    process.send_signal(signal.SIGINT)
+    rest, said = process.communicate(timeout=60)
+    assert process.returncode == 130 and (first + rest).endswith(b"\n")
+    last = said.decode().splitlines()[-1]
+    assert re.fullmatch(r"stopped: \d[\d,]* tokens? in .*passe?s? saved; first token after \d+\.\d\d s", last), last
+
+
+def test_a_terminal_wraps_at_words_and_echoes_nothing(packed_cache: Path) -> None:
+    plain = geminate("generate", "Once upon a time", *SHORT).stdout
+    code, said = on_a_terminal("generate", "Once upon a time", *SHORT, columns=30)
+    assert code == 0 and " ".join(screen(said.replace("\r", ""), 30)).split() == plain.split()
+
+
+@pytest.mark.parametrize("ended", [False, True])
+def test_nothing_typed_stands_in_an_answer(ended: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, theirs = pty.openpty()
+    monkeypatch.setattr("geminate.cli.terminal._foreground", lambda fd: True)
+    echoed: list[bool] = []
+
+    def echo() -> bool:
+        return bool(termios.tcgetattr(ours)[3] & termios.ECHO)
+
+    def deltas() -> Iterator[Delta]:
+        os.write(ours, b"typed too early\n")
+        echoed.append(echo())
+        yield Delta(text="Hi", token_ids=[1])
+        if ended:
+            raise KeyboardInterrupt
+
+    with os.fdopen(theirs) as stdin:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        try:
+            _show(deltas(), PARAMS, quiet=True, wrapped=True)
+        except typer.Exit as left:
+            assert left.exit_code == 130
+        os.write(ours, b"typed now\n")
+        assert stdin.readline() == "typed now\n"
+    assert echoed == [False] and echo()
+    os.close(ours)
+
+
+@pytest.mark.parametrize(
+    "option, value, says",
+    [
+        ("--regex", "(", "unclosed group"),
+        ("--grammar", 'root ::= "yes" | "no"', "the grammar is GBNF"),
+        ("--grammar", 'start: "yes" | maybe', "maybe"),
+        ("--json-schema", '{"type": "nope"}', "unknown type 'nope'"),
+        ("--json-schema", '{"not": {}}', "not"),
+        ("--json-schema", "null", "must be a JSON object, not null"),
+        ("--json-schema", "[]", "must be a JSON object, not a list"),
+    ],
+)
+def test_grammars_are_checked_before_the_model_is_looked_for(option: str, value: str, says: str) -> None:
+    refused("generate", "--model", "/nowhere/at/all", "Hi", option, value, says=says)
+
+
+@pytest.mark.parametrize("given", [("",), ("  \n",), ("--system", "Be kind.", "")])
+def test_an_empty_prompt_is_refused_before_the_model_is_looked_for(given: tuple[str, ...]) -> None:
+    refused("generate", "--model", "/nowhere/at/all", *given, says="the prompt is empty")
+
+
+def test_what_never_ends_is_not_read_for_ever() -> None:
+    with open("/dev/zero", "rb") as endless:
+        done = subprocess.run(
+            [sys.executable, "-m", "geminate", "generate", "-f", "-"], stdin=endless, capture_output=True, text=True
+        )
+    assert done.returncode == 2 and "standard input has more than 16 MiB" in done.stderr
+    refused("generate", "-f", "/dev/zero", says="/dev/zero has more than 16 MiB")
+    refused("generate", "Hi", "--json-schema", "/dev/zero", says="/dev/zero has more than 16 MiB")
+
+
+def test_names_of_other_programs(packed_cache: Path) -> None:
+    want = geminate("generate", "Hello", "-t", "0", "-n", "6", "-q").stdout
+    assert geminate("generate", "-p", "Hello", "--temp", "0", "--n-predict", "6", "-c", "512", "-q").stdout == want
+    assert geminate("generate", "embedded", "--prompt", "Hello", "-t", "0", "-n", "6", "-q").stdout == want
+    refused("generate", "a", "b", "-p", "Hello", says="the prompt is given twice")

@@ -21,8 +21,11 @@ from rich.console import Console
 
 import geminate
 from geminate import cli
+from geminate.cli import bars as bars_module
 from geminate.cli import console, terminal
 from geminate.cli.app import ELSEWHERE, app
+from geminate.cli.bars import Bars
+from geminate.cli.prompt_bar import PromptBar
 from geminate.cli.terminal import unechoed
 
 
@@ -62,21 +65,21 @@ def test_nothing_is_echoed_under_a_picture(at_terminal: int, ended: type[BaseExc
 
 def test_bars_echo_nothing(at_terminal: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(console, "err", Console(file=io.StringIO(), force_terminal=True))
-    with console.Bars() as bars:
+    with Bars() as bars:
         bars.part("counting", 3, None)
         assert not echoes(at_terminal)
         assert str(bars.columns[2](bars.tasks[0])) == "3"
         bars.part("counting", 3, 10)
         assert str(bars.columns[2](bars.tasks[0])).split("/") == [" 3", "10"]
     assert echoes(at_terminal)
-    with console.Bars(shown=False):
+    with Bars(shown=False):
         assert echoes(at_terminal)
 
 
 def test_the_prompts_bar_ends_with_the_first_part(monkeypatch: pytest.MonkeyPatch) -> None:
     said = io.StringIO()
     monkeypatch.setattr(console, "err", Console(file=said, force_terminal=True, width=100))
-    bar = console.PromptBar()
+    bar = PromptBar()
 
     def answer() -> Iterator[str]:
         bar(1200, 3000)
@@ -88,10 +91,26 @@ def test_the_prompts_bar_ends_with_the_first_part(monkeypatch: pytest.MonkeyPatc
     assert "read 1,200 of 3,000 tokens" in said.getvalue()
     assert list(parts) == ["b"]
     said.truncate(0)
-    hidden = console.PromptBar(shown=False)
+    hidden = PromptBar(shown=False)
     hidden(1, 2)
     hidden.end()
     assert not said.getvalue()
+
+
+def test_work_is_said_in_lines_where_there_is_no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(console, "err", Console(file=io.StringIO()))
+    for after, want in ((60.0, []), (-1.0, ["counting: 1,003", "counting: 30 of 100", "packing: 30 %"])):
+        said.clear()
+        monkeypatch.setattr(bars_module, "LINE_S", after)
+        with Bars(on_line=said.append) as bars:
+            bars.part("counting", 1003, None)
+            bars.part("counting", 30, 100)
+        with Bars(counted=False, on_line=said.append) as bars:
+            bars.part("weights", 30, 100, "packing")
+        with Bars(shown=False, on_line=said.append) as bars:
+            bars.part("weights", 30, 100)
+        assert said == want
 
 
 SLEEPER = """

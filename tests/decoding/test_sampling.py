@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from geminate.arrays import F32
 from geminate.decoding import sampling as module
+from geminate.decoding import truncation
 from geminate.decoding.sampling import (
     TokenCounts,
     distribution,
@@ -103,7 +104,7 @@ def test_largest_is_a_stable_sort(n: int, levels: int | None) -> None:
     order = np.lexsort((np.arange(n), -x))
     for k in (1, 2, 17, 64, 600, n - 1, n):
         if 0 < k <= n:
-            ids, values = module._largest(x, k)
+            ids, values = truncation.largest(x, k)
             assert ids.tolist() == sorted(order[:k].tolist())
             assert np.array_equal(values, x[ids].astype(np.float64))
 
@@ -117,11 +118,12 @@ def test_nucleus_of_a_large_vocabulary(spread: float, top_p: float, monkeypatch:
     made = distribution(x, s, counts(s))
     order = np.argsort(-x, kind="stable")
     p = np.exp(x[order].astype(np.float64) - x.max())
+    p = np.round(p * 2.0**44)  # masses are multiples of 2**-44
     before = np.concatenate([[0.0], np.cumsum(p)[:-1]])
     assert len(made.ids) == pytest.approx((before < top_p * p.sum()).sum(), abs=1)
     assert set(made.ids.tolist()) == set(order[: len(made.ids)].tolist())
     for block in (1, 7, 20_000):
-        monkeypatch.setattr(module, "_NUCLEUS_BLOCK", block)
+        monkeypatch.setattr(truncation, "_NUCLEUS_BLOCK", block)
         assert distribution(x, s, counts(s)).ids.tobytes() == made.ids.tobytes()
 
 
@@ -256,10 +258,10 @@ def test_logprobs_are_of_the_raw_logits() -> None:
     row = logits(3000, 3, levels=6)
     exact = row.astype(np.float64) - math.log(math.fsum(math.exp(v) for v in row.tolist()))
     made = token_logprobs(row, 17, 20)
-    assert made.token == 17 and made.logprob == pytest.approx(exact[17], abs=1e-12)
+    assert made.token == 17 and made.logprob == pytest.approx(exact[17], abs=1e-10)
     order = np.lexsort((np.arange(3000), -row))[:20]
     assert [t for t, _ in made.top] == order.tolist()
-    assert [p for _, p in made.top] == pytest.approx(exact[order].tolist(), abs=1e-12)
+    assert [p for _, p in made.top] == pytest.approx(exact[order].tolist(), abs=1e-10)
     assert token_logprobs(row, 17, 0).top == ()
     assert len(token_logprobs(row[:3], 1, 20).top) == 3
 

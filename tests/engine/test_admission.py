@@ -102,7 +102,7 @@ def test_places_are_kept_for_others(llm: LLM) -> None:
         service.submit(request(llm, "crowd"))
     service.submit(request(llm, "other"))
     service.submit(request(llm, "third"))
-    with pytest.raises(QueueFullError, match="8 requests are here"):
+    with pytest.raises(QueueFullError, match=r"8 requests are here, and 4 may run \(--max-running\) and 4 wait"):
         service.submit(request(llm, "fourth"))
     service.stop()
 

@@ -42,7 +42,7 @@ class Fake:
     length: int
     arrived: float
     scores_prompt: bool = False
-    mask_ready: bool = True
+    ready: bool = True
     policy: Any = field(default_factory=lambda: SimpleNamespace(averages=DraftAverages()))
 
     def __post_init__(self) -> None:

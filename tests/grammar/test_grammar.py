@@ -177,7 +177,7 @@ def test_forced_tokens_are_what_the_mask_leaves(compiler: GrammarCompiler) -> No
 
 def test_an_error_in_a_guess_is_rolled_back(monkeypatch: pytest.MonkeyPatch) -> None:
     """An ambiguous grammar outgrows the parser's limits."""
-    monkeypatch.setitem(geminate.grammar.compiler._LIMITS, "max_items_in_row", 40)
+    monkeypatch.setitem(geminate.grammar.compiler.LIMITS, "max_items_in_row", 40)
     small = GrammarCompiler(TOKENIZER, vocab_size=VOCAB, eos_ids=ENDS)
     grammar = small.compile(Lark('start: "b" | "x" s\ns: s s | "x"'))
     state = grammar.start()

@@ -289,7 +289,7 @@ def test_a_budget_ends_a_completion(compiler: GrammarCompiler, monkeypatch: pyte
 
 def test_what_fails_soon_is_remembered(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
     """A grammar that compiles and cannot be followed is refused the next time."""
-    monkeypatch.setitem(compiler_module._LIMITS, "max_items_in_row", 40)
+    monkeypatch.setitem(compiler_module.LIMITS, "max_items_in_row", 40)
     monkeypatch.setattr(state_module, "_SOON", 100)
     with LLM(threads=1) as other:
         other.grammars.isolate(64 * MB)

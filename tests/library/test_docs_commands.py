@@ -89,7 +89,8 @@ def parsed(words: tuple[str, ...]) -> tuple[str, dict[str, Any]]:
         if rest[0] not in command.commands:
             raise Unknown(f"geminate {' '.join(words)}: no such command {rest[0]}")
         names.append(rest[0])
-        command, rest = command.commands[rest[0]], rest[1:]
+        found, rest = command.commands[rest[0]], rest[1:]
+        command = getattr(found, "loaded", found)
     if rest:
         raise Unknown(f"geminate {' '.join(words)}: what is {rest}?")
     for parameter in command.params:

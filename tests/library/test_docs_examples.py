@@ -32,7 +32,7 @@ def run(page: Path, code: str, names: dict[str, Any]) -> str:
 
 @pytest.mark.parametrize(
     ("name", "examples", "downloads"),
-    [("docs/python.md", 22, 1), ("README.md", 1, 0), ("docs/structured-output.md", 2, 0)],
+    [("docs/python.md", 23, 1), ("README.md", 1, 0), ("docs/structured-output.md", 2, 0)],
 )
 def test_examples(name: str, examples: int, downloads: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = ROOT / name
@@ -66,7 +66,7 @@ def test_every_public_name_is_on_the_page() -> None:
     with LLM(threads=1) as llm:
         of_llm = public(LLM) | {n for n in vars(llm) if not n.startswith("_")}
     missing |= {f"LLM.{n}" for n in of_llm if f"LLM.{n}" not in page}
-    missing |= {f"ChatSession.{n}" for n in public(ChatSession) if f"session.{n}" not in page}
+    missing |= {f"ChatSession.{n}" for n in public(ChatSession) if f"ession.{n}" not in page}
     internal = {"resolved", "count_time", "count_round"}  # of the engine, not of users
     for kind in (Output, Delta, Stats, SamplingParams):
         missing |= {f"{kind.__name__}.{n}" for n in public(kind) - internal if f"`{n}`" not in page}

@@ -36,8 +36,8 @@ def test_types_are_declared() -> None:
     assert files("geminate").joinpath("py.typed").is_file()
 
 
-def test_the_native_module_is_imported_in_one_place() -> None:
+def test_the_native_module_is_imported_in_one_room() -> None:
     """Compiled modules are invisible to import-linter."""
     package = Path(geminate.__file__).parent
     importers = [p for p in package.rglob("*.py") if re.search(r"import.*\b_native\b", p.read_text(encoding="utf-8"))]
-    assert importers == [package / "backends" / "cpu" / "program.py"]
+    assert {path.parent for path in importers} == {package / "backends" / "cpu"}

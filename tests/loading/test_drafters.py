@@ -9,7 +9,7 @@ import pytest
 from gguf import GGMLQuantizationType as T
 
 from geminate import LLM
-from geminate.errors import DrafterMismatchError, GeminateError
+from geminate.errors import DrafterMismatchError, GeminateError, ModelNotFoundError, WeightsError
 from geminate.loading.drafters import find_drafter
 from geminate.loading.load import load_pair, locate
 from geminate.loading.options import LoadOptions
@@ -147,3 +147,41 @@ def test_damaged_files_beside_a_model_are_passed_over(files: dict[str, Path], tm
         find_drafter("m", target, tmp_path / "broken.gguf") and load_pair(
             LoadOptions(model=target, drafter=tmp_path / "broken.gguf")
         )
+
+
+def test_a_link_that_leads_nowhere_is_named(models: dict[str, Path], tmp_path: Path) -> None:
+    target = shutil.copytree(models["E2B"], tmp_path / "m")
+    link = tmp_path / "m-assistant"
+    link.symlink_to(tmp_path / "gone")
+    path, note = choice(target)
+    assert path is None and f"{link} (a link to {tmp_path / 'gone'}, which is not there)" in note
+    with pytest.raises(ModelNotFoundError, match=r"a link to .*gone, which is not there; .*--drafter none"):
+        find_drafter("m", target, link)
+
+
+def test_a_damaged_configuration_is_named_and_passed_over(models: dict[str, Path], tmp_path: Path) -> None:
+    target = shutil.copytree(models["E2B"], tmp_path / "m")
+    broken = shutil.copytree(models["E2B"].with_name("E2B-assistant"), tmp_path / "assistant")
+    (broken / "config.json").write_text("{")
+    path, note = choice(target)
+    assert path is None and f"passed over: {broken} (cannot read" in note and "name a drafter with --drafter" in note
+
+
+def test_a_damaged_file_that_is_named_like_a_drafter(files: dict[str, Path], tmp_path: Path) -> None:
+    target = put(files["E2B"], tmp_path / "m.gguf")
+    broken = tmp_path / "mtp-m.gguf"
+    broken.write_bytes(b"GGUF")
+    path, note = choice(target)
+    assert path is None and f"passed over: {broken} (" in note
+
+
+@pytest.mark.parametrize("drafter", ["auto", "named"])
+def test_damaged_weights_of_a_drafter_say_what_to_do(models: dict[str, Path], tmp_path: Path, drafter: str) -> None:
+    target = shutil.copytree(models["E2B"], tmp_path / "m")
+    own = shutil.copytree(models["E2B"].with_name("E2B-assistant"), tmp_path / "m-assistant")
+    weights = own / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    chosen = own if drafter == "named" else drafter
+    with pytest.raises(WeightsError, match=r"m-assistant.*truncated.*; name another drafter .*--drafter none"):
+        load_pair(LoadOptions(model=target, drafter=chosen, cache_dir=tmp_path / "cache"))
+    load_pair(LoadOptions(model=target, drafter=None, cache_dir=tmp_path / "cache"))

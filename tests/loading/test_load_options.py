@@ -24,6 +24,7 @@ def test_the_server_settings_become_load_options() -> None:
         model="m",
         drafter="none",
         weights="int4",
+        kv="int8",
         threads=3,
         rope_position="P-1",
         cache=False,
@@ -34,6 +35,7 @@ def test_the_server_settings_become_load_options() -> None:
         model="m",
         drafter=None,
         weights="int4",
+        kv="int8",
         threads=3,
         rope_position="P-1",
         use_cache=False,
@@ -48,6 +50,7 @@ def test_the_server_settings_become_load_options() -> None:
     ("field", "value", "message"),
     [
         ("weights", "int5", "weights must be one of"),
+        ("kv", "float16", "kv must be one of f16, int8, not 'float16'"),
         ("rope_position", "Q", "rope_position must be"),
         ("prefill_chunk", 0, "prefill_chunk must be 1 to 4096"),
     ],

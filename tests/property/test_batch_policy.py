@@ -61,15 +61,15 @@ def serve(
             spent += decisions[-1].draft.steps * step
         rows = sum(1 + len(decision.draft.token_ids) for decision in decisions)
         taken = float(passes[rows + prompt_rows - 1])
-        if not prompt_rows:
-            costs.observe_pass(rows, taken)
         clock += spent + taken
+        if sequences == 1 and not prompt_rows:
+            costs.observe_round(rows - 1, decisions[0].draft.steps, 2, spent + taken)
         for policy, decision in zip(policies, decisions, strict=True):
             draft = decision.draft
             accepted = 0
             while accepted < len(draft.token_ids) and rng.random() < draft.confidence[accepted]:
                 accepted += 1
-            policy.observe(decision, accepted, None)
+            policy.observe(decision, accepted)
             tokens += 1 + accepted
             guesses += len(draft.token_ids)
     plain = sequences * rounds / (rounds * float(passes[sequences + prompt_rows - 1]))

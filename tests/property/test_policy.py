@@ -65,10 +65,8 @@ def simulate(
             accepted += 1
         spent, drafting = passes[k] * noise(), draft.steps * step
         clock += spent + drafting
-        costs.observe_pass(k + 1, spent)
-        if draft.steps:
-            costs.observe_draft(draft.steps, drafting)
-        policy.observe(decision, accepted, spent + drafting)
+        costs.observe_round(k, draft.steps, len(text), spent + drafting)
+        policy.observe(decision, accepted)
         text += [tokens(len(text) + i) for i in range(accepted + 1)]
         chosen.append(k)
     return clock, len(text) - 8.0, chosen
@@ -112,9 +110,10 @@ def test_regret_against_plain_is_bounded(
         tokens=(lambda i: i % 5) if loops else (lambda i: i),
         profile=profile,
     )
-    # The debt account: 8 plain rounds, a debt of one round more, 2 % for repaying; the rest is noise of the clock.
+    # The account: 8 plain rounds, the round that passes them, 1 % for trials; the rest is noise of the clock, and what
+    # a profile that is far off costs until rounds of both kinds were compared.
     most = 8.0 + passes[16] + 16 * step
-    assert clock <= emitted * (1.06 + 0.15 * jitter) + 3 * most
+    assert clock <= emitted * (1.08 + 0.2 * jitter) + 3 * most
 
 
 def test_free_rows_are_used() -> None:

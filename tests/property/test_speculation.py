@@ -164,8 +164,8 @@ def test_a_broken_cache_is_caught(models: dict[str, Path]) -> None:
     plain = watched(llm, prompt, params, 0)
     real = Engine._commit
 
-    def shifted(self: Engine, rows: object, hidden: np.ndarray, logits: np.ndarray) -> list[int]:
-        return real(self, rows, hidden, np.roll(logits, 1, axis=0))  # type: ignore[arg-type]
+    def shifted(self: Engine, rows: object, hidden: np.ndarray, logits: np.ndarray, ahead: list[int]) -> object:
+        return real(self, rows, hidden, np.roll(logits, 1, axis=0), [])  # type: ignore[arg-type]
 
     try:
         Engine._commit = shifted  # type: ignore[method-assign, assignment]

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from geminate import LLM, SamplingParams
-from geminate.engine import commit
+from geminate.backends.cpu.sampler import NativeSequenceSampler
 from geminate.engine.engine import Engine
 from geminate.engine.messages import EngineEvent
 from geminate.errors import GeminateError
@@ -184,24 +184,15 @@ def test_without_rollback_it_is_caught(broken: Callable[[], bool]) -> None:
 
 def test_a_mask_at_the_first_row_only_is_caught(broken: Callable[[], bool]) -> None:
     """Mutation control."""
-    at = [0]
-    real_draws, real_law = commit._draws, commit.distribution
+    real = NativeSequenceSampler.draw
 
-    def draws(*args: Any) -> Callable[[int], int]:
-        draw_row = real_draws(*args)
-
-        def drawn(row: int) -> int:
-            at[0] = row
-            return draw_row(row)
-
-        return drawn
-
-    def law(logits: Any, sampling: Any, counts: Any, allowed: Any = None) -> Any:
-        return real_law(logits, sampling, counts, allowed if at[0] == 0 else None)
+    def draw(
+        self: NativeSequenceSampler, logits: Any, position: int, drafts: tuple[int, ...] = (), allowed: Any = None
+    ) -> int:
+        return real(self, logits, position, drafts, None if drafts else allowed)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(commit, "_draws", draws)
-        patch.setattr(commit, "distribution", law)
+        patch.setattr(NativeSequenceSampler, "draw", draw)
         assert broken()
 
 

@@ -114,6 +114,7 @@ def test_timings_add_up(client: httpx.Client) -> None:
     assert sum(timings["drafted_per_position"]) == timings["draft_n"]
     assert sum(int(k) * n for k, n in timings["draft_lengths"].items()) == timings["draft_n"]
     rounds = sum(timings["draft_lengths"].values())
+    assert sum(timings["undrafted"].values()) == timings["draft_lengths"]["0"] and timings["undrafted"]["prompt"] == 1
     assert timings["acceptance_length"] == pytest.approx(1 + timings["draft_n_accepted"] / rounds, abs=1e-3)
     assert timings["prompt_ms"] > 0 and timings["predicted_ms"] > 0
 

@@ -27,7 +27,7 @@ def exported() -> dict[str, set[str]]:
     """Sample name -> label names, of a server whose model is loaded."""
     metrics = Metrics()
     fields = dict.fromkeys(ServiceSnapshot.__dataclass_fields__, 0)
-    metrics.attach("m", lambda: ServiceSnapshot(**fields), lambda: 0)  # type: ignore[arg-type]
+    metrics.attach("m", "f16", lambda: ServiceSnapshot(**fields), lambda: 0)  # type: ignore[arg-type]
     metrics.http("/v1/models", 200, 0.1)
     found: dict[str, set[str]] = {}
     for line in metrics.text().decode().splitlines():

@@ -38,6 +38,7 @@ def test_names_and_types(served: Served) -> None:
         "spec_decode_num_accepted_tokens_total": "counter",
         "spec_decode_num_accepted_tokens_per_pos_total": "counter",
         "spec_decode_rounds_total": "counter",
+        "spec_decode_undrafted_rounds_total": "counter",
         "request_success_total": "counter",
     }.items():
         assert types.get("geminate:" + name) == kind, name
@@ -60,6 +61,7 @@ def test_counts_are_the_answers(served: Served) -> None:
         "spec_decode_num_accepted_tokens_per_pos_total": sum(t["draft_n_accepted"] for t in both),
         "spec_decode_rounds_total": sum(n for t in both for n in t["draft_lengths"].values()),
         "spec_decode_num_drafts_total": sum(n for t in both for k, n in t["draft_lengths"].items() if k != "0"),
+        "spec_decode_undrafted_rounds_total": sum(n for t in both for n in t["undrafted"].values()),
         "time_to_first_token_seconds_count": 4,
         "inter_token_latency_seconds_count": 2 * usage["completion_tokens"] - 4,
         "e2e_request_latency_seconds_count": 2,

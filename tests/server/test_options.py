@@ -59,8 +59,9 @@ def test_speculation_is_off_unless_asked_for(client: httpx.Client) -> None:
 
 def test_lengths(client: httpx.Client) -> None:
     assert ask(client, ignore_eos=True)["usage"]["completion_tokens"] == 9
-    assert ask(client, ignore_eos=True, max_tokens=5000)["usage"]["total_tokens"] == 400
-    prompt = {"model": "my/model", "max_tokens": 5}
+    taken = ask(client, max_tokens=1)["usage"]["prompt_tokens"]
+    assert ask(client, ignore_eos=True, max_tokens=400 - taken)["usage"]["total_tokens"] == 400
+    prompt = {"model": "my/model"}
     assert client.post("/v1/completions", json={**prompt, "prompt": [5] * 400}).status_code == 400
     last = client.post("/v1/completions", json={**prompt, "prompt": [5] * 399})
     assert last.status_code == 200 and last.json()["usage"]["completion_tokens"] == 1

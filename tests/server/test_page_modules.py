@@ -132,6 +132,19 @@ def test_counts_of_a_trace(page: Browser) -> None:
     }
 
 
+def test_the_page_says_why_rounds_had_no_draft(page: Browser) -> None:
+    script = """
+    const { Tally } = await load('tally.js');
+    const { undraftedSentence } = await load('figures.js');
+    const tally = new Tally();
+    const before = undraftedSentence(tally);
+    tally.timings = { undrafted: { prompt: 1, last_token: 1, does_not_pay: 1200 } };
+    return [before, undraftedSentence(tally)];
+    """
+    says = "1,201 rounds had no draft: 1,200 because drafting did not pay, 1 because one token was left."
+    assert page.module(script) == ["", says]
+
+
 @pytest.mark.parametrize(
     ("a", "b", "says"),
     [

@@ -46,7 +46,7 @@ def test_sentences(llm: LLM) -> None:
     said = start.sentences(known, llm, page=True)
     assert said[0].startswith("http://127.0.0.1:8000/ is the page, http://127.0.0.1:8000/v1 the base URL")
     assert said[1] == "drafter: the embedded pair's own" and "1 threads" in said[2]
-    assert said[3].startswith("KV cache 67 MB: up to 16 requests at once") and "off" in said[4]
+    assert said[3].startswith("KV cache f16, 67 MB: up to 16 requests at once") and "off" in said[4]
     assert start.sentences(known | {"api_keys": 2}, llm, page=False)[4] == "API keys: 2"
 
 

@@ -12,13 +12,13 @@ from geminate.decoding.draft_rule import STOP_BINS, DraftRule, DraftStop
 from geminate.errors import GrammarError
 from geminate.plan.batch import Rows
 from geminate.speculation.acceptance import AcceptanceStats
-from geminate.speculation.batch_load import NO_LOAD
-from geminate.speculation.costs import CostModel
+from geminate.speculation.batch_load import NO_LOAD, BatchLoad
+from geminate.speculation.costs import CostModel, RoundCosts
 from geminate.speculation.draft import Draft, DraftContext
 from geminate.speculation.policy import AutoPolicy, NgramPolicy
 from geminate.speculation.sources.constrained import allowed_prefix, constrained_draft
 from geminate.speculation.sources.grammar import GrammarSource
-from geminate.speculation.sources.mtp import MtpDrafter
+from geminate.speculation.sources.mtp import FIRST, MtpDrafter
 
 
 class Rails:
@@ -139,10 +139,8 @@ def test_copies_are_cut(context: DraftContext) -> None:
 class Steady(CostModel):
     """A pass costs the same for any number of rows."""
 
-    knows_plain = True  # type: ignore[assignment]
-
-    def round_times(self, rows: int = 0, **load: int) -> list[float]:
-        return [1.0] * 17
+    def round_costs(self, position: int, load: BatchLoad = NO_LOAD) -> RoundCosts:
+        return RoundCosts(rounds=[1.0] * 17, call=0.0, step=0.0)
 
 
 def test_auto_takes_forced_tokens_and_learns_nothing_from_them(llm: LLM, context: DraftContext) -> None:
@@ -157,9 +155,9 @@ def test_auto_takes_forced_tokens_and_learns_nothing_from_them(llm: LLM, context
     for _ in range(5):
         decision = policy.decide(forced, 8, NO_LOAD)
         assert decision.draft == Draft(token_ids=(9, 8, 7), source="forced")
-        policy.observe(decision, 1, None)
+        policy.observe(decision, 1)
     assert (mtp._own.values(), stats.positions.values(), stats.calibration.values()) == before
-    assert mtp._reach == 1
-    policy = AutoPolicy(MtpDrafter(model), Steady(), AcceptanceStats())
+    assert mtp._reach == FIRST
+    policy = AutoPolicy(None, Steady(), AcceptanceStats())
     longer = replace(forced, token_ids=[*range(10, 20), 10, 11, 12], constraint=Rails(forced=(13,)))
     assert policy.decide(longer, 8, NO_LOAD).draft.source == "ngram"

@@ -36,7 +36,7 @@ def test_draw_has_the_law_exactly(logp: list[float], monkeypatch: pytest.MonkeyP
     """
     n = len(logp)
     m = 200 if n == 2 else 36
-    law = Distribution(ids=np.arange(n, dtype=np.int64), logp=np.log(np.array(logp)))
+    law = Distribution(ids=np.arange(n, dtype=np.int64), scaled=np.log(np.array(logp)))
     cells = (np.arange(m) + 0.5) / m
     noise = -np.log(-np.log(cells))
     shares = np.zeros(n)

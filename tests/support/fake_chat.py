@@ -29,6 +29,7 @@ TIMINGS = {
     "prompt_n": 9, "cached_n": 0, "prompt_ms": 3.5, "predicted_n": 8, "predicted_ms": 40.0,
     "predicted_per_second": 175.0, "draft_n": 5, "draft_n_accepted": 4, "acceptance_length": 2.0,
     "accepted_per_position": [2, 2], "drafted_per_position": [3, 2], "draft_lengths": {"0": 1, "2": 2},
+    "undrafted": {"prompt": 1},
 }  # fmt: skip
 
 

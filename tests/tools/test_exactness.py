@@ -11,6 +11,7 @@ import pytest
 from geminate import LLM, SamplingParams
 from geminate.backends.kv_rings import KVRings
 from geminate.engine.engine import Engine
+from geminate.kv.store import KVFormat
 from geminate.tools.exactness import BATCHES, CHUNKS, SPECULATION, TEMPERATURES, settings, verify
 
 
@@ -27,19 +28,33 @@ def test_default_runs_cover_all_pairs_in_at_most_24() -> None:
     assert {r.speculation for r in settings((1, 2), drafter=False, full=False)} == {0, "ngram"}
 
 
+def test_kv_formats_are_an_axis() -> None:
+    runs = settings((1, 2), drafter=True, full=False, kvs=("f16", "int8"))
+    assert len(runs) <= 28 and len(set(runs)) == len(runs)
+    for kv in ("f16", "int8"):
+        own = [r for r in runs if r.kv == kv]
+        assert own[0].speculation == 0 and {r.temperature for r in own} == set(TEMPERATURES)
+        assert {r.speculation for r in own} == set(SPECULATION) and {r.threads for r in own} == {1, 2}
+        assert {r.prefill_chunk for r in own} == set(CHUNKS) and {r.batch for r in own} == set(BATCHES)
+    assert len(settings((1, 2), drafter=True, full=True, kvs=("f16", "int8"))) == 2 * 11 * 2 * 2 * 2 * 3
+
+
 def test_a_difference_is_found_and_named(models: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """Mutation control: drafts verified against each other's rows."""
     prompt = [list(range(3, 40))]
     params = SamplingParams(max_tokens=24, seed=1, ignore_eos=True)
 
-    def make(threads: int) -> LLM:
-        return LLM(models["E4B"], threads=threads)
+    def make(threads: int, kv: KVFormat) -> LLM:
+        return LLM(models["E4B"], threads=threads, kv=kv)
 
-    assert verify(make, (1, 2), prompt, params).identical
+    same = verify(make, (1, 2), prompt, params, kvs=("f16", "int8"))
+    assert same.identical and same.logits_hash == same.kv_hashes["f16"] != same.kv_hashes["int8"]
     real = Engine._commit
 
-    def wrong(self, turn, hidden, logits):  # type: ignore[no-untyped-def]
-        return real(self, turn, hidden, logits if len(logits) < 3 else np.roll(logits, 1, axis=0))
+    def wrong(self, turn, hidden, logits, ahead):  # type: ignore[no-untyped-def]
+        if len(logits) >= 3:
+            logits, ahead = np.roll(logits, 1, axis=0), []  # nothing is drawn yet
+        return real(self, turn, hidden, logits, ahead)
 
     monkeypatch.setattr(Engine, "_commit", wrong)
     report = verify(make, (1, 2), prompt, params)
@@ -53,8 +68,8 @@ def test_a_wrong_kept_prefix_is_found(models: dict[str, Path], monkeypatch: pyte
     prompt = [np.random.default_rng(0).integers(3, 200, 150).tolist()]
     params = SamplingParams(max_tokens=24, seed=1, ignore_eos=True)
 
-    def make(threads: int) -> LLM:
-        return LLM(models["E4B"], threads=threads)
+    def make(threads: int, kv: KVFormat) -> LLM:
+        return LLM(models["E4B"], threads=threads, kv=kv)
 
     report = verify(make, (1, 2), prompt, params)
     assert report.identical and report.reused >= 128

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,9 @@ import pytest
 import torch
 
 from geminate.checkpoint.safetensors_reader import checkpoint_files, read_files
+from geminate.errors import StorageError
 from geminate.families.registry import load_target_config, open_model
+from geminate.weights import store as store_module
 from geminate.weights.packed_cache import ABANDONED, cache_directory, new_file
 from geminate.weights.store import open_weights
 from support.fabricate import make_target
@@ -43,6 +47,27 @@ def test_failure_after_the_last_byte(
     assert store.path is None and not list(tmp_path.iterdir())
     assert store.embedding().n == config.vocab_size
     assert sum("running without the cache" in line for line in said) == 1
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_full_disk_names_what_has_to_be_changed(
+    kept: bool, models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache, temporary = tmp_path / "cache", tmp_path / "tmp"
+    temporary.mkdir()
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    monkeypatch.setattr(store_module, "pack_all", full)
+    config = load_target_config(models["31B"])
+    with pytest.raises(StorageError) as failed:
+        open_weights(open_model(models["31B"]), config, "int8", cache_dir=cache, use_cache=kept)
+    said = str(failed.value)
+    assert f"a temporary file in {temporary}: No space left" in said
+    assert ("GEMINATE_CACHE" in said, "TMPDIR" in said) == (kept, not kept)
+    assert (f"free some space in {cache if kept else temporary}," in said) and not list(temporary.iterdir())
 
 
 def test_files_of_killed_runs_are_removed(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 
 from geminate.arrays import F32, I32
 from geminate.decoding.draft_rule import DraftRule, DraftStop
+from geminate.decoding.sampler import Sampler
 from geminate.formats.matrix import Layout
 from geminate.formats.table import WeightFormat
 from geminate.kv.store import KVDtype, KVFactory, KVStore, SlotSpec
@@ -73,6 +74,11 @@ class Backend(Protocol):
     name: str
     isa: str
     threads: int
+
+    @property
+    def sampler(self) -> Sampler:
+        """What draws tokens from logits, with this backend's threads."""
+        ...
 
     def new_kv(self, slots: tuple[SlotSpec, ...], *, max_rows: int, dtype: KVDtype = "float16") -> KVFactory:
         """What makes the KV stores of a model whose passes write up to ``max_rows`` rows.

@@ -14,7 +14,7 @@ import numpy as np
 from geminate.arrays import F32, I64, U64
 from geminate.backends.kv_planes import KVPlanes, planes, position_bytes
 from geminate.errors import BackendError, ContextLengthError
-from geminate.kv.store import BLOCK, KVDtype, KVStore, SlotSpec
+from geminate.kv.store import BLOCK, BlockData, KVDtype, KVStore, Section, SlotSpec, first_needed
 
 # Rows pad to BLOCK, the kernels' tile of keys, so a tile of absolute positions is contiguous in a ring too.
 
@@ -133,7 +133,7 @@ class KVRings:
             parts += (array[:, block % array.shape[1]].tobytes() for array in held.arrays)
         return b"".join(parts)
 
-    def restore(self, blocks: Sequence[bytes]) -> None:
+    def restore(self, blocks: Sequence[BlockData]) -> None:
         """See `KVStore`."""
         if self.length:
             raise ValueError(f"only an empty cache can be filled, this one holds {self.length} positions")
@@ -146,7 +146,7 @@ class KVRings:
         self._low = max((max(0, length - window + 1) for window in windows), default=0)
         offset = 0
         for spec, held in zip(self.slots, self.planes, strict=True):
-            first = max(0, length - spec.window + 1) // BLOCK if spec.window else 0
+            first = first_needed(spec.window, len(blocks))
             for array in held.arrays:
                 place = array[:, 0]
                 for at in range(first, len(blocks)):
@@ -190,6 +190,8 @@ class RingFactory:
             raise BackendError(f"a KV cache in {dtype} is not supported; {' and '.join(get_args(KVDtype))} are")
         self.slots, self.max_rows, self.dtype = slots, max_rows, dtype
         self.block_bytes = block_bytes(slots, dtype)
+        self.sections = tuple(Section(nbytes=block_bytes((spec,), dtype), window=spec.window) for spec in slots)
+        self.layout = f"{dtype} planes of {BLOCK} positions, {slots}"
 
     def new(self, max_context: int, *, whole: bool = False) -> KVRings:
         """See `KVFactory`."""

@@ -7,7 +7,7 @@ import stat
 from pathlib import Path
 from typing import Any
 
-from geminate.errors import ConfigError, GeminateError
+from geminate.errors import ConfigError, GeminateError, kind_of
 
 MAX_JSON = 64 << 20
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
@@ -54,5 +54,5 @@ def read_object(path: Path, error: type[GeminateError] = ConfigError) -> dict[st
     except (ValueError, OSError, RecursionError) as cause:
         raise error(f"cannot read {path}: {str(cause)[:300]}") from None
     if not isinstance(value, dict):
-        raise error(f"{path} must hold a JSON object, not a {type(value).__name__}")
+        raise error(f"{path} must hold a JSON object, not {kind_of(value)}")
     return value

@@ -7,21 +7,9 @@ import sys
 from typing import Annotated, Any
 
 import typer
-import typer.core
 
-from geminate.backends.select import report_bus_errors
-from geminate.cli import serve, train_drafter
-from geminate.cli.bench_decode import decode
-from geminate.cli.bench_step import step
-from geminate.cli.chat import chat
-from geminate.cli.console import last_errors
-from geminate.cli.demo import demo
-from geminate.cli.evaluate import evaluate_command
-from geminate.cli.flags import HELP
-from geminate.cli.generate import generate
-from geminate.cli.info import info
-from geminate.cli.quantize import quantize_command
-from geminate.cli.verify import verify_command
+from geminate.cli.commands import HELP, Commands
+from geminate.cli.console import last_errors, user_errors
 from geminate.errors import SHORTENED
 
 
@@ -45,8 +33,45 @@ ELSEWHERE = {  # commands of other programs
 }
 
 
-class Commands(typer.core.TyperGroup):
-    """The commands, and a hint for those of other programs."""
+class Root(Commands):
+    """All commands, and a hint for those of other programs."""
+
+    table = (
+        (
+            "generate",
+            "geminate.cli.generate:generate",
+            "Answer a prompt, streamed to stdout; figures go to stderr.",
+        ),
+        ("chat", "geminate.cli.chat:chat", "Talk to a model; /help lists the commands."),
+        (
+            "demo",
+            "geminate.cli.demo:demo",
+            "Plain and speculative decoding side by side at a real model's size, with random weights: nothing to "
+            "download.",
+        ),
+        ("info", "geminate.cli.info:info", "Shape, parameters and bytes of a model, and the drafter found for it."),
+        (
+            "verify",
+            "geminate.cli.verify:verify_command",
+            "Prove on this machine that tokens and logits do not depend on speculation, threads, chunking or batch.",
+        ),
+        (
+            "eval",
+            "geminate.cli.evaluate:evaluate_command",
+            "Perplexity, KL divergence and top-1 agreement of weight formats against bf16, teacher-forced on a text.",
+        ),
+        (
+            "quantize",
+            "geminate.cli.quantize:quantize_command",
+            "Write a quantized copy with less error than plain rounding, which is served as it is.",
+        ),
+        ("serve", "geminate.cli.serve:serve", "Serve a model over OpenAI's API, with a page at /."),
+    )
+
+    def make_context(self, *args: Any, **more: Any) -> Any:
+        """See click; a closed pipe ends help texts as it ends commands."""
+        with user_errors():
+            return super().make_context(*args, **more)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """See click."""
@@ -54,34 +79,57 @@ class Commands(typer.core.TyperGroup):
             ctx.fail(f"there is no command {args[0]}: {ELSEWHERE[args[0]]}")
         return super().resolve_command(ctx, args)
 
+    def invoke(self, ctx: Any) -> Any:
+        """See click."""
+        with user_errors():
+            return super().invoke(ctx)
+
+
+class Bench(Commands):
+    """What measures this machine."""
+
+    table = (
+        (
+            "step",
+            "geminate.cli.bench_step:step",
+            "Time passes over M rows of a real shape with random weights, beside the machine's ceilings.",
+        ),
+        (
+            "decode",
+            "geminate.cli.bench_decode:decode",
+            "Tokens per second plain, with fixed draft lengths and with auto, alternating on the same prompts.",
+        ),
+    )
+
+
+class Train(Commands):
+    """What trains."""
+
+    table = (
+        (
+            "drafter",
+            "geminate.cli.train_drafter:drafter",
+            "Train a drafter for the weights that are served; written only if it beats the old one (else exit code 3).",
+        ),
+    )
+
 
 app = App(
-    cls=Commands,
+    cls=Root,
     help="Gemma 4 with its MTP drafter on the CPU: the same output with speculation on or off, only faster.",
     no_args_is_help=True,
     context_settings=HELP,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-app.command("generate")(generate)
-app.command("chat")(chat)
-app.command("demo")(demo)
-app.command("info")(info)
-app.command("verify")(verify_command)
-app.command("eval")(evaluate_command)
-app.command("quantize")(quantize_command)
-app.command("serve")(serve.command())
-
-bench = typer.Typer(
-    help="Measure this machine: pass times of real shapes, decoding speed of a pair.",
-    no_args_is_help=True,
-    context_settings=HELP,
-    rich_markup_mode=None,
-)
-bench.command("step")(step)
-bench.command("decode")(decode)
-app.add_typer(bench, name="bench")
-app.add_typer(train_drafter.app, name="train")
+for name, group, summary in (
+    ("bench", Bench, "Measure this machine: pass times of real shapes, decoding speed of a pair."),
+    ("train", Train, "Train the drafter of a target."),
+):
+    app.add_typer(
+        typer.Typer(help=summary, cls=group, no_args_is_help=True, context_settings=HELP, rich_markup_mode=None),
+        name=name,
+    )
 
 
 def _version(wanted: bool) -> None:
@@ -99,4 +147,6 @@ def root(
     ] = False,
 ) -> None:
     """Gemma 4 with its MTP drafter on the CPU: the same output with speculation on or off, only faster."""
+    from geminate.backends.select import report_bus_errors
+
     report_bus_errors(f"error: {SHORTENED}\n")

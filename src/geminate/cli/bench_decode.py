@@ -8,7 +8,8 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from geminate.cli.console import Bars, fail, out, say, user_errors, write_json
+from geminate.cli.bars import Bars
+from geminate.cli.console import fail, out, say, user_errors, write_json
 from geminate.cli.flags import JsonOpt, ModelArg, loading, options, sampling
 from geminate.cli.model import load
 from geminate.engine.engine import Engine
@@ -18,7 +19,7 @@ from geminate.tools.bench.decode import BENCH80, BenchPrompt, Mode, engine_of_sh
 from geminate.tools.bench.step import StepBench
 from geminate.tools.bench.synthetic import Coin
 
-LOADING = loading("drafter", "weights", "threads")
+LOADING = loading("drafter", "weights", "kv", "threads")
 PARAMS = sampling("max_tokens", "temperature", max_tokens=128, temperature=0.0)
 ContextOpt = Annotated[
     int,
@@ -68,7 +69,13 @@ def decode(
         if model is not None or prompts is not None or rates is None:
             fail("--shape has random weights: it goes with --synthetic-acceptance, not with MODEL or --prompts")
         bench = StepBench(
-            shape, loaded.weights, threads=loaded.threads, context=max(context, 128), layers=layers, on_message=say
+            shape,
+            loaded.weights,
+            kv=loaded.kv,
+            threads=loaded.threads,
+            context=max(context, 128),
+            layers=layers,
+            on_message=say,
         )
         engine, chosen = engine_of_shape(bench), random_prompts(bench.config.vocab_size, limit or 4)
     with Bars() as bars:
@@ -121,7 +128,10 @@ def print_decode(r: dict[str, Any]) -> None:
     """The table, ceiling first."""
     kind = "" if r["synthetic_acceptance"] is None else f", synthetic acceptance {r['synthetic_acceptance']}"
     context = f", context {r['context']}" if r["context"] else ""
-    out.print(f"{r['model']}, {r['weights']}{context}{kind}; {r['isa']}, {r['threads']} threads", markup=False)
+    out.print(
+        f"{r['model']}, {r['weights']}, KV cache {r['kv']}{context}{kind}; {r['isa']}, {r['threads']} threads",
+        markup=False,
+    )
     out.print(f"machine: {r['machine']}", markup=False)
     out.print(f"ceiling: {r['ceiling']}x plain, the longest acceptance length, if drafts and rows cost nothing")
     table = Table(box=None)

@@ -7,12 +7,13 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from geminate.cli.console import Bars, fail, out, say, user_errors, write_json
+from geminate.cli.bars import Bars
+from geminate.cli.console import fail, out, say, user_errors, write_json
 from geminate.cli.flags import JsonOpt, loading, options
 from geminate.tools.bench.shapes import SHAPES
 from geminate.tools.bench.step import StepBench, run
 
-LOADING = loading("weights", "threads", weights="int4")
+LOADING = loading("weights", "kv", "threads", weights="int4")
 
 
 @options(LOADING)
@@ -47,6 +48,7 @@ def step(
     bench = StepBench(
         shape,
         loaded.weights,
+        kv=loaded.kv,
         threads=loaded.threads,
         context=context,
         prefill=prefill,
@@ -74,7 +76,9 @@ def parse_rows(text: str) -> list[int]:
 def print_step(r: dict[str, Any]) -> None:
     """The table, ceiling first."""
     of = "" if r["layers"] == r["of_layers"] else f" ({r['layers']} of {r['of_layers']} layers)"
-    out.print(f"{r['shape']}{of}, {r['weights']}, context {r['context']}; {r['isa']}, {r['threads']} threads")
+    out.print(
+        f"{r['shape']}{of}, {r['weights']}, context {r['context']} in {r['kv']}; {r['isa']}, {r['threads']} threads"
+    )
     out.print(f"machine: {r['machine']}", markup=False)
     by_bytes = r["weight_bytes"] / r["bandwidth_gbps"] / 1e6
     by_macs = r["macs_per_row"] / r["int8_gmacs"] / 1e6

@@ -7,14 +7,13 @@ from typing import Annotated, Any
 
 import typer
 
-from geminate.cli.console import out, say, user_errors
-from geminate.cli.flags import SAMPLING, ModelArg, SpeculationOpt, loading, options, sampling
+from geminate.cli.console import fail, out, say, user_errors
+from geminate.cli.flags import SAMPLING, ModelArg, SpeculationOpt, loading, options, remark_on, sampling, speculation_of
 from geminate.cli.model import load
 from geminate.cli.prompt import LEAVE, Reader, make_reader
 from geminate.cli.render import Plain, Rendered
 from geminate.cli.talk import Talk
 from geminate.loading.options import LoadOptions
-from geminate.params import parse_speculation
 
 LOADING = loading()
 LOADING.fields = [item for item in LOADING.fields if item.name != "model"]
@@ -38,8 +37,12 @@ def chat(
 ) -> None:
     """Talk to a model; /help lists the commands."""
     loaded, params = LOADING.take(given), PARAMS.take(given)
-    parse_speculation(speculation)
+    speculation_of(speculation)
+    if remark := remark_on(params):
+        say(remark)
     llm = load(LoadOptions(**vars(loaded) | {"model": model}))
+    if llm.template is None:
+        fail("this model has no chat template: geminate generate continues a text without one")
     reader = make_reader(history=not no_history)
     shown = sys.stdout.isatty() and not plain
     talk = Talk(

@@ -1,4 +1,4 @@
-"""What every command prints with: errors without traceback, remarks and progress on stderr, JSON on stdout."""
+"""What every command prints and reads with: errors without traceback, remarks on stderr, JSON on stdout."""
 
 from __future__ import annotations
 
@@ -7,25 +7,33 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TextColumn, TimeRemainingColumn
-from rich.text import Text
 
-from geminate.cli.terminal import unechoed
 from geminate.errors import GeminateError
 
-_T = TypeVar("_T")
 MAX_MESSAGE = 1000  # characters of a message: names in files can be megabytes
+MAX_PROMPT = 16 << 20  # bytes of standard input; no context holds more
+MAX_TEXT = 256 << 20  # bytes of a file
 # Control characters but tabs and line ends, what turns the direction of text, and halves of characters.
 _HARMFUL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-out = Console(highlight=False, emoji=False)
-err = Console(stderr=True, highlight=False, emoji=False)
+
+
+class _Console(Console):
+    """rich's, which ends the process itself where a pipe is closed: `user_errors` does so for all commands alike."""
+
+    def on_broken_pipe(self) -> None:
+        """See rich."""
+        raise BrokenPipeError
+
+
+out = _Console(highlight=False, emoji=False)
+err = _Console(stderr=True, highlight=False, emoji=False)
 _UNWRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 _line = ""  # what was last written to stdout
 
@@ -116,9 +124,14 @@ def printable(text: str) -> str:
 
 def write(text: str) -> None:
     """Text on stdout, at once; on a terminal without control characters, which a model may be led to write."""
+    put(harmless(text) if sys.stdout.isatty() else text)
+
+
+def put(text: str) -> None:
+    """Text on stdout, at once and as it is."""
     global _line
     _line = text or _line
-    sys.stdout.write(harmless(text) if sys.stdout.isatty() else text)
+    sys.stdout.write(text)
     sys.stdout.flush()
 
 
@@ -132,102 +145,26 @@ def write_json(body: Mapping[str, Any]) -> None:
     write(json.dumps(body) + "\n")
 
 
-class _Count(MofNCompleteColumn):
-    """ "3/10", or "3" where nobody knows how many there will be."""
-
-    def render(self, task: Task) -> Text:
-        """See `ProgressColumn`."""
-        return super().render(task) if task.total is not None else Text(f"{int(task.completed)}")
-
-
-class Bars(Progress):
-    """Progress on stderr, gone afterwards: one bar for each part of the work, made when it is first reported.
-
-    Args:
-        counted: show "3/10" instead of a percentage. shown: False draws nothing.
-    """
-
-    def __init__(self, *, counted: bool = True, shown: bool = True) -> None:
-        count = _Count() if counted else TextColumn("{task.percentage:>3.0f} %")
-        super().__init__(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            count,
-            TimeRemainingColumn(),
-            console=err,
-            transient=True,
-            disable=not (shown and err.is_terminal),
-        )
-        self._parts = dict[str, Any]()
-        self._terminal = ExitStack()
-
-    def start(self) -> None:
-        """Begin to draw; what is typed meanwhile is not shown, since it would shift the bars."""
-        if not self.disable:
-            self._terminal.enter_context(unechoed())
-        super().start()
-
-    def stop(self) -> None:
-        """End the bars; before rich 14.3 those that are not drawn would print an empty line here."""
-        if not self.disable:
-            super().stop()
-        self._terminal.close()
-
-    def part(self, what: str, done: int, total: int | None, text: str | None = None) -> None:
-        """Set the bar of ``what`` to ``done`` of ``total``, labelled ``text`` (default: ``what``)."""
-        if what not in self._parts:
-            self._parts[what] = self.add_task(what, total=total)
-        self.update(self._parts[what], description=text or what, completed=done, total=total)
-
-
-class PromptBar:
-    """How far a prompt is, on stderr until the first part of its answer is there; short prompts show nothing.
-
-    Args:
-        shown: False draws nothing.
-    """
-
-    def __init__(self, *, shown: bool = True) -> None:
-        self._shown = shown
-        self._bars: Bars | None = None
-
-    def __call__(self, done: int, total: int) -> None:
-        """``done`` of ``total`` tokens are read."""
-        if self._bars is None:
-            self._bars = Bars(counted=False, shown=self._shown)
-            self._bars.start()
-        self._bars.part("prompt", done, total, f"read {done:,} of {total:,} tokens")
-
-    def end(self) -> None:
-        """Remove it."""
-        if self._bars is not None:
-            self._bars.stop()
-            self._bars = None
-
-    def before(self, parts: Iterable[_T]) -> Iterator[_T]:
-        """The same parts; the bar ends with the first."""
-        try:
-            for part in parts:
-                self.end()
-                yield part
-        finally:
-            self.end()
-
-
 def read_stdin() -> str:
-    """All of standard input as UTF-8."""
-    raw = sys.stdin.buffer.read()
+    """All of standard input as UTF-8, if it is no longer than a prompt can be."""
+    raw = sys.stdin.buffer.read(MAX_PROMPT + 1)
+    return _text(raw, "standard input", MAX_PROMPT)
+
+
+def read_text(path: Path, limit: int = MAX_TEXT) -> str:
+    """A UTF-8 text file of at most ``limit`` bytes."""
+    try:
+        with path.open("rb") as file:
+            raw = file.read(limit + 1)
+    except OSError as error:
+        fail(f"cannot read {path}: {error.strerror}")
+    return _text(raw, str(path), limit)
+
+
+def _text(raw: bytes, what: str, limit: int) -> str:
+    if len(raw) > limit:
+        fail(f"{what} has more than {limit >> 20} MiB, the most that is read; use a part of it")
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError as error:
-        fail(f"standard input is not UTF-8 (byte {error.start}); convert it first, e.g. with iconv")
-
-
-def read_text(path: Path) -> str:
-    """A UTF-8 text file."""
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        fail(f"{path} is not UTF-8 (byte {error.start})")
-    except OSError as error:
-        fail(f"cannot read {path}: {error.strerror}")
+        fail(f"{what} is not UTF-8 (byte {error.start}); convert it first, e.g. with iconv")

@@ -14,7 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from geminate import __version__, machine
-from geminate.cli.console import Bars, out, say, tell, user_errors, write_json
+from geminate.cli.bars import Bars
+from geminate.cli.console import out, say, tell, user_errors, write_json
 from geminate.cli.flags import JsonOpt, loading, options
 from geminate.cli.terminal import unechoed
 from geminate.tools.bench.decode import engine_of_shape, random_prompts
@@ -23,7 +24,7 @@ from geminate.tools.bench.step import StepBench
 from geminate.tools.demo.prepare import Choice, choose
 from geminate.tools.demo.race import CLEAR, PUBLISHED, ROWS, Lane, Passes, Race, measure_passes
 
-LOADING = loading("weights", "threads", weights="int4")
+LOADING = loading("weights", "kv", "threads", weights="int4")
 REAL = "Real: the size of the weights, every pass, every draft step, the choice of draft lengths - so the speed."
 NOT_REAL = (
     "Not real: the text (the weights are random) and which drafts are accepted: a seeded coin with the rates published "
@@ -66,7 +67,7 @@ def demo(
         show: Show = _Events() if events else _Terminal(bars, seconds)
         show.start(choice, weights)
         making = _percent(show, MAKING)
-        bench = StepBench(shape, weights, threads=loaded.threads, layers=choice.layers, on_weights=making)
+        bench = StepBench(shape, weights, kv=loaded.kv, threads=loaded.threads, layers=choice.layers, on_weights=making)
         passes = measure_passes(bench, lambda done, total: show.work("measuring passes", done, total))
         measured = itertools.count()
         engine = engine_of_shape(bench, lambda: show.work("measuring draft lengths", next(measured), None))

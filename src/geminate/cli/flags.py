@@ -7,14 +7,16 @@ import functools
 import inspect
 import types
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import typer
 
 from geminate.cli.console import fail
+from geminate.errors import BackendError, ParameterError
 from geminate.loading.options import LoadOptions
-from geminate.params import SamplingParams
+from geminate.params import SamplingParams, parse_speculation
 
 ModelArg = Annotated[
     str | None,
@@ -30,6 +32,7 @@ SpeculationOpt = Annotated[
 SAMPLING = (
     "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "seed",
 )  # fmt: skip
+UNUSUAL = 3.0  # temperature from which there is a remark
 Options = TypeVar("Options")
 
 
@@ -56,9 +59,8 @@ class Group(Generic[Options]):
     def annotation(self, item: dataclasses.Field[Any]) -> Any:
         """The field as Typer's ``Annotated[type, Option(...)]``."""
         meta = item.metadata
-        flags = meta.get("flags", ("--" + item.name.replace("_", "-"),))
         option = typer.Option(
-            *flags, help=meta["help"], show_default=meta.get("empty", self.default(item) is not False)
+            *_flags(item), help=meta["help"], show_default=meta.get("empty", self.default(item) is not False)
         )
         return Annotated[_plain(self.hints[item.name]), option]
 
@@ -88,7 +90,51 @@ class Group(Generic[Options]):
             elif value is not None and value == item.metadata.get("none"):
                 value = None
             values[item.name] = value
-        return self.kind(**values)
+        with self.flagged():
+            return self.kind(**values)
+
+    @contextmanager
+    def flagged(self) -> Iterator[None]:
+        """What is wrong with a field is said of its flags: who types them has never seen its name."""
+        try:
+            yield
+        except (ParameterError, BackendError) as error:
+            raise type(error)(self.in_flags(str(error))) from None
+
+    def in_flags(self, message: str) -> str:
+        """A message that begins with a field's name, with its flags there instead."""
+        name, space, rest = message.partition(" ")
+        item = next((f for f in self.fields if f.name == name), None)
+        return message if item is None else f"{' or '.join(_typed(item))}{space}{rest}"
+
+
+def remark_on(params: SamplingParams) -> str | None:
+    """What to say of sampling that is hardly meant so: ``-t`` is the number of threads in llama.cpp."""
+    if (params.temperature or 0.0) < UNUSUAL:
+        return None
+    return f"temperature {params.temperature:g} gives nearly random text; -t is the temperature, --threads the threads"
+
+
+def speculation_of(text: str) -> None:
+    """Check the value of ``--speculation``.
+
+    Raises:
+        ParameterError: see `parse_speculation`.
+    """
+    try:
+        parse_speculation(text)
+    except ParameterError as error:
+        raise ParameterError(str(error).replace("speculation", "--speculation or -k", 1)) from None
+
+
+def _flags(item: dataclasses.Field[Any]) -> tuple[str, ...]:
+    return item.metadata.get("flags") or ("--" + item.name.replace("_", "-"),)
+
+
+def _typed(item: dataclasses.Field[Any]) -> list[str]:
+    """The flags that a message names: the long one and the short one, without the names of other programs."""
+    long, *others = _flags(item)
+    return [long, *(flag for flag in others if not flag.startswith("--"))]
 
 
 def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
@@ -111,7 +157,6 @@ def _plain(hint: Any) -> Any:
 
 
 Command = TypeVar("Command", bound=Callable[..., None])
-HELP = {"help_option_names": ["-h", "--help"]}
 
 
 def one_model(argument: str | None, option: str | None) -> str | None:

@@ -10,16 +10,19 @@ from typing import Annotated, Any
 import typer
 
 from geminate.calls import OnPrompt
-from geminate.cli.console import PromptBar, fail, harmless, out, say, user_errors, write, write_json
-from geminate.cli.figures import limit_reached, stats_json, summary
-from geminate.cli.flags import SAMPLING, SpeculationOpt, loading, options, sampling
+from geminate.cli.console import fail, harmless, out, put, say, user_errors, write, write_json
+from geminate.cli.figures import Counting, limit_reached, stats_json, summary
+from geminate.cli.flags import SAMPLING, SpeculationOpt, loading, options, remark_on, sampling, speculation_of
 from geminate.cli.inputs import grammar_of, model_and_prompt
 from geminate.cli.model import load
+from geminate.cli.prompt_bar import PromptBar
+from geminate.cli.terminal import unechoed
+from geminate.cli.wrap import Wrapping
 from geminate.grammar.state import Grammar
 from geminate.llm import LLM
 from geminate.loading.options import LoadOptions
 from geminate.output import Delta, Output
-from geminate.params import SamplingParams, parse_speculation
+from geminate.params import SamplingParams
 
 LOADING = loading()
 PARAMS = sampling("max_tokens", *SAMPLING, "stop", "ignore_eos", "logprobs")
@@ -31,6 +34,9 @@ def generate(
     words: Annotated[
         list[str] | None,
         typer.Argument(metavar="[MODEL] [PROMPT]", help="What to say; - or nothing reads standard input."),
+    ] = None,
+    prompt: Annotated[
+        str | None, typer.Option("--prompt", "-p", help="The same as the argument PROMPT.", show_default=False)
     ] = None,
     file: Annotated[
         str | None,
@@ -59,9 +65,15 @@ def generate(
         fail("--logprobs needs --json: there is no place for them in plain text")
     if raw and (system is not None or thinking is not None):
         fail("--raw continues the text as it is: --system and --thinking belong to the chat template")
-    parse_speculation(speculation)
+    speculation_of(speculation)
+    # Whatever can be found wrong before is found before the model is loaded, which may take minutes.
     spec = grammar_of(json_schema, regex, grammar)
-    chosen, text = model_and_prompt(words or [], None if loaded.model is None else str(loaded.model), file)
+    named = None if loaded.model is None else str(loaded.model)
+    chosen, text = model_and_prompt(words or [], named, file, prompt)
+    if not raw and not text.strip():
+        fail("the prompt is empty; with --raw the model begins a text of its own")
+    if not quiet and (remark := remark_on(params)):
+        say(remark)
     llm = load(LoadOptions(**vars(loaded) | {"model": chosen}), quiet=quiet)
     asked = _Asked(llm, text, system=system, raw=raw, thinking=thinking)
     bar = PromptBar(shown=not quiet)
@@ -69,7 +81,7 @@ def generate(
     if json_out:
         write_json(_body(list(stream)[-1].output, params))
     else:
-        _show(stream, params, quiet=quiet)
+        _show(stream, params, quiet=quiet, wrapped=spec is None)
 
 
 class _Asked:
@@ -77,11 +89,11 @@ class _Asked:
 
     def __init__(self, llm: LLM, text: str, *, system: str | None, raw: bool, thinking: bool | None) -> None:
         self.llm, self.text, self.thinking = llm, text, thinking
+        if llm.tokenizer is None:
+            fail("this model has no tokenizer.json, so it takes no text; put that of the original model beside it")
         self.raw = raw or llm.template is None
         if self.raw and (system is not None or thinking is not None):
             fail("this model has no chat template: --system and --thinking have no effect")
-        if not self.raw and not text.strip():
-            fail("the prompt is empty")
         self.messages = [{"role": "user", "content": text}]
         if system is not None:
             self.messages.insert(0, {"role": "system", "content": system})
@@ -101,7 +113,8 @@ class _Asked:
                 speculation=speculation,
                 grammar=grammar,
             )
-        bos = None if llm.tokenizer is None else llm.tokenizer.bos_id
+        assert llm.tokenizer is not None
+        bos = llm.tokenizer.bos_id
         if bos is not None and not params.ignore_eos:
             # What a model writes behind a bos is another text, not more of this one.
             params = dataclasses.replace(params, stop_token_ids=(*params.stop_token_ids, bos))
@@ -126,18 +139,52 @@ def _body(made: Output | None, params: SamplingParams) -> dict[str, Any]:
     return body
 
 
-def _show(stream: Iterator[Delta], params: SamplingParams, *, quiet: bool) -> None:
-    thought = ""
-    for delta in stream:
+def _show(stream: Iterator[Delta], params: SamplingParams, *, quiet: bool, wrapped: bool) -> None:
+    """Print an answer as it comes; Ctrl-C ends it, with figures of what was made.
+
+    Args:
+        wrapped: end lines between words on a terminal; text that programs read is left as it is.
+    """
+    counting, figures = Counting(), ""
+    printer = _Printer(wrapped=wrapped)
+    try:
+        with unechoed(forget=True):  # what is typed into the answer would stand in it
+            for delta in stream:
+                counting.add(delta)
+                printer.print(delta)
+                if delta.output is not None:
+                    limit = limit_reached(delta.output, params.max_tokens)
+                    figures = "; ".join(filter(None, (summary(delta.output), limit)))
+        write("\n")
+    except KeyboardInterrupt:
+        if counting.tokens:
+            write("\n")
+        if not quiet:
+            say(counting.stopped())
+        raise typer.Exit(130) from None
+    if not quiet:
+        say(figures)
+
+
+class _Printer:
+    """The parts of an answer on stdout; thoughts are for terminals alone."""
+
+    def __init__(self, *, wrapped: bool) -> None:
+        self._terminal = sys.stdout.isatty()
+        self._wrapping = Wrapping() if wrapped and self._terminal else None
+        self._thought = ""
+
+    def print(self, delta: Delta) -> None:
+        """A part."""
         if delta.reasoning:
-            thought += delta.reasoning
-            if sys.stdout.isatty():
+            self._thought += delta.reasoning
+            if self._terminal:
                 out.print(harmless(delta.reasoning), style="dim", end="", markup=False, soft_wrap=True)
-        if delta.text and thought and sys.stdout.isatty():
-            write("\n")
-        write(delta.text)
-        thought = "" if delta.text else thought
-        if delta.output is not None:
-            write("\n")
-            if not quiet:
-                say("; ".join(filter(None, (summary(delta.output), limit_reached(delta.output, params.max_tokens)))))
+        if delta.text:
+            if self._thought and self._terminal:
+                write("\n")
+            self._thought = ""
+            if self._wrapping is None:
+                write(delta.text)
+            else:
+                put(self._wrapping.wrap(harmless(delta.text)))

@@ -13,7 +13,7 @@ from geminate.cli.model import load
 from geminate.llm import LLM
 from geminate.loading.options import LoadOptions
 
-LOADING = loading("drafter", "weights")
+LOADING = loading("drafter", "weights", "kv")
 
 
 @options(LOADING)
@@ -54,6 +54,8 @@ def describe(llm: LLM) -> dict[str, Any]:
         "context": config.max_position_embeddings,
         "experts": None if config.moe is None else {"count": config.moe.num_experts, "top_k": config.moe.top_k},
         "weights": store.format,
+        "kv": {"format": pair.target.kv_format,
+               "bytes": {str(n): pair.target.kv.nbytes(n) for n in _lengths(config.max_position_embeddings)}},
         "parameters": store.parameters_by_kind(),
         "bytes": store.bytes_by_kind(),
         "on_disk_only": {"row_table": store.bytes_by_kind().get("row_table", 0)},
@@ -81,6 +83,11 @@ def describe(llm: LLM) -> dict[str, Any]:
     return body
 
 
+def _lengths(context: int) -> list[int]:
+    """Positions for which the KV cache's bytes are told."""
+    return sorted({min(4096, context), context})
+
+
 def sentences(body: dict[str, Any]) -> list[str]:
     """What `describe` found, for people."""
     layers, experts = body["layers"], body["experts"]
@@ -98,6 +105,8 @@ def sentences(body: dict[str, Any]) -> list[str]:
         f"context: {body['context']:,} tokens, sliding window {body['sliding_window']:,}",
         f"weights: {body['weights']}, {_bytes(streamed)} in memory"
         + (f", {_bytes(row_table)} more read from disk row by row (per-layer embeddings)" if row_table else ""),
+        f"KV cache: {body['kv']['format']}, "
+        + ", ".join(f"{_bytes(size)} for {int(n):,} tokens" for n, size in body["kv"]["bytes"].items()),
         "packed weights: " + (body["packed_cache"] or "not kept on disk"),
         *(f"skipped: {count} tensors ({_bytes(size)}), {reason}" for reason, (count, size) in body["skipped"].items()),
         f"kernels: {backend['name']} {backend['isa']}, {backend['threads']} threads",

@@ -5,7 +5,9 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 
-from geminate.cli.console import Bars, say
+from geminate.cli.bars import Bars
+from geminate.cli.console import say
+from geminate.cli.flags import loading
 from geminate.llm import LLM
 from geminate.loading.options import LoadOptions
 
@@ -23,18 +25,19 @@ def load(
         quiet: show nothing while loading. on_message: called with remarks and warnings.
         on_progress: called now and then; what it raises ends the loading.
     """
-    bars = Bars(counted=False, shown=not quiet)
+    bars = Bars(counted=False, shown=not quiet, on_line=on_message)
 
     def progress(name: str, done: int, total: int) -> None:
         if on_progress is not None:
             on_progress()
         bars.part("weights", done, total, "loading" if name == "touching" else "packing")
 
-    with warnings.catch_warnings(record=True) as caught, bars:
+    flags = loading()
+    with warnings.catch_warnings(record=True) as caught, bars, flags.flagged():
         warnings.simplefilter("always")
         llm = LLM(
             **vars(options),
-            on_message=None if quiet else on_message,
+            on_message=None if quiet else lambda text: on_message(flags.in_flags(text)),
             progress=progress,
         )
     for warning in caught:

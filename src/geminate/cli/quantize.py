@@ -8,7 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from geminate.cli.console import Bars, read_text, say, user_errors, write, write_json
+from geminate.cli.bars import Bars
+from geminate.cli.console import read_text, say, user_errors, write, write_json
 from geminate.cli.flags import JsonOpt, ModelArg, loading, options
 from geminate.tools.quantize.run import quantize_model
 from geminate.weights.presets import check_preset

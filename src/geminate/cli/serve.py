@@ -37,11 +37,11 @@ def _serve(config: str | None, flags: dict[str, Any]) -> None:
         if missing is not None:
             fail(MISSING.format(missing))
         from geminate.server.http.logs import log
-        from geminate.server.run import serve
+        from geminate.server.run import serve as run
         from geminate.server.sources import load_settings
 
         settings = load_settings(flags, config=config)
-        serve(
+        run(
             settings,
             lambda check: load(settings.loading(), on_message=lambda message: log("info", message), on_progress=check),
         )
@@ -83,3 +83,6 @@ def command() -> Callable[..., None]:
     serve.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     serve.__annotations__ = {p.name: p.annotation for p in parameters}
     return serve
+
+
+serve = command()

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from geminate.cli.console import PromptBar, say
-from geminate.cli.figures import counted, details, limit_reached, summary
+from geminate.cli.console import say
+from geminate.cli.figures import Counting, details, limit_reached, summary
+from geminate.cli.prompt_bar import PromptBar
 from geminate.cli.render import Printer
 from geminate.cli.terminal import unechoed
 from geminate.errors import ContextFullError, GeminateError, ParameterError
@@ -29,7 +28,7 @@ HELP = """/help              show this text
 /load FILE         go on with a saved conversation
 /tokens            how much of the context is used
 /stats             figures of the last answer
-/exit              leave (also Ctrl-D)
+/exit              leave (also exit, quit, Ctrl-D)
 Ctrl-C stops an answer and keeps it. \"\"\" begins and ends a message of several lines; Alt-Enter begins a new line.
 A message that begins with / and is a path is sent; put a space before any other."""
 NEARLY_FULL = 0.85  # of the context, from which it is said
@@ -65,7 +64,7 @@ class Talk:
         """A message or a command; False to leave."""
         word, _, rest = message.partition(" ")
         name = word[1:].lower()
-        if message.startswith("/") and name in ("exit", "quit", "bye"):
+        if (message.startswith("/") and name in ("exit", "quit", "bye")) or message in ("exit", "quit"):
             return False
         try:
             if message.startswith("/") and name in self._commands:
@@ -86,8 +85,7 @@ class Talk:
 
     def _stream(self, deltas: Iterator[Delta], bar: PromptBar, message: str | None) -> None:
         """Print an answer; Ctrl-C ends it, and what came of it stays in the conversation."""
-        began = first = time.perf_counter()
-        tokens = passes = 0
+        counting = Counting()
         output: Output | None = None
         self.unsent = None
         try:
@@ -97,10 +95,9 @@ class Talk:
                     start = next(deltas, None)  # before anything is drawn: what is refused is refused here
                 finally:
                     bar.end()
-                first = time.perf_counter()
                 with self.printer() as printer:
                     while start is not None:
-                        tokens, passes = tokens + len(start.token_ids), passes + 1
+                        counting.add(start)
                         if start.reasoning:
                             printer.reasoning(start.reasoning)
                         if start.text:
@@ -113,7 +110,7 @@ class Talk:
         except KeyboardInterrupt:
             self._close(deltas)
             say("(stopped)")
-        self.figures = _figures(output, tokens, passes, time.perf_counter() - first, first - began)
+        self.figures = [counting.stopped()] if output is None else [summary(output), details(output)]
         self._remarks(output)
 
     def _too_long(self, message: str | None, error: ContextFullError) -> None:
@@ -148,11 +145,17 @@ class Talk:
         say("the conversation is forgotten")
 
     def _compact(self, _: str) -> None:
-        dropped = self.session.compact()
-        if self.session.context_used > self.session.context_length // 2:  # the last turn alone, which is kept
-            dropped += sum(turn["role"] != "system" for turn in self.session.messages)
-            self.session.reset()
-        say(f"{_messages(dropped)} dropped; {_full(self.session.context_used, self.session.context_length)}")
+        dropped, remark = self.session.compact(), ""
+        used, limit = self.session.context_used, self.session.context_length
+        if used > limit // 2:  # the last turn, which compacting keeps
+            alone = f"the last turn alone takes {used:,} tokens, more than half of the context"
+            if self.unsent is None:
+                remark = f"; {alone}: it stays, /reset forgets it too"
+            else:
+                remark = f"; {alone}: it went too"
+                dropped += sum(turn["role"] != "system" for turn in self.session.messages)
+                self.session.reset()
+        say(f"{_messages(dropped)} dropped{remark}; {_full(self.session.context_used, limit)}")
         if self.unsent is not None:
             self.answer(self.unsent)
 
@@ -193,25 +196,13 @@ class Talk:
         if not name:
             raise ParameterError("/save FILE: name a file")
         path = Path(name).expanduser()
-        try:
-            path.write_text(
-                json.dumps({"messages": self.session.messages}, ensure_ascii=False, indent=1) + "\n", "utf-8"
-            )
-        except OSError as error:
-            raise ParameterError(f"cannot write {path}: {error.strerror}") from None
+        self.session.save(path)
         say(f"{_messages(len(self.session.messages))} written to {path}")
 
     def _load(self, name: str) -> None:
         if not name:
             raise ParameterError("/load FILE: name a file that /save wrote")
-        path = Path(name).expanduser()
-        try:
-            body = json.loads(path.read_text("utf-8"))
-        except OSError as error:
-            raise ParameterError(f"cannot read {path}: {error.strerror}") from None
-        except (ValueError, RecursionError):
-            raise ParameterError(f"{path} is no JSON") from None
-        self.session.load(body["messages"] if isinstance(body, dict) and "messages" in body else body)
+        self.session.load_file(Path(name).expanduser())
         say(f"{_messages(len(self.session.messages))}; {_full(self.session.context_used, self.session.context_length)}")
 
 
@@ -223,16 +214,6 @@ def _full(used: int, limit: int) -> str:
     if used > limit:  # what ends the answer in the next prompt counts, and was never in the context
         return f"the conversation takes {used:,} tokens, and the context holds {limit:,}: it is full"
     return f"{used:,} of {limit:,} tokens of the context are used ({100 * used // limit} %)"
-
-
-def _figures(output: Output | None, tokens: int, passes: int, seconds: float, prefill: float) -> list[str]:
-    """Lines for ``/stats``; of an answer that was stopped there is no output, but what was seen can be counted."""
-    if output is not None:
-        return [summary(output), details(output)]
-    if tokens == 0:
-        return ["stopped before the first token"]
-    return [f"stopped: {counted(tokens, passes, seconds, (tokens - 1) / seconds if seconds > 0 else 0.0)}; "
-            f"first token after {prefill:.2f} s"]  # fmt: skip
 
 
 def _setting(name: str, value: object) -> str:

@@ -5,35 +5,25 @@ from __future__ import annotations
 import importlib.util
 import shlex
 import sys
-import time
 from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.table import Table
 
-from geminate.cli.console import Bars, fail, out, say, tell, user_errors, write_json
-from geminate.cli.flags import HELP, Group, JsonOpt, ModelArg, loading, one_model, options
+from geminate.cli.bars import Bars
+from geminate.cli.console import fail, out, say, tell, user_errors, write_json
+from geminate.cli.flags import Group, JsonOpt, ModelArg, loading, one_model, options
 from geminate.tools.train.options import TrainOptions
 
 if TYPE_CHECKING:  # torch is loaded by the command alone
     from geminate.tools.train.job import Job, Outcome
     from geminate.tools.train.loop import Progress
 
-app = typer.Typer(
-    help="Train the drafter of a target.", no_args_is_help=True, context_settings=HELP, rich_markup_mode=None
-)
-LOG_SECONDS = 30.0
 NOT_BETTER = 3
 OPTIONS = Group(TrainOptions)  # its --target is the alias of MODEL here
 LOADING = loading("weights", "rope_position", "threads")
 
 
-@app.callback()
-def root() -> None:
-    """Train the drafter of a target."""
-
-
-@app.command("drafter")
 @options(OPTIONS, LOADING)
 @user_errors()
 def drafter(model: ModelArg = None, json_out: JsonOpt = False, **given: Any) -> None:
@@ -83,17 +73,9 @@ class Show:
 
     def __init__(self) -> None:
         self.bars = Bars()
-        self._last_line = time.monotonic()
-
-    def _log(self, line: str) -> None:
-        """Where no bar can be drawn, a line every half minute."""
-        if self.bars.disable and time.monotonic() - self._last_line > LOG_SECONDS:
-            self._last_line = time.monotonic()
-            say(line)
 
     def stage(self, what: str, done: int, total: int) -> None:
         """A part that is not training."""
-        self._log(f"{what}: {done} of {total}")
         self.bars.part(what, done, total)
 
     def training(self, p: Progress) -> None:
@@ -104,7 +86,6 @@ class Show:
             say(f"update {p.step}: held-out tokens per round {p.acceptance.length:.3f} (survival {survival}){recall}")
             return
         what = f"training: loss {p.loss:.3f}, {p.tokens_per_s:,.0f} tokens/s"
-        self._log(f"update {p.step} of {p.steps}, {what}")
         self.bars.part("training", p.step, p.steps or 0, what)
 
 

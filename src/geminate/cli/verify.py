@@ -10,9 +10,11 @@ from typing import Annotated, Any
 
 import typer
 
-from geminate.cli.console import Bars, fail, printable, read_text, remark, user_errors, write, write_json
+from geminate.cli.bars import Bars
+from geminate.cli.console import fail, printable, read_text, remark, user_errors, write, write_json
 from geminate.cli.flags import ModelArg, loading, options, sampling
 from geminate.cli.model import load
+from geminate.kv.store import KV_FORMATS, KVFormat, check_kv
 from geminate.llm import LLM
 from geminate.loading.options import LoadOptions
 from geminate.machine import physical_cores
@@ -46,6 +48,9 @@ def verify_command(
     full: Annotated[
         bool, typer.Option("--full", help="Run every combination of settings instead of every pair.")
     ] = False,
+    kv: Annotated[
+        str | None, typer.Option("--kv", help="KV format to verify: f16 or int8.", show_default="both")
+    ] = None,
     json_out: Annotated[bool, typer.Option("--json", help="Print the report as one JSON line.")] = False,
     **given: Any,
 ) -> None:
@@ -53,12 +58,16 @@ def verify_command(
     loaded, params = LOADING.take(given), PARAMS.take(given)
     counts = [1, max(2, loaded.threads or physical_cores())]
 
-    @functools.cache
-    def make(count: int) -> LLM:
-        return load(LoadOptions(**vars(loaded) | {"model": model, "threads": count}), quiet=count != 1)
+    formats = tuple(KV_FORMATS) if kv is None else (check_kv(kv),)
 
-    make(1).check_weights()
-    chosen = _default_prompts(make(1)) if prompts is None else read_prompts(prompts)
+    @functools.cache
+    def make(count: int, kv: KVFormat) -> LLM:
+        quiet = (count, kv) != (counts[0], formats[0])
+        return load(LoadOptions(**vars(loaded) | {"model": model, "threads": count, "kv": kv}), quiet=quiet)
+
+    first = make(counts[0], formats[0])
+    first.check_weights()
+    chosen = _default_prompts(first) if prompts is None else read_prompts(prompts)
     started = time.perf_counter()
     with Bars() as bars:
         report = verify(
@@ -66,6 +75,7 @@ def verify_command(
             counts,
             chosen[:limit],
             SamplingParams(max_tokens=params.max_tokens, seed=7, ignore_eos=True),
+            kvs=formats,
             full=full,
             on_run=lambda done, total: bars.part("verifying", done, total),
         )
@@ -106,9 +116,10 @@ def _print(report: Report, seconds: float, as_json: bool) -> None:
     if as_json:
         write_json({**report.as_dict(), "seconds": round(seconds, 2)})
     elif report.identical:
+        hashes = ", ".join(f"{value} ({kv} KV cache)" for kv, value in report.kv_hashes.items())
         write(
             f"identical: {report.prompts} prompts, {report.runs} runs, {report.tokens} tokens, "
-            f"{report.reused} prompt tokens from the prefix cache, logits hash {report.logits_hash} ({seconds:.1f} s)\n"
+            f"{report.reused} prompt tokens from the prefix cache, logits hash {hashes} ({seconds:.1f} s)\n"
         )
 
 
@@ -122,5 +133,5 @@ def _explain(d: Difference) -> str:
 def _describe(s: Setting) -> str:
     return (
         f"speculation {s.speculation}, {s.threads} threads, prefill chunk {s.prefill_chunk}, "
-        f"batch: {s.batch}, temperature {s.temperature}"
+        f"batch: {s.batch}, temperature {s.temperature}, KV cache {s.kv}"
     )

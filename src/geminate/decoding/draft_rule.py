@@ -8,6 +8,7 @@ import numpy as np
 
 from geminate.arrays import F32, I32
 from geminate.decoding.noise import gumbel
+from geminate.decoding.truncation import truncated
 
 DRAFT_TOP_K = 64  # candidates that a noisy choice considers where the rule sets no top_k
 
@@ -18,7 +19,7 @@ class DraftRule:
 
     temperature 0 is argmax. Otherwise: logits / temperature, the ``top_k`` largest (0: `DRAFT_TOP_K`), then top_p and
     min_p, then argmax of (log q + Gumbel noise of (seed, choice, position of the draft token, token id)): the noise the
-    target will use at that position.
+    target will use at that position. Ties go to the first candidate; so does everything if a logit is not finite.
     """
 
     temperature: float = 0.0
@@ -31,18 +32,13 @@ class DraftRule:
 
 def choose_draft_token(candidates: I32, logits: F32, rule: DraftRule, position: int) -> int:
     """Index into ``candidates`` of the draft token for ``position``; see `DraftRule`."""
+    if not np.isfinite(logits).all():
+        return 0
     if rule.temperature == 0:
         return int(np.argmax(logits))
-    order = np.argsort(-logits, kind="stable")[: rule.top_k or DRAFT_TOP_K]
-    scaled = logits[order].astype(np.float64) / rule.temperature
-    q = np.exp(scaled - scaled[0])
-    q /= q.sum()
-    before = np.cumsum(q) - q
-    keep = (before < rule.top_p) & (q >= rule.min_p * q[0])
-    keep[0] = True
-    order, q = order[keep], q[keep]
-    noise = gumbel(rule.seed, rule.choice, position, candidates[order])
-    return int(order[np.argmax(np.log(q) + noise)])
+    kept, scaled = truncated(logits, rule.temperature, rule.top_k or DRAFT_TOP_K, rule.top_p, rule.min_p)
+    noise = gumbel(rule.seed, rule.choice, position, candidates[kept])
+    return int(kept[np.argmax(scaled + noise)])
 
 
 STOP_BINS = 16

@@ -8,40 +8,38 @@ Order of operations for a row, each step on the result of the one before:
 3. x -= frequency_penalty * n + presence_penalty * [n > 0], n = occurrences in the output alone
    (OpenAI's API; vLLM's ``apply_penalties``).
    A grammar's mask comes here: tokens it does not allow get no probability.
-4. Temperature 0: the argmax, lowest id on ties, and nothing of what follows. Else x / temperature.
+4. Temperature 0: the argmax, lowest id on ties, and nothing of what follows. Else (x - max x) * (1 / temperature).
 5. ``top_k``: the k largest; ties at the boundary go to the lowest ids, so that never more than k
    stay (transformers' and vLLM's warpers keep all tied ids).
 6. ``top_p`` on the softmax over what is left: a token stays while the mass before it, in order of
    falling probability and rising id, is below top_p (Holtzman et al. 2020; transformers'
-   ``TopPLogitsWarper``). At least one token stays.
+   ``TopPLogitsWarper``). At least one token stays. Masses are multiples of 2**-44 of the largest token's.
 7. ``min_p``: a token stays if p >= min_p * max p (Nguyen et al. 2024; transformers' ``MinPLogitsWarper``).
 
-The order of 4 to 7 is that of transformers' ``generate``. What remains is normalised. A draw is
-argmax(log p + Gumbel noise), Gumbel 1954, with noise that is a function of (seed, choice, position, id)
-alone (see `geminate.decoding.noise`): the token depends on nothing but prefix, parameters and logits, so it is the
-same whether its row stood in a plain step or in a verification of drafts.
+The order of 4 to 7 is that of transformers' ``generate``. A draw is argmax(log p + Gumbel noise), Gumbel 1954, of what
+remains, with noise that is a function of (seed, choice, position, id) alone (see `geminate.decoding.noise`): the token
+depends on nothing but prefix, parameters and logits, so it is the same whether its row stood in a plain step or in a
+verification of drafts.
+
+All of it is IEEE arithmetic in a fixed order (`geminate.decoding.elementary`), and this module is the oracle of the
+native sampler (native/sampling), which gives the same tokens and the same bits of every log-probability.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from geminate.arrays import F32, I64
+from geminate.arrays import F32, F64, I64
 from geminate.decoding.draft_rule import DraftRule
+from geminate.decoding.elementary import WEIGHT_BITS, exp, log_scalar, weights
 from geminate.decoding.noise import gumbel
+from geminate.decoding.truncation import largest, truncated
 from geminate.errors import GeminateError, ParameterError, shown
 from geminate.params import ResolvedSampling
-
-_F64 = NDArray[np.float64]
-# Tokens examined first when only top_p truncates; most nuclei of a language model are smaller.
-_NUCLEUS_BLOCK = 512
-# Values folded into one maximum before a vocabulary is searched for its largest few.
-_FOLD = 64
 
 
 class TokenCounts:
@@ -113,15 +111,21 @@ class TokenCounts:
 
 @dataclass(frozen=True, kw_only=True)
 class Distribution:
-    """A normalised distribution over the tokens that truncation left.
+    """A distribution over the tokens that truncation left.
 
     Attributes:
         ids: int64 [s], ascending, s >= 1.
-        logp: float64 [s], natural logarithms; exp(logp) sums to 1.
+        scaled: float64 [s], log-probabilities up to a constant.
     """
 
     ids: I64
-    logp: _F64
+    scaled: F64
+
+    @property
+    def logp(self) -> F64:
+        """Natural logarithms of the probabilities, float64 [s]; exp(logp) sums to 1."""
+        normalised: F64 = self.scaled - log_scalar(float(exp(self.scaled).sum()))
+        return normalised
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,20 +164,9 @@ def distribution(
         if x.max() == -np.inf:
             raise ParameterError("logit_bias forbids every token that the grammar allows; allow at least one")
     if sampling.greedy:
-        best = np.array([np.argmax(x)], dtype=np.int64)
-        return Distribution(ids=best, logp=np.zeros(1))
-    ids, x = _largest(x, sampling.top_k if 0 < sampling.top_k < len(x) else len(x))
-    scaled = _scaled(x, sampling.temperature)
-    if sampling.top_p < 1.0:
-        keep = _nucleus(x, scaled, sampling.top_p)
-        ids, scaled = ids[keep], scaled[keep]
-    if sampling.min_p > 0.0:
-        keep = np.flatnonzero(scaled >= math.log(sampling.min_p))
-        ids, scaled = ids[keep], scaled[keep]
-    alive = scaled > -np.inf
-    if not alive.all():
-        ids, scaled = ids[alive], scaled[alive]
-    return Distribution(ids=ids, logp=scaled - np.log(np.exp(scaled).sum()))
+        return Distribution(ids=np.array([np.argmax(x)], dtype=np.int64), scaled=np.zeros(1))
+    ids, scaled = truncated(x, sampling.temperature, sampling.top_k, sampling.top_p, sampling.min_p)
+    return Distribution(ids=ids, scaled=scaled)
 
 
 def draw(p: Distribution, seed: int, choice: int, position: int) -> int:
@@ -181,21 +174,22 @@ def draw(p: Distribution, seed: int, choice: int, position: int) -> int:
     if len(p.ids) == 1:
         return int(p.ids[0])
     noise = gumbel(seed, choice, position, p.ids)
-    return int(p.ids[np.argmax(p.logp + noise)])
+    return int(p.ids[np.argmax(p.scaled + noise)])
 
 
 def token_logprobs(logits: F32, token: int, top: int) -> TokenLogprobs:
-    """Log-softmax of raw logits float32 [vocab], accumulated in float64, at ``token`` and the ``top`` best.
+    """Log-softmax of raw logits float32 [vocab], summed as `weights`, at ``token`` and the ``top`` best.
 
     Raises:
         GeminateError: logits that are not finite.
     """
     _check_finite(logits)
     peak = float(logits.max())
-    total = peak + math.log(float(np.exp(logits.astype(np.float64) - peak).sum()))
+    mass = int(weights(logits.astype(np.float64) - peak).sum())
+    total = peak + log_scalar(mass * 2.0**-WEIGHT_BITS)
     best: tuple[tuple[int, float], ...] = ()
     if top > 0:
-        ids, x = _largest(logits, min(top, len(logits)))
+        ids, x = largest(logits, min(top, len(logits)))
         order = np.argsort(-x, kind="stable")
         best = tuple((int(ids[i]), float(x[i]) - total) for i in order)
     return TokenLogprobs(token=token, logprob=float(logits[token]) - total, top=best)
@@ -223,7 +217,7 @@ def _check_finite(logits: F32) -> None:
         )
 
 
-def _penalised(logits: F32, sampling: ResolvedSampling, counts: TokenCounts) -> F32 | _F64:
+def _penalised(logits: F32, sampling: ResolvedSampling, counts: TokenCounts) -> F32 | F64:
     """Steps 1 to 3: ``logits`` itself if none is asked for, else float64 [vocab]."""
     if not sampling.logit_bias and not sampling.counts_tokens:
         return logits
@@ -248,50 +242,3 @@ def _penalised(logits: F32, sampling: ResolvedSampling, counts: TokenCounts) -> 
     if not np.isfinite(peak):
         raise ParameterError("logit_bias or a penalty made a logit overflow; use smaller values")
     return x
-
-
-def _largest(x: F32 | _F64, k: int) -> tuple[I64, _F64]:
-    """The k largest, lowest ids first among equals: ids int64 [k] ascending, values float64 [k]."""
-    if k == len(x):
-        return np.arange(len(x), dtype=np.int64), x.astype(np.float64)
-    ids: I64 = np.arange(len(x), dtype=np.int64)
-    columns = len(x) // _FOLD
-    if columns > k:
-        # k columns have a maximum >= bound, so k values are >= bound: the rest need not be partitioned.
-        peaks = x[: columns * _FOLD].reshape(_FOLD, columns).max(axis=0)
-        bound = np.partition(peaks, columns - k)[columns - k]
-        ids = np.flatnonzero(x >= bound).astype(np.int64, copy=False)
-    values = x[ids]
-    cut = np.partition(values, len(values) - k)[len(values) - k]
-    keep = np.flatnonzero(values >= cut)
-    if len(keep) > k:
-        tied = np.flatnonzero(values[keep] == cut)
-        keep = np.delete(keep, tied[k - len(keep) :])
-    return ids[keep], values[keep].astype(np.float64)
-
-
-def _scaled(x: _F64, temperature: float) -> _F64:
-    """(x - max) / temperature: 0 at the largest, -inf where a tiny temperature leaves no probability."""
-    with np.errstate(over="ignore"):
-        scaled: _F64 = (x - x.max()) / temperature
-    return scaled
-
-
-def _nucleus(x: _F64, scaled: _F64, top_p: float) -> I64:
-    """Indices, ascending, of the tokens that top_p keeps of values ``x`` [n], falling order, ties by index.
-
-    Sorts the largest few only and takes more of them until their mass suffices: the running sums of a
-    longer block begin with those of a shorter one, so the answer does not depend on the block.
-    """
-    weights = np.exp(scaled)
-    target = top_p * weights.sum()
-    block = min(_NUCLEUS_BLOCK, len(x))
-    while True:
-        head, values = _largest(x, block)
-        order = head[np.argsort(-values, kind="stable")]
-        mass = np.cumsum(weights[order])
-        # Token i stays while the mass before it is below the target.
-        kept = int(np.searchsorted(mass, target, side="left")) + 1
-        if kept <= block or block == len(x):
-            return np.sort(order[: min(kept, block)])
-        block = min(block * 8, len(x))

@@ -75,11 +75,13 @@ def check_place(client: str, others: Sequence[str], places: int, running: int) -
     here = len(others)
     if here >= places:
         raise QueueFullError(
-            f"{here} requests are here: {running} may run and {places - running} wait; try again later"
+            f"the queue is full: {here} requests are here, and {running} may run (--max-running) and "
+            f"{places - running} wait (--max-waiting); try again later"
         )
     own = others.count(client) if client else 0
     most = places - places // RESERVE
     if own >= most:
         raise QueueFullError(
-            f"{own} of your requests are here, and one client may have {most} of {places} places; try again later"
+            f"{own} of your requests are here, and one client may have {most} of {places} places (--max-running plus "
+            "--max-waiting); try again later"
         )

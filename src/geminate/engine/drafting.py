@@ -9,8 +9,7 @@ from geminate.engine.sequence import Sequence
 from geminate.params import MAX_DRAFT
 from geminate.speculation.batch_load import NO_LOAD, BatchLoad
 from geminate.speculation.draft import DraftContext
-from geminate.speculation.policy import Decision, FixedPolicy
-from geminate.speculation.policy.base import NO_DRAFT
+from geminate.speculation.policy import UNDRAFTED, Decision, FixedPolicy
 
 log = logging.getLogger("geminate")
 
@@ -23,9 +22,14 @@ def draft_all(turns: list[Turn], room: int) -> None:
     else:
         loads = _loads([turn.sequence for turn in decoding], sum(len(t.pending) for t in turns if not t.decoding))
     for turn, load in zip(decoding, loads, strict=False):
-        limit = min(room, turn.sequence.room - 1, MAX_DRAFT)
-        turn.decision = _decide(turn.sequence, limit, load)
-        room -= len(turn.draft.token_ids)
+        left = turn.sequence.room - 1
+        if left < 1:
+            turn.decision = UNDRAFTED["last_token"]
+        elif room < 1:
+            turn.decision = UNDRAFTED["batch_load"]
+        else:
+            turn.decision = _decide(turn.sequence, min(room, left, MAX_DRAFT), load)
+            room -= len(turn.draft.token_ids)
 
 
 def _loads(decoding: list[Sequence], prompt_rows: int) -> list[BatchLoad]:
@@ -60,14 +64,14 @@ def _decide(sequence: Sequence, limit: int, load: BatchLoad) -> Decision:
         return sequence.policy.decide(context, limit, load)
     except Exception as error:
         _stop_drafting(sequence, error)
-        return NO_DRAFT
+        return UNDRAFTED["failed"]
 
 
-def observe(turn: Turn, seconds: float | None) -> None:
-    """Tell the policy what became of its draft; ``seconds`` of the round if it was the sequence's alone."""
+def observe(turn: Turn) -> None:
+    """Tell the policy what became of its draft."""
     sequence = turn.sequence
     try:
-        sequence.policy.observe(turn.decision, turn.accepted, seconds)
+        sequence.policy.observe(turn.decision, turn.accepted)
     except Exception as error:
         _stop_drafting(sequence, error)
 
@@ -75,4 +79,4 @@ def observe(turn: Turn, seconds: float | None) -> None:
 def _stop_drafting(sequence: Sequence, error: Exception) -> None:
     """Decode plainly from now on: an empty draft is always legal, so a broken drafter costs speed alone."""
     log.error("drafting failed for request %s; it goes on without", sequence.request.request_id, exc_info=error)
-    sequence.policy = FixedPolicy(None, 0)
+    sequence.policy = FixedPolicy(None, 0, reason="failed")

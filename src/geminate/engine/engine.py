@@ -18,16 +18,17 @@ from geminate.arrays import F32
 from geminate.decoding.constraint import Constraint
 from geminate.engine import masks
 from geminate.engine.admission import Admission
-from geminate.engine.commit import Verifier, commit
+from geminate.engine.commit import Verifier, commit, draw_ahead
 from geminate.engine.conversations import Conversations
 from geminate.engine.drafting import draft_all, observe
 from geminate.engine.messages import EngineEvent, EngineRequest
 from geminate.engine.pace import MAX_GAP_S
 from geminate.engine.scheduler import Scheduler, Turn
 from geminate.engine.sequence import Sequence, StopCheck
-from geminate.engine.timing import Timing, is_single_round
+from geminate.engine.timing import Timing
 from geminate.errors import ContextLengthError, EngineFailedError, GeminateError, GrammarError, ParameterError, shown
-from geminate.kv.budget import KVBudget, Lease
+from geminate.kv.budget import KVBudget, nothing_behind
+from geminate.kv.prefix_store import PrefixStore
 from geminate.runtime.target import TargetModel
 from geminate.speculation.acceptance import AcceptanceStats
 from geminate.speculation.costs import CostModel
@@ -51,6 +52,7 @@ class Engine:
             `geminate.engine.pace`.
         max_running: maximum number of sequences that run at once; None: as many as a pass has rows for.
         memory: KV budget and prefix cache; None: unbounded, and only conversations keep their caches.
+        store: where prompts' blocks outlive the process; None: nowhere.
         costs: what passes and draft steps cost here; without it, they are learned on the way.
         constraints: makes the fresh state of a grammar from its source text; None: no grammars.
         stop_checks: makes the check for a request's stop strings; None: no stop strings.
@@ -72,6 +74,7 @@ class Engine:
         max_gap_s: float = MAX_GAP_S,
         max_running: int | None = None,
         memory: KVBudget | None = None,
+        store: PrefixStore | None = None,
         costs: CostModel | None = None,
         constraints: Callable[[str], Constraint] | None = None,
         stop_checks: Callable[[EngineRequest], StopCheck] | None = None,
@@ -85,6 +88,7 @@ class Engine:
         self.drafter = drafter
         self.max_running = max_running or target.max_rows - 1
         self.memory = memory
+        self.store = store
         self.timing = Timing(costs or CostModel(), max_gap_s)
         self.scheduler = Scheduler(
             max_rows=target.max_rows,
@@ -101,6 +105,7 @@ class Engine:
         self._constraints = constraints
         self._stop_checks = stop_checks
         self._verifier = verifier
+        self._sampler = target.backend.sampler
         self._copies = copies
         self._clock = clock
 
@@ -120,9 +125,11 @@ class Engine:
             constraint = self._constraints(request.grammar)
         if request.sampling.stop and self._stop_checks is not None:
             stop_check = self._stop_checks(request)
+        choice = request.choice if choice is None else choice
         sequence = Sequence(
             request,
-            choice=request.choice if choice is None else choice,
+            choice=choice,
+            sampler=self._sampler.sequence(request.sampling, choice, request.prompt_ids),
             max_context=self._max_context(request),
             policy=make_policy(
                 request.speculation, self.drafter, self.timing.costs, self.acceptance, copies=self._copies
@@ -217,11 +224,19 @@ class Engine:
 
     def _begin(self, sequence: Sequence) -> bool:
         """Give a sequence its cache; False while its bytes are not there."""
+        request, reuse = sequence.request, not sequence.scores_prompt
+        if self.store is not None and sequence.stored is None:
+            sequence.stored = self.store.prompt(request.prompt_ids, request.contents)
+        stored = sequence.stored
         if self.memory is None:
-            sequence.begin(self.conversations.take(sequence.request, sequence.token_ids))
+            cache = self.conversations.take(request, sequence.token_ids)
+            if stored is not None and reuse:
+                cache = stored.fill(cache, self.target.new_cache)
+            sequence.begin(cache)
             return True
+        behind = nothing_behind if stored is None else stored.behind
         lease = self.memory.lease(
-            sequence.token_ids, sequence.max_context, sequence.request.contents, reuse=not sequence.scores_prompt
+            sequence.token_ids, sequence.max_context, request.contents, reuse=reuse, behind=behind
         )
         if lease is None:
             return False
@@ -274,34 +289,38 @@ class Engine:
 
     def _commit_all(self, turns: list[Turn], hidden: F32, logits: F32) -> list[EngineEvent]:
         events: list[EngineEvent] = []
-        single = is_single_round(turns)
         row = 0
-        for turn in turns:
+        for turn, ahead in zip(turns, draw_ahead(turns, logits, self._sampler), strict=True):
             own = slice(row, row + turn.wanted)
-            event = self._commit(turn, hidden[own], logits[own])
+            event = self._commit(turn, hidden[own], logits[own], ahead)
             row = own.stop
             if event is not None:
                 events.append(event)
                 if event.token_ids and not turn.cut:
-                    observe(turn, self.timing.elapsed() if single else None)
-            lease = turn.sequence.lease
-            if self.memory is not None and lease is not None and (event is None or event.error is None):
-                self._capture(self.memory, lease, turn.sequence.token_ids)
+                    observe(turn)
+            if event is None or event.error is None:
+                self._keep(turn.sequence)
         return events
 
-    @staticmethod
-    def _capture(memory: KVBudget, lease: Lease, tokens: list[int]) -> None:
+    def _keep(self, sequence: Sequence) -> None:
+        """Keep the blocks that became full, in memory and in the store."""
+        lease, stored = sequence.lease, sequence.stored
         try:
-            memory.capture(lease, tokens)
+            if self.memory is not None and lease is not None:
+                self.memory.capture(lease, sequence.token_ids)
+            if stored is not None and not stored.save(sequence.cache):
+                sequence.stored = None
         except Exception as error:  # the prefix is not kept; the completion does not need it
-            lease.capturing = False
+            sequence.stored = None
+            if lease is not None:
+                lease.capturing = False
             log.error("a prefix could not be kept", exc_info=error)
 
-    def _commit(self, turn: Turn, hidden: F32, logits: F32) -> EngineEvent | None:
+    def _commit(self, turn: Turn, hidden: F32, logits: F32, ahead: list[int]) -> EngineEvent | None:
         """`commit`, where whatever fails is the failure of this sequence alone; or the progress of a prompt."""
         sequence = turn.sequence
         try:
-            event = commit(turn, hidden, logits, self._verifier)
+            event = commit(turn, hidden, logits, ahead, self._verifier, self._sampler)
             if turn.wants_logits or not sequence.request.want_progress:
                 return event
             name, choice = sequence.request.request_id, sequence.choice

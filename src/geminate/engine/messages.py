@@ -11,6 +11,7 @@ from geminate.decoding.sampling import TokenLogprobs
 from geminate.engine.stats import Stats
 from geminate.kv.prefix_tree import ContentSpan
 from geminate.params import ResolvedSampling
+from geminate.speculation.policy.base import Reason
 
 FinishReason = Literal["stop", "length", "abort"]
 Speculation = Literal["auto", "ngram"] | int
@@ -90,7 +91,7 @@ class EngineEvent:
     Attributes:
         position: absolute position of the first of ``token_ids``.
         token_ids: emitted tokens; the first ``accepted`` of them are draft tokens of ``source``.
-        drafted: draft tokens of the round.
+        drafted: draft tokens of the round. reason: why there are none, of `geminate.speculation.policy.base.REASONS`.
         logprobs: one entry per token, if asked for.
         logits: float32 [tokens, vocab], raw, if asked for.
         prompt_logprobs: with a completion's first tokens, one entry per prompt token from the second on, if asked for.
@@ -107,6 +108,7 @@ class EngineEvent:
     drafted: int = 0
     accepted: int = 0
     source: Source = "mtp"
+    reason: Reason | None = None
     logprobs: tuple[TokenLogprobs, ...] = ()
     logits: F32 | None = None
     prompt_logprobs: tuple[TokenLogprobs, ...] = ()

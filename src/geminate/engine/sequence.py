@@ -7,10 +7,12 @@ from collections.abc import Callable
 
 from geminate.arrays import F32
 from geminate.decoding.constraint import Constraint
-from geminate.decoding.sampling import TokenCounts, TokenLogprobs, draft_rule
+from geminate.decoding.sampler import SequenceSampler
+from geminate.decoding.sampling import TokenLogprobs, draft_rule
 from geminate.engine.messages import EngineRequest, FinishReason, PromptProgress
 from geminate.engine.stats import Stats
 from geminate.kv.budget import Lease
+from geminate.kv.prefix_store import StoredPrompt
 from geminate.kv.store import KVStore
 from geminate.speculation.policy import Policy
 
@@ -21,7 +23,7 @@ class Sequence:
     """A completion inside the engine; made by `Engine.add`.
 
     Args:
-        request: what it completes. choice: index of this completion.
+        request: what it completes. choice: index of this completion. sampler: draws its tokens.
         max_context: positions it may come to hold.
         stop_check: called with every emitted token in order; True when a stop string is complete.
         arrived: when it was queued, on the scheduler's clock.
@@ -32,6 +34,7 @@ class Sequence:
         cache: set by `begin`; a waiting sequence has none.
         lease: where the cache came from, if its memory is bounded.
         prompt_logprobs: of the prompt so far, if asked for, until they are reported.
+        stored: its prompt's place in the prefix store, as long as there may be blocks to add.
         blocked_since: when it could have begun for the first time, but for its memory.
     """
 
@@ -42,6 +45,7 @@ class Sequence:
         request: EngineRequest,
         *,
         choice: int,
+        sampler: SequenceSampler,
         max_context: int,
         policy: Policy,
         eos_ids: frozenset[int],
@@ -60,19 +64,20 @@ class Sequence:
         self.constraint = constraint
         self.stop_check = stop_check
         self.arrived = arrived
-        self.counts = TokenCounts(request.prompt_ids, self.sampling)
+        self.sampler = sampler
         self.rule = draft_rule(self.sampling, choice)
         self.hidden: F32 | None = None
         self.finish_reason: FinishReason | None = None
         self.stop_token: int | None = None
         self.lease: Lease | None = None
+        self.stored: StoredPrompt | None = None
         self.prompt_logprobs: list[TokenLogprobs] = []
         self.stats = Stats(prompt_tokens=self.prompt_length)
         self.begun = False
         self._began_at = 0.0
         self.blocked_since: float | None = None
         for token in request.emitted_ids:
-            self.counts.append(token)
+            sampler.append(token)
             if constraint is not None:
                 constraint.advance(token)
             if stop_check is not None:

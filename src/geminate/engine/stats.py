@@ -15,6 +15,7 @@ class Stats:
         drafted, accepted: draft tokens made, draft tokens emitted.
         accepted_per_position: how often draft token i (from 0) was emitted; drafted_per_position: how often tried.
         draft_lengths: draft length -> number of rounds with it.
+        undrafted: reason -> number of rounds that had no draft for it; see docs/speculation.md.
         copied, copied_accepted: the part of drafted and accepted that came from prompt-lookup (n-gram) drafts.
         prefill_s: until the first token's pass is done; decode_s: from there to the end.
     """
@@ -28,6 +29,7 @@ class Stats:
     accepted_per_position: list[int] = field(default_factory=list)
     drafted_per_position: list[int] = field(default_factory=list)
     draft_lengths: dict[int, int] = field(default_factory=dict)
+    undrafted: dict[str, int] = field(default_factory=dict)
     copied: int = 0
     copied_accepted: int = 0
     prefill_s: float = 0.0
@@ -52,9 +54,11 @@ class Stats:
         else:
             self.decode_s += seconds
 
-    def count_round(self, drafted: int, accepted: int, *, copied: bool = False) -> None:
-        """Add one verification pass; ``copied``: its draft was an n-gram draft."""
+    def count_round(self, drafted: int, accepted: int, *, copied: bool = False, reason: str | None = None) -> None:
+        """Add one verification pass; ``copied``: its draft was an n-gram draft; ``reason``: why it had none."""
         self.rounds += 1
+        if reason is not None:
+            self.undrafted[reason] = self.undrafted.get(reason, 0) + 1
         if copied:
             self.copied += drafted
             self.copied_accepted += accepted

@@ -27,6 +27,8 @@ def family_of(model_type: object) -> Family:
         if model_type in family.model_types or model_type in family.drafter_types:
             return family
     known = ", ".join([t for f in FAMILIES for t in f.model_types] + [t for f in FAMILIES for t in f.drafter_types])
+    if model_type is None:
+        raise ConfigError(f"the configuration has no model_type; known: {known}")
     raise ConfigError(f"model_type {shown(model_type)} is not supported; known: {known}")
 
 

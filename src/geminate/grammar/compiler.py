@@ -40,7 +40,7 @@ _KEPT = 16  # compiled grammars
 _REMEMBERED_S = 600.0  # failures: on a busy machine a grammar may have failed for lack of time
 _MAX_REMEMBERED = 1_000
 # Error messages without the parser's state; fewer lexer states than the default, at 1 to 2 kB each.
-_LIMITS: dict[str, Any] = {"verbose_errors": False, "max_lexer_states": 8_000}
+LIMITS: dict[str, Any] = {"verbose_errors": False, "max_lexer_states": 8_000}
 
 
 class GrammarCompiler:
@@ -74,7 +74,7 @@ class GrammarCompiler:
             self._tokenizer.to_json(),
             vocab_size=self._vocab_size,
             eos_ids=self._eos_ids,
-            limits=_LIMITS,
+            limits=LIMITS,
             memory=memory,
         )
 
@@ -84,7 +84,7 @@ class GrammarCompiler:
         Raises:
             GeminateError: the grammar processes cannot be started; or `llguidance` is not installed.
         """
-        _need_library()
+        need_library()
         if self._host is None:
             self._library()
         else:
@@ -123,7 +123,7 @@ class GrammarCompiler:
             GrammarBusyError: too many others are being compiled.
             GeminateError: `llguidance` is not installed.
         """
-        _need_library()
+        need_library()
         return self._compiled(self._writer.write(spec, reasoning), LABELS[type(spec)], cancelled)
 
     def behind_thought(self, grammar: Grammar) -> Grammar:
@@ -143,7 +143,7 @@ class GrammarCompiler:
             ParameterError: not a grammar from this compiler.
             GrammarBusyError: after `isolate`: a grammar that is not compiled, or not any more.
         """
-        _need_library()
+        need_library()
         if self._host is None:
             return self._compiled(source, "the grammar").start()
         with self._lock:
@@ -207,7 +207,7 @@ class GrammarCompiler:
         with self._lock:
             if self._made is None:
                 self._made = Library(
-                    self._tokenizer.to_json(), vocab_size=self._vocab_size, eos_ids=self._eos_ids, limits=_LIMITS
+                    self._tokenizer.to_json(), vocab_size=self._vocab_size, eos_ids=self._eos_ids, limits=LIMITS
                 )
             return self._made
 
@@ -216,7 +216,12 @@ def _digest(source: str) -> bytes:
     return hashlib.sha256(source.encode()).digest()
 
 
-def _need_library() -> None:
+def need_library() -> None:
+    """Fail without the package that compiles grammars.
+
+    Raises:
+        GeminateError: it is not installed.
+    """
     try:
         import llguidance  # noqa: F401
     except ImportError as error:

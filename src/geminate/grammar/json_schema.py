@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 
-from geminate.errors import ParameterError, shown
+from geminate.errors import ParameterError, kind_of, shown
 
 
 def schema_text(schema: object) -> str:
@@ -18,7 +18,7 @@ def schema_text(schema: object) -> str:
         ParameterError: not a JSON object, values that JSON cannot express, or nested too deeply.
     """
     if not isinstance(schema, Mapping):
-        raise ParameterError(f"a JSON schema must be an object, not a {type(schema).__name__}")
+        raise ParameterError(f"a JSON schema must be an object, not {kind_of(schema)}")
     try:
         text = json.dumps(schema, allow_nan=False, ensure_ascii=False)
         text.encode("utf-8")

@@ -51,14 +51,19 @@ class Library:
     """`llguidance` with a model's tokenizer.
 
     Args:
-        tokenizer: tokenizer.json. vocab_size: number of logits. eos_ids: tokens that end a sequence.
+        tokenizer: tokenizer.json, or ``byte`` for a vocabulary of bytes.
+        vocab_size: number of logits. eos_ids: tokens that end a sequence; None for both: the tokenizer's own.
         limits: keyword arguments of `LLParserLimits`.
     """
 
-    def __init__(self, tokenizer: str, *, vocab_size: int, eos_ids: Sequence[int], limits: Mapping[str, Any]) -> None:
+    def __init__(
+        self, tokenizer: str, *, vocab_size: int | None, eos_ids: Sequence[int] | None, limits: Mapping[str, Any]
+    ) -> None:
         from llguidance import LLParserLimits, LLTokenizer
 
-        self.tokenizer: LLTokenizer = LLTokenizer(tokenizer, n_vocab=vocab_size, eos_token=list(eos_ids))
+        self.tokenizer: LLTokenizer = LLTokenizer(
+            tokenizer, n_vocab=vocab_size, eos_token=None if eos_ids is None else list(eos_ids)
+        )
         self.limits: LLParserLimits = LLParserLimits(**limits)
 
     def compile(self, source: str) -> CompiledGrammar:

@@ -29,8 +29,9 @@ from geminate.text.tokenizer import Tokenizer
 _MAX_TEXT = 131_072  # characters per grammar
 _MAX_RULES = 1_000  # rules per Lark grammar; compile time is quadratic in a chain of rules
 _MAX_INTERSECTIONS = 16  # in a Lark grammar: states multiply
-_QUOTED = re.compile(r'"(?:\\.|[^"\\\n])*"|/(?:\\.|[^/\\\n])+/')
+QUOTED = re.compile(r'"(?:\\.|[^"\\\n])*"|/(?:\\.|[^/\\\n])+/')
 _RULE = re.compile(r"^[ \t]*[?!]?[A-Za-z_][^:\n\"/]*:", re.MULTILINE)
+_GBNF = re.compile(r"^[ \t]*[A-Za-z][\w-]*[ \t]*::=", re.MULTILINE)
 _JSON_OPTIONS = {
     "whitespace_flexible": False,
     "item_separator": ", ",
@@ -70,10 +71,10 @@ class SourceWriter:
             tokens = self._tokenizer.call_tokens()
             marks["calls"] = [tokens.opened, tokens.closed, tokens.quote]
             if spec.answer is not None and not spec.required:
-                more = [{"name": "answer", **self._text(spec.answer)}]
+                more = [{"name": "answer", **text_grammar(spec.answer, self._special)}]
                 marks["text"] = isinstance(spec.answer, JsonObject | JsonSchema)
         else:
-            body = self._text(spec)
+            body = text_grammar(spec, self._special)
             marks["text"] = isinstance(spec, JsonObject | JsonSchema)
         grammars = [body, *more]
         if reasoning:
@@ -83,27 +84,7 @@ class SourceWriter:
             # 0.19999999999999999999 is below 0.2 as text, and equal to it as float64; with 15 digits that cannot be.
             marks["significant"] = 15 if "exclusiveM" in json.dumps(grammars) else 17
             whole["numbers"] = marks
-        text = json.dumps(whole, ensure_ascii=False)
-        if len(text) > _MAX_TEXT:
-            raise ParameterError(
-                f"{LABELS[type(spec)]} has {len(text):,} characters, and the limit is {_MAX_TEXT:,}; make it smaller"
-            )
-        return text
-
-    def _text(self, spec: TextSpec) -> dict[str, Any]:
-        match spec:
-            case JsonObject():
-                return _json_grammar({"type": "object"}, self._special)
-            case JsonSchema(schema):
-                return _json_grammar(schema, self._special)
-            case Regex(pattern):
-                return {"lark_grammar": f"start: {_regex_literal(pattern, self._special)}"}
-            case Lark(grammar):
-                return {"lark_grammar": _lark(grammar, self._special)}
-            case _:
-                raise ParameterError(
-                    f"a grammar is a JsonObject, JsonSchema, Regex, Lark or ToolCalls, not {type(spec).__name__}"
-                )
+        return written(whole, LABELS[type(spec)])
 
     def _calls(self, spec: ToolCalls) -> str:
         tokens = self._tokenizer.call_tokens()
@@ -150,6 +131,39 @@ class SourceWriter:
         return {"lark_grammar": lark}
 
 
+def written(whole: Mapping[str, Any], label: str) -> str:
+    """A grammar as text.
+
+    Raises:
+        ParameterError: it is too long.
+    """
+    text = json.dumps(whole, ensure_ascii=False)
+    if len(text) > _MAX_TEXT:
+        raise ParameterError(f"{label} has {len(text):,} characters, and the limit is {_MAX_TEXT:,}; make it smaller")
+    return text
+
+
+def text_grammar(spec: TextSpec, special: SpecialTexts) -> dict[str, Any]:
+    """The grammar of a text in llguidance's input format.
+
+    Raises:
+        ParameterError: a malformed grammar, or one that cannot be enforced.
+    """
+    match spec:
+        case JsonObject():
+            return _json_grammar({"type": "object"}, special)
+        case JsonSchema(schema):
+            return _json_grammar(schema, special)
+        case Regex(pattern):
+            return {"lark_grammar": f"start: {_regex_literal(pattern, special)}"}
+        case Lark(grammar):
+            return {"lark_grammar": _lark(grammar, special)}
+        case _:
+            raise ParameterError(
+                f"a grammar is a JsonObject, JsonSchema, Regex, Lark or ToolCalls, not {type(spec).__name__}"
+            )
+
+
 def _json_grammar(schema: Mapping[str, Any], special: SpecialTexts) -> dict[str, Any]:
     plain = plain_schema(schema, "the JSON schema, $", refuse=True)
     if "x-guidance" in plain:
@@ -189,15 +203,20 @@ def _lark(grammar: str, special: SpecialTexts) -> str:
     if not isinstance(grammar, str) or not grammar.strip():
         raise ParameterError("a Lark grammar must be a string with the rule 'start'")
     _encodable(grammar, "Lark grammar")
+    if _GBNF.search(grammar):
+        raise ParameterError(
+            "the grammar is GBNF (root ::= ...), and Lark is needed: name: in place of name ::=, start in place of "
+            "root, /[a-z]/ in place of [a-z]"
+        )
     rules = len(_RULE.findall(grammar))
     if rules > _MAX_RULES:
         raise ParameterError(f"the Lark grammar has {rules:,} rules, and the limit is {_MAX_RULES:,}")
-    intersections = _QUOTED.sub("", grammar).count("&")
+    intersections = QUOTED.sub("", grammar).count("&")
     if intersections > _MAX_INTERSECTIONS:
         raise ParameterError(
             f"the Lark grammar has {intersections} intersections (&), and the limit is {_MAX_INTERSECTIONS}"
         )
-    for literal in _QUOTED.findall(grammar):
+    for literal in QUOTED.findall(grammar):
         special.check_literal(literal, "the Lark grammar")
     return grammar
 

@@ -20,17 +20,18 @@ _ATOM = re.compile(r"\\([^A-Za-z0-9])|\\.|([^\\|()\[\]{}.*+?^$])|.", re.DOTALL)
 
 
 class SpecialTexts:
-    """The texts of a tokenizer's special tokens."""
+    """The texts of a tokenizer's special tokens; without a tokenizer there are none."""
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer | None) -> None:
         self._tokenizer = tokenizer
 
     @cached_property
     def _by_prefix(self) -> dict[str, list[str]]:
         found: dict[str, list[str]] = {}
-        for token in range(self._tokenizer.vocab_size):
-            if self._tokenizer.is_special(token):
-                text = self._tokenizer.decode([token], skip_special=False)
+        tokenizer = self._tokenizer
+        for token in range(0 if tokenizer is None else tokenizer.vocab_size):
+            if tokenizer is not None and tokenizer.is_special(token):
+                text = tokenizer.decode([token], skip_special=False)
                 if len(text) > 1:
                     found.setdefault(text[:2], []).append(text)
         return found

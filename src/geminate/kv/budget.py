@@ -10,11 +10,16 @@ forgotten from the tips of the paths that were not used for longest.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from geminate.kv.prefix_tree import Block, ContentSpan, PrefixTree, block_key
-from geminate.kv.store import BLOCK, KVFactory, KVStore
+from geminate.kv.store import BLOCK, BlockData, KVFactory, KVStore
+
+
+def nothing_behind(known: Sequence[BlockData]) -> Sequence[BlockData]:
+    """No further blocks."""
+    return ()
 
 
 @dataclass(eq=False, slots=True)
@@ -65,12 +70,19 @@ class KVBudget:
         return self.factory.nbytes(context)
 
     def lease(
-        self, prompt: Sequence[int], context: int, contents: Sequence[ContentSpan] = (), *, reuse: bool = True
+        self,
+        prompt: Sequence[int],
+        context: int,
+        contents: Sequence[ContentSpan] = (),
+        *,
+        reuse: bool = True,
+        behind: Callable[[Sequence[BlockData]], Sequence[BlockData]] = nothing_behind,
     ) -> Lease | None:
         """A store for a sequence, filled with the longest known prefix of its prompt but for the last token.
 
         Args:
             reuse: False leaves the store empty.
+            behind: called with the blocks that are known here; gives those behind them that are known elsewhere.
 
         Returns:
             None while the bytes are not there; they will be when enough running sequences have ended.
@@ -88,15 +100,28 @@ class KVBudget:
             tip.pins += 1
         try:
             cache = self.factory.new(context, whole=True)
-            cache.restore([block.data for block in path])
+            known: list[BlockData] = [block.data for block in path]
+            more = behind(known) if reuse else ()
+            cache.restore([*known, *more])
         except BaseException:
             tip.pins -= 1
             raise
         self.used += nbytes
         self._tree.touch(tip)
         self.queries += len(prompt)
-        self.hits += cache.length
-        return Lease(cache, nbytes, contents, tip, len(path))
+        self.hits += len(path) * BLOCK
+        lease = Lease(cache, nbytes, contents, tip, len(path))
+        self._join(lease, prompt, more)
+        return lease
+
+    def _join(self, lease: Lease, prompt: Sequence[int], blocks: Sequence[BlockData]) -> None:
+        """Keep blocks that come from elsewhere, as far as there is room."""
+        for data in blocks:
+            if not (self.keep_prefixes and self._make_room(self.factory.block_bytes)):
+                lease.capturing = False
+                return
+            key = block_key(prompt, lease.contents, lease.blocks)
+            self._step(lease, self._tree.add(lease.block, key, data))
 
     def capture(self, lease: Lease, tokens: Sequence[int]) -> None:
         """Keep the blocks that became full: positions below the store's length, of ``tokens``."""
@@ -109,10 +134,14 @@ class KVBudget:
                     lease.capturing = False  # what follows would hang in the air
                     return
                 block = self._tree.add(lease.block, key, cache.export(lease.blocks))
-            lease.block.pins -= 1
-            block.pins += 1
-            lease.block, lease.blocks = block, lease.blocks + 1
-            self._tree.touch(block)
+            self._step(lease, block)
+
+    def _step(self, lease: Lease, block: Block) -> None:
+        """A sequence stands on the next block."""
+        lease.block.pins -= 1
+        block.pins += 1
+        lease.block, lease.blocks = block, lease.blocks + 1
+        self._tree.touch(block)
 
     def release(self, lease: Lease) -> None:
         """Give a sequence's bytes back; its blocks stay as long as there is room."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from geminate.kv.store import BLOCK
+from geminate.kv.store import BLOCK, BlockData
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,7 +59,7 @@ class Block:
 
     key: bytes
     parent: Block | None
-    data: bytes
+    data: BlockData
     children: dict[bytes, Block] = field(default_factory=dict)
     pins: int = 0
 
@@ -84,7 +84,7 @@ class PrefixTree:
             block = child
         return path
 
-    def add(self, parent: Block, key: bytes, data: bytes) -> Block:
+    def add(self, parent: Block, key: bytes, data: BlockData) -> Block:
         """A new block under ``parent``."""
         block = parent.children[key] = Block(key, parent, data)
         self.nbytes += len(data)

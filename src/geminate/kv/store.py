@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from geminate.arrays import F32
+from geminate.errors import ParameterError
 
 BLOCK = 64
 """Positions of a block, the unit that leaves a store and comes back."""
@@ -14,6 +15,25 @@ ARITHMETIC = 2
 """Counts up whenever a release changes the bits of keys, values or logits (kArithmetic in native/contract.h)."""
 KVDtype = Literal["float16", "int8"]
 """Formats of keys and values."""
+KVFormat = Literal["f16", "int8"]
+"""The same as options and reports name them."""
+KV_FORMATS: dict[KVFormat, KVDtype] = {"f16": "float16", "int8": "int8"}
+
+
+def check_kv(name: str) -> KVFormat:
+    """A KV format by its name.
+
+    Raises:
+        ParameterError: another name.
+    """
+    for known in KV_FORMATS:
+        if name == known:
+            return known
+    raise ParameterError(f"kv must be one of {', '.join(KV_FORMATS)}, not {name!r}")
+
+
+BlockData = bytes | memoryview
+"""A block outside of a store."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +43,19 @@ class SlotSpec:
     kv_heads: int
     head_dim: int
     window: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    """Consecutive bytes of an exported block: keys and values of one slot, and its window (0 for full attention)."""
+
+    nbytes: int
+    window: int
+
+
+def first_needed(window: int, blocks: int) -> int:
+    """Of ``blocks`` blocks from position 0 on, the first whose rows a slot needs for the positions behind them."""
+    return max(0, blocks * BLOCK - window + 1) // BLOCK if window else 0
 
 
 class KVStore(Protocol):
@@ -60,8 +93,10 @@ class KVStore(Protocol):
         """Copy of positions ``block * BLOCK`` .. ``(block + 1) * BLOCK - 1`` of every slot, for `restore`."""
         ...
 
-    def restore(self, blocks: Sequence[bytes]) -> None:
+    def restore(self, blocks: Sequence[BlockData]) -> None:
         """Fill an empty store with consecutive blocks from position 0 on, as `export` of a store alike gave them.
+
+        Of a slot with a window only blocks from `first_needed` on are read.
 
         Raises:
             ValueError: the store is not empty, or a block has another size.
@@ -82,11 +117,18 @@ class KVFactory(Protocol):
     """Makes the stores of one model; a backend gives it for slots and a dtype.
 
     Attributes:
-        block_bytes: bytes of an exported block.
+        block_bytes: bytes of an exported block. sections: what it consists of, slot by slot.
+        layout: how those bytes are to be read, in words; another format or order has other words.
     """
 
     @property
     def block_bytes(self) -> int: ...
+
+    @property
+    def sections(self) -> tuple[Section, ...]: ...
+
+    @property
+    def layout(self) -> str: ...
 
     def new(self, max_context: int, *, whole: bool = False) -> KVStore:
         """An empty store; ``whole``: takes its memory at once (untouched pages cost nothing) instead of growing."""

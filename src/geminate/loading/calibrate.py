@@ -16,22 +16,35 @@ import numpy as np
 
 from geminate import machine
 from geminate.decoding.draft_rule import DraftRule
+from geminate.kv.store import BLOCK, KVStore
 from geminate.loading.load import Pair
 from geminate.plan.batch import Batch, Rows
-from geminate.speculation.costs import PROFILE_ROWS, CostProfile
+from geminate.plan.costs import AttentionCosts
+from geminate.speculation.costs import PROFILE_CONTEXT, PROFILE_ROWS, CostModel, CostProfile
 from geminate.weights.store import Message
 
 BUDGET = 1.5  # seconds to spend, unless a few passes alone take longer
 FEW = (1, 2, 3, 5, 9, 17)  # row counts timed where all of them would take too long
-CONTEXT = 64
+CONTEXT = PROFILE_CONTEXT
+FAR = 4096  # positions behind which passes are timed again, or half of the context if that is shorter
+FAR_ROWS = 5
+FAR_SAMPLES = 5
+FAR_BUDGET = 0.5  # seconds for them
 DRAFT = 4
 MOST_SAMPLES = 15
+DISTURBED = 1.5  # times the least timing; a median beyond that was taken while something else ran
+
+
+def cost_model(pair: Pair, profile: CostProfile | None) -> CostModel:
+    """The costs of a pair's rounds, by the profile and the attention of both models."""
+    drafter = None if pair.drafter is None else AttentionCosts(pair.drafter.plan)
+    return CostModel(profile, target=AttentionCosts(pair.target.plan), drafter=drafter)
 
 
 def cost_profile(
     pair: Pair, on_message: Message | None = None, on_pass: Callable[[], None] | None = None
 ) -> CostProfile | None:
-    """The kept profile of this machine, pair and thread count; measured and kept if there is none.
+    """The kept profile of this machine, pair and thread count; measured if there is none, and kept if all was quiet.
 
     Args:
         on_pass: see `measure`.
@@ -54,12 +67,13 @@ def cost_profile(
             f"measured what a pass costs here: {profile.passes[0] * 1e3:.0f} ms for one row, "
             f"{profile.passes[4] * 1e3:.0f} ms for five"
         )
-    _write(path, {**kept, key: profile.as_dict()})
+    if profile.quiet:
+        _write(path, {**kept, key: profile.as_dict()})
     return profile
 
 
 def measure(pair: Pair, budget: float = BUDGET, on_pass: Callable[[], None] | None = None) -> CostProfile:
-    """T(1..17) and the draft step, medians of interleaved timings within about ``budget`` seconds.
+    """T(1..17), the draft step and attention: the least of interleaved timings within about ``budget`` seconds.
 
     Args:
         on_pass: called before every pass; what it raises ends the measuring.
@@ -69,7 +83,7 @@ def measure(pair: Pair, budget: float = BUDGET, on_pass: Callable[[], None] | No
     vocab = target.config.vocab_size
     ids = (np.arange(CONTEXT, dtype=np.int64) * 7919 % vocab).astype(np.int32)
 
-    def run(rows: int, logits: bool = True) -> float:
+    def run(rows: int, logits: bool = True, cache: KVStore = cache) -> float:
         if on_pass is not None:
             on_pass()
         batch = Batch.of([Rows(cache=cache, ids=ids[:rows], wanted=rows if logits else 0)])
@@ -103,19 +117,55 @@ def measure(pair: Pair, budget: float = BUDGET, on_pass: Callable[[], None] | No
             for steps, taken in drafts.items():
                 run(DRAFT + 1)  # as in a series of drafts: the first after a pause finds its weights far from the core
                 taken.append(draft(steps))
-    short, long = (statistics.median(taken) if taken else 0.0 for taken in drafts.values())
+    short, long = (min(taken, default=0.0) for taken in drafts.values())
     step = max(0.0, long - short) / (DRAFT - 1)
-    medians = [statistics.median(times[m]) for m in rows]
-    passes = np.interp(np.arange(1, PROFILE_ROWS + 1), rows, medians)
+    # Whatever else runs only adds to a timing.
+    passes = np.interp(np.arange(1, PROFILE_ROWS + 1), rows, [min(times[m]) for m in rows])
+    quiet = all(statistics.median(taken) < DISTURBED * min(taken) for taken in times.values())
     # More rows never cost less: a dip is noise, and would look like free drafts.
     grown = tuple(float(t) for t in np.maximum.accumulate(passes))
-    return CostProfile(passes=grown, draft_step=step, draft_call=max(0.0, short - step))
+    byte, mac = _attention(pair, cache, run)
+    call = max(0.0, short - step)
+    return CostProfile(
+        passes=grown, draft_step=step, draft_call=call, attention_byte=byte, attention_mac=mac, quiet=quiet
+    )
+
+
+def _attention(pair: Pair, near: KVStore, run: Callable[..., float]) -> tuple[float, float]:
+    """Seconds of a byte of keys and values and of a multiply-accumulate of attention, from passes far into a context.
+
+    Args:
+        near: a cache of `CONTEXT` positions, whose keys and values fill the far one again and again.
+        run: (rows, cache=...) -> seconds of a pass.
+    """
+    target = pair.target
+    blocks = min(FAR, target.config.max_position_embeddings // 2) // BLOCK
+    if blocks * BLOCK <= 2 * CONTEXT:
+        return 0.0, 0.0
+    far = target.new_cache()
+    far.restore([near.export(0)] * blocks)
+    run(1, cache=far)
+    one: list[float] = []
+    more: list[float] = []
+    until = time.perf_counter() + FAR_BUDGET
+    while not one or (len(one) < FAR_SAMPLES and time.perf_counter() < until):
+        one.append(run(1, cache=far) - run(1))
+        more.append(run(FAR_ROWS, cache=far) - run(FAR_ROWS))
+    costs = AttentionCosts(target.plan)
+    here, there = costs.at(CONTEXT), costs.at(far.length)
+    macs, read = there.macs - here.macs, there.bytes - here.bytes
+    if macs <= 0:
+        return 0.0, 0.0
+    first, all_rows = max(0.0, statistics.median(one)), max(0.0, statistics.median(more))
+    mac = min(max(0.0, all_rows - first) / (FAR_ROWS - 1), first) / macs
+    return (first - mac * macs) / read, mac
 
 
 def _key(pair: Pair) -> str:
     backend = pair.target.backend
     drafter = "none" if pair.drafter is None else f"{pair.located.drafter} {pair.drafter.store.format}"
-    return f"{machine.describe()}; {backend.isa}, {backend.threads} threads; drafter {drafter}"
+    kv = pair.target.kv_format
+    return f"{machine.describe()}; {backend.isa}, {backend.threads} threads; KV {kv}; drafter {drafter}"
 
 
 def _path(pair: Pair) -> Path | None:

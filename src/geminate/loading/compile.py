@@ -5,6 +5,7 @@ from __future__ import annotations
 from geminate.backends.base import Backend
 from geminate.errors import ConfigError
 from geminate.families.registry import family_of
+from geminate.kv.store import KVFormat
 from geminate.plan.config import AssistantConfig, TargetConfig
 from geminate.runtime.compatibility import check_fit
 from geminate.runtime.drafter import DrafterModel, RopePosition
@@ -12,10 +13,12 @@ from geminate.runtime.target import TargetModel
 from geminate.weights.store import WeightStore
 
 
-def compile_target(config: TargetConfig, store: WeightStore, backend: Backend, *, max_rows: int) -> TargetModel:
+def compile_target(
+    config: TargetConfig, store: WeightStore, backend: Backend, *, max_rows: int, kv: KVFormat = "f16"
+) -> TargetModel:
     """A target; see `TargetModel`."""
     plan = family_of(config.model_type).plan(config, store)
-    return TargetModel(config, store, plan, backend, max_rows=max_rows)
+    return TargetModel(config, store, plan, backend, max_rows=max_rows, kv_format=kv)
 
 
 def compile_drafter(

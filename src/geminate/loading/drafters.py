@@ -6,11 +6,19 @@ import functools
 import os
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from geminate.checkpoint.gguf_file import gguf_architecture
-from geminate.errors import DrafterMismatchError, GeminateError, ModelNotFoundError
+from geminate.errors import (
+    ConfigError,
+    DrafterMismatchError,
+    GeminateError,
+    ModelNotFoundError,
+    StorageError,
+    WeightsError,
+)
 from geminate.families.base import Model
 from geminate.families.registry import open_model
 from geminate.loading.hub import HUB_ID, from_hub
@@ -23,6 +31,7 @@ LOOKUP = "only text that repeats is drafted (prompt lookup)"
 _PRECISIONS = ("Q8_0", "BF16", "F16", "F32")
 _QUANTIZATION = re.compile(r"i?q\d.*|bf16|f16|fp16|f32|qat|ud", re.IGNORECASE)
 _SHOWN = 3  # drafters that were passed over, by name
+WAY_OUT = "name another drafter with --drafter, or --drafter none"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +63,8 @@ def find_drafter(name: str | Path, source: Path, choice: str | Path | None) -> D
     if choice is None or choice == "none":
         return DrafterChoice(path=None, note=f"drafter: none, as asked; {LOOKUP}")
     if choice != "auto":
-        path = locate_model(choice)
+        with drafter_errors():
+            path = locate_model(choice)
         return DrafterChoice(path=path, note=f"drafter: {path}")
     search = _Search(Path(os.path.abspath(source)))
     for candidate in search.candidates():
@@ -102,8 +112,8 @@ class _Search:
         folder = place.parent if self.is_file else place
         found = [p for where in (folder, folder / "MTP", folder.parent / "MTP") for p in where.glob("*.gguf")]
         own = _architecture(place) if self.is_file else None
-        others = [p for p in found if p != place and _architecture(p) not in ("", own)]
-        yield from sorted((p for p in others if _is_drafter(p)), key=self._rank)
+        others = [p for p in found if p != place and (_architecture(p) or _named_drafter(p)) not in ("", own)]
+        yield from sorted((p for p in others if _named_drafter(p) or _is_drafter(p)), key=self._rank)
 
     def _rank(self, path: Path) -> tuple[int, int, str]:
         """Names like the target's first, then by precision."""
@@ -115,24 +125,31 @@ class _Search:
         return -len(_words(self.target) & _words(path)), precision, path.name
 
     def fits(self, candidate: Path) -> bool:
-        """Whether a drafter that fits stands there; one that does not is remembered with the reason."""
-        if not _is_drafter(candidate):
-            return False
-        if self.config is None:
-            return True
+        """Whether a drafter that fits stands there; one that does not, or is damaged, is remembered with the reason."""
         try:
-            check_fit(self.config, open_model(candidate).drafter_config())
+            if candidate.is_symlink() and not candidate.exists():
+                self.misfits.append(f"{candidate} (a link to {os.readlink(candidate)}, which is not there)")
+                return False
+            if not (candidate.is_file() or (candidate / "config.json").exists()):
+                return False
+            drafter = open_model(candidate)
+            if not drafter.is_drafter:
+                return False
+            if self.config is not None:
+                check_fit(self.config, drafter.drafter_config())
         except GeminateError as error:
             self.misfits.append(f"{candidate} ({str(error).removeprefix('this drafter does not fit the target: ')})")
+            return False
+        except OSError:
             return False
         return True
 
     def passed_over(self, before: str) -> str:
-        """Which drafters do not fit, behind ``before``; nothing if all do."""
+        """Which drafters do not fit or are damaged, behind ``before``; nothing if there are none."""
         if not self.misfits:
             return ""
         more = f" and {len(self.misfits) - _SHOWN} more" if len(self.misfits) > _SHOWN else ""
-        return f"{before}passed over because of another shape: {', '.join(self.misfits[:_SHOWN])}{more}"
+        return f"{before}passed over: {', '.join(self.misfits[:_SHOWN])}{more}"
 
     def on_hub(self, name: str) -> DrafterChoice:
         """The drafter of a hub id, fetched; else none, with what to do."""
@@ -153,16 +170,25 @@ class _Search:
         return DrafterChoice(path=None, note=f"drafter: {reason}; {LOOKUP}. To speculate with a drafter, {advice}")
 
 
+@contextmanager
+def drafter_errors(path: Path | None = None) -> Iterator[None]:
+    """What is wrong with a drafter names the way out, and its ``path`` if given."""
+    try:
+        yield
+    except StorageError:
+        raise  # another drafter would not help
+    except (ConfigError, DrafterMismatchError, ModelNotFoundError, WeightsError) as error:
+        where = "" if path is None or str(path) in str(error) else f"{path}: "
+        raise type(error)(f"{where}{error}; {WAY_OUT}") from None
+
+
 def check_drafter(target: TargetConfig, drafter: Model) -> None:
     """Check a drafter that was chosen, before anything is packed.
 
     Raises:
-        DrafterMismatchError: it does not fit; names the file and the way out.
+        DrafterMismatchError: it does not fit.
     """
-    try:
-        check_fit(target, drafter.drafter_config())
-    except DrafterMismatchError as error:
-        raise DrafterMismatchError(f"{drafter.path}: {error}; name another with --drafter, or --drafter none") from None
+    check_fit(target, drafter.drafter_config())
 
 
 def _words(path: Path) -> set[str]:
@@ -176,6 +202,11 @@ def _architecture(path: Path) -> str:
         return gguf_architecture(path)
     except GeminateError:
         return ""
+
+
+def _named_drafter(path: Path) -> str:
+    """What tells a GGUF drafter by its name, as they are published; "" for another file."""
+    return "mtp" if path.name.lower().startswith("mtp-") else ""
 
 
 def _is_drafter(source: Path) -> bool:

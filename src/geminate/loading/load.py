@@ -12,7 +12,7 @@ from geminate.errors import ConfigError, WeightsError
 from geminate.families.base import Model
 from geminate.families.registry import open_model
 from geminate.loading.compile import compile_drafter, compile_target
-from geminate.loading.drafters import DrafterChoice, check_drafter, find_drafter
+from geminate.loading.drafters import DrafterChoice, check_drafter, drafter_errors, find_drafter
 from geminate.loading.locate import EMBEDDED, embedded_pair, locate_model
 from geminate.loading.options import LoadOptions
 from geminate.params import MAX_DRAFT
@@ -101,9 +101,11 @@ def load_pair(options: LoadOptions, *, on_message: Message | None = None, progre
     located = locate(options.model, options.drafter)
     source = open_model(located.target)
     target_config = source.target_config()
-    drafter_source = None if located.drafter is None else open_model(located.drafter)
-    if drafter_source is not None:  # before packing, which may take minutes
-        check_drafter(target_config, drafter_source)
+    drafter_source = None
+    if located.drafter is not None:
+        with drafter_errors(located.drafter):
+            drafter_source = open_model(located.drafter)
+            check_drafter(target_config, drafter_source)  # before packing, which may take minutes
     backend = make_backend(options.threads)
     open_packed = functools.partial(
         _open_checked if options.check else open_weights,
@@ -114,14 +116,16 @@ def load_pair(options: LoadOptions, *, on_message: Message | None = None, progre
         on_message=on_message,
     )
     store = open_packed(source, target_config, options.weights)
-    target = compile_target(target_config, store, backend, max_rows=options.prefill_chunk + MAX_DRAFT)
+    rows = options.prefill_chunk + MAX_DRAFT
+    target = compile_target(target_config, store, backend, max_rows=rows, kv=options.kv)
     if options.max_context is not None:
         target.config = _bounded(target.config, options.max_context, on_message)
     drafter_model = None
     if drafter_source is not None:
         assistant = drafter_source.drafter_config()
-        drafter_store = open_packed(drafter_source, assistant, options.weights)
-        drafter_model = compile_drafter(assistant, drafter_store, target, options.rope_position)
+        with drafter_errors(located.drafter):
+            drafter_store = open_packed(drafter_source, assistant, options.weights)
+            drafter_model = compile_drafter(assistant, drafter_store, target, options.rope_position)
         if options.prefault:
             drafter_store.prefault(progress)
     if options.prefault:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -59,6 +60,8 @@ def locate_model(name: str | Path) -> Path:
     except (OSError, RuntimeError) as error:  # too long, unreadable, or ~ of a user that is not there
         cause = getattr(error, "strerror", None) or str(error)
         raise ModelNotFoundError(f"cannot look for a model at {_short(text)}: {cause}") from None
+    if not exists and path.is_symlink():
+        raise ModelNotFoundError(f"{name} is a link to {os.readlink(path)}, which is not there")
     if gguf or (exists and path.suffix == ".gguf"):
         return path  # a damaged one is reported by its reader
     if exists:

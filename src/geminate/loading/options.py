@@ -6,8 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from geminate.errors import ParameterError
+from geminate.kv.prefix_store import DEFAULT_BYTES
+from geminate.kv.store import KVFormat, check_kv
 from geminate.loading.locate import EMBEDDED
 from geminate.runtime.drafter import ROPE_POSITIONS, RopePosition
+from geminate.sizes import parse_size
 from geminate.weights.presets import Preset, check_preset
 
 
@@ -23,6 +26,7 @@ class LoadOptions:
         drafter: ``auto`` (found beside the model), ``embedded``, a directory, GGUF file or hub id, or None for none.
         weights: ``bf16``, ``int8``, ``int4``, ``int4+``, or ``auto``: the file's own grid if it has one, else int8.
             The drafter is never kept below int8.
+        kv: keys and values in float16 (``f16``) or ``int8``, which takes about half the memory.
         threads: worker threads; None is the number of physical cores.
         prefill_chunk: maximum number of prompt tokens in one forward pass, 1 to 4096.
         rope_position: the drafter's rotary position, ``P`` (transformers) or ``P-1`` (LiteRT-LM, vLLM); changes
@@ -31,6 +35,8 @@ class LoadOptions:
         check: compare packed weights with their checksums before they are used, and pack damaged ones again.
         prefault: load all weights into memory now, so that the first answer does not wait for the disk.
         max_context: tokens that prompt and completion together may have; None is the model's own limit.
+        prefix_store: directory in which the KV cache of prompts is kept across restarts; None keeps none.
+        prefix_store_bytes: bound of that directory, an integer or a size such as ``512MiB``.
 
     Raises:
         ParameterError: a value outside its range.
@@ -49,6 +55,9 @@ class LoadOptions:
             "help": "Weight format: bf16, int8, int4 or int4+; auto: keep the file's own quantization (Q4_0, Q8_0) if "
             "it has one, otherwise int8."
         },
+    )
+    kv: KVFormat = field(
+        default="f16", metadata={"help": "Format of the KV cache: f16, or int8, which takes about half the memory."}
     )
     threads: int | None = field(default=None, metadata={"help": "Number of worker threads.", "empty": "physical cores"})
     prefill_chunk: int = 256
@@ -70,13 +79,30 @@ class LoadOptions:
 
     max_context: int | None = field(
         default=None,
-        metadata={"help": "Tokens of prompt and completion together, at most.", "empty": "the model's limit"},
+        metadata={
+            "help": "Tokens of prompt and completion together, at most.",
+            "flags": ("--max-context", "--ctx-size", "-c"),
+            "empty": "the model's limit",
+        },
+    )
+    prefix_store: str | Path | None = field(
+        default=None,
+        metadata={
+            "help": "Directory that keeps the KV cache of prompts across restarts; it holds what was asked, see the "
+            "page on security.",
+            "empty": "none",
+        },
+    )
+    prefix_store_bytes: int | str = field(
+        default=DEFAULT_BYTES,
+        metadata={"help": "Limit of the prefix store; the least recently used goes first.", "empty": "4 GiB"},
     )
 
     def __post_init__(self) -> None:
         if self.model == EMBEDDED:
             object.__setattr__(self, "model", None)
         check_preset(self.weights)
+        check_kv(self.kv)
         if self.rope_position not in ROPE_POSITIONS:
             raise ParameterError(f"rope_position must be 'P' or 'P-1', not {self.rope_position!r}")
         if not 1 <= self.prefill_chunk <= 4096:
@@ -84,3 +110,9 @@ class LoadOptions:
         limit = self.max_context
         if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 2):
             raise ParameterError(f"max_context must be an integer from 2, not {limit!r}")
+        size = self.prefix_store_bytes
+        if isinstance(size, str):
+            size = parse_size("prefix_store_bytes", size)
+            object.__setattr__(self, "prefix_store_bytes", size)
+        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+            raise ParameterError(f"prefix_store_bytes must be a positive number of bytes, not {size!r}")

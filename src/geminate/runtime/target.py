@@ -8,7 +8,7 @@ import numpy as np
 
 from geminate.arrays import F32, I32
 from geminate.backends.base import Backend
-from geminate.kv.store import KVStore
+from geminate.kv.store import KV_FORMATS, KVFormat, KVStore
 from geminate.plan.batch import Batch, Rows
 from geminate.plan.config import TargetConfig
 from geminate.plan.nodes import Plan
@@ -23,17 +23,26 @@ class TargetModel:
         plan: of that configuration over these weights.
         backend: runs the plan.
         max_rows: maximum number of rows of one pass, all sequences together.
+        kv_format: of keys and values.
     """
 
     def __init__(
-        self, config: TargetConfig, store: WeightStore, plan: Plan, backend: Backend, *, max_rows: int
+        self,
+        config: TargetConfig,
+        store: WeightStore,
+        plan: Plan,
+        backend: Backend,
+        *,
+        max_rows: int,
+        kv_format: KVFormat = "f16",
     ) -> None:
         self.config = config
         self.store = store
         self.backend = backend
         self.max_rows = max_rows
         self.slots = config.kv_slots
-        self.kv = backend.new_kv(self.slots, max_rows=max_rows)
+        self.kv_format = kv_format
+        self.kv = backend.new_kv(self.slots, max_rows=max_rows, dtype=KV_FORMATS[kv_format])
         self.plan = plan
         self.program = backend.compile(plan, max_rows=max_rows)
 

@@ -9,6 +9,7 @@ from geminate.decoding.sampling import TokenLogprobs
 from geminate.engine.messages import EngineEvent, EngineRequest, PromptProgress
 from geminate.engine.stats import Stats
 from geminate.llm import LLM
+from geminate.speculation.policy.base import Reason
 from geminate.text.reply import ReplyDelta, make_reply
 from geminate.text.tokenizer import Tokenizer
 
@@ -30,6 +31,7 @@ class ChunkToken:
 class Chunk:
     """The output of one choice in one round; the last has the finish reason, the stop string and the statistics.
 
+    ``undrafted`` is why the round had no draft, of `geminate.speculation.policy.base.REASONS`.
     One with ``progress`` has nothing else: it was made before the first token.
     """
 
@@ -38,6 +40,7 @@ class Chunk:
     tokens: list[ChunkToken]
     drafted: int
     accepted: int
+    undrafted: Reason | None = None
     prompt_logprobs: tuple[TokenLogprobs, ...] = ()
     finish_reason: Literal["stop", "length"] | None = None
     stop: str | None = None
@@ -78,6 +81,7 @@ class ChunkReader:
             tokens=made,
             drafted=event.drafted,
             accepted=event.accepted,
+            undrafted=event.reason,
             prompt_logprobs=event.prompt_logprobs,
             finish_reason=finish,
             stop=None if finish is None else self._reply.matched,

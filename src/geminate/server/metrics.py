@@ -11,8 +11,10 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.registry import Collector
 
 from geminate.engine.service import ServiceSnapshot
+from geminate.kv.prefix_store import PrefixStore, StoreStats
 from geminate.params import MAX_DRAFT
 from geminate.server.chunks import Chunk
+from geminate.speculation.policy import REASONS
 
 disable_created_metrics()  # type: ignore[no-untyped-call]
 PREFIX = "geminate:"
@@ -26,23 +28,41 @@ _WHOLE = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320, 640, 1280)
 class _Gauges(Collector):
     """Values read from the service when the metrics are scraped."""
 
-    def __init__(self, model: str, snapshot: Callable[[], ServiceSnapshot], grammars: Callable[[], int]) -> None:
-        self.model, self.snapshot, self.grammars = model, snapshot, grammars
+    def __init__(
+        self,
+        model: str,
+        kv: str,
+        snapshot: Callable[[], ServiceSnapshot],
+        grammars: Callable[[], int],
+        store: PrefixStore | None,
+    ) -> None:
+        self.model, self.kv, self.snapshot, self.grammars, self.store = model, kv, snapshot, grammars, store
 
     def collect(self) -> Iterator[Metric]:
         now = self.snapshot()
         share = now.kv_bytes_used / now.kv_bytes_limit if now.kv_bytes_limit else 0.0
+        stored = StoreStats() if self.store is None else self.store.stats()
         gauges = (
             ("num_requests_running", "Sequences being decoded.", now.running),
             ("num_requests_waiting", "Requests in the queue.", now.waiting),
-            ("kv_cache_usage_perc", "Share of the KV-cache budget in use, 0 to 1.", share),
             ("prefix_cache_bytes", "Memory of the prefix cache, a part of the KV-cache budget.", now.kv_bytes_kept),
+            ("prefix_store_bytes", "Bytes in the prefix store, as last seen.", stored.nbytes),
             ("grammar_memory_bytes", "Memory of the compiled grammars.", self.grammars()),
         )
         counters = (
             ("prefix_cache_queries", "Prompt tokens looked up in the prefix cache.", now.prefix_queries),
             ("prefix_cache_hits", "Prompt tokens found in the prefix cache.", now.prefix_hits),
+            ("prefix_store_queries", "Prompt tokens looked up in the prefix store.", stored.queries),
+            ("prefix_store_hits", "Prompt tokens found in the prefix store.", stored.hits),
+            ("prefix_store_damaged_blocks", "Stored blocks that could not be used.", stored.damaged),
+            ("prefix_store_write_errors", "Blocks that could not be written.", stored.write_errors),
+            ("prefix_store_dropped_blocks", "Blocks that were not written for lack of time.", stored.dropped),
+            ("prefix_store_removed_blocks", "Blocks removed to keep the limit.", stored.removed),
         )
+        usage = "Share of the KV-cache budget in use, 0 to 1; the label names the format of keys and values."
+        used = GaugeMetricFamily(PREFIX + "kv_cache_usage_perc", usage, labels=["model_name", "kv"])
+        used.add_metric([self.model, self.kv], share)
+        yield used
         for kind, entries in ((GaugeMetricFamily, gauges), (CounterMetricFamily, counters)):
             for name, help, value in entries:
                 family = kind(PREFIX + name, help, labels=["model_name"])
@@ -82,7 +102,14 @@ class Metrics:
         """Count a finished HTTP request."""
         self._http.labels(path, str(status)).inc()
 
-    def attach(self, model: str, snapshot: Callable[[], ServiceSnapshot], grammars: Callable[[], int]) -> None:
+    def attach(
+        self,
+        model: str,
+        kv: str,
+        snapshot: Callable[[], ServiceSnapshot],
+        grammars: Callable[[], int],
+        store: PrefixStore | None = None,
+    ) -> None:
         """Add the metrics of a loaded model; called once."""
 
         def histogram(name: str, help: str, buckets: tuple[float, ...]) -> Histogram:
@@ -117,22 +144,28 @@ class Metrics:
             "draft_length",
             [str(i) for i in range(MAX_DRAFT + 1)],
         )
+        self.undrafted = family(
+            "spec_decode_undrafted_rounds", "Rounds without a draft, by reason.", "reason", list(REASONS)
+        )
         self.finished = family(
             "request_success",
             "Choices by finish reason.",
             "finished_reason",
             ["stop", "length", "tool_calls", "abort", "error"],
         )
-        self.registry.register(_Gauges(model, snapshot, grammars))
+        self.registry.register(_Gauges(model, kv, snapshot, grammars, store))
 
     def rounds_of(self, chunks: Iterable[Chunk]) -> None:
         """Count rounds; every counter is touched once, however many there are."""
         tokens = drafts = drafted = accepted = 0
         lengths: dict[int, int] = {}
+        undrafted: dict[str, int] = {}
         places: dict[int, int] = {}
         for chunk in chunks:
             tokens += len(chunk.tokens)
             lengths[chunk.drafted] = lengths.get(chunk.drafted, 0) + 1
+            if chunk.undrafted is not None:
+                undrafted[chunk.undrafted] = undrafted.get(chunk.undrafted, 0) + 1
             drafts += chunk.drafted > 0
             drafted += chunk.drafted
             accepted += chunk.accepted
@@ -145,6 +178,8 @@ class Metrics:
             self.accepted_tokens.inc(accepted)
         for length, count in lengths.items():
             self.rounds[str(length)].inc(count)
+        for reason, count in undrafted.items():
+            self.undrafted[reason].inc(count)
         for place, count in places.items():
             self.accepted_at[str(place)].inc(count)
 

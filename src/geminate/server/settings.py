@@ -17,6 +17,7 @@ from typing import Any, cast
 
 from geminate.engine.pace import MAX_GAP_S
 from geminate.errors import ParameterError
+from geminate.kv.store import KV_FORMATS, check_kv
 from geminate.loading.options import LoadOptions
 from geminate.params import parse_speculation
 from geminate.runtime.drafter import ROPE_POSITIONS, RopePosition
@@ -54,11 +55,11 @@ def _setting(
     return field(default=default, metadata=metadata)
 
 
-def _from_loading(name: str, **limits: Any) -> Any:
+def _from_loading(name: str, *, group: str = "model", **limits: Any) -> Any:
     """A field with the default and the help that it has in `LoadOptions`."""
     item = _LOADING[name]
     meta = item.metadata
-    return _setting(item.default, meta["help"], group="model", default_text=meta.get("empty"), **limits)
+    return _setting(item.default, meta["help"], group=group, default_text=meta.get("empty"), **limits)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +73,7 @@ class Settings:
     model: str | None = _from_loading("model")
     drafter: str = _from_loading("drafter")
     weights: str = _from_loading("weights", check=check_preset)
+    kv: str = _from_loading("kv", choices=tuple(KV_FORMATS))
     threads: int | None = _from_loading("threads", low=1, high=256)
     rope_position: str = _from_loading("rope_position", choices=ROPE_POSITIONS)
     cache: bool = _setting(True, "Cache packed weights on disk for the next start.", group="model")
@@ -114,6 +116,8 @@ class Settings:
         "Reuse the KV cache of earlier prompts with the same prefix (users can time each other's hits).",
         group="engine",
     )
+    prefix_store: str | None = _from_loading("prefix_store", group="engine")
+    prefix_store_bytes: int = _from_loading("prefix_store_bytes", group="engine", low=1, size=True)
     max_inter_token_ms: float = _setting(
         1000 * MAX_GAP_S,
         "Time between two tokens of a completion that prompts read beside it may cause: a pass takes as many prompt "
@@ -250,11 +254,14 @@ class Settings:
             model=self.model,
             drafter=None if self.drafter == "none" else self.drafter,
             weights=check_preset(self.weights),
+            kv=check_kv(self.kv),
             threads=self.threads,
             rope_position=cast(RopePosition, self.rope_position),
             use_cache=self.cache,
             check=self.check,
             prefault=self.prefault,
+            prefix_store=self.prefix_store,
+            prefix_store_bytes=self.prefix_store_bytes,
         )
 
 

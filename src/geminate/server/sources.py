@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import os
-import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,9 +15,9 @@ from typing import Any
 
 from geminate.errors import GeminateError, ParameterError
 from geminate.server.settings import ENV_PREFIX, Row, Settings, check_field, rows, words
+from geminate.sizes import parse_size
 
 CONFIG_ENV = "GEMINATE_SERVE_CONFIG"
-_SIZE = re.compile(r"(\d+)\s*(|k|m|g|t)(i?b)?", re.IGNORECASE)
 _TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 
 
@@ -84,10 +83,7 @@ def _coerced(row: Row, value: Any) -> Any:
         items = [item.strip() for item in value.split(",")] if isinstance(value, str) else value
         return tuple(items) if isinstance(items, (list, tuple)) else items
     if row.size and isinstance(value, str):
-        match = _SIZE.fullmatch(value.strip())
-        if match is None:
-            raise ParameterError(f"{row.name} must be a size such as 512MiB or 4GiB, not {value!r}")
-        return int(match[1]) << (10 * " kmgt".index(match[2].lower() or " "))
+        return parse_size(row.name, value)
     if not isinstance(value, str) or row.kind is str:
         return float(value) if row.kind is float and type(value) is int else value
     text = value.strip()

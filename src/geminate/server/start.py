@@ -71,6 +71,7 @@ def facts(llm: LLM, settings: Settings, memory: KVBudget, *, url: str, keys: int
         "weights": pair.target.store.format,
         "isa": pair.target.backend.isa,
         "threads": pair.target.backend.threads,
+        "kv": pair.target.kv_format,
         "kv_bytes": memory.limit,
         "max_running": settings.max_running,
         "longest_request": longest_request(llm, settings, memory),
@@ -86,7 +87,7 @@ def sentences(facts: dict[str, Any], llm: LLM, *, page: bool) -> list[str]:
         f"{page_at}{url}/v1 the base URL for clients",
         llm.pair.located.drafter_note,
         f"weights {facts['weights']}, {facts['threads']} threads, kernels {facts['isa']}",
-        f"KV cache {facts['kv_bytes'] / 1e6:,.0f} MB: up to {facts['max_running']} requests at once, the longest of "
-        f"{facts['longest_request']:,} tokens",
+        f"KV cache {facts['kv']}, {facts['kv_bytes'] / 1e6:,.0f} MB: up to {facts['max_running']} requests at once, "
+        f"the longest of {facts['longest_request']:,} tokens",
         f"API keys: {keys}" if keys else "API keys: off, whoever can reach this address can use it",
     ]

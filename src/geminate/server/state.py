@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import bisect
 import hashlib
 import time
 from pathlib import Path
@@ -18,6 +17,7 @@ from geminate.server.http.errors import DRAIN_RETRY_AFTER_S, ApiError, bad_reque
 from geminate.server.kept_items import KeptItems
 from geminate.server.metrics import Metrics
 from geminate.server.settings import Settings
+from geminate.server.start import longest_request
 from geminate.text.tokenizer import Tokenizer
 
 EMBEDDED_ID = "geminate-embedded"
@@ -29,7 +29,7 @@ class Model:
 
     Attributes:
         id: its name in the API. listed, names: that and the aliases.
-        context: maximum number of tokens of prompt and completion.
+        context: maximum number of tokens of prompt and completion: of the model, the settings and the KV memory.
         fingerprint: changes when the answers to the same request and seed may.
         slow_template: whether the chat template once took too long for the event loop.
 
@@ -47,7 +47,10 @@ class Model:
         self.id = settings.model_id or default_id(settings.model)
         self.listed = tuple(dict.fromkeys((self.id, *settings.alias)))
         self.names = frozenset(self.listed)
-        self.context = min(config.max_position_embeddings, settings.max_context or config.max_position_embeddings)
+        own = min(config.max_position_embeddings, settings.max_context or config.max_position_embeddings)
+        memory = service.engine.memory
+        self.context = own if memory is None else longest_request(llm, settings, memory)
+        self._bound = "" if self.context == own else f" (of {own:,}; kv_bytes holds no more)"
         self.compiler = llm.grammars
         self.slow_template = False
         self.fingerprint = _fingerprint(llm)
@@ -68,17 +71,27 @@ class Model:
                 f"{field}: {what} cannot fit the context of {self.context:,} tokens", field, "context_length_exceeded"
             )
 
-    def max_completion(self, prompt: int, wanted: int) -> int:
-        """The longest completion up to ``wanted`` tokens that fits the KV-cache budget."""
-        memory = self.service.engine.memory
-        assert memory is not None  # `make_service` bounds it
+    def room(self, prompt: int, wanted: int | None) -> int:
+        """Tokens that a completion may have behind a prompt of so many.
 
-        def fits(tokens: int) -> bool:
-            return memory.need(prompt + tokens) <= memory.limit
+        Args:
+            wanted: tokens that the client asked for.
 
-        if fits(wanted):
-            return wanted
-        return bisect.bisect_left(range(1, wanted), True, key=lambda tokens: not fits(tokens))
+        Raises:
+            ApiError: 400 with the code ``context_length_exceeded``: there is no room, or less than asked for.
+        """
+        room = self.context - prompt
+        if room >= (wanted or 1):
+            return room
+        why = "shorten the prompt to leave room for the completion"
+        if room > 0:
+            why = f"ask for at most {room:,}, or leave the limit out: the completion then ends with the context"
+        asked = "" if wanted is None else f", and the completion may take {wanted:,}"
+        raise bad_request(
+            f"this model's maximum context length is {self.context:,} tokens{self._bound}; the prompt has "
+            f"{prompt:,}{asked}; {why}",
+            code="context_length_exceeded",
+        )
 
     def card(self) -> dict[str, Any]:
         """The model's entry in ``/v1/models``."""
@@ -90,6 +103,7 @@ class Model:
                 "target": pair.located.target.name,
                 "drafter": None if pair.located.drafter is None else pair.located.drafter.name,
                 "weights": pair.target.store.format,
+                "kv": pair.target.kv_format,
                 "speculation_max": MAX_DRAFT,
                 "chat": self.llm.template is not None,
                 "version": __version__,
@@ -106,13 +120,14 @@ def default_id(model: str | None) -> str:
 
 
 def _fingerprint(llm: LLM) -> str:
-    """Hash of the version, the configuration, the weight files and the formats they are kept in."""
+    """Hash of the version, the configuration, the weight files, and the formats of weights and KV cache."""
     store, source = llm.pair.target.store, llm.pair.source
     stamps = [] if source is None else source.checkpoint.stamps
     parts = (
         __version__,
         repr(llm.config),
         repr(sorted(store.bytes_by_format().items())),
+        llm.pair.target.kv_format,
         repr([stamp[:2] for stamp in stamps]),
     )
     return "fp_" + hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
@@ -132,7 +147,9 @@ class ServerState:
     def attach(self, llm: LLM, service: EngineService) -> None:
         """Use this loaded model, whose service has started; requests are accepted from now on."""
         model = Model(llm, service, self.settings)
-        self.metrics.attach(model.id, service.snapshot, lambda: model.compiler.memory)
+        self.metrics.attach(
+            model.id, llm.pair.target.kv_format, service.snapshot, lambda: model.compiler.memory, llm.prefix_store
+        )
         self._model = model
         if self.status == "loading":
             self.status = "ready"
@@ -143,9 +160,11 @@ class ServerState:
             self._model.compiler.drop_idle(seconds)
 
     def close(self) -> None:
-        """End the grammar processes."""
+        """End the grammar processes; write what is queued for the prefix store."""
         if self._model is not None:
             self._model.compiler.close()
+            if self._model.llm.prefix_store is not None:
+                self._model.llm.prefix_store.close()
 
     def drain(self) -> None:
         """Refuse new requests."""

@@ -28,8 +28,12 @@ class Rates:
         prior, w = self.prior if lean is None else lean, self.weight
         return [(p + w * q) / (t + w) for p, t, q in zip(self._passed, self._tried, prior, strict=True)]
 
-    def observe(self, at: int, passed: bool) -> None:
-        """Count a trial of frequency ``at``."""
+    def value(self, at: int) -> float:
+        """The estimate of frequency ``at``."""
+        return (self._passed[at] + self.weight * self.prior[at]) / (self._tried[at] + self.weight)
+
+    def observe(self, at: int, passed: float) -> None:
+        """Count a trial of frequency ``at``: 1 if it passed, 0 if not, or the chance that it would have."""
         self._tried[at] = self.keep * self._tried[at] + 1
         self._passed[at] = self.keep * self._passed[at] + passed
 
@@ -42,10 +46,17 @@ class PositionRates(Rates):
     def __init__(self, *, weight: float = 4.0, keep: float) -> None:
         super().__init__([self.FIRST] * MAX_DRAFT, weight=weight, keep=keep)
 
-    def observe_round(self, drafted: int, accepted: int) -> None:
-        """Count the positions that were put to the test: the accepted ones and the first rejected."""
+    def observe_round(self, drafted: int, accepted: int, next_chance: float | None = None) -> None:
+        """Count the positions that were put to the test: the accepted ones and the first rejected.
+
+        Args:
+            next_chance: of acceptance, of the token behind them that was made and not verified; None: there is none.
+                Were it not counted, drafts that are never verified would look as good as at first.
+        """
         for i in range(min(drafted, accepted + 1, MAX_DRAFT)):
             self.observe(i, i < accepted)
+        if next_chance is not None and accepted == drafted < MAX_DRAFT:
+            self.observe(drafted, next_chance)
 
 
 class Calibration(Rates):
@@ -81,20 +92,9 @@ class MatchRates(Rates):
 
 
 class AcceptanceStats:
-    """What the sequences of an engine have learned about drafts together.
-
-    Attributes:
-        gain: single-row rounds that a drafting round saves, lately.
-        rest: shared rounds for which a new sequence makes no draft.
-    """
+    """What the sequences of an engine have learned about drafts together."""
 
     def __init__(self) -> None:
         self.positions = PositionRates(keep=0.997)
         self.calibration = Calibration()
         self.matches = MatchRates(keep=0.99)
-        self.gain = 1.0
-        self.rest = 0
-
-    def observe_gain(self, won: float) -> None:
-        """Count what a drafting round saved."""
-        self.gain += 0.05 * (won - self.gain)

@@ -34,9 +34,10 @@ class DraftContext:
 
 @dataclass(frozen=True, kw_only=True)
 class Draft:
-    """Draft tokens, the drafter's confidence in each (0..1; empty if it has none), and their source.
+    """Draft tokens, and where they come from.
 
     Attributes:
+        confidence: the drafter's in each token, 0..1, including tokens later cut by `first`; empty if it has none.
         steps: drafter forward steps spent on this draft, including tokens later cut by `first`; 0 if no drafter ran.
     """
 
@@ -47,7 +48,9 @@ class Draft:
 
     def first(self, k: int) -> Draft:
         """The first k draft tokens."""
-        return replace(self, token_ids=self.token_ids[:k], confidence=self.confidence[:k])
+        if k >= len(self.token_ids):
+            return self
+        return replace(self, token_ids=self.token_ids[:k])
 
 
 class Drafter(Protocol):

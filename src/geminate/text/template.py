@@ -17,7 +17,7 @@ from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 
 from geminate.checkpoint.checkpoint import Checkpoint
-from geminate.errors import ParameterError, TemplateTimeoutError, TokenizerError
+from geminate.errors import ParameterError, TemplateTimeoutError, TokenizerError, kind_of
 from geminate.text.dialect import PLAIN, Dialect
 from geminate.text.messages import prepared
 from geminate.text.sandbox import DEADLINE_S, BoundedEnvironment
@@ -202,16 +202,17 @@ def check_messages(messages: object) -> None:
         ParameterError: names the malformed message and the reason.
     """
     if not isinstance(messages, Sequence) or isinstance(messages, (str, bytes)):
-        raise ParameterError(f"messages must be a list, not a {type(messages).__name__}")
+        raise ParameterError(f"messages must be a list, not {kind_of(messages)}")
     if not messages:
         raise ParameterError("messages is empty: at least one message is needed")
     for index, message in enumerate(messages):
         where = f"messages[{index}]"
         if not isinstance(message, Mapping):
-            raise ParameterError(f"{where} must be a mapping, not a {type(message).__name__}")
+            raise ParameterError(f"{where} must be an object, not {kind_of(message)}")
         role = message.get("role")
         if role not in ROLES:
-            raise ParameterError(f"{where}: role must be one of {', '.join(ROLES)}, not {role!r}")
+            given = repr(role) if isinstance(role, str) else kind_of(role)
+            raise ParameterError(f"{where}: role must be one of {', '.join(ROLES)}, not {given}")
         content = message.get("content")
         if isinstance(content, str):
             continue
@@ -220,11 +221,11 @@ def check_messages(messages: object) -> None:
         if role == "tool" and isinstance(content, Mapping):
             continue
         if not isinstance(content, Sequence) or isinstance(content, bytes):
-            raise ParameterError(
-                f"{where}: content must be a string or a list of text parts, not a {type(content).__name__}"
-            )
+            raise ParameterError(f"{where}: content must be a string or a list of text parts, not {kind_of(content)}")
         for part in content:
-            kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
+            if not isinstance(part, Mapping):
+                raise ParameterError(f"{where}: a part of content must be an object, not {kind_of(part)}")
+            kind = part.get("type")
             if kind != "text":
                 raise ParameterError(f"{where}: a part of type {kind!r}; only 'text' is supported")
             if not isinstance(part.get("text"), str):

@@ -1,20 +1,21 @@
 """The proof that speculation changes nothing: the same prompts under many settings, tokens and logits compared.
 
 A *run* is one prompt under one choice of every setting. By default the runs of a prompt are a covering array: every
-value occurs, and every pair of values of two settings (speculation, threads, chunk, batch, greedy or sampled) occurs
-together; the two temperatures alternate in the sampled runs. The array is found greedily, in a fixed order. A batch is
-the prompt alone, or as in a server: among other sequences that come and go, starting from the prefix cache of an
-earlier run. ``full`` runs the cross product. Greedy and sampled runs differ from each other by intent; runs with the
-same temperature must give the same token ids and the same hash over the logits of every emitted position.
+value occurs, and every pair of values of two settings (speculation, threads, chunk, batch, greedy or sampled, KV
+format) occurs together; the two temperatures alternate in the sampled runs. The array is found greedily, in a fixed
+order. A batch is the prompt alone, or as in a server: among other sequences that come and go, starting from the prefix
+cache of an earlier run. ``full`` runs the cross product. Greedy and sampled runs differ from each other by intent, and
+so do KV formats; runs with the same temperature and KV format must give the same token ids and the same hash over the
+logits of every emitted position.
 """
 
 from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from collections.abc import Sequence as Seq
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -22,6 +23,7 @@ import numpy as np
 from geminate.engine.messages import EngineEvent, EngineRequest
 from geminate.engine.sequence import Sequence
 from geminate.kv.budget import KVBudget
+from geminate.kv.store import KVFormat
 from geminate.llm import LLM
 from geminate.params import SamplingParams
 
@@ -42,6 +44,7 @@ class Setting:
     prefill_chunk: int
     batch: BatchKind
     temperature: float
+    kv: KVFormat = "f16"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +70,9 @@ class Difference:
 class Report:
     """What a verification found; ``identical`` only if every run agreed.
 
-    ``reused``: prompt tokens taken from the prefix cache.
+    Attributes:
+        logits_hash: over the logits of the first KV format. kv_hashes: of every KV format.
+        reused: prompt tokens taken from the prefix cache.
     """
 
     identical: bool
@@ -76,6 +81,7 @@ class Report:
     runs: int
     logits_hash: str
     difference: Difference | None
+    kv_hashes: dict[str, str] = field(default_factory=dict)
     reused: int = 0
 
     def as_dict(self) -> dict[str, Any]:
@@ -91,24 +97,28 @@ class _Run:
     reused: int
 
 
-def settings(threads: Seq[int], *, drafter: bool, full: bool) -> list[Setting]:
-    """The runs of one prompt, plain decoding of every temperature first."""
+def settings(threads: Seq[int], *, drafter: bool, full: bool, kvs: Seq[KVFormat] = ("f16",)) -> list[Setting]:
+    """The runs of one prompt, plain decoding of every temperature and KV format first."""
     speculation = SPECULATION if drafter else (0, "ngram")
-    plain = [(0, threads[-1], CHUNKS[0], BATCHES[0], t) for t in TEMPERATURES]
+    plain = [(0, threads[-1], CHUNKS[0], BATCHES[0], t, kv) for kv in kvs for t in TEMPERATURES]
     if full:
-        chosen = list(itertools.product(speculation, threads, CHUNKS, BATCHES, TEMPERATURES))
+        chosen = list(itertools.product(speculation, threads, CHUNKS, BATCHES, TEMPERATURES, kvs))
     else:
         sampled = itertools.cycle(TEMPERATURES[1:])
-        covering = _covering([speculation, tuple(threads), CHUNKS, BATCHES, ("greedy", "sampled")])
-        chosen = [(s, n, c, o, 0.0 if way == "greedy" else next(sampled)) for s, n, c, o, way in covering]
+        covering = _covering([speculation, tuple(threads), CHUNKS, BATCHES, ("greedy", "sampled"), tuple(kvs)])
+        chosen = [(s, n, c, o, 0.0 if way == "greedy" else next(sampled), kv) for s, n, c, o, way, kv in covering]
     ordered = plain + [c for c in chosen if c not in plain]
-    return [Setting(speculation=s, threads=n, prefill_chunk=c, batch=o, temperature=t) for s, n, c, o, t in ordered]
+    return [
+        Setting(speculation=s, threads=n, prefill_chunk=c, batch=o, temperature=t, kv=kv)
+        for s, n, c, o, t, kv in ordered
+    ]
 
 
 def _covering(values: list[Seq[Any]]) -> list[tuple[Any, ...]]:
     """Greedy pairwise covering array: the run that covers most uncovered pairs joins, until none is left.
 
-    Returns the runs beside the plain ones (no speculation, last thread count, first chunk, alone, either drawing).
+    Returns the runs beside the plain ones (no speculation, last thread count, first chunk, alone, either drawing, every
+    KV format).
     """
     every = list(itertools.product(*values))
     missing = {
@@ -118,8 +128,8 @@ def _covering(values: list[Seq[Any]]) -> list[tuple[Any, ...]]:
     def pairs(run: tuple[Any, ...]) -> set[tuple[int, Any, int, Any]]:
         return {(i, run[i], j, run[j]) for i, j in itertools.combinations(range(len(run)), 2)}
 
-    for way in values[4]:  # the plain runs take part anyway
-        missing -= pairs((0, values[1][-1], values[2][0], values[3][0], way))
+    for way, kv in itertools.product(values[4], values[5]):  # the plain runs take part anyway
+        missing -= pairs((0, values[1][-1], values[2][0], values[3][0], way, kv))
     chosen: list[tuple[Any, ...]] = []
     while missing:
         best = max(every, key=lambda run: len(pairs(run) & missing))
@@ -199,66 +209,58 @@ def _compare(prompt: int, start: int, plain: tuple[Setting, _Run], other: tuple[
 
 
 def verify(
-    models: Callable[[int], LLM],
+    models: Callable[[int, KVFormat], LLM],
     threads: Seq[int],
     prompts: Seq[str | Seq[int]],
     params: SamplingParams,
     *,
+    kvs: Seq[KVFormat] = ("f16",),
     full: bool = False,
     on_run: Callable[[int, int], None] | None = None,
 ) -> Report:
     """Run every prompt under every setting and compare.
 
     Args:
-        models: the LLM for a thread count; called once per count.
+        models: the LLM for a thread count and a KV format; called once for each pair.
         threads: thread counts to try. params: max_tokens and the seed; temperature is set per run.
+        kvs: KV formats to try.
         on_run: called with (runs done, total runs).
 
     Returns:
         a report at the first difference, or when all is done.
     """
-    llms = {count: models(count) for count in dict.fromkeys(threads)}
+    llms = {(count, kv): models(count, kv) for count in dict.fromkeys(threads) for kv in dict.fromkeys(kvs)}
     some = next(iter(llms.values()))
-    counts = tuple(llms)
-    plan = settings(counts, drafter=some.pair.drafter is not None, full=full)
+    counts, formats = tuple(dict.fromkeys(threads)), tuple(dict.fromkeys(kvs))
+    plan = settings(counts, drafter=some.pair.drafter is not None, full=full, kvs=formats)
     ids = [some.encode(p) for p in prompts]
     done = tokens = reused = 0
-    digest = hashlib.blake2b(digest_size=16)
+    digests = {kv: hashlib.blake2b(digest_size=16) for kv in formats}
     for number, prompt in enumerate(ids):
-        plain: dict[float, tuple[Setting, _Run]] = {}
-        for setting, run in _runs(llms, prompt, plan, params):
-            done += 1
-            tokens += len(run.ids)
-            reused += run.reused
+        plain: dict[tuple[float, KVFormat], tuple[Setting, _Run]] = {}
+        for setting in plan:
+            run = _run(llms[setting.threads, setting.kv], prompt, setting, params)
+            done, tokens, reused = done + 1, tokens + len(run.ids), reused + run.reused
             if on_run is not None:
                 on_run(done, len(plan) * len(ids))
-            if setting.temperature not in plain:
-                plain[setting.temperature] = (setting, run)
-                digest.update(b"".join(run.hashes))
+            alike = (setting.temperature, setting.kv)
+            if alike not in plain:
+                plain[alike] = (setting, run)
+                digests[setting.kv].update(b"".join(run.hashes))
                 continue
-            difference = _compare(number, len(prompt), plain[setting.temperature], (setting, run))
+            difference = _compare(number, len(prompt), plain[alike], (setting, run))
             if difference is not None:
                 return Report(
-                    identical=False,
-                    prompts=number + 1,
-                    tokens=tokens,
-                    runs=done,
-                    logits_hash="",
-                    difference=difference,
+                    identical=False, prompts=number + 1, tokens=tokens, runs=done, logits_hash="", difference=difference
                 )
+    hashes: dict[str, str] = {kv: digest.hexdigest() for kv, digest in digests.items()}
     return Report(
         identical=True,
         prompts=len(ids),
         tokens=tokens,
         runs=done,
-        logits_hash=digest.hexdigest(),
+        logits_hash=hashes[formats[0]],
         difference=None,
+        kv_hashes=hashes,
         reused=reused,
     )
-
-
-def _runs(
-    llms: dict[int, LLM], prompt: list[int], plan: list[Setting], params: SamplingParams
-) -> Iterator[tuple[Setting, _Run]]:
-    for setting in plan:
-        yield setting, _run(llms[setting.threads], prompt, setting, params)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import mmap
 import os
+import tempfile
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -16,7 +17,7 @@ from geminate.arrays import F32, I32, is_permutation
 from geminate.backends import select
 from geminate.checkpoint.checkpoint import Checkpoint
 from geminate.checkpoint.entries import Entry
-from geminate.errors import WeightsError
+from geminate.errors import StorageError, WeightsError
 from geminate.formats.matrix import PackedMatrix, RowTable
 from geminate.formats.table import FORMATS, WeightFormat
 from geminate.plan.config import AssistantConfig, TargetConfig
@@ -72,6 +73,17 @@ class WeightStore:
         if name not in self._tensors:
             raise WeightsError(f"no tensor {name} in these weights")
         return self._tensors[name]
+
+    @property
+    def contents(self) -> list[tuple[str, int, str]]:
+        """(name, CRC-32, format) of every packed array."""
+        formats = {name: str(info.get("format", "")) for name, info in self._tensors.items()}
+        return [(name, crc, formats.get(name.split("#")[0], "")) for name, crc in sorted(self._crc.items())]
+
+    @property
+    def unchecked(self) -> bool:
+        """Whether some tensors have no checksum, because they stay in the checkpoint."""
+        return any(name not in self._crc for name in self._arrays)
 
     def matrix(self, name: str) -> PackedMatrix:
         """A packed matrix, or a stack of them (experts); the same object every time."""
@@ -220,7 +232,7 @@ def open_weights(
         on_message: called with what a user should know, once.
 
     Raises:
-        WeightsError, ModelNotFoundError: see their messages.
+        WeightsError, ModelNotFoundError: see their messages. StorageError: no place for what is packed.
     """
     say = on_message or (lambda text: None)
     layouts = layouts or select.layout
@@ -247,7 +259,7 @@ def open_weights(
         pack_all(file, fingerprint, matched, config, preset, layouts, progress)
 
     kept = _packed_at(path, write, say) if use_cache else None
-    with kept or _packed_nowhere(write) as file:
+    with kept or _packed_nowhere(write, folder if use_cache else None) as file:
         arrays, meta = pc.open_cache(file, fingerprint)
     if on_grid := sum(bool(info.get("on_grid")) for info in meta["tensors"].values()):
         say(f"{on_grid} matrices lie on a Q4_0 grid (quantization-aware training): packed with their own codes")
@@ -321,16 +333,26 @@ def _packed_at(path: Path, write: Callable[[IO[bytes]], None], say: Message) -> 
             temporary.unlink(missing_ok=True)
 
 
-def _packed_nowhere(write: Callable[[IO[bytes]], None]) -> IO[bytes]:
-    """Write the packed weights to a file without a name, which lives as long as this process."""
+def _packed_nowhere(write: Callable[[IO[bytes]], None], cache: Path | None) -> IO[bytes]:
+    """Write the packed weights to a file without a name, which lives as long as this process.
+
+    Args:
+        cache: the directory in which they could not be kept; None: they were not to be kept.
+
+    Raises:
+        StorageError: no space there either.
+    """
     file = pc.anonymous_file()
     try:
         write(file)
     except OSError as error:
         file.close()
-        raise WeightsError(
-            f"cannot write packed weights anywhere: {error.strerror}; "
-            "free some disk space or point GEMINATE_CACHE to a disk that has some"
+        where = tempfile.gettempdir()
+        way = f"free some space in {where}, or set TMPDIR to a directory on a disk that has some"
+        if cache is not None:
+            way = f"free some space in {cache}, or set GEMINATE_CACHE to a directory on a disk that has some"
+        raise StorageError(
+            f"cannot write the packed weights to a temporary file in {where}: {error.strerror}; {way}"
         ) from None
     except BaseException:
         file.close()

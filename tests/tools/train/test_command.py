@@ -141,7 +141,7 @@ def test_not_better_exits_with_three_and_keeps_the_old_one(prompts: Path, tmp_pa
                 "--rope-position",
                 "Q",
             ),
-            "rope_position must",
+            "--rope-position must",
         ),
     ],
 )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from geminate.arrays import F32, I32, U8, U16
+from geminate.backends.cpu.sampler import NativeSampler
 from geminate.backends.kv_rings import RingFactory, table
 from geminate.backends.tiles import LAYOUTS, TileLayout
 from geminate.decoding.draft_rule import DraftRule, DraftStop
@@ -74,6 +75,12 @@ class NativeBackend:
         self.isa = wanted
         self.threads = threads if threads is not None else physical_cores()
         self._pool = _native.Pool(self.threads)
+        self._sampler = NativeSampler(_native.Sampler(self._pool, self.isa), _native.SamplingRule)
+
+    @property
+    def sampler(self) -> NativeSampler:
+        """See `geminate.backends.base.Backend.sampler`."""
+        return self._sampler
 
     def new_kv(self, slots: tuple[SlotSpec, ...], *, max_rows: int, dtype: KVDtype = "float16") -> KVFactory:
         """See `geminate.backends.base.Backend.new_kv`."""

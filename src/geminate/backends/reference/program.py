@@ -15,6 +15,7 @@ from geminate.backends.kv_rings import RingFactory, rings
 from geminate.backends.reference.attention import attention, softmax
 from geminate.backends.tiles import LAYOUTS, TileLayout
 from geminate.decoding.draft_rule import DraftRule, DraftStop, choose_draft_token, confidence_bin
+from geminate.decoding.sampler import ReferenceSampler
 from geminate.formats.matrix import PackedMatrix
 from geminate.formats.table import FORMATS, GROUP, WeightFormat
 from geminate.kv.store import KVDtype, KVFactory, KVStore, SlotSpec
@@ -50,6 +51,11 @@ class ReferenceBackend:
 
     def __init__(self, threads: int | None = None) -> None:
         self.threads = threads or 1
+
+    @property
+    def sampler(self) -> ReferenceSampler:
+        """See `geminate.backends.base.Backend.sampler`."""
+        return ReferenceSampler()
 
     def new_kv(self, slots: tuple[SlotSpec, ...], *, max_rows: int, dtype: KVDtype = "float16") -> KVFactory:
         """See `geminate.backends.base.Backend.new_kv`."""

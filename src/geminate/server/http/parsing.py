@@ -204,12 +204,18 @@ def _said(item: Any) -> str:
         bound = (
             f"at most {item['ctx']['max_length']}" if kind == "too_long" else f"at least {item['ctx']['min_length']}"
         )
-        return f"must have {bound} items, not {item['ctx']['actual_length']}"
+        return f"must have {bound} items, not {item['ctx']['actual_length']:,}"
+    if kind in ("string_too_long", "string_too_short"):
+        most = kind == "string_too_long"
+        bound = f"at most {item['ctx']['max_length']:,}" if most else f"at least {item['ctx']['min_length']:,}"
+        return f"must have {bound} character{'s' * (not bound.endswith(' 1'))}, not {len(item['input']):,}"
     return message.replace("Input should be", "must be", 1).replace("String should", "must", 1)
 
 
 def _shown(item: Any) -> str:
     value = item["ctx"]["tag"] if item["type"] == "union_tag_invalid" else item.get("input")
+    if item["type"] in ("string_too_long", "string_too_short"):
+        return ""
     if isinstance(value, (dict, list)):
         return f", not {_json_name(value)}" if item["type"] in _KINDS else ""
     text = json.dumps(value, default=str)

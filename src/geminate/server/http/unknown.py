@@ -48,6 +48,8 @@ def unknown_route(path: str, method: str, routes: Iterable[object]) -> str:
         hint = f"; clients of this API need a base URL that ends with /v1, so the route is {('/v1' + short)[:200]}"
     elif path.startswith("/v1/") and exists(short):
         hint = f"; the route is {short[:200]}, without /v1"
+    elif short == "/responses/input_tokens":
+        hint = "; /tokenize with messages, or /v1/messages/count_tokens, counts the tokens of a conversation"
     elif short.count("/") > 1 and short.startswith(("/responses/", "/chat/completions/")):
         hint = "; nothing is stored, so earlier responses cannot be read, continued or deleted"
     elif (word := short.removeprefix("/").partition("/")[0]) in _ABSENT:

@@ -34,6 +34,7 @@ _REFUSED = {
 }
 
 
+# num_predict is a ceiling in Ollama: where the context ends earlier, so does the answer.
 async def chat(state: ServerState, request: Request) -> Response:
     """Generate the next message of a conversation, as Ollama does."""
     body = await parse(request, OllamaChatRequest, state.check_ready, CHAT, any_type=True)
@@ -41,7 +42,7 @@ async def chat(state: ServerState, request: Request) -> Response:
     name = known_name(model, body.model)
     if not body.messages:
         return _loaded(state, body, name, chat=True)
-    model, generation = await openai_chat.start(state, request, chat_request(body, name))
+    model, generation = await openai_chat.start(state, request, chat_request(body, name), bounded=False)
     return await _answer(request, model, generation, body, chat=True)
 
 
@@ -54,11 +55,10 @@ async def generate(state: ServerState, request: Request) -> Response:
         return _loaded(state, body, name, chat=False)
     if body.raw:
         text = continuation(body, name, state.settings.max_tokens)
-        bounded = body.options is not None and (body.options.num_predict or 0) > 0
-        made = await openai_completions.start(state, request, text, bounded=bounded)
+        made = await openai_completions.start(state, request, text, bounded=False)
         model, generation = made.model, made.generation
     else:
-        model, generation = await openai_chat.start(state, request, question(body, name))
+        model, generation = await openai_chat.start(state, request, question(body, name), bounded=False)
     return await _answer(request, model, generation, body, chat=False)
 
 

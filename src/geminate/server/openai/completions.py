@@ -37,12 +37,17 @@ async def completions(state: ServerState, request: Request) -> Response:
 
 
 async def start(
-    state: ServerState, request: Request, body: CompletionRequest, *, bounded: bool = True, progress: bool = False
+    state: ServerState,
+    request: Request,
+    body: CompletionRequest,
+    *,
+    bounded: bool | None = None,
+    progress: bool = False,
 ) -> CompletionResult:
     """Queue a completion request.
 
     Args:
-        bounded, progress: see `Generation`.
+        bounded, progress: see `Generation`; bounded None: whether the body has a token limit.
 
     Raises:
         ApiError: as `Generation`, or the request is refused.
@@ -74,7 +79,7 @@ async def start(
         params=params,
         n=n,
         body=body,
-        bounded=bounded,
+        bounded=body.max_tokens is not None if bounded is None else bounded,
         reply="text",
         prompt_logprobs=body.logprobs if body.echo else None,
         progress=progress,

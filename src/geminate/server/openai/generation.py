@@ -92,7 +92,8 @@ class Generation:
 
     Args:
         reply: how each choice is parsed; see `EngineRequest`.
-        bounded: whether the request set a token limit; otherwise the limit shrinks to what the KV cache can hold.
+        bounded: whether the client asked for ``max_tokens``, which is refused if the context does not hold as many;
+            otherwise the completion ends with the context.
         prompt_logprobs: see `EngineRequest`.
         progress: whether chunks tell how far the prompt is, before those with tokens.
 
@@ -150,16 +151,7 @@ class Generation:
         reply: ReplyKind,
         grammar: Grammar | None,
     ) -> AsyncEvents:
-        limit = self.model.context
-        if len(prompt) >= limit:
-            raise bad_request(
-                f"the prompt has {len(prompt)} tokens and the context length is {limit}; "
-                "shorten the prompt to leave room for the completion",
-                code="context_length_exceeded",
-            )
-        room = limit - len(prompt)
-        if not self._bounded:
-            room = min(room, max(1, self.model.max_completion(len(prompt), params.max_tokens)))
+        room = self.model.room(len(prompt), params.max_tokens if self._bounded else None)
         if params.max_tokens > room:
             params = replace(params, max_tokens=room)
         request = EngineRequest(
@@ -333,7 +325,10 @@ class Generation:
         decode = max((s.decode_s for s in stats), default=0.0)
         later = sum(max(0, s.generated_tokens - 1) for s in stats)
         lengths: dict[str, int] = {}
+        undrafted: dict[str, int] = {}
         for s in stats:
+            for reason, count in s.undrafted.items():
+                undrafted[reason] = undrafted.get(reason, 0) + count
             for length, count in s.draft_lengths.items():
                 lengths[str(length)] = lengths.get(str(length), 0) + count
         return {
@@ -349,6 +344,7 @@ class Generation:
             "accepted_per_position": _added([s.accepted_per_position for s in stats]),
             "drafted_per_position": _added([s.drafted_per_position for s in stats]),
             "draft_lengths": dict(sorted(lengths.items(), key=lambda item: int(item[0]))),
+            "undrafted": undrafted,
         }
 
 

@@ -16,7 +16,7 @@ Items = Annotated[
 Unsupported = Annotated[None, Field(description="Not supported; only null is accepted.")]
 Text = Annotated[str, Field(min_length=1, max_length=1024)]
 TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
-Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh"]
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 
 
 class Strict(BaseModel):

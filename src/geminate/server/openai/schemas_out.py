@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from geminate.speculation.policy import Reason
+
 
 class Out(BaseModel):
     """Base class of response bodies."""
@@ -67,6 +69,9 @@ class Timings(Out):
     accepted_per_position: list[int] = Field(description="Accepted draft tokens at each position in the draft.")
     drafted_per_position: list[int] = Field(description="Draft tokens at each position in the draft.")
     draft_lengths: dict[str, int] = Field(description="Draft length -> number of rounds.")
+    undrafted: dict[Reason, int] = Field(
+        description="Why rounds had no draft -> number of rounds; speculation.md explains the reasons."
+    )
 
 
 class TracedToken(Out):
@@ -87,6 +92,7 @@ class Round(Out):
     tokens: list[TracedToken] = Field(description="Tokens generated in the round.")
     drafted: int = Field(description="Number of draft tokens.")
     accepted: int = Field(description="Number of draft tokens accepted.")
+    undrafted: Reason | None = Field(description="Why there was no draft; null if there was one.")
 
 
 class Trace(Out):
@@ -258,6 +264,7 @@ class ModelFacts(Out):
     target: str = Field(description="Name of the target model's directory or file.")
     drafter: str | None = Field(description="Name of the drafter's directory or file; null without a drafter.")
     weights: str = Field(description="Weight format.")
+    kv: str = Field(description="Format of the KV cache: f16 or int8.")
     speculation_max: int = Field(description="Maximum draft length.")
     chat: bool = Field(description="Whether the model has a chat template.")
     version: str = Field(description="Version of Geminate.")

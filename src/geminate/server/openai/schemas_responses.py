@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag
@@ -99,13 +100,20 @@ class ReasoningItem(Strict):
 class ItemReference(Strict):
     """An output item of an earlier response that was not made with ``store: false``."""
 
-    type: Literal["item_reference"]
+    type: Literal["item_reference"] | None = Field(None, description="Optional.")
     id: str = Field(description="The item's id; the server keeps the most recent items, see kept_items_bytes.")
 
 
 def _item_type(item: Any) -> str | None:
-    kind = item.get("type") if isinstance(item, dict) else getattr(item, "type", None)
-    return "message" if kind is None else kind if isinstance(kind, str) else None
+    if not isinstance(item, dict):
+        return "item_reference" if isinstance(item, ItemReference) else getattr(item, "type", None) or "message"
+    kind = item.get("type")
+    return item_kind(item) if kind is None else kind if isinstance(kind, str) else None
+
+
+def item_kind(item: Mapping[str, Any]) -> str:
+    """What an item without a type is: a reference if it has an id alone, else a message."""
+    return "item_reference" if {key for key, value in item.items() if value is not None} == {"id"} else "message"
 
 
 Item = Annotated[

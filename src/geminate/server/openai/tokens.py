@@ -73,7 +73,8 @@ class CompletionLogprobs:
 def trace(choice: int, chunk: Chunk) -> dict[str, Any]:
     """One round of the trace, for the field ``geminate``."""
     tokens = [{"id": t.id, "text": t.text, "origin": t.origin} for t in chunk.tokens]
-    return {"choice": choice, "tokens": tokens, "drafted": chunk.drafted, "accepted": chunk.accepted}
+    counts = {"drafted": chunk.drafted, "accepted": chunk.accepted, "undrafted": chunk.undrafted}
+    return {"choice": choice, "tokens": tokens, **counts}
 
 
 def prompt_progress(choice: int, chunk: Chunk, *, traced: bool) -> dict[str, Any] | None:

@@ -11,7 +11,13 @@ from typing import Any
 from geminate.server.http.tolerance import Alias, Body, Hint, Level, Off, Only, Refused, Rewrite, Rule
 from geminate.server.openai import tolerated_values as values
 from geminate.server.openai.schemas_chat import AssistantMessage, CalledFunction, ToolCall, ToolMessage
-from geminate.server.openai.schemas_responses import FunctionCallItem, FunctionOutputItem, MessageItem, ReasoningItem
+from geminate.server.openai.schemas_responses import (
+    FunctionCallItem,
+    FunctionOutputItem,
+    MessageItem,
+    ReasoningItem,
+    item_kind,
+)
 
 HINT = Hint()
 NO_FILES = "this server accepts text only; images, audio and files are not supported"
@@ -186,6 +192,9 @@ COMPLETION = Level(
         "suffix": Off(("",), instead="Gemma has no fill-in-the-middle tokens; put what follows into the prompt"),
         "logprobs": Off((False,)),
         "messages": Refused("use prompt, or /v1/chat/completions"),
+        "tools": Off(([],), instead="use /v1/chat/completions"),
+        "tool_choice": Off(("none", "auto"), instead="use /v1/chat/completions"),
+        "functions": Off(([],), instead="use /v1/chat/completions"),
         **dict.fromkeys(
             ["response_format", "guided_json", "guided_regex", "guided_choice", "guided_grammar", "structured_outputs",
              "json_schema"],
@@ -221,7 +230,7 @@ _ITEMS = {
 
 
 def _item(item: Body) -> Level | None:
-    kind = item.get("type") or "message"
+    kind = item.get("type") or item_kind(item)
     return _ITEMS.get(kind, _OTHER_ITEM) if isinstance(kind, str) else None
 
 

@@ -8,10 +8,13 @@ from geminate.speculation.acceptance import AcceptanceStats
 from geminate.speculation.costs import CostModel
 from geminate.speculation.draft import Drafter
 from geminate.speculation.policy.auto import AutoPolicy
-from geminate.speculation.policy.base import Decision, DraftAverages, Policy
+from geminate.speculation.policy.base import REASONS, UNDRAFTED, Decision, DraftAverages, Policy, Reason
 from geminate.speculation.policy.fixed import FixedPolicy, NgramPolicy
 
-__all__ = ["AutoPolicy", "Decision", "DraftAverages", "FixedPolicy", "NgramPolicy", "Policy", "make_policy"]
+__all__ = [
+    "REASONS", "UNDRAFTED", "AutoPolicy", "Decision", "DraftAverages", "FixedPolicy", "NgramPolicy", "Policy", "Reason",
+    "make_policy",
+]  # fmt: skip
 
 
 def make_policy(

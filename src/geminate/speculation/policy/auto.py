@@ -5,148 +5,140 @@ Its decisions depend on timings and chance; the output does not, because it neve
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import replace
-
 from geminate.params import MAX_DRAFT
 from geminate.speculation.acceptance import AcceptanceStats
 from geminate.speculation.batch_load import BatchLoad
 from geminate.speculation.costs import CostModel
-from geminate.speculation.draft import DraftContext, Drafter
-from geminate.speculation.policy.base import NO_DRAFT, Decision, DraftAverages, Shared
-from geminate.speculation.policy.lengths import LengthPlanner, best_length, worth_verifying
-from geminate.speculation.policy.safeguards import LossAccount, ProbeSchedule, RestSchedule
+from geminate.speculation.draft import Draft, DraftContext, Drafter
+from geminate.speculation.policy.account import LossAccount
+from geminate.speculation.policy.base import UNDRAFTED, Decision, DraftAverages, Reason, empty_reason
+from geminate.speculation.policy.lengths import LengthPlan, LengthPlanner, best_length, make_plan, worth_verifying
 from geminate.speculation.sources.base import Offer
 from geminate.speculation.sources.grammar import GrammarSource
 from geminate.speculation.sources.mtp import MtpSource
 from geminate.speculation.sources.ngram import NgramSource
 
+COMPARE_EVERY = 16  # rounds with drafts, times what they gain, after which a plain one shows what it costs now
+COMPARE_LEAST = 6  # rounds with drafts that are compared with a plain one; so many it takes while little was compared
+MOST_GAIN = 3.0
+SERIES = 2  # trials in a row: the first after a pause is slower than one of a series, and is not timed
+REST = 16  # shared rounds for which a sequence whose drafts do not pay decides nothing: all wait for its deciding
+NOTHING = Offer(rates=())
+
 
 class AutoPolicy:
     """Weighs what the draft sources offer.
 
-    In a batch, a round's time cannot be attributed to one sequence: what a draft adds to it is estimated, the time
-    spent deciding is measured, and a sequence whose drafts pay for neither rests.
-
     Args:
         drafter: proposes tokens; None: only prompt-lookup and grammar drafts are made.
-        costs: of passes and draft steps. stats: acceptance, shared by the sequences of an engine.
+        costs: of rounds. stats: acceptance. Both are shared by the sequences of an engine; the account of what drafts
+            may lose is a sequence's own.
         copies: whether prompt-lookup (n-gram) drafts are made.
-        clock: seconds, for the time spent deciding.
     """
 
     def __init__(
-        self,
-        drafter: Drafter | None,
-        costs: CostModel,
-        stats: AcceptanceStats,
-        *,
-        copies: bool = True,
-        clock: Callable[[], float] = time.perf_counter,
+        self, drafter: Drafter | None, costs: CostModel, stats: AcceptanceStats, *, copies: bool = True
     ) -> None:
         self.averages = DraftAverages()
-        self.costs = costs
         self.account = LossAccount()
+        self._costs, self._stats = costs, stats
         self._grammar = GrammarSource()
         self._ngram = NgramSource(stats) if copies else None
         self._mtp = None if drafter is None else MtpSource(drafter, stats)
-        self._planner = LengthPlanner(costs, stats)
-        self._probes = ProbeSchedule(stats)
-        self._rest = RestSchedule(stats)
-        self._clock = clock
+        self._planner = LengthPlanner()
+        self._trials = 0  # left of a series
+        self._since_plain = 0
+        self._rest = 0  # shared rounds left in which nothing is decided
+        self._sequences = 1
 
     def decide(self, context: DraftContext, limit: int, load: BatchLoad) -> Decision:
         """See `Policy`."""
-        if not load.shared:
-            return self._choose(context, limit, load)[0]
-        if self._rest.rests():
-            return NO_DRAFT
-        began = self._clock()
-        decision, seconds = self._choose(context, limit, load)
-        deciding = self._clock() - began
-        if seconds is None:
-            return decision
-        rate = (1.0 + load.tokens) / seconds[0]
-        return replace(decision, shared=Shared(seconds=seconds, rate=rate, deciding=deciding))
-
-    def _choose(self, context: DraftContext, limit: int, load: BatchLoad) -> tuple[Decision, list[float] | None]:
-        """A decision, and the seconds of a round by draft length that it was weighed with, if it was."""
+        self._sequences = 1 + load.sequences
+        if load.shared and self._rest:
+            self._rest -= 1
+            return UNDRAFTED["batch_load"]
+        if self.account.exhausted:
+            return UNDRAFTED["loss_limit"]
+        plan = self._planner.current(load, lambda: self._plan(context, load))
         limit = min(limit, MAX_DRAFT)
-        plain_unknown = not load.shared and not self.costs.knows_plain
-        if limit == 0 or plain_unknown or self.account.wants_plain():
-            return NO_DRAFT, None
-        seconds = self.costs.round_times(load.rows, prompt_rows=load.prompt_rows, sequences=load.sequences)
-        copied = NO_DRAFT if self._ngram is None else self._copy(self._ngram, context, limit, seconds, load)
-        forced = self._grammar.offer(context, limit)
-        if forced is not None and len(forced.tokens) >= len(copied.draft.token_ids):
-            k = best_length(forced.rates, seconds, others=load.tokens)[0]
-            draft = self._grammar.draft(context, forced, k)
-            return Decision(draft=draft, source=self._grammar, offer=forced), seconds
-        if copied.draft.token_ids or self._mtp is None:
-            return copied, seconds
-        return self._ask_drafter(self._mtp, context, limit, seconds, load), seconds
+        copied = None if self._ngram is None else self._copy(self._ngram, context, limit, plan)
+        if context.constraint is not None:
+            forced = self._grammar.offer(context, limit)
+            if forced is not None and (copied is None or len(forced.tokens) >= len(copied.draft.token_ids)):
+                k = best_length(forced.rates, plan.costs.rounds, others=plan.plain_rate - 1.0)[0]
+                return self._decision(self._grammar.draft(context, forced, k), plan, self._grammar, forced)
+        if not load.shared and self._comparison_is_due(plan):
+            return UNDRAFTED["comparing"]
+        if copied is not None:
+            return copied
+        if self._mtp is None:
+            return UNDRAFTED["no_drafter"]
+        return self._ask_drafter(self._mtp, context, limit, load, plan)
 
-    def _copy(
-        self, ngram: NgramSource, context: DraftContext, limit: int, seconds: Sequence[float], load: BatchLoad
-    ) -> Decision:
+    def _comparison_is_due(self, plan: LengthPlan) -> bool:
+        often = COMPARE_EVERY * min(plan.rate, MOST_GAIN) if self._costs.settled else COMPARE_LEAST
+        return self._since_plain >= often
+
+    def _plan(self, context: DraftContext, load: BatchLoad) -> LengthPlan:
+        rates = [] if self._mtp is None else self._mtp.offer(context, MAX_DRAFT).rates
+        costs = self._costs.round_costs(len(context.token_ids), load)
+        return make_plan(rates, self._stats.calibration.values(), costs, others=load.tokens)
+
+    def _copy(self, ngram: NgramSource, context: DraftContext, limit: int, plan: LengthPlan) -> Decision | None:
         """A prompt-lookup draft, if it promises more than the drafter and plain decoding."""
         offer = ngram.offer(context, limit)
         if offer is None:
-            return NO_DRAFT
-        k, rate = best_length(offer.rates, seconds, others=load.tokens)
-        plan = self._planner.current
-        if k == 0 or (plan is not None and rate < plan.rate):
-            return NO_DRAFT
-        return Decision(draft=ngram.draft(context, offer, k), source=ngram, offer=offer)
+            return None
+        k, rate = best_length(offer.rates, plan.costs.rounds, others=plan.plain_rate - 1.0)
+        if k == 0 or rate < plan.rate:
+            return None
+        draft = ngram.draft(context, offer, k)
+        return self._decision(draft, plan, ngram, offer) if draft.token_ids else None
 
     def _ask_drafter(
-        self, mtp: MtpSource, context: DraftContext, limit: int, seconds: Sequence[float], load: BatchLoad
+        self, mtp: MtpSource, context: DraftContext, limit: int, load: BatchLoad, plan: LengthPlan
     ) -> Decision:
-        offer = Offer(rates=())
-        planner = self._planner
-        if load.shared and planner.current is None:
-            self._replan(mtp, context, seconds, load)  # a first draft on trial is paid by all
-        plan = planner.current
-        if self._probes.waits(pays=plan is None or plan.length > 0, sequences=load.sequences):
-            return NO_DRAFT
-        self._replan(mtp, context, seconds, load)
-        plan = planner.current
-        assert plan is not None
         if plan.length == 0:
-            return Decision(draft=mtp.draft(context, offer, 1), source=mtp, offer=offer)
-        draft = mtp.draft(context, offer, limit, plan.stop)
-        return Decision(draft=draft.first(worth_verifying(draft, plan, seconds)), source=mtp, offer=offer)
+            if not self._may_try(plan, load):
+                self._rest = REST
+                return UNDRAFTED["batch_load" if load.shared else "does_not_pay"]
+            draft = mtp.draft(context, NOTHING, min(limit, plan.trial))
+            return self._decision(draft, plan, mtp, NOTHING, empty_reason(context))
+        self._trials = 0
+        draft = mtp.draft(context, NOTHING, limit, plan.stop)
+        reason: Reason = "low_confidence" if draft.token_ids else empty_reason(context)
+        return self._decision(draft.first(worth_verifying(draft, plan)), plan, mtp, NOTHING, reason)
 
-    def _replan(self, mtp: MtpSource, context: DraftContext, seconds: Sequence[float], load: BatchLoad) -> None:
-        if self._planner.is_old(load):
-            self._planner.plan(mtp.offer(context, MAX_DRAFT).rates, seconds, load)
+    def _may_try(self, plan: LengthPlan, load: BatchLoad) -> bool:
+        """Whether to draft although it is not expected to pay: acceptance and costs cannot be learned without."""
+        if self._trials == 0:
+            if not self.account.bears(plan.price):
+                return False
+            self._trials = 1 if load.shared or not self.account.bears(SERIES * plan.price) else SERIES
+        self._trials -= 1
+        return True
 
-    def observe(self, decision: Decision, accepted: int, seconds: float | None) -> None:
+    @staticmethod
+    def _decision(
+        draft: Draft,
+        plan: LengthPlan,
+        source: GrammarSource | NgramSource | MtpSource,
+        offer: Offer,
+        reason: Reason = "does_not_pay",
+    ) -> Decision:
+        """``reason`` counts where the draft is empty."""
+        none = None if draft.token_ids else reason
+        return Decision(draft=draft, reason=none, source=source, offer=offer, costs=plan.costs, rate=plan.plain_rate)
+
+    def observe(self, decision: Decision, accepted: int) -> None:
         """See `Policy`."""
-        draft = decision.draft
+        draft, costs = decision.draft, decision.costs
         count = len(draft.token_ids)
         self.averages.observe(count, accepted)
-        if decision.shared is not None:
-            self._weigh(decision.shared, count, accepted, drafted=draft.steps > 0)
-        self.account.count_round(count)
-        if count == 0 and draft.steps == 0:
-            self.account.repay()
+        self._since_plain = self._since_plain + 1 if count or draft.steps else 0
+        if costs is None:
+            self.account.count(0.0, self._sequences)
             return
+        self.account.count(accepted - decision.rate * costs.added(count, draft.steps), self._sequences)
         if decision.source is not None and decision.offer is not None:
             decision.source.observe(decision.offer, draft, accepted)
-        if seconds is not None:
-            plain = self.costs.round_time(0)
-            self.account.charge(seconds / plain, accepted + 1)
-            if draft.steps:
-                # A draft after a pause is slower than one of a series, which is what there is to decide about.
-                typical = self.costs.round_time(count, steps=draft.steps)
-                self._probes.count_gain(accepted + 1 - min(seconds, typical) / plain)
-
-    def _weigh(self, shared: Shared, count: int, accepted: int, *, drafted: bool) -> None:
-        """What a shared round's draft was worth, in tokens of the batch."""
-        added = shared.seconds[count] - shared.seconds[0] + shared.deciding
-        value = accepted - shared.rate * added
-        if drafted:
-            self._probes.count_gain(value)
-        self._rest.weigh(value)

@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol, get_args
 
 from geminate.speculation.batch_load import BatchLoad
+from geminate.speculation.costs import RoundCosts
 from geminate.speculation.draft import Draft, DraftContext
 from geminate.speculation.sources.base import DraftSource, Offer
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Shared:
-    """What a decision in a shared round was weighed against.
-
-    Attributes:
-        seconds: of the round by draft length, draft steps aside. rate: the batch's tokens per second without drafts.
-        deciding: seconds that the decision took.
-    """
-
-    seconds: Sequence[float]
-    rate: float
-    deciding: float
+Reason = Literal[
+    "off", "prompt", "last_token", "no_drafter", "no_match", "does_not_pay", "batch_load", "loss_limit", "comparing",
+    "low_confidence", "grammar", "failed",
+]  # fmt: skip
+"""Why a round had no draft: docs/speculation.md explains each."""
+REASONS: tuple[Reason, ...] = get_args(Reason)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,17 +23,21 @@ class Decision:
     """A round's draft; the policy gets it back with the outcome.
 
     Attributes:
+        reason: why there is no draft token; None where there is one.
         source, offer: where the draft comes from; None where nothing was drafted or nothing is to be learned.
-        shared: in a shared round that was weighed; else None.
+        costs, rate: what the draft was weighed with: costs of rounds, and tokens of a plain round of the whole batch.
     """
 
     draft: Draft
+    reason: Reason | None = None
     source: DraftSource | None = None
     offer: Offer | None = None
-    shared: Shared | None = None
+    costs: RoundCosts | None = None
+    rate: float = 1.0
 
 
-NO_DRAFT = Decision(draft=Draft())
+UNDRAFTED: dict[Reason, Decision] = {reason: Decision(draft=Draft(), reason=reason) for reason in REASONS}
+NO_DRAFT = UNDRAFTED["prompt"]  # of a turn that no policy was asked about
 
 
 class DraftAverages:
@@ -67,9 +64,14 @@ class Policy(Protocol):
     averages: DraftAverages
 
     def decide(self, context: DraftContext, limit: int, load: BatchLoad) -> Decision:
-        """A draft of at most ``limit`` tokens for the next round, in which ``load`` takes part."""
+        """A draft of at most ``limit`` >= 1 tokens for the next round, in which ``load`` takes part."""
         ...
 
-    def observe(self, decision: Decision, accepted: int, seconds: float | None) -> None:
-        """How many draft tokens equalled the target's draws, and the round's seconds (None in a shared round)."""
+    def observe(self, decision: Decision, accepted: int) -> None:
+        """How many draft tokens equalled the target's draws."""
         ...
+
+
+def empty_reason(context: DraftContext) -> Reason:
+    """Why a drafter that was asked for tokens gave none."""
+    return "low_confidence" if context.constraint is None else "grammar"

@@ -4,27 +4,28 @@ from __future__ import annotations
 
 from geminate.speculation.batch_load import BatchLoad
 from geminate.speculation.draft import Draft, DraftContext, Drafter
-from geminate.speculation.policy.base import NO_DRAFT, Decision, DraftAverages
+from geminate.speculation.policy.base import UNDRAFTED, Decision, DraftAverages, Reason, empty_reason
 from geminate.speculation.sources.constrained import allowed_prefix
 from geminate.speculation.sources.grammar import GrammarSource
 from geminate.speculation.sources.ngram import NgramIndex, continuation
 
 
 class FixedPolicy:
-    """Always k draft tokens of the drafter, or what still fits; 0 is plain decoding."""
+    """Always k draft tokens of the drafter, or what still fits; 0 is plain decoding, for the ``reason`` given."""
 
-    def __init__(self, drafter: Drafter | None, k: int) -> None:
+    def __init__(self, drafter: Drafter | None, k: int, *, reason: Reason = "off") -> None:
         self.averages = DraftAverages()
-        self._drafter, self._k = drafter, k
+        self._drafter, self._k, self._reason = drafter, k, reason
 
     def decide(self, context: DraftContext, limit: int, load: BatchLoad) -> Decision:
         """See `Policy`."""
         k = min(self._k, limit)
         if k == 0 or self._drafter is None:
-            return NO_DRAFT
-        return Decision(draft=self._drafter.draft(context, k))
+            return UNDRAFTED[self._reason]
+        draft = self._drafter.draft(context, k)
+        return Decision(draft=draft, reason=None if draft.token_ids else empty_reason(context))
 
-    def observe(self, decision: Decision, accepted: int, seconds: float | None) -> None:
+    def observe(self, decision: Decision, accepted: int) -> None:
         """See `Policy`."""
         self.averages.observe(len(decision.draft.token_ids), accepted)
 
@@ -45,8 +46,10 @@ class NgramPolicy:
             if copied:
                 return Decision(draft=Draft(token_ids=copied, source="ngram"))
         forced = self._grammar.offer(context, limit)
-        return NO_DRAFT if forced is None else Decision(draft=self._grammar.draft(context, forced, limit))
+        if forced is None:
+            return UNDRAFTED["no_match"]
+        return Decision(draft=self._grammar.draft(context, forced, limit))
 
-    def observe(self, decision: Decision, accepted: int, seconds: float | None) -> None:
+    def observe(self, decision: Decision, accepted: int) -> None:
         """See `Policy`."""
         self.averages.observe(len(decision.draft.token_ids), accepted)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-from geminate.decoding.draft_rule import DraftStop
+from geminate.decoding.draft_rule import DraftStop, confidence_bin
 from geminate.params import MAX_DRAFT
 from geminate.runtime.drafter import DrafterModel
 from geminate.speculation.acceptance import AcceptanceStats, PositionRates
@@ -34,11 +32,14 @@ class MtpDrafter:
         return Draft(token_ids=tuple(ids.tolist()), confidence=tuple(confidence.tolist()), steps=len(ids))
 
 
+FIRST = 4
+
+
 class MtpSource:
     """A sequence's use of the drafter: what was accepted of its drafts, and how long they may be.
 
-    Drafts start short and may double in length whenever a full one was accepted: a new text may be nothing like the
-    last.
+    Drafts have at most `FIRST` tokens until one of that length was accepted whole, then twice as many, and so on: a new
+    text may be nothing like the last.
 
     Args:
         drafter: proposes the tokens.
@@ -50,7 +51,7 @@ class MtpSource:
     def __init__(self, drafter: Drafter, stats: AcceptanceStats) -> None:
         self._drafter, self._stats = drafter, stats
         self._own = PositionRates(keep=0.966)
-        self._reach = 1
+        self._reach = FIRST
 
     def offer(self, context: DraftContext, limit: int) -> Offer:
         """See `DraftSource`; ``limit`` bounds the draft, not the rates."""
@@ -58,7 +59,7 @@ class MtpSource:
 
     def draft(self, context: DraftContext, offer: Offer, k: int, stop: DraftStop | None = None) -> Draft:
         """See `DraftSource`."""
-        context = context if stop is None else replace(context, stop=stop)
+        context.stop = stop
         return self._drafter.draft(context, min(k, self._reach, MAX_DRAFT))
 
     def observe(self, offer: Offer, draft: Draft, accepted: int) -> None:
@@ -66,6 +67,9 @@ class MtpSource:
         count = len(draft.token_ids)
         if accepted == count == self._reach:
             self._reach *= 2
-        self._own.observe_round(count, accepted)
-        self._stats.positions.observe_round(count, accepted)
-        self._stats.calibration.observe_round(draft.confidence, count, accepted)
+        calibration, chance = self._stats.calibration, None
+        if count < len(draft.confidence):
+            chance = calibration.value(confidence_bin(draft.confidence[count]))
+        self._own.observe_round(count, accepted, chance)
+        self._stats.positions.observe_round(count, accepted, chance)
+        calibration.observe_round(draft.confidence, count, accepted)

@@ -21,10 +21,9 @@ from geminate.errors import GeminateError, ParameterError
 from geminate.kv.budget import KVBudget
 from geminate.kv.store import BLOCK
 from geminate.llm import LLM
-from geminate.loading.calibrate import measure
+from geminate.loading.calibrate import cost_model, measure
 from geminate.loading.load import Located, Pair
 from geminate.params import ResolvedSampling, SamplingParams
-from geminate.speculation.costs import CostModel
 from geminate.speculation.sources.mtp import MtpDrafter
 from geminate.tools.bench.step import StepBench
 from geminate.tools.bench.synthetic import Coin, synthetic_engine
@@ -100,7 +99,7 @@ def engine_of_shape(bench: StepBench, on_pass: Callable[[], None] | None = None)
     pair = Pair(
         located=Located(target=nowhere, drafter=nowhere), source=None, target=bench.target, drafter=bench.drafter
     )
-    return Engine(bench.target, MtpDrafter(bench.drafter), costs=CostModel(measure(pair, on_pass=on_pass)))
+    return Engine(bench.target, MtpDrafter(bench.drafter), costs=cost_model(pair, measure(pair, on_pass=on_pass)))
 
 
 def behind_context(
@@ -260,8 +259,8 @@ def _report(
     backend = engine.target.backend
     return {
         "benchmark": "decode", "version": __version__, "machine": machine.describe(), "isa": backend.isa,
-        "threads": backend.threads, "weights": engine.target.store.format, "prompts": len(prompts),
-        "max_tokens": max_tokens, "temperature": temperature, "repeats": repeats,
+        "threads": backend.threads, "weights": engine.target.store.format, "kv": engine.target.kv_format,
+        "prompts": len(prompts), "max_tokens": max_tokens, "temperature": temperature, "repeats": repeats,
         "tokens_per_s": {name(m): round(t.tokens / t.seconds, 2) for m, t in tallies.items()},
         "speedup_auto": speedups("auto") if "auto" in modes else None,
         "speedup": {name(m): speedups(m) for m in modes if m not in (0, "auto")},

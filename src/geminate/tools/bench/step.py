@@ -19,7 +19,7 @@ from geminate.backends.kv_rings import rings
 from geminate.backends.select import native_backend
 from geminate.decoding.draft_rule import DraftRule
 from geminate.errors import ParameterError
-from geminate.kv.store import KVStore
+from geminate.kv.store import KVFormat, KVStore
 from geminate.loading.compile import compile_drafter, compile_target
 from geminate.plan.batch import Batch, Rows
 from geminate.plan.config import MoeConfig, TargetConfig
@@ -46,6 +46,7 @@ class StepBench:
     Args:
         shape: a name of `geminate.tools.bench.shapes.SHAPES` or a model directory.
         weights: see `presets.tensor_format`; ``auto`` is int8 here.
+        kv: format of keys and values.
         threads: None is one for each physical core.
         context: positions already in the cache.
         prefill: tokens of the prompt whose processing is timed; None is `PREFILL`, or what the context holds.
@@ -62,6 +63,7 @@ class StepBench:
         shape: str,
         weights: Preset,
         *,
+        kv: KVFormat = "f16",
         threads: int | None = None,
         context: int = 128,
         prefill: int | None = None,
@@ -84,7 +86,7 @@ class StepBench:
         self.config, self.weights, self.context = config, weights, context
         self.backend = native_backend(threads)
         store = _store(RandomStore(config, weights, on_weights))
-        self.target = compile_target(config, store, self.backend, max_rows=MAX_ROWS)
+        self.target = compile_target(config, store, self.backend, max_rows=MAX_ROWS, kv=kv)
         self.every_row = self.backend.compile(self.target.plan.with_every_row(), max_rows=MAX_ROWS)
         self.drafter: DrafterModel | None = None
         if assistant is not None:
@@ -242,7 +244,7 @@ def run(
     result: dict[str, Any] = {
         "benchmark": "step", "version": __version__, "machine": machine.describe(), "isa": bench.backend.isa,
         "threads": bench.backend.threads, "weights": bench.weights, "layers": layers,
-        "of_layers": bench.total_layers, "context": bench.context, "repeats": repeats,
+        "of_layers": bench.total_layers, "kv": bench.target.kv_format, "context": bench.context, "repeats": repeats,
         "bandwidth_gbps": round(median(bandwidth) / 1e9, 1), "int8_gmacs": round(median(peak) / 1e9, 1),
         "weight_bytes": work.bytes(experts[rows[0]], layers), "macs_per_row": work.macs(),
         "step_ms": {str(m): round(median(t) * 1e3, 2) for m, t in steps.items()},

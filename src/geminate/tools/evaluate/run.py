@@ -100,7 +100,7 @@ def evaluate(
     source = open_model(locate(model, None).target)
     original = source if reference is None else open_model(locate(reference, None).target)
     config, original_config = source.target_config(), original.target_config()
-    parts = _windows(original, config, original_config, text, context, max_tokens)
+    parts = text_windows(original, config, original_config, text, context, max_tokens)
     open_any = functools.partial(open_weights, use_cache=use_cache, progress=progress, on_message=on_message)
     open_store = functools.partial(open_any, source, config)
     backend = make_backend(threads)
@@ -146,7 +146,7 @@ def _check(presets: Sequence[Preset], reference: str | Path | None, by_tensor: P
         raise ParameterError("--by-tensor compares within one model: leave out the reference")
 
 
-def _windows(
+def text_windows(
     original: Model,
     config: TargetConfig,
     original_config: TargetConfig,

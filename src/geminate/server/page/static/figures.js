@@ -25,6 +25,14 @@ export function promptSentence({ timings }) {
   return `The prompt of ${counted(count, "token")} was read in ${duration(ms)}.${known}`;
 }
 
+/** "4 rounds had no draft: 3 because drafting did not pay, 1 because one token was left."; empty if all had one. */
+export function undraftedSentence({ undrafted }) {
+  if (!undrafted.length) return "";
+  const total = undrafted.reduce((sum, [, rounds]) => sum + rounds, 0);
+  const parts = undrafted.map(([words, rounds]) => `${rounds.toLocaleString("en")} because ${words}`);
+  return `${counted(total, "round")} had no draft: ${parts.join(", ")}.`;
+}
+
 /** A collapsed block of figures; painted only while it is open. `refresh` after its tally has changed. */
 export class Figures {
   constructor(tally) {
@@ -40,7 +48,7 @@ export class Figures {
     const length = tally.acceptanceLength;
     const drafted = tally.positions.length > 0;
     this.body.replaceChildren(
-      ...[promptSentence(tally), length === null ? "" : meaning(length)].filter(Boolean).map((text) => make("p", {}, text)),
+      ...[promptSentence(tally), length === null ? "" : meaning(length), undraftedSentence(tally)].filter(Boolean).map((text) => make("p", {}, text)),
       ...(drafted ? [positionsChart(tally.positions)] : []),
       ...(tally.rounds.length && drafted ? [lengthsChart(tally.rounds)] : []),
       originsTable(tally),

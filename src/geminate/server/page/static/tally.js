@@ -1,6 +1,12 @@
 // Statistics of a running completion: speed, acceptance, draft lengths, origins.
 
 export const ORIGINS = { target: "target model", drafter: "accepted draft", copied: "prompt lookup", forced: "forced by grammar" };
+export const REASONS = {
+  off: "speculation was off", last_token: "one token was left", no_drafter: "there is no drafter", no_match: "nothing in the text repeats",
+  does_not_pay: "drafting did not pay", batch_load: "it did not pay beside other requests", loss_limit: "drafting had lost its limit",
+  comparing: "a plain round was timed for comparison", low_confidence: "the drafter was not sure", grammar: "the grammar allowed no draft",
+  failed: "the drafter failed",
+};
 const WINDOW_MS = 2000;
 
 /** Statistics of one completion, from the trace while it runs and from the server's timings at the end. */
@@ -52,6 +58,14 @@ export class Tally {
 
   /** Passes that plain decoding would have needed in addition. */
   get saved() { return this.timings?.draft_n_accepted ?? this.rounds.reduce((sum, round) => sum + round.accepted, 0); }
+
+  /** Why rounds had no draft: [words, rounds], most frequent first; the round that ends the prompt never has one. */
+  get undrafted() {
+    return Object.entries(this.timings?.undrafted ?? {})
+      .filter(([reason]) => reason in REASONS)
+      .sort(([, a], [, b]) => b - a)
+      .map(([reason, rounds]) => [REASONS[reason], rounds]);
+  }
 
   /** Mean number of tokens per round, including the one sampled by the target. */
   get acceptanceLength() {
