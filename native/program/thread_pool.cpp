@@ -17,6 +17,7 @@ constexpr std::chrono::microseconds kSpin{60};
 // How long an idle thread stays awake for the next job: longer than what stands between two passes of a small
 // model. Waking a sleeping thread takes as long as such a pass.
 constexpr std::chrono::microseconds kIdleSpin{250};
+constexpr uint64_t kClosed = 1 << 15, kEntered = kClosed - 1;  // bits of the door
 
 inline void pause() {
 #if defined(__x86_64__) || defined(__i386__)
@@ -88,7 +89,7 @@ void ThreadPool::start_workers() {
   for (int i = 1; i < size_; ++i) workers_.emplace_back([this, i, seen] { work(i, seen); });
 }
 
-void ThreadPool::run(int threads, void (*job)(void*, int), void* context) {
+void ThreadPool::run(int threads, void (*job)(void*, int), void* context, bool on_all) {
   const std::lock_guard<std::mutex> lock(mutex_);
   [[maybe_unused]] const PlainFloats plain;
   if (threads > size_) threads = size_;
@@ -101,10 +102,23 @@ void ThreadPool::run(int threads, void (*job)(void*, int), void* context) {
   context_ = context;
   finished_.done.store(0, std::memory_order_relaxed);
   const uint32_t next = (ticket_.load(std::memory_order_relaxed) >> 8) + 1;
-  ticket_.store(next << 8 | static_cast<uint32_t>(threads), std::memory_order_release);
+  const uint32_t ticket = next << 8 | static_cast<uint32_t>(threads);
+  door_.store(static_cast<uint64_t>(ticket >> 8) << 16, std::memory_order_release);
+  ticket_.store(ticket, std::memory_order_release);
   ticket_.notify_all();
   job(context, 0);
-  finished_.wait(static_cast<uint32_t>(threads) - 1);
+  if (on_all) finished_.wait(static_cast<uint32_t>(threads) - 1);
+  const uint64_t entered = door_.fetch_or(kClosed, std::memory_order_acq_rel) & kEntered;
+  finished_.wait(static_cast<uint32_t>(entered));
+}
+
+// Takes part in a job unless it is closed: then thread 0 waits for this one.
+bool ThreadPool::enter(uint32_t ticket) {
+  uint64_t door = door_.load(std::memory_order_acquire);
+  do {
+    if (door >> 16 != ticket >> 8 || (door & kClosed) != 0) return false;
+  } while (!door_.compare_exchange_weak(door, door + 1, std::memory_order_acq_rel));
+  return true;
 }
 
 void ThreadPool::work(int thread, uint32_t seen) {
@@ -118,9 +132,10 @@ void ThreadPool::work(int thread, uint32_t seen) {
     seen = ticket;
     const uint32_t threads = ticket & 255u;
     if (threads == 0) return;
-    if (static_cast<uint32_t>(thread) >= threads) continue;
+    if (static_cast<uint32_t>(thread) >= threads || !enter(ticket)) continue;
     job_(context_, thread);
-    finished_.finish(1, threads - 1);
+    finished_.done.fetch_add(1, std::memory_order_acq_rel);
+    finished_.done.notify_all();
   }
 }
 

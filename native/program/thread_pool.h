@@ -30,11 +30,16 @@ class ThreadPool {
 
   int size() const { return size_; }
 
-  // Calls job(context, thread) on threads 0 .. threads-1 and returns when all are done. The job must not
-  // throw.
-  void run(int threads, void (*job)(void*, int), void* context);
+  // Calls job(context, thread) on thread 0 and on those of 1 .. threads-1 that come before thread 0 is done,
+  // and returns when all of these are: a thread that has no core now holds up nobody. So the job must be done
+  // when any thread comes to its end. It must not throw.
+  void run(int threads, void (*job)(void*, int), void* context) { run(threads, job, context, false); }
+  // The same, on all threads.
+  void run_on_all(void (*job)(void*, int), void* context) { run(size_, job, context, true); }
 
  private:
+  void run(int threads, void (*job)(void*, int), void* context, bool on_all);
+  bool enter(uint32_t ticket);
   void start_workers();
   void work(int thread, uint32_t seen);
 
@@ -45,6 +50,7 @@ class ThreadPool {
   void (*job_)(void*, int) = nullptr;
   void* context_ = nullptr;
   alignas(64) std::atomic<uint32_t> ticket_{0};  // job number << 8 | threads; threads 0 means stop
+  alignas(64) std::atomic<uint64_t> door_{0};    // job number << 16 | kClosed | threads that have entered it
   Pieces finished_;                              // threads that are done with the job
 };
 
