@@ -112,8 +112,8 @@ struct AttentionTask {
   float* scratch;  // [attention_scratch(count * heads)], at a multiple of 64 bytes
 };
 
-// Bytes from a query to the next: constant for the address of a query in a block, and no multiple of what a cache
-// has in a way.
+// Bytes from a query to the next: constant for the address of a query in a block, and no multiple of what a
+// cache has in a way.
 constexpr int64_t kQueryBytes = 4 * kMaxHeadDim + 64;
 // Floats of scratch for a task: queries, scores and codes of a tile, and three of bookkeeping.
 static constexpr int64_t attention_scratch(int64_t queries) {

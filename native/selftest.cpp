@@ -9,6 +9,7 @@
 #include "contract.h"
 #include "isa/cpu.h"
 #include "kernels/multiply.h"
+#include "selftest_attention.h"
 
 namespace {
 
@@ -91,6 +92,7 @@ int main() {
       }
     }
   }
-  std::printf("selftest: %d products compared bit for bit, %d differ\n", checks, failures);
+  failures += attention_failures(&checks);
+  std::printf("selftest: %d results compared bit for bit, %d differ\n", checks, failures);
   return failures == 0 ? 0 : 1;
 }

@@ -8,10 +8,10 @@ concept Is = __is_same(A, B);
 static_assert(requires {
   { kIsaName } -> Is<const char* const&>;  // what GEMINATE_ISA and supported_isas() call it
   { kRowBlock } -> Is<const int&>;         // activation rows that share one walk over a weight tile: 1 to 8
-  { kHalfBlock } -> Is<const int&>;          // queries that share keys or values in registers, float16: 1 to 12
-  { kHalfVecs } -> Is<const int&>;           // vectors of keys or values beside them: 1 or 2
-  { kCodeBlock } -> Is<const int&>;          // likewise for int8 keys and values: 1 to 8
-  { kCodeVecs } -> Is<const int&>;           // 1 to 4
+  { kHalfBlock } -> Is<const int&>;        // queries that share keys or values in registers, float16: 1 to 12
+  { kHalfVecs } -> Is<const int&>;         // vectors of keys or values beside them: 1 or 2
+  { kCodeBlock } -> Is<const int&>;        // likewise for int8 keys and values: 1 to 8
+  { kCodeVecs } -> Is<const int&>;         // 1 to 4
   requires sizeof(F) >= 16 * sizeof(float);  // 16 float lanes
   requires sizeof(I) >= 64;                  // 16 int32 lanes
   requires sizeof(Acc4) > 0;                 // sums of the int4 products of one group

@@ -1,7 +1,7 @@
 // Attention over float16 keys and values. Included by kernels_impl.h.
 //
-// A block of queries is multiplied in registers by one or two vectors of keys, or of a value, which are widened on
-// the way: once for all of the block.
+// A block of queries is multiplied in registers by one or two vectors of keys, or of a value, which are
+// widened on the way: once for all of the block.
 
 static inline F load_half(const uint16_t* x, int lanes) {
   if (lanes == 16) return load_half(x);
@@ -10,8 +10,8 @@ static inline F load_half(const uint16_t* x, int lanes) {
   return load_half(tail);
 }
 
-// acc[r][b] += sum over k of a[r * Stride + k] * (vector b of row k), k ascending. Vector b of row k stands at
-// x + k * step + b * between. Meanwhile calls 64 bytes for each k into the cache where Fetch says so.
+// acc[r][b] += sum over k of a[r * Stride + k] * (vector b of row k), k ascending. Vector b of row k stands
+// at x + k * step + b * between. Meanwhile calls 64 bytes for each k into the cache where Fetch says so.
 template <int Stride, int R, int B, bool Fetch>
 static inline void multiply_half(const float* a, const uint16_t* x, int64_t step, int64_t between, int begin,
                                  int end, F (&acc)[R][B], const char* ahead) {
@@ -67,8 +67,8 @@ static inline void add_half(const float* p, const uint16_t* values, int dim, int
 }
 
 // The same for the lanes < 16 of a value that are left over.
-static inline void add_half_tail(const float* p, const uint16_t* values, int dim, int lanes, int begin, int end,
-                                 float* record) {
+static inline void add_half_tail(const float* p, const uint16_t* values, int dim, int lanes, int begin,
+                                 int end, float* record) {
   F acc = load(record);
   for (int k = begin; k < end; ++k) acc = fma(set1(p[k]), load_half(values + k * dim, lanes), acc);
   store(record, acc);

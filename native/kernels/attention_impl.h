@@ -9,14 +9,14 @@ constexpr float kLog2E = 1.44269504088896341f;
 
 // Every array begins at a cache line.
 struct AttentionScratch {
-  float** record;     // [queries]
-  float* q;           // float16: kQueryBytes apart, in units that make a score a power of two
-  int8_t* q_codes;    // int8: kQueryBytes apart, codes of the turned queries
-  float* q_scale;     // [queries]
-  int32_t* q_start;   // [queries] -128 * sum of the codes, which cancels the 128 added to keys
-  float* score;       // [queries][kKeyTile], then probabilities
-  uint8_t* p;         // [queries][kKeyTile] codes of probability times value scale
-  float* p_scale;     // [queries]
+  float** record;    // [queries]
+  float* q;          // float16: kQueryBytes apart, in units that make a score a power of two
+  int8_t* q_codes;   // int8: kQueryBytes apart, codes of the turned queries
+  float* q_scale;    // [queries]
+  int32_t* q_start;  // [queries] -128 * sum of the codes, which cancels the 128 added to keys
+  float* score;      // [queries][kKeyTile], then probabilities
+  uint8_t* p;        // [queries][kKeyTile] codes of probability times value scale
+  float* p_scale;    // [queries]
 };
 
 // Query i stands in row i / heads.
@@ -97,9 +97,10 @@ static inline F only_lanes(F x, int from, int to, float other) {
                      select_less(i, set1(static_cast<float>(to)), x, none));
 }
 
-// A query's scores of a tile, in units of ln 2, become probabilities p relative to the record's top; where they
-// exceed that, the record so far is brought to the new top first. Keys from .. to - 1 are seen.
-static inline void tile_probabilities(const float* score, int from, int to, int head_dim, float* record, F* p) {
+// A query's scores of a tile, in units of ln 2, become probabilities p relative to the record's top; where
+// they exceed that, the record so far is brought to the new top first. Keys from .. to - 1 are seen.
+static inline void tile_probabilities(const float* score, int from, int to, int head_dim, float* record,
+                                      F* p) {
   float *sum = sum_of(record, head_dim), *top = sum + 16;
   const bool whole = from == 0 && to == kKeyTile;
   for (int c = 0; c < kTileVecs; ++c) {

@@ -36,7 +36,8 @@ static inline void score_codes(const int8_t* q, const int32_t* start, const floa
   }
 }
 
-// Adds B vectors of the values of key groups begin .. end-1, four keys each, weighed by codes p, to R records.
+// Adds B vectors of the values of key groups begin .. end-1, four keys each, weighed by codes p, to R
+// records.
 template <int R, int B, bool Fetch>
 static inline void add_codes(const uint8_t* p, const float* p_scale, const int8_t* values,
                              int64_t group_bytes, int begin, int end, float* const* records,
@@ -129,7 +130,8 @@ static inline void score_tile_codes(const AttentionTask& t, const AttentionScrat
         score_codes<R, B, true>(q, s.q_start, s.q_scale, keys, between, scales, steps, score,
                                 reinterpret_cast<const char*>(ahead));
       } else {
-        score_codes<R, B, false>(q, s.q_start + i, s.q_scale + i, keys, between, scales, steps, score, nullptr);
+        score_codes<R, B, false>(q, s.q_start + i, s.q_scale + i, keys, between, scales, steps, score,
+                                 nullptr);
       }
     });
   });
@@ -197,8 +199,8 @@ static void store_int8_kv(const float* key, const float* value, const KvSlot& sl
     return quantize_head(turned, dim, codes, &sum);
   };
   slot.key_scales[head + row] = turn(key);
-  uint8_t* keys =
-      static_cast<uint8_t*>(slot.keys) + (head + row / kKeyLanes * kKeyLanes) * key_bytes + row % kKeyLanes * 4;
+  uint8_t* keys = static_cast<uint8_t*>(slot.keys) + (head + row / kKeyLanes * kKeyLanes) * key_bytes +
+                  row % kKeyLanes * 4;
   for (int64_t d = 0; d < key_bytes; ++d) {
     keys[d / 4 * 4 * kKeyLanes + d % 4] = static_cast<uint8_t>(codes[d] + 128);
   }

@@ -30,8 +30,8 @@ static inline void copy_head(const float* from, float* to, int64_t n) {
   each16(n, [&](int64_t i, int lanes) { store(to + i, load(from + i, lanes), lanes); });
 }
 
-// Codes of x [n] with one scale, which it returns: amax / 127, rounded to nearest even. codes [n up to a multiple
-// of 64], zeros behind x; sum: of the codes.
+// Codes of x [n] with one scale, which it returns: amax / 127, rounded to nearest even. codes [n up to a
+// multiple of 64], zeros behind x; sum: of the codes.
 static inline float quantize_head(const float* x, int64_t n, int8_t* codes, int32_t* sum) {
   F most = set1(0.0f);
   each16(n, [&](int64_t i, int lanes) { most = max(most, abs(load(x + i, lanes))); });

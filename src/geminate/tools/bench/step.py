@@ -148,8 +148,14 @@ def filled_cache(target: TargetModel, context: int) -> KVStore:
         rows = min(MAX_ROWS, context - cache.length)
         cache.reserve(rows)
         cache.advance(rows)
+    fill_with_noise(cache)
+    return cache
+
+
+def fill_with_noise(store: KVStore) -> None:
+    """Keys, values and scales of every row of a cache."""
     noise = np.random.default_rng(2).standard_normal(1 << 16)
-    for array in rings(cache).arrays:
+    for array in rings(store).arrays:
         if array.dtype == np.float32:  # scales
             array[:] = 1 / 32
         elif array.dtype == np.float16:
@@ -157,7 +163,6 @@ def filled_cache(target: TargetModel, context: int) -> KVStore:
         else:
             codes = np.clip(noise * 32, -127, 127).astype(np.int8)
             array[:] = np.resize(codes, array.shape).astype(array.dtype)  # keys wrap around, noise all the same
-    return cache
 
 
 class Work:
