@@ -125,10 +125,11 @@ def serving() -> Iterator[Mark]:
 def house() -> Iterator[Mark]:
     """Issue 11: files that hand a request on; 11 and 20 before it, 10 and 19 after it.
 
-    Issue 13 reads every completion through text/reply.py and has an LLM's requests in loaded.py, apart from its calls.
+    Issue 13 added text/reply.py, which reads every completion, loaded.py, which has an LLM's requests apart from its
+    calls, and cli/flags.py, which makes each command's options.
     """
-    yield at_most(11, "files on the way of a prompt", script("request_path.py", "cli")["files"], 12)
-    yield at_most(11, "files on the way of a chat request", script("request_path.py", "http")["files"], 19)
+    yield at_most(11, "files on the way of a prompt", script("request_path.py", "cli")["files"], 13)
+    yield at_most(11, "files on the way of a chat request", script("request_path.py", "http")["files"], 20)
 
 
 def guard() -> Iterator[Mark]:
@@ -147,6 +148,26 @@ def first_day() -> Iterator[Mark]:
     yield at_most(13, "requests over all APIs, memory at the end / after half", memory["end"] / memory["half"], 1.05)
 
 
+def long() -> Iterator[Mark]:
+    """Issue 14: long prompts and contexts, drawing, and a busy machine."""
+    step = ("bench", "step", "--weights", "int4", "--rows", "1,5", "--repeats", "5")
+    short = geminate(*step)
+    share = short["prefill_peak_share"]
+    yield at_least(14, "E2B int4, prefill of 512 tokens, share of the int8 peak", share, 0.54)
+    for kv, flat, draft in (("f16", 1.5, 0.05), ("int8", 1.25, 0.015)):
+        far = geminate(*step, "--context", "8192", "--kv", kv)
+        yield at_most(14, f"E2B int4, KV {kv}, T(5) / T(1) at 8k", far["step_ms"]["5"] / far["step_ms"]["1"], flat)
+        yield at_most(14, f"E2B int4, KV {kv}, draft step at 8k, share of T(1)", far["draft_step_share"], draft)
+    drawn = script("sampling.py", "--rows", "1")["ms_per_row"]["native, peaked, 1 rows"]
+    for name, mark in (("top_k 64, top_p 0.95", 0.1), ("temperature 1", 0.6), ("logprobs, 5 tops", 0.3)):
+        yield at_most(14, f"drawing from 262,144 logits, {name}, ms", drawn[name], mark)
+    found = script("busy.py", "--only", "stories", "--answers", "8")
+    for busy in (0, 5):
+        row = found[f"stories_beside_{busy}"]
+        yield at_least(14, f"stories beside {busy} busy processes, auto / off", row["auto_to_off"], 1.2)
+        yield at_least(14, f"stories beside {busy} busy processes, auto / best length", row["auto_to_best"], 0.9)
+
+
 PARTS: tuple[Callable[[], Iterator[Mark]], ...] = (
     exactness,
     passes,
@@ -156,6 +177,7 @@ PARTS: tuple[Callable[[], Iterator[Mark]], ...] = (
     house,
     guard,
     first_day,
+    long,
 )
 
 

@@ -76,6 +76,12 @@ struct TileRange {
   int64_t valid;  // outputs that exist, counted from the first row of `begin`
 };
 
+// A range of the groups of a reduction. All but the first range continue the float chains that stand in the
+// outputs; the last one scales them.
+struct GroupRange {
+  int64_t begin, end;
+};
+
 // A ring of keys and values of all KV heads; position p stands in row p % rows. One of two formats:
 //   float16: keys [heads, rows / 16, head_dim, 16], values [heads, rows, head_dim].
 //   int8: keys as unsigned codes, 128 added, [heads, rows / 16, key_width / 4, 16, 4]; values as signed codes
@@ -126,8 +132,9 @@ struct Kernels {
   // x [k] -> groups at out[g * stride], zero-padded to a multiple of 32.
   void (*quantize)(const float* x, int64_t k, QuantGroup* out, int64_t stride);
   // out[m * out_stride + i] for rows m < rows <= 8 of a panel [groups][rows].
-  void (*linear_quantized)(const Matrix& w, const TileRange& range, const QuantGroup* panel, int64_t rows,
-                           float* out, int64_t out_stride, float scale);
+  void (*linear_quantized)(const Matrix& w, const TileRange& range, const GroupRange& groups,
+                           const QuantGroup* panel, int64_t rows, float* out, int64_t out_stride,
+                           float scale);
   // The same over float rows x [rows <= 8, k].
   void (*linear_bf16)(const Matrix& w, const TileRange& range, const float* x, int64_t x_stride, int64_t rows,
                       float* out, int64_t out_stride, float scale);

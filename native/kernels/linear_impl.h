@@ -27,11 +27,10 @@ constexpr int64_t kAhead = 6144;
 
 static inline void prefetch(const void* address) { __builtin_prefetch(address, 0, 2); }
 
-// One tile of 16 output rows times R rows of a panel; `stride` records between groups.
+// One tile of 16 output rows times R rows of a panel, added to acc; `stride` records between groups.
 template <int R>
 static inline void tile_int8(const uint8_t* w, const uint16_t* scales, int64_t groups, const QuantGroup* x,
                              int64_t stride, F* acc) {
-  for (int m = 0; m < R; ++m) acc[m] = set1(0.0f);
   for (int64_t g = 0; g < groups; ++g, w += info(Format::int8).cell_bytes, scales += 16, x += stride) {
     if (g % 2 == 0) prefetch(scales + kAhead / 32);
     I isum[R];
@@ -50,7 +49,6 @@ static inline void tile_int8(const uint8_t* w, const uint16_t* scales, int64_t g
 template <int R>
 static inline void tile_int4(const uint8_t* w, const uint16_t* scales, int64_t groups, const QuantGroup* x,
                              int64_t stride, F* acc) {
-  for (int m = 0; m < R; ++m) acc[m] = set1(0.0f);
   for (int64_t g = 0; g < groups; ++g, w += info(Format::int4).cell_bytes, scales += 16, x += stride) {
     if (g % 2 == 0) prefetch(scales + kAhead / 16);
     Acc4 isum[R];
@@ -74,22 +72,29 @@ static inline void tile_int4(const uint8_t* w, const uint16_t* scales, int64_t g
 }
 
 template <int R>
-static void rows_quantized(const Matrix& w, const TileRange& range, const QuantGroup* panel, int64_t stride,
-                           float* out, int64_t out_stride, float scale) {
-  const int64_t tile_bytes = w.groups * info(w.format).cell_bytes;
+static void rows_quantized(const Matrix& w, const TileRange& range, const GroupRange& groups,
+                           const QuantGroup* panel, int64_t stride, float* out, int64_t out_stride,
+                           float scale) {
+  const int64_t count = groups.end - groups.begin, cell = info(w.format).cell_bytes;
   int64_t valid = range.valid;
   for (int64_t t = range.begin; t < range.end; ++t, out += 16, valid -= 16) {
-    const int64_t at = range.which * w.tiles + t;
-    const uint8_t* data = w.data + at * tile_bytes;
-    const uint16_t* scales = w.scales + at * w.groups * 16;
-    F acc[R];
-    if (w.format == Format::int8) {
-      tile_int8<R>(data, scales, w.groups, panel, stride, acc);
-    } else {
-      tile_int4<R>(data, scales, w.groups, panel, stride, acc);
-    }
+    const int64_t at = (range.which * w.tiles + t) * w.groups + groups.begin;
+    const uint8_t* data = w.data + at * cell;
+    const uint16_t* scales = w.scales + at * 16;
     const int lanes = valid < 16 ? static_cast<int>(valid) : 16;
-    for (int m = 0; m < R; ++m) store(out + m * out_stride, mul(acc[m], set1(scale)), lanes);
+    F acc[R];
+    for (int m = 0; m < R; ++m) {
+      acc[m] = groups.begin > 0 ? load(out + m * out_stride, lanes) : set1(0.0f);
+    }
+    if (w.format == Format::int8) {
+      tile_int8<R>(data, scales, count, panel, stride, acc);
+    } else {
+      tile_int4<R>(data, scales, count, panel, stride, acc);
+    }
+    for (int m = 0; m < R; ++m) {
+      const F sum = groups.end == w.groups ? mul(acc[m], set1(scale)) : acc[m];
+      store(out + m * out_stride, sum, lanes);
+    }
   }
 }
 
@@ -107,11 +112,13 @@ static inline void with_rows(int64_t rows, Body body) {
   body(Rows<Maximum>{});
 }
 
-static void linear_quantized(const Matrix& w, const TileRange& range, const QuantGroup* panel, int64_t rows,
-                             float* out, int64_t out_stride, float scale) {
+static void linear_quantized(const Matrix& w, const TileRange& range, const GroupRange& groups,
+                             const QuantGroup* panel, int64_t rows, float* out, int64_t out_stride,
+                             float scale) {
+  panel += groups.begin * rows;
   for (int64_t m = 0; m < rows; m += kRowBlock) {
     with_rows<kRowBlock>(rows - m, [&](auto block) {
-      rows_quantized<block.value>(w, range, panel + m, rows, out + m * out_stride, out_stride, scale);
+      rows_quantized<block.value>(w, range, groups, panel + m, rows, out + m * out_stride, out_stride, scale);
     });
   }
 }

@@ -12,13 +12,23 @@ struct Activations {
   int64_t x_stride = 0;
 };
 
+// Groups of columns whose activations (24 KiB of a panel) stay in the first-level cache from tile to tile.
+constexpr int64_t kNearGroups = 48;
+
 // out[m * out_stride + i] = scale * (row m . weight row i of the range) for m < rows.
+//
+// again: whether the weights of the range are read for other rows too, so that they are near, and the panel
+// is what comes from afar; otherwise each tile is one stream.
 inline void multiply(const Kernels& kernels, const Matrix& w, const TileRange& range, const Activations& a,
-                     int64_t rows, float* out, int64_t out_stride, float scale) {
-  if (info(w.format).quantized) {
-    kernels.linear_quantized(w, range, a.panel, rows, out, out_stride, scale);
-  } else {
+                     int64_t rows, float* out, int64_t out_stride, float scale, bool again = false) {
+  if (!info(w.format).quantized) {
     kernels.linear_bf16(w, range, a.x, a.x_stride, rows, out, out_stride, scale);
+    return;
+  }
+  const int64_t step = again ? kNearGroups : w.groups;
+  for (int64_t g = 0; g < w.groups; g += step) {
+    const GroupRange groups{g, g + step < w.groups ? g + step : w.groups};
+    kernels.linear_quantized(w, range, groups, a.panel, rows, out, out_stride, scale);
   }
 }
 

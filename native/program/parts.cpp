@@ -10,13 +10,20 @@ namespace {
 // Bytes of weights below which a linear step has one piece per thread.
 constexpr int64_t kSmallStep = 1 << 19;
 constexpr int64_t kPieceBytes = 1 << 17;  // otherwise pieces of about this size
+// From this many rows on, so in prompts, a piece has kPanelTiles tiles if that leaves every thread kShares
+// pieces: activations that were fetched serve them all.
+constexpr int64_t kManyRows = 4 * kPanelRows, kPanelTiles = 8, kShares = 4;
 
 }  // namespace
 
 int64_t Program::linear_tiles(const LinearStep& s, int64_t rows) const {
   const int64_t bytes = tile_bytes(s.w), share = (s.w.tiles + threads_ - 1) / threads_;
-  const bool small = s.w.tiles * bytes * std::min<int64_t>(rows, 8) < kSmallStep;
-  return threads_ == 1 || small ? share : std::clamp<int64_t>(kPieceBytes / bytes, 1, share);
+  if (s.w.tiles * bytes * std::min<int64_t>(rows, 8) < kSmallStep) return share;
+  if (rows >= kManyRows) {
+    return std::clamp<int64_t>(std::max(kPieceBytes / bytes, kPanelTiles), 1,
+                               (share + kShares - 1) / kShares);
+  }
+  return threads_ == 1 ? share : std::clamp<int64_t>(kPieceBytes / bytes, 1, share);
 }
 
 int64_t Program::pieces(const LinearStep& s, int64_t rows) const {
@@ -34,7 +41,7 @@ void Program::run_part(const LinearStep& s, const PieceAt& at) {
     const int64_t block = std::min<int64_t>(kPanelRows, at.rows - r);
     float* to = out.row(r) + 16 * begin;
     const Activations x = activations(s.x, r, at.rows, s.w.groups);
-    multiply(*kernels_, s.w, range, x, block, to, out.stride, s.scale);
+    multiply(*kernels_, s.w, range, x, block, to, out.stride, s.scale, at.rows >= kManyRows);
     for (int64_t i = 0; s.cap > 0.0f && i < block; ++i) {
       kernels_->softcap(to + i * out.stride, columns, s.cap);
     }

@@ -76,7 +76,8 @@ ThreadPool::~ThreadPool() {
     for (std::thread& t : workers_) t.detach();
     return;
   }
-  ticket_.store(0, std::memory_order_release);
+  // A new number: a thread that no job has met yet would not notice the ticket it began with.
+  ticket_.store(((ticket_.load(std::memory_order_relaxed) >> 8) + 1) << 8, std::memory_order_release);
   ticket_.notify_all();
   for (std::thread& t : workers_) t.join();
 }

@@ -108,12 +108,11 @@ class LoadedModel:
         self.tokenizer = Tokenizer.load(source.checkpoint, source.family.dialect)
         if self.tokenizer is not None:
             pair.target.config = _with_ends(pair.target.config, self.tokenizer.turn_ends)
-        self.config = pair.target.config
+        self.config = config = pair.target.config
         self.template = ChatTemplate.load(source.checkpoint, source.family.dialect)
-        tokenizer, config = self.tokenizer, self.config
         self._grammars: GrammarCompiler | None = None
-        if tokenizer is not None:
-            self._grammars = GrammarCompiler(tokenizer, vocab_size=config.vocab_size, eos_ids=config.eos_token_ids)
+        if self.tokenizer is not None:
+            self._grammars = GrammarCompiler(self.tokenizer, vocab_size=config.vocab_size, eos_ids=config.eos_token_ids)
         self._prefill_chunk = prefill_chunk
         self._drafter = MtpDrafter(pair.drafter) if pair.drafter is not None else None
         self.prefix_store = _prefix_store(pair, options, on_message)

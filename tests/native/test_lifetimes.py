@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import subprocess
+import sys
 import weakref
 
 import numpy as np
@@ -22,3 +24,15 @@ def test_weights_outlive_their_names() -> None:
     del program
     gc.collect()
     assert all(array() is None for array in kept)
+
+
+def test_a_pool_ends_though_its_threads_met_no_job() -> None:
+    """Small jobs are over before a thread has started; the pool must still be able to stop it."""
+    code = (
+        "import numpy as np\n"
+        "from geminate.backends.cpu.program import NativeBackend\n"
+        "x = np.zeros((1, 262144), dtype=np.float32)\n"
+        "for _ in range(150):\n"
+        "    NativeBackend(4).sampler.logprobs(x, [0], 0)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

@@ -182,6 +182,19 @@ def test_rows_threads_and_reference(name: str, isa: str) -> None:
             assert np.array_equal(outputs(program, schedule, cache_of(made)), one), (threads, schedule)
 
 
+@pytest.mark.parametrize("fmt", FORMATS)
+@pytest.mark.parametrize("isa", ISAS)
+def test_long_reductions_in_parts(isa: str, fmt: str) -> None:
+    """Longer than the columns whose activations stay near: many rows are multiplied part by part, to the same bits."""
+    nodes: list[p.Node] = [
+        p.Linear(x="x", out="w", w=weights(1700, WIDTH, "bf16")),
+        p.Linear(x="w", out="o", w=weights(37, 1700, fmt)),
+    ]
+    made = plan(nodes, "o", {"w": 1700, "o": 37})
+    program = NativeBackend(2, isa).compile(made, max_rows=MOST)
+    assert np.array_equal(outputs(program, [MOST], cache_of(made)), outputs(program, [8], cache_of(made)))
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_instruction_sets_agree(name: str) -> None:
     made = CASES[name]()

@@ -123,6 +123,18 @@ def test_another_model_or_format_of_weights_finds_nothing(models: dict[str, Path
         assert llm.generate([prompt], params(0))[0].stats.reused_tokens == 320, "what changes no bit changes no name"
 
 
+def test_int8_keys_and_values_have_blocks_of_their_own(models: dict[str, Path], tmp_path: Path) -> None:
+    prompt = prompts()[0]
+    wanted = cold(LLM(models["E2B"], threads=2, prefill_chunk=96, kv="int8"), prompt, params(1))
+    for kv, reused in (("f16", 0), ("int8", 0), ("int8", 320), ("f16", 320)):
+        with stored("E2B", models, tmp_path, kv=kv) as llm:
+            engine = watched(llm, memory=False)
+            sequence = engine.add(prompt, params(1))
+            engine.run()
+            assert sequence.stats.reused_tokens == reused, kv
+            assert ((sequence.output_ids, engine.digest(sequence)) == wanted) == (kv == "int8")
+
+
 LONG = "The little robot walked to the river and looked at the water. " * 20
 
 

@@ -118,7 +118,7 @@ def test_a_gone_client_frees_everything(strict: Served) -> None:
         after = strict.until(lambda m: m["geminate:num_requests_running"] == 0)
     aborted = 'geminate:request_success_total{finished_reason="abort",}'
     assert after[aborted] - before[aborted] == 2
-    assert after["geminate:kv_cache_usage_perc"] <= 1.0
+    assert after['geminate:kv_cache_usage_perc{kv="f16",}'] <= 1.0
 
 
 def test_a_client_that_does_not_read_is_dropped(strict: Served) -> None:

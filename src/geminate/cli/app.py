@@ -58,7 +58,7 @@ class Root(Commands):
         (
             "eval",
             "geminate.cli.evaluate:evaluate_command",
-            "Perplexity, KL divergence and top-1 agreement of weight formats against bf16, teacher-forced on a text.",
+            "Perplexity, KL divergence and top-1 agreement of weight or KV formats, teacher-forced on a text.",
         ),
         (
             "quantize",
