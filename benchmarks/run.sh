@@ -10,7 +10,11 @@ run() {  # file, then the arguments of geminate
 }
 run step-e2b-int4.json step --weights int4 --repeats 15
 run step-e2b-int8.json step --weights int8 --repeats 15
-run step-e2b-int4-8k.json step --weights int4 --context 8192 --rows 1,2,5,8 --repeats 7
+for kv in f16 int8; do
+  for context in 128 8192 32768; do
+    run "step-e2b-int4-$context-$kv.json" step --weights int4 --context $context --kv $kv --rows 1,3,5,8 --repeats 5
+  done
+done
 run step-26b-a4b-int4.json step --shape gemma-4-26B-A4B --layers 12 --repeats 7 --rows 1,2,3,5,8,16
 shape=(decode --shape gemma-4-E2B --weights int4 --lengths 1,2,3,4 --max-tokens 96 --limit 4 --repeats 3)
 run decode-e2b-high.json "${shape[@]}" --synthetic-acceptance 0.84,0.60,0.39,0.27
