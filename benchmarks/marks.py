@@ -126,9 +126,9 @@ def house() -> Iterator[Mark]:
     """Issue 11: files that hand a request on; 11 and 20 before it, 10 and 19 after it.
 
     Issue 13 added text/reply.py, which reads every completion, loaded.py, which has an LLM's requests apart from its
-    calls, and cli/flags.py, which makes each command's options.
+    calls, and cli/flags.py, which makes each command's options; issue 14 added cli/prompt_bar.py.
     """
-    yield at_most(11, "files on the way of a prompt", script("request_path.py", "cli")["files"], 13)
+    yield at_most(11, "files on the way of a prompt", script("request_path.py", "cli")["files"], 14)
     yield at_most(11, "files on the way of a chat request", script("request_path.py", "http")["files"], 20)
 
 
