@@ -16,12 +16,11 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from geminate.decoding.constraint import Constraint
 from geminate.errors import GeminateError, GrammarBusyError, ParameterError
 from geminate.grammar.followers import LocalFollower, RemoteFollower
-from geminate.grammar.host import GrammarHost
 from geminate.grammar.matching import Library, UnusableGrammarError
 from geminate.grammar.source import SourceWriter
 from geminate.grammar.specs import LABELS
@@ -35,6 +34,9 @@ from geminate.grammar.specs import TextSpec as TextSpec
 from geminate.grammar.specs import ToolCalls as ToolCalls
 from geminate.grammar.state import Grammar as Grammar
 from geminate.text.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from geminate.grammar.host import GrammarHost
 
 _KEPT = 16  # compiled grammars
 _REMEMBERED_S = 600.0  # failures: on a busy machine a grammar may have failed for lack of time
@@ -70,6 +72,8 @@ class GrammarCompiler:
 
         A grammar that takes too much time or memory then fails alone, and masks are computed while the engine works.
         """
+        from geminate.grammar.host import GrammarHost  # of servers alone: it loads multiprocessing
+
         self._host = GrammarHost(
             self._tokenizer.to_json(),
             vocab_size=self._vocab_size,

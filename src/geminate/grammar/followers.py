@@ -5,12 +5,15 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from geminate.errors import GrammarBusyError, GrammarError
-from geminate.grammar.host import STEP_SECONDS, GrammarProcess
 from geminate.grammar.matching import Answer, CompiledGrammar, Matching
 
+if TYPE_CHECKING:
+    from geminate.grammar.host import GrammarProcess
+
+STEP_SECONDS = 2.0  # for one answer
 BUDGET_S, BUDGET_PER_MASK_S = 2.0, 0.02  # processor time that the masks of one completion may take
 SLOW_S = 0.003  # the mean time of an answer from which on its process yields to everybody else
 LATE_S = 0.02  # an answer that takes as long has the same effect

@@ -25,7 +25,6 @@ from geminate.grammar.worker import CLOSE, COMPILE, FOLLOW, FORK, HEAD, STEP, de
 COMPILE_SECONDS = 2.0  # of the processor
 PATIENCE_S = 4.0  # for a compilation beside other work, and for the start of one
 COMPILING = 2  # grammars at a time
-STEP_SECONDS = 2.0  # for one answer
 START_SECONDS = 60.0  # for a large vocabulary on a slow machine
 TICK_S = 0.05
 SOON_S = 2.0  # from the end of a compilation to the start of the completion that it was for

@@ -11,7 +11,7 @@ class LossAccount:
     """
 
     LIMIT = 8.0
-    TRIAL = 1.5
+    TRIAL = 0.75
     INCOME = 0.01
     MOST = 4.0
 
