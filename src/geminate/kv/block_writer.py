@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-import tempfile
 import threading
 import time
 from collections import OrderedDict, deque
@@ -20,6 +19,7 @@ from pathlib import Path
 
 from geminate.kv.block_file import header, header_bytes
 from geminate.kv.store import BlockData
+from geminate.replacing import replacing
 
 QUEUE_BYTES = 64 << 20  # blocks that wait for the disk; at least four of them
 RESCAN = 256  # blocks written between two looks at what others have written and removed
@@ -174,18 +174,11 @@ class BlockWriter:
         with contextlib.suppress(FileExistsError):
             os.mkdir(folder, 0o700)
         head = header(block.name.hash, block.name.index, self.sizes, block.data)
-        handle, temporary = tempfile.mkstemp(dir=folder, prefix=TEMPORARY)
-        try:
-            with os.fdopen(handle, "wb", buffering=0) as file:
-                _write_all(file.fileno(), head)
-                _write_all(file.fileno(), block.data)
+        with replacing(path, TEMPORARY) as file:
+            _write_all(file.fileno(), head)
+            _write_all(file.fileno(), block.data)
             # All blocks of a prompt are as old as its last use; of equals the later block goes first.
-            os.utime(temporary, ns=(block.used_ns, block.used_ns))
-            os.replace(temporary, path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
-            raise
+            os.utime(file.fileno(), ns=(block.used_ns, block.used_ns))
 
     def _make_room(self) -> bool:
         """Remove what was not used for longest until a further block fits; False if none ever will."""

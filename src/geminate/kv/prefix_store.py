@@ -11,7 +11,6 @@ import contextlib
 import hashlib
 import json
 import os
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from geminate.kv.block_file import NAME_BYTES, DamagedBlockError, read_block
 from geminate.kv.block_writer import BlockWriter, StoredName
 from geminate.kv.prefix_tree import ContentSpan, block_key
 from geminate.kv.store import BLOCK, BlockData, KVFactory, KVStore, first_needed
+from geminate.replacing import replacing
 
 MARKER = "geminate-prefix-store.json"
 VERSION = 1
@@ -223,7 +223,8 @@ def _prepare(path: Path) -> None:
         if not marker.exists():
             if any(not entry.name.startswith(".") for entry in path.iterdir()):
                 raise PrefixStoreError(f"{path} is not empty and no prefix store; name another directory")
-            _write_marker(marker)
+            with replacing(marker, ".marker-") as file:
+                file.write((json.dumps({"version": VERSION}) + "\n").encode())
         version = json.loads(marker.read_text("utf-8"))["version"]
     except OSError as error:
         raise PrefixStoreError(f"cannot use the prefix store {path}: {error.strerror}") from None
@@ -234,15 +235,3 @@ def _prepare(path: Path) -> None:
             f"the prefix store {path} belongs to another version (format {version!r}, this one has {VERSION}); "
             "name another directory or remove it"
         )
-
-
-def _write_marker(marker: Path) -> None:
-    handle, temporary = tempfile.mkstemp(dir=marker.parent, prefix=".marker-")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(json.dumps({"version": VERSION}) + "\n")
-        os.replace(temporary, marker)
-    except OSError:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise

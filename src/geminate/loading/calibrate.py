@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import statistics
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +18,7 @@ from geminate.kv.store import BLOCK, KVStore
 from geminate.loading.load import Pair
 from geminate.plan.batch import Batch, Rows
 from geminate.plan.costs import AttentionCosts
+from geminate.replacing import replacing
 from geminate.speculation.costs import PROFILE_CONTEXT, PROFILE_ROWS, CostModel, CostProfile
 from geminate.weights.store import Message
 
@@ -185,15 +184,5 @@ def _write(path: Path | None, profiles: dict[str, Any]) -> None:
     """Keep them if possible; a full or read-only disk costs a new measurement next time, nothing else."""
     if path is None:
         return
-    try:
-        # A name that nobody can guess: in a directory that others can write, a link could wait under a known one.
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".costs-")
-    except OSError:
-        return
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(json.dumps(profiles))
-        os.replace(temporary, path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
+    with contextlib.suppress(OSError), replacing(path, ".costs-") as file:
+        file.write(json.dumps(profiles).encode())

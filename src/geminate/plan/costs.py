@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from geminate.plan.nodes import Attention, Plan
 
+ELEMENT_BYTES = 2  # of a float16; seconds per byte are measured with the same count in every KV format
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AttentionWork:
@@ -25,15 +27,14 @@ class AttentionCosts:
 
     Args:
         plan: whose `Attention` nodes count.
-        element_bytes: of one stored key or value number.
     """
 
-    def __init__(self, plan: Plan, *, element_bytes: int = 2) -> None:
+    def __init__(self, plan: Plan) -> None:
         by_window: dict[int, tuple[int, int]] = {}
         for node in plan.nodes:
             if isinstance(node, Attention):
                 read, macs = by_window.get(node.window, (0, 0))
-                read += 2 * node.kv_heads * node.head_dim * element_bytes
+                read += 2 * node.kv_heads * node.head_dim * ELEMENT_BYTES
                 by_window[node.window] = read, macs + 2 * node.heads * node.head_dim
         self._by_window = [(window, read, macs) for window, (read, macs) in by_window.items()]
 
