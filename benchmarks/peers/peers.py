@@ -106,7 +106,7 @@ class Worker:
 def measure(
     contenders: dict[str, Contender], ours: Ours, rounds: int, sizes: tuple[int, ...], every: int
 ) -> dict[str, Any]:
-    """Interleaved timings: {engine: {step_ms, prefill_ms, ...}}; prompts of ``sizes`` tokens once in ``every`` rounds."""
+    """Interleaved timings: {engine: {step_ms, prefill_ms, ...}}, prompts of ``sizes`` once in ``every`` rounds."""
     steps: dict[str, dict[int, list[float]]] = {name: {m: [] for m in ROWS} for name in contenders}
     prefills: dict[str, dict[int, list[float]]] = {name: {n: [] for n in sizes} for name in contenders}
     bandwidth, peak = [], []

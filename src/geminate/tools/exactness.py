@@ -4,9 +4,9 @@ A *run* is one prompt under one choice of every setting. By default the runs of 
 value occurs, and every pair of values of two settings (speculation, threads, chunk, batch, greedy or sampled, KV
 format) occurs together; the two temperatures alternate in the sampled runs. The array is found greedily, in a fixed
 order. A batch is the prompt alone, or as in a server: among other sequences that come and go, starting from the prefix
-cache of an earlier run; or alone behind keys and values that another engine left in a prefix store. ``full`` runs the cross product. Greedy and sampled runs differ from each other by intent, and
-so do KV formats; runs with the same temperature and KV format must give the same token ids and the same hash over the
-logits of every emitted position.
+cache of an earlier run; or alone behind keys and values that another engine left in a prefix store. ``full`` runs the
+cross product. Greedy and sampled runs differ from each other by intent, and so do KV formats; runs with the same
+temperature and KV format must give the same token ids and the same hash over the logits of every emitted position.
 """
 
 from __future__ import annotations
