@@ -48,7 +48,7 @@ class StepBench:
         shape: a name of `geminate.tools.bench.shapes.SHAPES` or a model directory.
         weights: see `presets.tensor_format`; ``auto`` is int8 here.
         kv: format of keys and values.
-        threads: None is one for each physical core.
+        threads: None is what `pick_threads` picks.
         context: positions already in the cache.
         prefill: tokens of the prompt whose processing is timed; None is `PREFILL`, or what the context holds.
         layers: a shorter stack; None takes all, or as many whole blocks as fit into memory.
