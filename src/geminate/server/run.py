@@ -22,6 +22,7 @@ from geminate.errors import SHORTENED, BackendError, DrainingError, GeminateErro
 from geminate.llm import LLM
 from geminate.server import start
 from geminate.server.app import make_app
+from geminate.server.audit import ServerAudit, open_audit
 from geminate.server.http.auth import Keys, load_keys
 from geminate.server.http.heap import share_one_heap
 from geminate.server.http.limits import timed_protocol
@@ -67,7 +68,8 @@ def serve(settings: Settings, load: Load) -> None:
             then, which raises when the server is to stop.
 
     Raises:
-        GeminateError: invalid API keys, an address that cannot be bound, or a model that cannot be loaded.
+        GeminateError: invalid API keys, an address that cannot be bound, an audit log that cannot be written, or a
+            model that cannot be loaded.
     """
     share_one_heap()
     configure(settings.log_format)
@@ -77,7 +79,7 @@ def serve(settings: Settings, load: Load) -> None:
         log("warning", "no API keys: anyone who can reach this address can use the server", host=settings.host)
     listener = _bind(settings)
     with contextlib.closing(listener):
-        _Run(settings, keys, load, listener).run()
+        _Run(settings, keys, load, listener, open_audit(settings)).run()
 
 
 def _bind(settings: Settings) -> socket.socket:
@@ -97,10 +99,12 @@ def _bind(settings: Settings) -> socket.socket:
 class _Run:
     """One run of the server."""
 
-    def __init__(self, settings: Settings, keys: list[str], load: Load, listener: socket.socket) -> None:
+    def __init__(
+        self, settings: Settings, keys: list[str], load: Load, listener: socket.socket, audit: ServerAudit | None
+    ) -> None:
         self.settings, self.load, self.listener = settings, load, listener
         self.keys = Keys(keys)
-        self.state = ServerState(settings)
+        self.state = ServerState(settings, audit)
         self.service: EngineService | None = None
         config = uvicorn.Config(
             make_app(self.state, self.keys),
@@ -163,6 +167,8 @@ class _Run:
         try:
             llm = self.load(self._check)
             service = make_service(llm, self.settings, self._check)
+            if self.state.audit is not None:
+                self.state.audit.begin(llm, self.settings)
             gc.collect()
             gc.freeze()  # what is loaded stays: looking through it again would stop every stream for 100 ms
         except Exception as error:

@@ -13,6 +13,7 @@ from geminate.engine.service import EngineService
 from geminate.errors import GeminateError, TokenizerError
 from geminate.llm import LLM
 from geminate.params import MAX_DRAFT
+from geminate.server.audit import ServerAudit
 from geminate.server.http.errors import DRAIN_RETRY_AFTER_S, ApiError, bad_request, unavailable
 from geminate.server.kept_items import KeptItems
 from geminate.server.metrics import Metrics
@@ -134,11 +135,17 @@ def _fingerprint(llm: LLM) -> str:
 
 
 class ServerState:
-    """The server's status (loading, ready, draining or failed), and its model."""
+    """The server's status (loading, ready, draining or failed), and its model.
 
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
+    Args:
+        audit: where requests are recorded; None: nowhere.
+    """
+
+    def __init__(self, settings: Settings, audit: ServerAudit | None = None) -> None:
+        self.settings, self.audit = settings, audit
         self.metrics = Metrics()
+        if audit is not None:
+            audit.register(self.metrics.registry)
         self.items = KeptItems(settings.kept_items_bytes)
         self.status: Literal["loading", "ready", "draining", "failed"] = "loading"
         self.failure: GeminateError | None = None
@@ -160,7 +167,9 @@ class ServerState:
             self._model.compiler.drop_idle(seconds)
 
     def close(self) -> None:
-        """End the grammar processes; write what is queued for the prefix store."""
+        """End the grammar processes; write what is queued for the prefix store and the audit log."""
+        if self.audit is not None:
+            self.audit.close()
         if self._model is not None:
             self._model.compiler.close()
             if self._model.llm.prefix_store is not None:
@@ -186,7 +195,8 @@ class ServerState:
         """The model.
 
         Raises:
-            ApiError: 503 while it is loading, failed to load, or the server is shutting down.
+            ApiError: 503 while it is loading, failed to load, the server is shutting down, or requests cannot be
+                recorded.
         """
         if self.status == "draining":
             raise unavailable(
@@ -197,6 +207,9 @@ class ServerState:
             raise unavailable(f"{cause}; the server is exiting", "failed", LOADING_RETRY_AFTER_S)
         if self._model is None:
             raise unavailable("the model is being loaded", "loading", LOADING_RETRY_AFTER_S)
+        if self.audit is not None and (cause := self.audit.refusal) is not None:
+            why = f"requests cannot be recorded in the audit log ({cause}), and are refused until they can"
+            raise unavailable(why, "audit_log_failed", LOADING_RETRY_AFTER_S)
         return self._model
 
     def model(self, name: str | None) -> Model:
