@@ -26,6 +26,15 @@ from geminate.weights.presets import check_preset
 
 LOADING = loading("drafter", "threads")
 AS_LOGGED = "as in the log"
+SpeculationAsLogged = Annotated[
+    str | None,
+    typer.Option(
+        "--speculation",
+        "-k",
+        help="auto, off, ngram or a draft length 0..16; never changes the output.",
+        show_default=AS_LOGGED,
+    ),
+]
 
 
 @options(LOADING)
@@ -37,15 +46,7 @@ def replay_command(
         str | None, typer.Option("--weights", help="Weight format to load.", show_default=AS_LOGGED)
     ] = None,
     kv: Annotated[str | None, typer.Option("--kv", help="KV format.", show_default=AS_LOGGED)] = None,
-    speculation: Annotated[
-        str | None,
-        typer.Option(
-            "--speculation",
-            "-k",
-            help="auto, off, ngram or a draft length 0..16; never changes the output.",
-            show_default=AS_LOGGED,
-        ),
-    ] = None,
+    speculation: SpeculationAsLogged = None,
     sample: Annotated[
         int | None, typer.Option("--sample", min=1, help="Replay so many lines, chosen at random.", show_default="all")
     ] = None,
@@ -76,29 +77,37 @@ def replay_command(
         fail("--seed chooses the lines of --sample: name both")
     loaded = LOADING.take(given)
     text = None if requests is None else read_text(requests)
-    seqs: list[int] = []
-    starts: list[Line] = []
-
-    def on_line(line: Line) -> None:
-        if line.type == "request" and line.seq >= first:
-            seqs.append(line.seq)
-        elif line.type == "start":
-            starts.append(line)
-
-    report = followed(file, begin=None if begin is None else check_hash(begin, "--begin"), on_line=on_line)
+    found = _Found(first)
+    start = None if begin is None else check_hash(begin, "--begin")
+    report = followed(file, begin=start, on_line=found.take)
     if not report.intact:
         remark(f"the chain is NOT intact ({report.found:,} problems): geminate audit verify names them")
-    if not seqs:
+    if not found.seqs:
         fail(f"{file} has no line of a request" + (f" from line {first} on" if first else ""))
-    chosen = _sampled(seqs, sample, seed)
-    wanted = _as_logged(starts, LoadOptions(**vars(loaded) | {"model": model}), weights, kv)
-    llm = load(wanted)
+    chosen = _sampled(found.seqs, sample, seed)
+    llm = load(_as_logged(found.starts, LoadOptions(**vars(loaded) | {"model": model}), weights, kv))
     known = None if text is None else _known(llm, text, requests)
     replayer = Replayer(llm, fingerprints(llm.pair, llm.tokenizer), speculation=speculation, known=known, force=force)
-    for line in starts:
+    for line in found.starts:
         replayer.learn(line)
     _replay(replayer, file, chosen)
     _end(replayer.tally, report, file, json_out)
+
+
+class _Found:
+    """What a first reading notes: numbers of the requests from ``first`` on, and the lines that begin a run."""
+
+    def __init__(self, first: int) -> None:
+        self.seqs: list[int] = []
+        self.starts: list[Line] = []
+        self._first = first
+
+    def take(self, line: Line) -> None:
+        """A line."""
+        if line.type == "request" and line.seq >= self._first:
+            self.seqs.append(line.seq)
+        elif line.type == "start":
+            self.starts.append(line)
 
 
 def _sampled(seqs: list[int], sample: int | None, seed: int | None) -> set[int]:
