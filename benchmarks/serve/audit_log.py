@@ -2,10 +2,10 @@
 
 Usage: python benchmarks/serve/audit_log.py [--model FILE] [--json FILE]
 
-A server for each way; they take turns within every repeat, in an order that turns from repeat to repeat. Ratios of tokens
-a second and of the time to the first token are taken within a repeat; the median and the range of all repeats are
-shown, and beside them the ratio of two servers without a log, which is what such a ratio is worth here. The embedded
-pair, the default, is the worst case: its answers are so fast that nothing else costs as much as a request's overhead.
+A server for each way; they take turns within every repeat, in an order that turns from repeat to repeat. Ratios are
+taken within a repeat; the median and the range of all repeats are shown, and beside them the ratio of two servers
+without a log, which is what such a ratio is worth here. The embedded pair, the default, is the worst case: its answers
+are so fast that a request's overhead counts more than anywhere else.
 """
 
 from __future__ import annotations
@@ -57,7 +57,9 @@ def main() -> int:
         finally:
             for server in servers.values():
                 server.stop()
-        sizes = {way: Path(f"{folder}/{way}.log").stat().st_size for way in WAYS if Path(f"{folder}/{way}.log").exists()}
+        sizes = {
+            way: Path(f"{folder}/{way}.log").stat().st_size for way in WAYS if Path(f"{folder}/{way}.log").exists()
+        }
     count = args.requests * (args.repeats + 1)
     result: dict[str, Any] = {
         "benchmark": "audit_log", "machine": machine.describe(), "geminate": geminate.__version__,

@@ -72,7 +72,8 @@ def test_a_line_can_be_checked_without_this_program(whole: list[bytes]) -> None:
         (lambda x: [x[1], x[0], *x[2:]], [("moved", 2)]),
         (lambda x: [*x[:-1], x[-1][:-20]], [("torn", LINES)]),
         (lambda x: [*x[:-1], x[-1][:-1]], [("torn", LINES)]),
-        (lambda x: [*x[:5], x[5].replace(b'"r4"', b'"r5"'), x[3], *x[7:]], [("edited", 6), ("duplicated", 7), ("cut", 8)]),
+        (lambda x: [*x[:5], x[5].replace(b'"r4"', b'"r5"'), x[3], *x[7:]],
+         [("edited", 6), ("duplicated", 7), ("cut", 8)]),
     ],
 )  # fmt: skip
 def test_what_was_done_is_named(done: Any, found: list[tuple[str, int]], whole: list[bytes], tmp_path: Path) -> None:
@@ -139,7 +140,7 @@ def test_rotated_files_are_one_chain(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", [b"hello\nworld\n", b"\x89PNG\r\n\x1a\n" + bytes(100), b"{}\n", b"[" * 100_000, b""])
 def test_what_is_no_log_is_said_to_be_none(text: bytes, tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(text)
-    with pytest.raises(AuditLogError, match="no audit log|empty"):
+    with pytest.raises(AuditLogError, match=r"no audit log|empty"):
         verify(tmp_path / "a")
 
 
@@ -259,5 +260,3 @@ def test_any_record_comes_back(record: dict[str, Any]) -> None:
     assert {k: line.record[k] for k in given if k not in ("seq", "prev")} == {
         k: given[k] for k in given if k not in ("seq", "prev")
     }
-
-

@@ -32,7 +32,9 @@ def test_generate_writes_what_it_answered(log: Path) -> None:
     assert len(found) == 4 and verify(log).intact and not verify(log).gaps
     done = geminate(*GENERATE, "--seed", "1", "--json")
     assert found[0]["runs"][0]["choices"][0]["ids"] == json.loads(done.stdout)["token_ids"]
-    assert "body" not in found[0] and "Once upon a time" in found[3]["body"] and "source" in found[3]["runs"][0]["grammar"]
+    assert (
+        "body" not in found[0] and "Once upon a time" in found[3]["body"] and "source" in found[3]["runs"][0]["grammar"]
+    )
 
 
 def test_replay(log: Path) -> None:

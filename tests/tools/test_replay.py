@@ -29,7 +29,7 @@ def llm(packed_cache: Path) -> Iterator[LLM]:
 
 @pytest.fixture(scope="module")
 def own(llm: LLM) -> Fingerprints:
-    return fingerprints(llm.pair, llm.tokenizer)
+    return fingerprints(llm)
 
 
 def run_of(llm: LLM, request: EngineRequest, *, most: int | None = None) -> Run:
@@ -213,10 +213,10 @@ def test_forged_sampling_is_refused(name: str, value: Any, llm: LLM, own: Finger
 
 def test_fingerprints_follow_what_changes_answers(own: Fingerprints, packed_cache: Path) -> None:
     with LLM(threads=2, drafter=None, max_context=100) as other:
-        same = fingerprints(other.pair, other.tokenizer)
+        same = fingerprints(other)
     assert (same.weights, same.program) == (own.weights, own.program)
     with LLM(threads=1, weights="int4") as other:
-        assert fingerprints(other.pair, other.tokenizer).weights != own.weights
+        assert fingerprints(other).weights != own.weights
     with LLM(threads=1, kv="int8") as other:
-        found = fingerprints(other.pair, other.tokenizer)
+        found = fingerprints(other)
         assert found.weights == own.weights and found.program != own.program

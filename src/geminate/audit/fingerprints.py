@@ -11,9 +11,8 @@ from typing import Any
 from geminate import __version__
 from geminate.audit.lines import canonical, digest
 from geminate.kv.store import ARITHMETIC
-from geminate.loading.load import Pair
+from geminate.llm import LLM
 from geminate.loading.locate import EMBEDDED
-from geminate.text.tokenizer import Tokenizer
 
 _NO_MATTER = ("max_position_embeddings", "generation")  # a request has them resolved
 NEEDED = ("arithmetic", "kv", "backend", "config", "tokenizer")
@@ -45,13 +44,13 @@ class Fingerprints:
         return {**own, "model": name, "preset": preset, **more}
 
 
-def fingerprints(pair: Pair, tokenizer: Tokenizer | None) -> Fingerprints:
-    """The fingerprints of a pair; the drafter is left out, since it changes no bit.
+def fingerprints(llm: LLM) -> Fingerprints:
+    """The fingerprints of what an LLM has loaded; the drafter is left out, since it changes no bit.
 
     Tensors that stay in the checkpoint have no checksum: name and size of its files stand for them.
     """
-    target = pair.target
-    checkpoint = None if pair.source is None else pair.source.checkpoint
+    target, source, tokenizer = llm.pair.target, llm.pair.source, llm.tokenizer
+    checkpoint = None if source is None else source.checkpoint
     files = [stamp[:2] for stamp in checkpoint.stamps] if checkpoint is not None and target.store.unchecked else []
     config = {name: value for name, value in asdict(target.config).items() if name not in _NO_MATTER}
     templates = {} if checkpoint is None else dict(checkpoint.templates())

@@ -87,7 +87,7 @@ def replay_command(
     chosen = _sampled(found.seqs, sample, seed)
     llm = load(_as_logged(found.starts, LoadOptions(**vars(loaded) | {"model": model}), weights, kv))
     known = None if text is None else _known(llm, text, requests)
-    replayer = Replayer(llm, fingerprints(llm.pair, llm.tokenizer), speculation=speculation, known=known, force=force)
+    replayer = Replayer(llm, fingerprints(llm), speculation=speculation, known=known, force=force)
     for line in found.starts:
         replayer.learn(line)
     _replay(replayer, file, chosen)

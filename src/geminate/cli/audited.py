@@ -61,7 +61,7 @@ def answered(
                 on_prompt(event.progress.done, event.progress.total)
     finally:
         if log is not None:
-            own = fingerprints(llm.pair, llm.tokenizer)
+            own = fingerprints(llm)
             holds = log.options.audit_content
             log.start(own.start(loaded.model, loaded.weights, holds=holds, by="geminate generate"))
             record = _record(own, run, began, asked, holds)

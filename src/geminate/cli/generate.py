@@ -123,9 +123,7 @@ class _Asked:
         if bos is not None and not params.ignore_eos:
             # What a model writes behind a bos is another text, not more of this one.
             params = dataclasses.replace(params, stop_token_ids=(*params.stop_token_ids, bos))
-        return llm.request(
-            llm.encode(self.text), params, speculation=speculation, grammar=grammar, want_progress=True
-        )
+        return llm.request(llm.encode(self.text), params, speculation=speculation, grammar=grammar, want_progress=True)
 
 
 def _body(made: Output | None, params: SamplingParams) -> dict[str, Any]:

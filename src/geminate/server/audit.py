@@ -53,7 +53,7 @@ class ServerAudit:
 
     def begin(self, llm: LLM, settings: Settings) -> None:
         """Write from now on; called once, before there are requests. It takes a while for a large vocabulary."""
-        self._own = fingerprints(llm.pair, llm.tokenizer)
+        self._own = fingerprints(llm)
         holds = self.options.audit_content
         self.log.start(self._own.start(settings.model, settings.weights, holds=holds, by="geminate serve"))
         log("info", "audit log", path=str(self.log.path), content=self.options.audit_content, **self._head())
@@ -81,7 +81,7 @@ class ServerAudit:
             self.log.close()
             return
         self.log.close(unfinished=self.inside)
-        log("info", "audit log closed", path=str(self.log.path), lines=self.log.lines, **self._head())
+        log("info", "audit log closed", path=str(self.log.path), written=self.log.lines, **self._head())
 
     def add(self, entry: Entry, fields: Mapping[str, Any]) -> None:
         """Add the record of a request that has ended."""

@@ -207,8 +207,8 @@ class ServerState:
             raise unavailable(f"{cause}; the server is exiting", "failed", LOADING_RETRY_AFTER_S)
         if self._model is None:
             raise unavailable("the model is being loaded", "loading", LOADING_RETRY_AFTER_S)
-        if self.audit is not None and (cause := self.audit.refusal) is not None:
-            why = f"requests cannot be recorded in the audit log ({cause}), and are refused until they can"
+        if self.audit is not None and (obstacle := self.audit.refusal) is not None:
+            why = f"requests cannot be recorded in the audit log ({obstacle}), and are refused until they can"
             raise unavailable(why, "audit_log_failed", LOADING_RETRY_AFTER_S)
         return self._model
 

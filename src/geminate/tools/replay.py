@@ -175,7 +175,9 @@ class Replayer:
         ends: list[str | None] = [None] * len(made)
         try:
             self.llm.service.submit(request)
-            with closing(cast(Generator[EngineEvent, None, None], self.llm.service.events(request.request_id))) as events:
+            with closing(
+                cast(Generator[EngineEvent, None, None], self.llm.service.events(request.request_id))
+            ) as events:
                 for event in events:
                     at = event.choice - past.first_choice
                     made[at] += event.token_ids
@@ -276,9 +278,7 @@ class Known:
         if ids is None and isinstance(item.get("prompt"), (str, list)):
             ids = llm.encode(item["prompt"])
         elif ids is None and isinstance(item.get("messages"), list):
-            ids = llm.chat_ids(
-                item["messages"], tools=item.get("tools"), enable_thinking=item.get("enable_thinking")
-            )
+            ids = llm.chat_ids(item["messages"], tools=item.get("tools"), enable_thinking=item.get("enable_thinking"))
         if ids is not None or isinstance(grammar, str):
             checked = None if ids is None else llm.encode(ids)
             yield checked, grammar if isinstance(grammar, str) else None
