@@ -6,10 +6,12 @@ import json
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from geminate.audit.verify import verify
+from geminate.cli.app import app
 from support.audit_logs import lines_of, records_of, write_log
-from support.cli import geminate, refused
+from support.cli import REMARKS, geminate
 
 GENERATE = ("generate", "Once upon a time", "-n", "12", "-t", "0.9", "-q")
 
@@ -102,6 +104,14 @@ def test_gaps_are_named(tmp_path: Path) -> None:
     write_log(path, 1)
     done = geminate("audit", "verify", str(path))
     assert done.returncode == 0 and "gap: a crash cut a line off, of which" in done.stderr
+
+
+def refused(*args: str, says: str) -> None:
+    """The command, run in this process, ends with code 2 and one line behind those about a model that was loaded."""
+    done = CliRunner().invoke(app, list(args))
+    lines = [line for line in done.stderr.splitlines() if not line.startswith(REMARKS)]
+    assert done.exit_code == 2 and len(lines) == 1 and lines[0].startswith("error: "), done.stderr
+    assert says in lines[0] and not done.stdout, lines
 
 
 def test_what_is_no_log(tmp_path: Path) -> None:

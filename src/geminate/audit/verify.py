@@ -238,13 +238,13 @@ class _Chain:
                 self._problem("cut", f"{lines} missing before this one, by their numbers in the log", before)
 
     def _problem(self, what: What, why: str, place: Place | None = None) -> None:
-        self.report.found += 1
         problems = self.report.problems
         if place is not None and problems and (near := problems[-1].place) is not None:
             last = problems[-1].last or near.line
             if (problems[-1].what, near.file, last + 1) == (what, place.file, place.line) and what in _RUNS:
                 problems[-1].last = place.line
                 return
+        self.report.found += 1
         if len(problems) < MAX_NAMED:
             problems.append(Problem(what=what, why=why, place=place))
 
