@@ -266,6 +266,14 @@ def test_rotation_keeps_the_chain_and_the_facts(tmp_path: Path) -> None:
     assert verify(path).intact and verify(path).requests == 71
 
 
+def test_a_file_that_grows_line_by_line_is_rotated_too(tmp_path: Path) -> None:
+    log = open_log(tmp_path / "audit.log", audit_file_bytes=4096)
+    for number in range(60):
+        log.put(lambda number=number: {"type": "request", "id": f"{number}"})
+        assert log.flush(PATIENCE_S)
+    assert log.close() and len(files_of(log.path)) > 2 and verify(log.path).intact
+
+
 def test_rotation_that_fails_goes_on_in_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(*_: Any) -> None:
         raise OSError(errno.EACCES, "Permission denied")

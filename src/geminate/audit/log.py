@@ -136,7 +136,6 @@ class AuditLog:
                 self.lost += 1
                 self._unnamed += 1
                 return False
-            self._name_lost()
             self._queued += nbytes + LINE_BYTES
             self._queue.append((make, nbytes + LINE_BYTES))
             self._changed.notify_all()
