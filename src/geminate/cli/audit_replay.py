@@ -81,7 +81,7 @@ def replay_command(
     start = None if begin is None else check_hash(begin, "--begin")
     report = followed(file, begin=start, on_line=found.take)
     if not report.intact:
-        remark(f"the chain is NOT intact ({report.found:,} problems): geminate audit verify names them")
+        remark(f"the chain is NOT intact ({report.found:,} found): geminate audit verify names what")
     if not found.seqs:
         fail(f"{file} has no line of a request" + (f" from line {first} on" if first else ""))
     chosen = _sampled(found.seqs, sample, seed)
