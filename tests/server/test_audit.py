@@ -13,7 +13,11 @@ from typing import Any
 import httpx
 import pytest
 
+from geminate import LLM
+from geminate.audit.options import AuditOptions
 from geminate.audit.verify import verify
+from geminate.server.audit import ServerAudit
+from geminate.server.settings import Settings
 from support.audit_logs import records_of
 from support.cli import geminate, refused
 from support.serving import MODEL, PATIENCE_S, Served, chat_body, stream
@@ -272,3 +276,15 @@ def test_streams_of_one_server_share_the_chain(client: httpx.Client, log: Path) 
     for _ in range(3):
         stream(client, CHAT, chat_body(max_tokens=3))
     assert len(added(log, before, 3)) == 3 and verify(log).intact
+
+
+def test_several_models_have_their_facts(tmp_path: Path, packed_cache: Path) -> None:
+    audit = ServerAudit(AuditOptions(audit_log=str(tmp_path / "audit.log")))
+    with LLM(threads=1) as one, LLM(threads=1, kv="int8") as other:
+        audit.begin("one", one, Settings())
+        audit.begin("other", other, Settings(kv="int8"))
+    audit.close()
+    first, second, stop = records_of(tmp_path / "audit.log")
+    assert (first["name"], first["why"], first["facts"]["kv"]) == ("one", "new", "f16")
+    assert (second["name"], second["why"], second["facts"]["kv"]) == ("other", "model", "int8")
+    assert first["weights"] == second["weights"] and first["program"] != second["program"] and stop["unfinished"] == 0

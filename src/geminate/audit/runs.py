@@ -25,10 +25,14 @@ def ids_digest(ids: Sequence[int]) -> str:
 
 
 class Run:
-    """Collects the events of one engine request."""
+    """Collects the events of one engine request.
 
-    def __init__(self, request: EngineRequest) -> None:
-        self.request = request
+    Args:
+        model: the name of the model that it was for.
+    """
+
+    def __init__(self, request: EngineRequest, model: str = "") -> None:
+        self.request, self.model = request, model
         self.ids = [list(request.emitted_ids) for _ in range(request.n)]
         self.finish: list[str | None] = [None] * request.n
 

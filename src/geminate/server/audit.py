@@ -49,13 +49,29 @@ class ServerAudit:
         self.with_ids = options.audit_content != "hashes"
         self.with_body = options.audit_content == "requests"
         self.inside = 0
-        self._own: Fingerprints | None = None
+        self._known: dict[LLM, Fingerprints] = {}
+        self._own: dict[str, Fingerprints] = {}
 
-    def begin(self, llm: LLM, settings: Settings) -> None:
-        """Write from now on; called once, before there are requests. It takes a while for a large vocabulary."""
-        self._own = fingerprints(llm)
-        holds = self.options.audit_content
-        self.log.start(self._own.start(settings.model, settings.weights, holds=holds, by="geminate serve"))
+    def know(self, llm: LLM) -> None:
+        """Make a model's fingerprints, which takes a while for a large vocabulary; from any thread, before `begin`."""
+        self._known[llm] = fingerprints(llm)
+
+    def begin(self, name: str, llm: LLM, settings: Settings) -> None:
+        """Record the requests of a model from now on.
+
+        Args:
+            name: its name in the API. settings: what it was loaded with.
+        """
+        if llm not in self._known:
+            self.know(llm)
+        own = self._own[name] = self._known[llm]
+        facts = own.start(
+            settings.model, settings.weights, name=name, holds=self.options.audit_content, by="geminate serve"
+        )
+        if self.log.started:
+            self.log.put(lambda: {**facts, "type": "start", "why": "model", "time": now()})
+            return
+        self.log.start(facts)
         log("info", "audit log", path=str(self.log.path), content=self.options.audit_content, **self._head())
 
     def _head(self) -> dict[str, Any]:
@@ -71,10 +87,6 @@ class ServerAudit:
             return self.log.failure
         return "the disk is too slow" if self.log.full else None
 
-    def register(self, registry: CollectorRegistry) -> None:
-        """Show lines, losses and failures in the metrics."""
-        registry.register(_Figures(self.log))
-
     def close(self) -> None:
         """Write what is queued, and end the log."""
         if not self.log.started:
@@ -85,10 +97,11 @@ class ServerAudit:
 
     def add(self, entry: Entry, fields: Mapping[str, Any]) -> None:
         """Add the record of a request that has ended."""
-        own = self._own
-        if own is None or not self.log.started:
+        if not self.log.started:
             return
         runs = entry.context.runs or []
+        name = runs[0].model if runs else None
+        own = None if name is None else self._own[name]
         error = fields.get("error")
         status = fields.get("status") or entry.status or 499
         seconds = round(time.perf_counter() - entry.context.began, 4)
@@ -103,8 +116,9 @@ class ServerAudit:
                 "status": status,
                 "seconds": seconds,
                 "request": entry.body_sha256,
-                "weights": own.weights,
-                "program": own.program,
+                "model": name,
+                "weights": None if own is None else own.weights,
+                "program": None if own is None else own.program,
                 "runs": [run.record(with_ids=self.with_ids) for run in runs],
             }
             if error is not None:
@@ -197,8 +211,11 @@ class _Figures(Collector):
         yield GaugeMetricFamily(PREFIX + "audit_log_failing", failing, value=int(self.log.failure is not None))
 
 
-def open_audit(settings: Settings) -> ServerAudit | None:
+def open_audit(settings: Settings, registry: CollectorRegistry) -> ServerAudit | None:
     """The audit log of these settings; None without a file.
+
+    Args:
+        registry: of metrics, which show its lines, losses and failures.
 
     Raises:
         AuditLogError: see `AuditLog`.
@@ -206,4 +223,6 @@ def open_audit(settings: Settings) -> ServerAudit | None:
     if settings.audit_log is None:
         return None
     names = [item.name for item in dataclasses.fields(AuditOptions)]
-    return ServerAudit(AuditOptions(**{name: getattr(settings, name) for name in names}))
+    audit = ServerAudit(AuditOptions(**{name: getattr(settings, name) for name in names}))
+    registry.register(_Figures(audit.log))
+    return audit

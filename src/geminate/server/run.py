@@ -22,7 +22,6 @@ from geminate.errors import SHORTENED, BackendError, DrainingError, GeminateErro
 from geminate.llm import LLM
 from geminate.server import start
 from geminate.server.app import make_app
-from geminate.server.audit import ServerAudit, open_audit
 from geminate.server.http.auth import Keys, load_keys
 from geminate.server.http.heap import share_one_heap
 from geminate.server.http.limits import timed_protocol
@@ -79,7 +78,7 @@ def serve(settings: Settings, load: Load) -> None:
         log("warning", "no API keys: anyone who can reach this address can use the server", host=settings.host)
     listener = _bind(settings)
     with contextlib.closing(listener):
-        _Run(settings, keys, load, listener, open_audit(settings)).run()
+        _Run(settings, keys, load, listener).run()
 
 
 def _bind(settings: Settings) -> socket.socket:
@@ -99,12 +98,10 @@ def _bind(settings: Settings) -> socket.socket:
 class _Run:
     """One run of the server."""
 
-    def __init__(
-        self, settings: Settings, keys: list[str], load: Load, listener: socket.socket, audit: ServerAudit | None
-    ) -> None:
+    def __init__(self, settings: Settings, keys: list[str], load: Load, listener: socket.socket) -> None:
         self.settings, self.load, self.listener = settings, load, listener
         self.keys = Keys(keys)
-        self.state = ServerState(settings, audit)
+        self.state = ServerState(settings)
         self.service: EngineService | None = None
         config = uvicorn.Config(
             make_app(self.state, self.keys),
@@ -168,7 +165,7 @@ class _Run:
             llm = self.load(self._check)
             service = make_service(llm, self.settings, self._check)
             if self.state.audit is not None:
-                self.state.audit.begin(llm, self.settings)
+                self.state.audit.know(llm)
             gc.collect()
             gc.freeze()  # what is loaded stays: looking through it again would stop every stream for 100 ms
         except Exception as error:

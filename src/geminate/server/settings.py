@@ -42,15 +42,9 @@ def _setting(
 ) -> Any:
     """A field; ``size``: a byte count, also accepted with KiB, MiB, GiB; ``default_text``: the default in words."""
     metadata = {
-        "help": help,
-        "group": group,
-        "low": low,
-        "high": high,
-        "size": size,
-        "choices": choices,
-        "default_text": default_text,
-        "check": check,
-    }
+        "help": help, "group": group, "low": low, "high": high, "size": size, "choices": choices,
+        "default_text": default_text, "check": check,
+    }  # fmt: skip
     if isinstance(default, tuple):
         return field(default_factory=lambda: default, metadata=metadata)
     return field(default=default, metadata=metadata)

@@ -13,7 +13,7 @@ from geminate.engine.service import EngineService
 from geminate.errors import GeminateError, TokenizerError
 from geminate.llm import LLM
 from geminate.params import MAX_DRAFT
-from geminate.server.audit import ServerAudit
+from geminate.server.audit import open_audit
 from geminate.server.http.errors import DRAIN_RETRY_AFTER_S, ApiError, bad_request, unavailable
 from geminate.server.kept_items import KeptItems
 from geminate.server.metrics import Metrics
@@ -137,15 +137,14 @@ def _fingerprint(llm: LLM) -> str:
 class ServerState:
     """The server's status (loading, ready, draining or failed), and its model.
 
-    Args:
-        audit: where requests are recorded; None: nowhere.
+    Raises:
+        AuditLogError: an audit log that cannot be written.
     """
 
-    def __init__(self, settings: Settings, audit: ServerAudit | None = None) -> None:
-        self.settings, self.audit = settings, audit
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
         self.metrics = Metrics()
-        if audit is not None:
-            audit.register(self.metrics.registry)
+        self.audit = open_audit(settings, self.metrics.registry)
         self.items = KeptItems(settings.kept_items_bytes)
         self.status: Literal["loading", "ready", "draining", "failed"] = "loading"
         self.failure: GeminateError | None = None
@@ -158,6 +157,8 @@ class ServerState:
             model.id, llm.pair.target.kv_format, service.snapshot, lambda: model.compiler.memory, llm.prefix_store
         )
         self._model = model
+        if self.audit is not None:
+            self.audit.begin(model.id, llm, self.settings)
         if self.status == "loading":
             self.status = "ready"
 

@@ -112,8 +112,8 @@ class Replayer:
     def replay(self, line: Line) -> None:
         """Compute the answers of a request's line again."""
         try:
+            runs = self._runs(line.record)
             self._check_origin(line.record)
-            runs = [Past(run) for run in self._runs(line.record)]
             tokens, difference = 0, None
             for index, past in enumerate(runs):
                 compared, difference = self._replay_run(line.seq, index, past)
@@ -132,13 +132,13 @@ class Replayer:
             self.tally.differences.append(difference)
 
     @staticmethod
-    def _runs(record: Mapping[str, Any]) -> list[Any]:
+    def _runs(record: Mapping[str, Any]) -> list[Past]:
         runs = record.get("runs")
         if not isinstance(runs, list):
             raise UnreplayableError("the line is not as this version writes it")
         if not runs:
             raise UnreplayableError("the request was refused before anything was generated")
-        return runs
+        return [Past(run) for run in runs]
 
     def _check_origin(self, record: Mapping[str, Any]) -> None:
         if self.force:

@@ -176,7 +176,7 @@ class Generation:
             self._readers[first + choice] = ChunkReader(self.model.llm, self.model.tokenizer, request)
         stream = AsyncEvents(self.model.service, request)
         if self._runs is not None:
-            self._runs.append(Run(request))
+            self._runs.append(Run(request, self.model.id))
         return stream
 
     def cancel(self) -> None:
