@@ -36,9 +36,12 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def served(packed_cache: Path, log: Path) -> Iterator[Served]:
-    """A server with a key that records ids."""
-    env = {"GEMINATE_API_KEYS": KEY}
-    with Served("--audit-log", str(log), "--audit-content", "ids", env=env, key=KEY) as server:
+    """A server with a key that has a name, which records ids."""
+    keys = log.with_name("keys")
+    keys.write_text(f"# all of them\nanother-key-0123456789\n{KEY}  # Alice B.\n")
+    keys.chmod(0o600)
+    flags = ("--audit-log", str(log), "--audit-content", "ids", "--api-key-file", str(keys))
+    with Served(*flags, key=KEY) as server:
         yield server.ready()
 
 
@@ -119,10 +122,19 @@ def test_every_api_has_its_line(answered: Asked) -> None:
             assert len(run["choices"]) == body.get("n", 1) and run["prompt"]["tokens"] == len(run["prompt"]["ids"])
             assert all(c["finish"] in ("stop", "length") and c["tokens"] == len(c["ids"]) for c in run["choices"])
             assert run["sampling"]["seed"] == body.get("seed", run["sampling"]["seed"])
-        assert record["client"] == hashlib.sha256(KEY.encode()).hexdigest()[:16]
+        assert record["client"] == hashlib.sha256(KEY.encode()).hexdigest()[:16] and record["key"] == "Alice B."
         assert record["weights"] == found[0]["weights"] and record["program"] == found[0]["program"]
     assert "source" in found[-3]["runs"][0]["grammar"] and found[-2]["runs"][0]["reply"] == "tools"
     assert found[-1]["runs"][0]["sampling"]["logit_bias"] == [[42, -3.5]]
+
+
+def test_keys_without_a_name_have_none(served: Served, log: Path) -> None:
+    before = len(requests_of(log))
+    headers = {"Authorization": "Bearer another-key-0123456789"}
+    assert httpx.post(f"{served.url}{CHAT}", json=chat_body(max_tokens=1), headers=headers).status_code == 200
+    [record] = added(log, before)
+    assert record["key"] is None and record["client"] == hashlib.sha256(b"another-key-0123456789").hexdigest()[:16]
+    assert KEY not in log.read_text() and "another-key" not in log.read_text()
 
 
 def test_the_ids_are_the_answer(client: httpx.Client, log: Path) -> None:

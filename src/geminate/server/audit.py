@@ -112,6 +112,7 @@ class ServerAudit:
                 "time": now(entry.arrived),
                 "id": entry.context.id,
                 "client": entry.context.client,
+                "key": entry.context.key_name,
                 "route": entry.route,
                 "status": status,
                 "seconds": seconds,

@@ -141,13 +141,14 @@ class RequestContext:
 
     Attributes:
         client: a digest of the API key where keys are needed, else the address of another machine; "" if nobody knows.
+        key_name: the name of the API key, if it has one.
         strict: whether fields without an effect are refused. ignored: the names of those that were dropped instead.
         keepalive_s: seconds after which a silent stream gets a comment line; 0: never.
         costs: what each client has cost.
         runs: its engine requests, for the audit log; None: there is none.
     """
 
-    __slots__ = ("began", "client", "costs", "fields", "id", "ignored", "keepalive_s", "runs", "strict")
+    __slots__ = ("began", "client", "costs", "fields", "id", "ignored", "keepalive_s", "key_name", "runs", "strict")
 
     def __init__(
         self, id: str, client: str, *, strict: bool = False, keepalive_s: float = 0.0, costs: Costs | None = None
@@ -159,6 +160,7 @@ class RequestContext:
         self.began = time.perf_counter()
         self.fields: dict[str, Any] = {}
         self.runs: list[Run] | None = None
+        self.key_name: str | None = None
 
 
 def context_of(scope: Scope) -> RequestContext:
