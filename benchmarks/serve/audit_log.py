@@ -32,6 +32,7 @@ WAYS: dict[str, list[str]] = {
     "none": [],
     "none_again": [],
     "hashes": ["--audit-log", "LOG"],
+    "ids": ["--audit-log", "LOG", "--audit-content", "ids"],
     "ids_always": ["--audit-log", "LOG", "--audit-content", "ids", "--audit-fsync", "always"],
 }
 FIGURES = ("cpu_ms_a_request", "tokens_per_s", "ttft_ms_p50", "gap_ms_p99")

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -42,7 +45,7 @@ def test_generate_writes_what_it_answered(log: Path) -> None:
 def test_replay(log: Path) -> None:
     done = geminate("audit", "replay", str(log), "-k", "3", "--threads", "2")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("4 lines are the same (")
+    assert done.stdout.startswith("the same: 4 lines, ")
     sampled = geminate("audit", "replay", str(log), "--sample", "2", "--json")
     assert json.loads(sampled.stdout)["same"] == 2 and "--seed" in sampled.stderr
     rest = geminate("audit", "replay", str(log), "--from", str(records_of(log)[4]["seq"]), "--json")
@@ -74,7 +77,7 @@ def test_an_edited_log_is_not_passed_off_as_right(log: Path, tmp_path: Path) -> 
     assert done.returncode == 1 and f"{path}, line 2: edited" in done.stderr
     assert done.stdout.startswith("NOT intact: 11 lines")
     done = geminate("audit", "replay", str(path))
-    assert done.returncode == 1 and "NOT intact" in done.stderr and done.stdout.startswith("3 lines are the same")
+    assert done.returncode == 1 and "NOT intact" in done.stderr and done.stdout.startswith("the same: 3 lines")
 
 
 def test_verify_and_its_anchor(tmp_path: Path) -> None:
@@ -104,6 +107,26 @@ def test_gaps_are_named(tmp_path: Path) -> None:
     write_log(path, 1)
     done = geminate("audit", "verify", str(path))
     assert done.returncode == 0 and "gap: a crash cut a line off, of which" in done.stderr
+
+
+def test_a_generation_that_is_stopped_has_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "audit.log"
+    words = [*GENERATE[:2], "-n", "2000", "--ignore-eos", "-t", "1", "--seed", "1", "-k", "off", "--threads", "1"]
+    process = subprocess.Popen(
+        [sys.executable, "-c", "from geminate.cli.app import app; app()", *words, "--audit-log", str(path),
+         "--audit-content", "ids"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
+    assert process.stdout is not None and process.stdout.read(5)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130 and b"stopped: " in said
+    report = verify(path)
+    assert report.intact and not report.gaps and report.requests == 1
+    [choice] = records_of(path)[1]["runs"][0]["choices"]
+    assert choice["finish"] == "abort" and 0 < choice["tokens"] < 2000
+    assert geminate("audit", "replay", str(path)).stdout == f"the same: 1 lines, {choice['tokens']:,} tokens\n"
 
 
 def refused(*args: str, says: str) -> None:

@@ -174,7 +174,7 @@ def _show(tally: Tally) -> None:
     for reason, count in tally.skipped.most_common():
         say(f"not replayed, {count:,} line{'s' * (count != 1)}: {printable(reason)}")
     verdict = f"{tally.differ:,} DIFFER, " if tally.differ else ""
-    write(f"{verdict}{tally.same:,} lines are the same ({tally.tokens:,} tokens)\n")
+    write(f"{verdict}the same: {tally.same:,} lines, {tally.tokens:,} tokens\n")
 
 
 def _end(tally: Tally, report: Report, file: Path, json_out: bool) -> None:
