@@ -267,6 +267,8 @@ static inline void add_fields(const uint8_t* w, int64_t groups, const CodeLine* 
             const __m256i four = four_codes(x[m].code + 4 * (first + i + p)).v;
             a[m] = _mm256_add_epi16(a[m], _mm256_maddubs_epi16(codes_a, four));
             b[m] = _mm256_add_epi16(b[m], _mm256_maddubs_epi16(codes_b, four));
+            // Otherwise GCC makes a tree of the sums and spills its branches.
+            __asm__("" : "+x"(a[m]), "+x"(b[m]));
           }
         }
       }
