@@ -215,7 +215,7 @@ def prompt_macs(plan: Plan) -> int:
 
 
 def attention_work(bench: StepBench) -> tuple[int, int, int]:
-    """Bytes of keys and values of a pass, multiply-accumulates of a row, and the int8 products that one of them costs."""
+    """Bytes of keys and values of a pass, multiply-accumulates of a row, and the int8 products that each costs."""
     behind = AttentionCosts(bench.target.plan).at(bench.context)
     if bench.target.kv_format == "f16":  # products in float32, of which a register holds a quarter as many
         return behind.bytes, behind.macs, 4
