@@ -9,6 +9,7 @@ from typing import Protocol
 import numpy as np
 
 from geminate.arrays import F32, I32
+from geminate.formats.row_codes import unpack_codes
 from geminate.formats.table import FORMATS, Codes, WeightFormat
 
 Planes = Mapping[str, np.ndarray]
@@ -46,6 +47,9 @@ class PackedMatrix:
         n: output rows of one matrix. k: input columns.
         planes: arrays by plane, each with a leading axis of ``stack``, or flat; often memory-mapped.
         layout: how they are arranged.
+        input_scale: of the activations, in a row format: int8(x / input_scale) enters the products; 0 is a matrix that
+            was not calibrated, whose activations are rounded to 16 bits with a scale of their row.
+        output_scale: outputs are rounded to int8(y / output_scale) times it; 0: not rounded.
     """
 
     format: WeightFormat
@@ -54,6 +58,8 @@ class PackedMatrix:
     planes: Planes
     layout: Layout
     stack: int = 1
+    input_scale: float = 0.0
+    output_scale: float = 0.0
 
     @property
     def nbytes(self) -> int:
@@ -78,7 +84,9 @@ class RowTable:
     """A table [rows, width] read row by row (the per-layer-embedding table); usually mapped from disk.
 
     Attributes:
-        planes: row-major `Codes`: codes [rows, width padded to whole groups], scales [rows, groups].
+        planes: row-major `Codes`: codes [rows, width padded to whole groups], scales [rows, groups]. Of a row format:
+            packed codes uint8 (`row_codes.pack_codes`), and scales float32 [rows, blocks], each for width / blocks
+            columns.
     """
 
     format: WeightFormat
@@ -88,6 +96,12 @@ class RowTable:
 
     def dequantized_rows(self, rows: I32) -> F32:
         """Some rows, float32 [len(rows), width]."""
-        scales = self.planes.get("scales")
-        codes = Codes(values=self.planes["codes"][rows], scales=None if scales is None else scales[rows])
-        return FORMATS[self.format].dequantize(codes)[:, : self.width]
+        row, values, scales = FORMATS[self.format], self.planes["codes"][rows], self.planes.get("scales")
+        if row.row_scaled:
+            values = unpack_codes(values, row.bits, self.width)
+        codes = Codes(values=values, scales=None if scales is None else scales[rows])
+        return row.dequantize(codes)[:, : self.width]
+
+    def dequantized(self) -> F32:
+        """All rows, float32 [rows, width]."""
+        return self.dequantized_rows(np.arange(self.rows, dtype=np.int32))

@@ -1,7 +1,8 @@
 """The weight formats, a row each: what stored numbers mean, not how they lie in memory.
 
-A weight matrix W [n, k] is used as y = x @ W.T. A quantized format stores a code per weight and a float16 scale per
-output row and group of columns: w = code * scale. How a backend arranges codes and scales is its `Layout`.
+A weight matrix W [n, k] is used as y = x @ W.T. A quantized format stores a code per weight, w = code * scale, and a
+float16 scale per output row and group of columns, or (q2r, q4r, q8r) a float32 scale per output row. How a backend
+arranges codes and scales is its `Layout`.
 """
 
 from __future__ import annotations
@@ -14,9 +15,12 @@ import numpy as np
 
 from geminate.arrays import F32, I8, U16
 from geminate.formats.rounding import bf16_to_f32, f32_to_bf16, quantize_int4, quantize_int8
+from geminate.formats.row_codes import packed_width, quantize_rows, scaled_rows
 
-WeightFormat = Literal["bf16", "int8", "int4"]
-GROUP = 32  # columns that share a scale, in every quantized format so far
+WeightFormat = Literal["bf16", "int8", "int4", "q2r", "q4r", "q8r"]
+Activations = Literal["float", "groups", "rows"]
+GROUP = 32  # columns that share a scale, in the formats whose scales are for groups
+MOST_COLUMNS = 1 << 15  # of a matrix in a row format: its integer sums stay within int32 (native/kernels/formats.h)
 
 
 def padded(size: int, multiple: int) -> int:
@@ -30,11 +34,12 @@ class Codes:
 
     Attributes:
         values: int8 [n, k] codes, or uint16 [n, k] bfloat16 bits; k may be padded with zeros to whole groups.
-        scales: uint16 [n, groups] float16 bits; None for a format without scales.
+        scales: uint16 [n, groups] float16 bits; of a row format float32 [n, 1], or [n, blocks] in a table, each for
+            k / blocks columns; None for a format without scales.
     """
 
     values: I8 | U16
-    scales: U16 | None = None
+    scales: U16 | F32 | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -43,16 +48,18 @@ class Format:
 
     Attributes:
         bits: of a stored weight, scales aside. dtype: NumPy type of `Codes.values`.
-        group: columns that share a scale; 0 without scales.
+        group: columns that share a scale; 0 without group scales.
+        row_scaled: whether each output row has one scale.
         lowest, highest: codes; 0, 0 without codes.
         planes: arrays that a tensor consists of, in the order in which the packed file has them.
-        quantized_activations: whether products see activations rounded to int8 by groups, or as they are.
+        activations: what products see: floats; int8 by groups, each with its own scale; or int8 by rows, with the
+            matrix's `PackedMatrix.input_scale`.
         row_table: whether tables that are read row by row come in this format.
         includes: formats whose codes and scales are valid here as they are.
         quantize: float32 [n, k] to `Codes`, k padded to whole groups.
 
             Raises:
-                WeightsError: weights that are not finite or too large for a float16 scale.
+                WeightsError: weights that are not finite or too large for the scale.
         dequantize: `Codes` to float32 [n, k].
     """
 
@@ -63,7 +70,8 @@ class Format:
     lowest: int = 0
     highest: int = 0
     planes: tuple[str, ...] = ("codes",)
-    quantized_activations: bool = False
+    row_scaled: bool = False
+    activations: Activations = "float"
     row_table: bool = False
     includes: frozenset[str] = frozenset()
     quantize: Callable[[F32], Codes]
@@ -71,6 +79,8 @@ class Format:
 
     def nbytes(self, n: int, k: int) -> int:
         """Bytes of a matrix, scales included, without what a layout pads."""
+        if self.row_scaled:
+            return n * packed_width(k, self.bits) + 4 * n
         return n * k * self.bits // 8 + (2 * n * (padded(k, self.group) // self.group) if self.group else 0)
 
 
@@ -92,11 +102,35 @@ def _quantizer(rule: Callable[[F32], tuple[I8, np.ndarray]]) -> Callable[[F32], 
 def _scaled(codes: Codes) -> F32:
     assert codes.scales is not None
     n, k = codes.values.shape
+    if codes.scales.dtype == np.float32:
+        return scaled_rows(codes.values.view(np.int8), codes.scales.view(np.float32))
     wide = np.zeros((n, codes.scales.shape[1] * GROUP), dtype=np.float32)
     wide[:, :k] = codes.values
     scales = codes.scales.view(np.float16).astype(np.float32)
     out: F32 = (wide.reshape(n, -1, GROUP) * scales[..., None]).reshape(n, -1)[:, :k]
     return out
+
+
+def _row_format(name: WeightFormat, bits: int) -> Format:
+    lowest = -(1 << (bits - 1))
+
+    def quantize(rows: F32) -> Codes:
+        codes, scales = quantize_rows(rows, bits)
+        return Codes(values=codes, scales=scales)
+
+    return Format(
+        name=name,
+        bits=bits,
+        dtype="|i1",
+        row_scaled=True,
+        lowest=lowest,
+        highest=-lowest - 1,
+        planes=("codes", "scales"),
+        activations="rows",
+        row_table=True,
+        quantize=quantize,
+        dequantize=_scaled,
+    )
 
 
 FORMATS: dict[WeightFormat, Format] = {
@@ -118,7 +152,7 @@ FORMATS: dict[WeightFormat, Format] = {
             lowest=-127,
             highest=127,
             planes=("codes", "scales"),
-            quantized_activations=True,
+            activations="groups",
             row_table=True,
             includes=frozenset({"int4"}),
             quantize=_quantizer(quantize_int8),
@@ -132,9 +166,13 @@ FORMATS: dict[WeightFormat, Format] = {
             lowest=-8,
             highest=7,
             planes=("codes", "scales"),
-            quantized_activations=True,
+            activations="groups",
             quantize=_quantizer(quantize_int4),
             dequantize=_scaled,
         ),
+        _row_format("q2r", 2),
+        _row_format("q4r", 4),
+        _row_format("q8r", 8),
     )
 }
+ROW_FORMATS: dict[int, WeightFormat] = {row.bits: row.name for row in FORMATS.values() if row.row_scaled}

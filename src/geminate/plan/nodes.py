@@ -70,7 +70,7 @@ class Embed:
     """out = table[id] * scale. Reads the ids of the rows."""
 
     out: str
-    table: PackedMatrix
+    table: PackedMatrix | RowTable
     scale: float
 
 
@@ -109,7 +109,7 @@ class RmsNorm:
 
 @dataclass(frozen=True, kw_only=True)
 class Linear:
-    """out = (x @ W[first : first + width(out)].T) * scale."""
+    """out = (x @ W[first : first + width(out)].T) * scale; a row format rounds x, and the product before ``scale``."""
 
     x: str
     out: str

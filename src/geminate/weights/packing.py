@@ -13,6 +13,7 @@ from geminate.checkpoint.entries import Entry
 from geminate.errors import WeightsError
 from geminate.formats.matrix import Layout
 from geminate.formats.rounding import bf16_to_f32
+from geminate.formats.row_codes import packed_width
 from geminate.formats.table import FORMATS, Codes, WeightFormat, padded
 from geminate.plan.config import AssistantConfig, TargetConfig
 from geminate.weights import packed_cache as pc
@@ -124,9 +125,17 @@ def _checked_order(entry: Entry, vocab: int) -> I32:
     return order.astype(np.int32)
 
 
-def row_table_planes(rows: int, width: int, fmt: WeightFormat) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """NumPy type and shape of each plane of a row table."""
+def row_table_planes(
+    rows: int, width: int, fmt: WeightFormat, blocks: int = 1
+) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """NumPy type and shape of each plane of a row table.
+
+    Args:
+        blocks: of a row format, parts of a row that have a scale each.
+    """
     row = FORMATS[fmt]
+    if row.row_scaled:
+        return {"codes": ("|u1", (rows, packed_width(width, row.bits))), "scales": ("<f4", (rows, blocks))}
     wide = padded(width, row.group or 1)
     planes: dict[str, tuple[str, tuple[int, ...]]] = {"codes": (row.dtype, (rows, wide))}
     if row.group:

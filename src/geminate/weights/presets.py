@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Literal, get_args
 
 from geminate.checkpoint.entries import Entry
-from geminate.errors import ParameterError
-from geminate.formats.table import WeightFormat
+from geminate.errors import ParameterError, WeightsError
+from geminate.formats.table import ROW_FORMATS, WeightFormat
 from geminate.plan.config import AssistantConfig, TargetConfig
 from geminate.weights.specs import TensorSpec
 
-Preset = Literal["auto", "bf16", "int8", "int4", "int4+"]
+Preset = Literal["auto", "bf16", "int8", "int4", "int4+", "mobile"]
 PRESETS: tuple[Preset, ...] = get_args(Preset)
 CHOSEN_ROLES = ("matrix", "embedding", "experts")  # whose format the preset decides
 # More than Q4_0's 4.5 bits a weight: the quantizer considered the head worth them.
@@ -29,6 +30,19 @@ def check_preset(weights: str) -> Preset:
     raise ParameterError(f"weights must be one of {', '.join(PRESETS)}, not {weights!r}")
 
 
+def check_row_scaled(entries: Iterable[Entry], where: str) -> None:
+    """``mobile`` takes what is stored.
+
+    Raises:
+        WeightsError: nothing is stored in a row format.
+    """
+    if not any(entry.grid in ROW_FORMATS.values() for entry in entries):
+        raise WeightsError(
+            f"{where} is no checkpoint for devices, and other weights become one by training only; "
+            "leave --weights at auto, or take int4"
+        )
+
+
 def tensor_format(
     spec: TensorSpec, entry: Entry | None, preset: Preset, config: TargetConfig | AssistantConfig
 ) -> WeightFormat:
@@ -38,14 +52,21 @@ def tensor_format(
         entry: how it is stored; None for weights that come from no file.
         preset: ``auto`` takes what is stored on a grid as it is stored, and anything else as int8; ``int4+`` is int4
             but for the matrices of `keeps_int8`. A drafter's matrices never go below int8: its acceptance would suffer,
-            and it is small.
+            and it is small. ``mobile`` takes what a checkpoint for devices holds; without a file, `mobile_format`.
     """
+    if preset == "mobile" and not isinstance(config, AssistantConfig):
+        stored = None if entry is None else entry.grid
+        if stored is not None:
+            return stored
+        return mobile_format(spec, config) if entry is None else "bf16"
     if spec.role == "keep":
         return "bf16"
     if spec.role == "row_table":
         return "bf16" if preset == "bf16" else "int8"
     chosen: WeightFormat
-    if preset == "auto":
+    if preset == "mobile":  # a drafter
+        chosen = "int8"
+    elif preset == "auto":
         chosen = (None if entry is None else entry.grid) or "int8"
     elif preset == "int4+":
         chosen = "int8" if isinstance(config, AssistantConfig) or keeps_int8(spec, config) else "int4"
@@ -60,3 +81,26 @@ def keeps_int8(spec: TensorSpec, config: TargetConfig) -> bool:
     ends = (f"layers.{config.layers[0].index}.", f"layers.{config.layers[-1].index}.")
     key_value = (".self_attn.k_proj", ".self_attn.v_proj")  # small, and every later position reads what they make
     return spec.role == "embedding" or spec.name.startswith(ends) or spec.name.endswith(key_value)
+
+
+def mobile_format(spec: TensorSpec, config: TargetConfig) -> WeightFormat:
+    """The published bits of E2B for devices: 4 in attention and the MLPs of layers with keys and values of their own, 2 in
+    the MLPs of the others, 8 in per-layer gates, 2 in embedding and head; the projection of per-layer inputs is bf16.
+
+    The per-layer table has 4 bits in E2B, whose MLPs have two widths, and 2 in E4B.
+    """
+    if spec.role == "keep" or spec.name == "per_layer_model_projection":
+        return "bf16"
+    if spec.role == "embedding":
+        return "q2r"
+    if spec.role == "row_table":
+        return "q4r" if len({layer.intermediate for layer in config.layers}) > 1 else "q2r"
+    if ".per_layer_" in spec.name:
+        return "q8r"
+    shared = tuple(f"layers.{layer.index}.mlp." for layer in config.layers if layer.kv_shared)
+    return "q2r" if spec.name.startswith(shared) and shared else "q4r"
+
+
+def mobile_scales(spec: TensorSpec) -> tuple[float, float]:
+    """Input and output scale of random weights in these formats: the head is not calibrated, all else is."""
+    return (0.0, 0.0) if spec.role == "embedding" else (2.0**-5, 2.0**-4)

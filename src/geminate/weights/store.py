@@ -23,7 +23,7 @@ from geminate.formats.table import FORMATS, WeightFormat
 from geminate.plan.config import AssistantConfig, TargetConfig
 from geminate.weights import packed_cache as pc
 from geminate.weights.packing import Layouts, Progress, pack_all, requantized, row_table_planes
-from geminate.weights.presets import Preset, tensor_format
+from geminate.weights.presets import Preset, check_row_scaled, tensor_format
 from geminate.weights.specs import TensorSpec, canonical, expected_tensors, match
 
 Message = Callable[[str], None]
@@ -96,6 +96,8 @@ class WeightStore:
                 planes=self._planes(name),
                 layout=self._layouts(info["format"]),
                 stack=info["stack"],
+                input_scale=info.get("input_scale", 0.0),
+                output_scale=info.get("output_scale", 0.0),
             )
         return self._made[name]
 
@@ -106,9 +108,15 @@ class WeightStore:
             kept[plane] = self._arrays[f"{name}#{plane}"]
         return kept
 
-    def embedding(self) -> PackedMatrix:
-        """The token embedding, which is the head too."""
+    def embedding(self) -> PackedMatrix | RowTable:
+        """The token embedding; the head too, unless it is a table of its own."""
+        if self._info("embed_tokens")["role"] == "row_table":
+            return self.row_table("embed_tokens")
         return self.matrix("embed_tokens")
+
+    def head(self) -> PackedMatrix:
+        """The matrix that makes logits: the embedding, unless the two are stored apart."""
+        return self.matrix("lm_head" if "lm_head" in self._tensors else "embed_tokens")
 
     def row_table(self, name: str) -> RowTable:
         """A table that is read row by row."""
@@ -239,6 +247,8 @@ def open_weights(
     checkpoint, entries = source.checkpoint, source.tensors
     if preset == "auto" and all(entry.grid is None for entry in entries.values()):
         preset = "int8"  # the same bytes: one cache file serves both
+    if preset == "mobile" and not isinstance(config, AssistantConfig):
+        check_row_scaled(entries.values(), str(checkpoint.path))
     fingerprint = _fingerprint(checkpoint, config, preset, entries, layouts)
     folder = pc.cache_directory(cache_dir)
     # One file for a model, however it is named: "." and links to it have the same place.

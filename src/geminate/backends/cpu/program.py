@@ -108,11 +108,13 @@ class NativeBackend:
         return self._pool
 
 
-def _planes(planes: Planes) -> tuple[U8, U16 | None]:
-    """Codes as bytes and scales, flat."""
-    scales = planes.get("scales")
+def _planes(planes: Planes) -> tuple[U8, U16 | None, F32 | None]:
+    """Codes as bytes, scales of groups and scales of rows, flat."""
     codes = np.ascontiguousarray(planes["codes"]).reshape(-1).view(np.uint8)
-    return codes, None if scales is None else np.ascontiguousarray(scales).reshape(-1)
+    if "scales" not in planes:
+        return codes, None, None
+    scales = np.ascontiguousarray(planes["scales"]).reshape(-1)
+    return (codes, None, scales) if scales.dtype == np.float32 else (codes, scales, None)
 
 
 class NativeProgram:
@@ -140,20 +142,21 @@ class NativeProgram:
             if w.layout is not layout:
                 raise BackendError(f"weights in the layout {w.layout.name!r}; the native kernels read another")
             part = layout.part(w, rows)
-            codes, scales = _planes(part.planes)
-            self._matrices[key] = _native.Matrix(w.format, part.n, w.k, w.stack, codes, scales)
+            activations = (w.input_scale, w.output_scale)
+            self._matrices[key] = _native.Matrix(w.format, part.n, w.k, w.stack, *_planes(part.planes), *activations)
             self._keep.append(w)
         return self._matrices[key]
 
     def _table(self, t: RowTable) -> _native.RowTable:
-        codes, scales = _planes(t.planes)
-        return _native.RowTable(t.format, t.rows, t.width, codes, scales)
+        return _native.RowTable(t.format, t.rows, t.width, *_planes(t.planes))
 
     def _add(self, node: p.Node) -> None:
         add, at = self._program, self._index
         match node:
-            case p.Embed():
-                add.embed(at[node.out], self._matrix(node.table), node.scale)
+            case p.Embed(table=RowTable() as rows):
+                add.lookup(at[node.out], self._table(rows), node.scale, 0)
+            case p.Embed(table=PackedMatrix() as matrix):
+                add.embed(at[node.out], self._matrix(matrix), node.scale)
             case p.RowLookup():
                 add.lookup(at[node.out], self._table(node.table), node.scale, node.column)
             case p.Concat():

@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from geminate.arrays import F32, I32, I64
+from geminate.arrays import F32, I8, I32, I64
 from geminate.backends.kv_rings import RingFactory, rings
 from geminate.backends.reference.attention import attention, softmax
 from geminate.backends.tiles import LAYOUTS, TileLayout
@@ -35,6 +35,39 @@ def quantize_activation(x: F32) -> F32:
     codes = np.rint(groups * inverse)
     seen: F32 = (codes * (amax / np.float32(127))).reshape(-1)[: len(x)]
     return seen
+
+
+def rounded(x: F32, scale: np.float32) -> F32:
+    """Codes int8(x / scale) as float32, halves to even; NaN is -128."""
+    clamped = np.clip(np.where(np.isnan(x), np.float32(-128), x / scale), np.float32(-128), np.float32(127))
+    codes: F32 = np.rint(clamped)
+    return codes
+
+
+def halves(x: F32) -> tuple[F32, F32, np.float32]:
+    """Codes of 16 bits as 256 * high + low, both int8 values in float32, and their scale."""
+    most, amax = np.float32(32512), np.float32(np.abs(x).max())
+    if amax < np.float32(1e-30):
+        return np.zeros_like(x), np.zeros_like(x), np.float32(0)
+    codes = np.rint(np.clip(x * (most / amax), -most, most))
+    high: F32 = np.rint(codes * np.float32(1 / 256) + np.float32(1 / 1024))
+    return high, codes - np.float32(256) * high, amax / most
+
+
+def row_scaled_product(x: F32, codes: I8, scales: F32, w: PackedMatrix) -> F32:
+    """x [k] times rows of a row format: codes [n, k], scales [n]. Exact integer sums, one multiplication at the end."""
+    scale = np.float32(w.input_scale)
+    if scale > 0:
+        y = (codes.astype(np.int32) @ rounded(x, scale).astype(np.int32)).astype(np.float32) * (scales * scale)
+    else:
+        high, low, scale = halves(x)
+        sums = [(codes.astype(np.int32) @ part.astype(np.int32)).astype(np.float32) for part in (high, low)]
+        fused = (sums[0].astype(np.float64) * 256 + sums[1]).astype(np.float32)  # exact before the one rounding
+        y = fused * (scales * scale)
+    if w.output_scale > 0:
+        y = rounded(y, np.float32(w.output_scale)) * np.float32(w.output_scale)
+    out: F32 = y
+    return out
 
 
 def gelu_tanh(x: F32) -> F32:
@@ -77,6 +110,7 @@ class ReferenceProgram:
         self.plan = plan
         self.max_rows = max_rows
         self._wide: dict[tuple[int, int], F32] = {}
+        self._codes: dict[int, tuple[I8, F32]] = {}
 
     def _weights(self, w: PackedMatrix, which: int = 0) -> F32:
         key = (id(w), which)  # the plan keeps w alive
@@ -85,9 +119,21 @@ class ReferenceProgram:
         return self._wide[key]
 
     def _linear(self, x: F32, w: PackedMatrix, which: int = 0, rows: slice = slice(None)) -> F32:
-        seen = quantize_activation(x) if FORMATS[w.format].quantized_activations else x
+        kind = FORMATS[w.format].activations
+        if kind == "rows":
+            codes, scales = self._row_codes(w)
+            return row_scaled_product(x, codes[rows], scales[rows], w)
+        seen = quantize_activation(x) if kind == "groups" else x
         out: F32 = self._weights(w, which)[rows] @ np.ascontiguousarray(seen)
         return out
+
+    def _row_codes(self, w: PackedMatrix) -> tuple[I8, F32]:
+        """Codes [n, k] and scales [n] of a matrix in a row format."""
+        if id(w) not in self._codes:
+            codes = w.layout.unpack(w.planes, w.n, w.k)
+            assert codes.scales is not None
+            self._codes[id(w)] = codes.values.view(np.int8), codes.scales.view(np.float32)[:, 0]
+        return self._codes[id(w)]
 
     def run(self, batch: Batch, *, taps: dict[str, F32] | None = None) -> tuple[F32, F32]:
         """See `geminate.backends.base.Program.run`."""

@@ -57,7 +57,7 @@ def target_plan(config: TargetConfig, store: Weights) -> Plan:
         add_feed_forward(b, layer, moe=config.moe, ple=ple)
     b.norm("x", "hidden", "norm")
     b.add(Tap(x="hidden", name="norm"))
-    b.add(Linear(x="hidden", out=b.buffer("logits", config.vocab_size), w=embedding))
+    b.add(Linear(x="hidden", out=b.buffer("logits", config.vocab_size), w=store.head()))
     if config.softcap is not None:
         b.add(Softcap(x="logits", cap=config.softcap))
     return b.finish(hidden="hidden", logits="logits", slots=len(config.kv_slots))

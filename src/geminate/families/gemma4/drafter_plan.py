@@ -34,7 +34,7 @@ def drafter_plan(config: AssistantConfig, store: Weights, target: TargetConfig, 
         add_feed_forward(b, layer)
     b.norm("x", "normed", "norm")
     b.linear("normed", "projected", "post_projection")
-    table = store.embedding()
+    table = store.head()
     if not config.use_ordered_embeddings:
         b.add(Linear(x="normed", out=b.buffer("logits", table.n), w=table))
         return b.finish(hidden="projected", logits="logits", slots=len(target.kv_slots))

@@ -10,9 +10,10 @@ import numpy as np
 from geminate.arrays import F32, I32, U8
 from geminate.backends import select
 from geminate.formats.matrix import PackedMatrix, RowTable
-from geminate.formats.table import FORMATS, WeightFormat, padded
+from geminate.formats.table import FORMATS, WeightFormat
 from geminate.plan.config import AssistantConfig, TargetConfig
-from geminate.weights.presets import Preset, tensor_format
+from geminate.weights.packing import row_table_planes
+from geminate.weights.presets import Preset, mobile_scales, tensor_format
 from geminate.weights.specs import TensorSpec, expected_tensors
 
 NOISE = 1 << 24  # bytes that are drawn; all codes are made of them
@@ -73,13 +74,17 @@ class RandomStore:
             shapes = _shapes(spec, fmt)
             dtype, shape = shapes["codes"]
             codes = self._codes(dtype.itemsize * int(np.prod(shape, dtype=np.int64))).view(dtype)
-            if not FORMATS[fmt].group:
+            if FORMATS[fmt].activations == "float":
                 codes = (codes & np.uint16(0x807F)) | np.uint16(0x3C00)  # about 0.01, either sign
             planes = {"codes": codes}
-            if "scales" in shapes:
-                # 2^-12; the embedding 2^-4, so that tokens stay different and are routed to different experts.
-                scale = 0x2C00 if spec.role == "embedding" else 0x0C00
-                planes["scales"] = np.full(shapes["scales"][1], scale, dtype=np.uint16)
+            # The embedding has 2^-4, so that tokens stay different and are routed to different experts.
+            scale = 2.0**-4 if spec.role == "embedding" else 2.0**-12
+            input_scale = output_scale = 0.0
+            if FORMATS[fmt].row_scaled:
+                planes["scales"] = np.full(shapes["scales"][1], scale, dtype=np.float32)
+                input_scale, output_scale = mobile_scales(spec)
+            elif "scales" in shapes:
+                planes["scales"] = np.full(shapes["scales"][1], scale, dtype=np.float16).view(np.uint16)
             self._made[name] = PackedMatrix(
                 format=fmt,
                 n=spec.shape[-2],
@@ -87,6 +92,8 @@ class RandomStore:
                 planes=planes,
                 layout=select.layout(fmt),
                 stack=spec.shape[0] if len(spec.shape) == 3 else 1,
+                input_scale=input_scale,
+                output_scale=output_scale,
             )
             self._done += sum(plane.nbytes for plane in planes.values())
             self._on_matrix(self._done, self._total)
@@ -105,15 +112,21 @@ class RandomStore:
         """The tied table."""
         return self.matrix("embed_tokens")
 
+    def head(self) -> PackedMatrix:
+        """The tied table."""
+        return self.matrix("embed_tokens")
+
     def row_table(self, name: str) -> RowTable:
         """Zeros, never touched beyond the rows that are read."""
-        rows, width = self.specs[name].shape
-        wide = padded(width, FORMATS["int8"].group)
-        planes: dict[str, np.ndarray] = {
-            "codes": np.zeros((rows, wide), dtype=np.int8),
-            "scales": np.zeros((rows, wide // FORMATS["int8"].group), np.uint16),
+        spec = self.specs[name]
+        rows, width = spec.shape
+        fmt = tensor_format(spec, None, self.format, self.config)
+        if fmt == "bf16":
+            fmt = "int8"  # half the address space
+        planes = {
+            plane: np.zeros(shape, dtype=dtype) for plane, (dtype, shape) in row_table_planes(rows, width, fmt).items()
         }
-        return RowTable(format="int8", rows=rows, width=width, planes=planes)
+        return RowTable(format=fmt, rows=rows, width=width, planes=planes)
 
     def vector(self, name: str) -> F32:
         """Ones."""

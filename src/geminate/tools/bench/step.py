@@ -19,6 +19,7 @@ from geminate.backends.kv_rings import rings
 from geminate.backends.select import native_backend
 from geminate.decoding.draft_rule import DraftRule
 from geminate.errors import ParameterError
+from geminate.formats.table import FORMATS
 from geminate.kv.store import KVFormat, KVStore
 from geminate.loading.compile import compile_drafter, compile_target
 from geminate.plan.batch import Batch, Rows
@@ -31,7 +32,7 @@ from geminate.tools.bench.ceilings import Ceilings
 from geminate.tools.bench.memory import MAX_ROWS, fitting
 from geminate.tools.bench.random_weights import RandomStore, matrix_bytes
 from geminate.tools.bench.shapes import load_shape
-from geminate.weights.presets import Preset
+from geminate.weights.presets import Preset, mobile_scales, tensor_format
 from geminate.weights.specs import TensorSpec, expected_tensors
 from geminate.weights.store import WeightStore
 
@@ -186,10 +187,17 @@ class Work:
         return dense + round(one * experts_read)
 
     def macs(self) -> int:
-        """Multiply-accumulates of a row, logits included."""
+        """int8 multiply-accumulates of a row, logits included; activations of 16 bits take two each."""
         top_k = 0 if self.moe is None else self.moe.top_k
-        dense = sum(s.shape[-2] * s.shape[-1] for s in [*self._dense, self._head])
+        dense = sum(s.shape[-2] * s.shape[-1] for s in self._dense)
+        dense += products(self._head, self.weights, self.config) * self._head.shape[-2] * self._head.shape[-1]
         return dense + top_k * sum(s.shape[-2] * s.shape[-1] for s in self._experts)
+
+
+def products(spec: TensorSpec, weights: Preset, config: TargetConfig) -> int:
+    """int8 products for each weight: two in a matrix of a row format that is not calibrated, else one."""
+    row_scaled = FORMATS[tensor_format(spec, None, weights, config)].row_scaled
+    return 2 if row_scaled and mobile_scales(spec)[0] == 0 else 1
 
 
 def prompt_macs(plan: Plan) -> int:
