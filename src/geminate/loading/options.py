@@ -25,6 +25,7 @@ class LoadOptions:
         model: directory, GGUF file or hub id; None, or ``embedded``, is the embedded pair (./embedded a directory).
         drafter: ``auto`` (found beside the model), ``embedded``, a directory, GGUF file or hub id, or None for none.
         weights: ``bf16``, ``int8``, ``int4``, ``int4+``, or ``auto``: the file's own grid if it has one, else int8.
+            ``mobile``: refuse all but checkpoints with static activations, which ``auto`` takes as they are too.
             The drafter is never kept below int8.
         kv: keys and values in float16 (``f16``) or ``int8``, which takes about half the memory.
         threads: worker threads; None is the number of physical cores.
@@ -52,8 +53,8 @@ class LoadOptions:
     weights: Preset = field(
         default="auto",
         metadata={
-            "help": "Weight format: bf16, int8, int4 or int4+; auto: keep the file's own quantization (Q4_0, Q8_0) if "
-            "it has one, otherwise int8."
+            "help": "Weight format: bf16, int8, int4 or int4+; auto: keep the file's own quantization (Q4_0, Q8_0, "
+            "mobile) if it has one, otherwise int8."
         },
     )
     kv: KVFormat = field(

@@ -23,7 +23,7 @@ from geminate.formats.table import FORMATS, WeightFormat
 from geminate.plan.config import AssistantConfig, TargetConfig
 from geminate.weights import packed_cache as pc
 from geminate.weights.packing import Layouts, Progress, pack_all, requantized, row_table_planes
-from geminate.weights.presets import Preset, check_row_scaled, tensor_format
+from geminate.weights.presets import Preset, row_scaled_preset, tensor_format
 from geminate.weights.specs import TensorSpec, canonical, expected_tensors, match
 
 Message = Callable[[str], None]
@@ -34,7 +34,7 @@ class WeightStore:
     """Packed weights by canonical name.
 
     Attributes:
-        format: of the matrices that passes stream, or ``mixed``.
+        format: of the matrices that passes stream, ``mixed``, or ``mobile`` with static activations.
         skipped: reason -> (tensors, bytes) passed over knowingly.
         from_cache: whether they were mapped rather than packed now. path: the cache file, or None.
     """
@@ -59,7 +59,11 @@ class WeightStore:
         self._crc: dict[str, int] = meta.get("crc", {})
         self._made: dict[str, PackedMatrix] = {}
         streamed = self.bytes_by_format()
-        self.format: WeightFormat | Literal["mixed"] = "mixed" if len(streamed) > 1 else next(iter(streamed), "bf16")
+        self.format: WeightFormat | Literal["mixed", "mobile"] = next(iter(streamed), "bf16")
+        if any(FORMATS[name].row_scaled for name in streamed):
+            self.format = "mobile"
+        elif len(streamed) > 1:
+            self.format = "mixed"
 
     def replaced(self, names: Collection[str], other: WeightStore) -> WeightStore:
         """These weights with the tensors ``names`` taken from ``other``; nothing is copied."""
@@ -76,8 +80,11 @@ class WeightStore:
 
     @property
     def contents(self) -> list[tuple[str, int, str]]:
-        """(name, CRC-32, format) of every packed array."""
-        formats = {name: str(info.get("format", "")) for name, info in self._tensors.items()}
+        """(name, CRC-32, format and activation scales) of every packed array."""
+        formats = {
+            name: " ".join(str(info[key]) for key in ("format", "input_scale", "output_scale") if key in info)
+            for name, info in self._tensors.items()
+        }
         return [(name, crc, formats.get(name.split("#")[0], "")) for name, crc in sorted(self._crc.items())]
 
     @property
@@ -247,8 +254,8 @@ def open_weights(
     checkpoint, entries = source.checkpoint, source.tensors
     if preset == "auto" and all(entry.grid is None for entry in entries.values()):
         preset = "int8"  # the same bytes: one cache file serves both
-    if preset == "mobile" and not isinstance(config, AssistantConfig):
-        check_row_scaled(entries.values(), str(checkpoint.path))
+    if not isinstance(config, AssistantConfig):
+        preset = row_scaled_preset(preset, entries.values(), str(checkpoint.path))
     fingerprint = _fingerprint(checkpoint, config, preset, entries, layouts)
     folder = pc.cache_directory(cache_dir)
     # One file for a model, however it is named: "." and links to it have the same place.
@@ -312,8 +319,15 @@ def _check_header(spec: TensorSpec, info: dict[str, Any], arrays: dict[str, np.n
         if (info["n"], info["k"], info["stack"]) != (n, k, stack):
             raise WeightsError(f"the packed cache has another size of {spec.name}")
         if spec.role == "row_table":
-            planes = row_table_planes(n, k, info["format"])
+            blocks = info.get("blocks", 1)
+            if not isinstance(blocks, int) or blocks < 1 or k % blocks:
+                raise WeightsError(f"the packed cache has another number of scales of {spec.name}")
+            planes = row_table_planes(n, k, info["format"], blocks)
         else:
+            for key in ("input_scale", "output_scale"):
+                value = info.get(key, 0.0)
+                if not isinstance(value, float) or not 0 <= value < np.inf:
+                    raise WeightsError(f"the packed cache has another {key} of {spec.name}")
             planes = {p: (dtype, (stack, *shape)) for p, (dtype, shape) in layouts(info["format"]).shapes(n, k).items()}
     found = {p: arrays[spec.name if p == "codes" else f"{spec.name}#{p}"] for p in planes}
     fits = all(a.dtype == np.dtype(planes[p][0]) and a.shape == planes[p][1] for p, a in found.items())
