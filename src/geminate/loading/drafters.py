@@ -168,9 +168,9 @@ class _Search:
         reason = f"none found beside {self.target}{self.passed_over('; ')}"
         advice = f"put {wanted} beside it or name a drafter with --drafter"
         if HUB_ID.fullmatch(name) and not Path(name).expanduser().exists():
-            for wanted in drafter_names(name):
+            for repository in drafter_names(name):
                 try:
-                    path = from_hub(wanted)
+                    path = from_hub(repository)
                     if self.fits(path):
                         return DrafterChoice(path=path, note=f"drafter: {path}")
                     reason = f"none fits{self.passed_over('; ')}"

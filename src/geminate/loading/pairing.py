@@ -14,6 +14,7 @@ from pathlib import Path
 from geminate.families.base import Model
 from geminate.families.registry import open_model
 from geminate.loading.load import Pair
+from geminate.loading.locate import embedded_pair
 
 RECORD = "geminate"  # object of a trained drafter's config.json
 PROBE = 4096  # bytes of each tensor that enter the mark
@@ -62,6 +63,8 @@ def pairing(pair: Pair) -> Pairing | None:
     if pair.drafter is None or pair.source is None or pair.located.drafter is None:
         return None
     drafter = pair.located.drafter
+    if (pair.located.target, drafter) == embedded_pair():
+        return Pairing(matched=True, note="the drafter was trained for these weights")
     kept = open_model(drafter).raw.get(RECORD)
     mark = kept.get("trained_for") if isinstance(kept, Mapping) else None
     served = pair.target.store.format

@@ -15,9 +15,9 @@ import torch
 from geminate.errors import ParameterError, TrainingError
 from geminate.families.registry import load_assistant_config, open_model
 from geminate.llm import LLM
+from geminate.loading.pairing import RECORD, record
 from geminate.params import ResolvedSampling, SamplingParams
 from geminate.runtime.drafter import RopePosition
-from geminate.loading.pairing import RECORD, record
 from geminate.tools.train.answers import answer_all
 from geminate.tools.train.card import model_card
 from geminate.tools.train.checkpoint import load_drafter, save_drafter, scratch_config
