@@ -7,6 +7,11 @@
 //   - int8/int4 products: activations are quantized per row and group of 32 (scale = amax / 127, round to
 //     nearest even); the 32 products of a group add exactly in int32; groups join one float chain in
 //     ascending order, acc = fma(float(isum), weight_scale * activation_scale, acc).
+//   - products of the row formats (q2r, q4r, q8r): activations are int8 codes of a fixed scale,
+//     round(x / scale) to nearest even, and a product is one exact int32 sum over the row, then one float
+//     multiplication by row scale * activation scale; outputs may be rounded to int8 in the same way. Where
+//     the matrix has no activation scale, codes have 16 bits (amax / 32512 of the row) as high and low half,
+//     whose sums join in one fma.
 //   - bf16 products: two float chains over even and odd k, ascending, merged once.
 //   - threads split output columns, rows or heads, never a reduction.
 //   - norms and softmax sums: 16 lanes by absolute index, tails padded with zeros, one reduction tree.
@@ -52,22 +57,41 @@ struct alignas(64) QuantGroup {
   int32_t unused[5];
 };
 
+// int8 codes of 64 activations of one row; a cache line, for the same reason. Behind a row's last line stands
+// another with a RowScale.
+struct alignas(64) CodeLine {
+  int8_t code[kRowColumns];
+};
+struct RowScale {
+  int32_t sum;  // of the row's codes
+  float scale;  // of a code
+};
+constexpr int kMostCodeRows = 2 * kPanelRows;  // of a panel, where a row has a high and a low half
+
 // Packed weights; layouts as in geminate.backends.tiles.
 struct Matrix {
   Format format;
   int64_t n, k;           // of one matrix of the stack
-  int64_t tiles, groups;  // ceil(n / 16), ceil(k / 32)
+  int64_t tiles, groups;  // ceil(n / 16), ceil(k / columns of a cell)
   int64_t stack;
   const uint8_t* data;
-  const uint16_t* scales;  // null where the format has none
+  const uint16_t* scales;             // of groups; null where the format has none
+  const float* row_scales = nullptr;  // [stack, tiles, 16]; null where the format has none
+  // Of a row format: the step of its activations, 0 where it has none, and of its outputs, 0: not rounded.
+  float input_scale = 0.0f, output_scale = 0.0f;
+  // Rows of codes for each row of activations: a high and a low half, or one.
+  int64_t halves() const { return input_scale > 0.0f ? 1 : 2; }
 };
 
 // A row-major table, read row by row.
 struct RowTable {
-  Format format;  // bf16 or int8 (signed codes)
-  int64_t rows, width, stride;
+  Format format;  // bf16, int8 (signed codes) or a row format (codes side by side, low bits first)
+  int64_t rows, width;
+  int64_t stride;  // of a row: values, in row formats bytes
   const void* data;
-  const uint16_t* scales;  // [rows, stride / 32]
+  const uint16_t* scales;             // int8: [rows, stride / 32]
+  const float* row_scales = nullptr;  // row formats: [rows, blocks], each for width / blocks columns
+  int64_t blocks = 1;
 };
 
 // A range of output tiles of matrix `which` of the stack.
@@ -137,6 +161,13 @@ struct Kernels {
                            float scale);
   // The same over float rows x [rows <= 8, k].
   void (*linear_bf16)(const Matrix& w, const TileRange& range, const float* x, int64_t x_stride, int64_t rows,
+                      float* out, int64_t out_stride, float scale);
+
+  // x [k] -> codes, line g at out[g * stride], zero-padded to a multiple of 64, and a RowScale behind them.
+  // scale 0: the row's own scale and 16 bits; low halves stand one line behind the high ones.
+  void (*quantize_row)(const float* x, int64_t k, float scale, CodeLine* out, int64_t stride);
+  // As linear_quantized, of a row format; panel [groups + 1][rows * halves].
+  void (*linear_rows)(const Matrix& w, const TileRange& range, const CodeLine* panel, int64_t rows,
                       float* out, int64_t out_stride, float scale);
 
   void (*embed)(const Matrix& w, int64_t row, float scale, float* out);

@@ -2,6 +2,7 @@
 // difference.
 #include <cstdio>
 #include <cstring>
+#include <iterator>
 #include <random>
 #include <string>
 #include <vector>
@@ -19,18 +20,25 @@ struct Weights {
   Matrix m{};
   std::vector<uint8_t> data;
   std::vector<uint16_t> scales;
+  std::vector<float> row_scales;
 };
 
 Weights random_weights(Format format, int64_t n, int64_t k, std::mt19937& rng) {
   Weights w;
-  w.m = {format, n, k, (n + 15) / 16, (k + 31) / 32, 1, nullptr, nullptr};
+  const int64_t columns = info(format).columns;
+  w.m = {format, n, k, (n + 15) / 16, (k + columns - 1) / columns, 1, nullptr, nullptr};
   const int64_t cells = w.m.tiles * w.m.groups;
-  w.data.resize(static_cast<size_t>(cells * info(format).cell_bytes));
+  w.data.resize(static_cast<size_t>(cells * info(format).cell_bytes()));
   if (format == Format::bf16) {
     for (size_t i = 0; i < w.data.size(); i += 2) {
       w.data[i] = static_cast<uint8_t>(rng());
       w.data[i + 1] = static_cast<uint8_t>(0x3e + (rng() & 1) * 0x80);  // about 0.1 to 0.5, either sign
     }
+  } else if (info(format).row_scales()) {
+    for (uint8_t& b : w.data) b = static_cast<uint8_t>(rng());
+    w.row_scales.resize(static_cast<size_t>(w.m.tiles * 16));
+    for (float& s : w.row_scales) s = static_cast<float>(rng() % 1000) * 1e-5f;
+    w.m.row_scales = w.row_scales.data();
   } else {
     for (uint8_t& b : w.data) {
       b = static_cast<uint8_t>(rng());
@@ -49,12 +57,20 @@ std::vector<float> product(const Kernels& kernels, const Matrix& w, const std::v
                            int64_t block) {
   std::vector<float> out(static_cast<size_t>(rows * w.n));
   std::vector<QuantGroup> panel(static_cast<size_t>(w.groups * kPanelRows));
+  std::vector<CodeLine> codes(static_cast<size_t>((w.groups + 1) * kMostCodeRows));
   const TileRange range{0, 0, w.tiles, w.n};
   for (int64_t r = 0; r < rows; r += block) {
     const int64_t count = rows - r < block ? rows - r : block;
     const float* from = x.data() + r * w.k;
-    for (int64_t i = 0; i < count; ++i) kernels.quantize(from + i * w.k, w.k, panel.data() + i, count);
-    const Activations activations{.panel = panel.data(), .x = from, .x_stride = w.k};
+    for (int64_t i = 0; i < count; ++i) {
+      const float* row = from + i * w.k;
+      if (!info(w.format).row_scales()) {
+        kernels.quantize(row, w.k, panel.data() + i, count);
+      } else {
+        kernels.quantize_row(row, w.k, w.input_scale, codes.data() + i * w.halves(), count * w.halves());
+      }
+    }
+    const Activations activations{.panel = panel.data(), .codes = codes.data(), .x = from, .x_stride = w.k};
     multiply(kernels, w, range, activations, count, out.data() + r * w.n, w.n, 0.5f);
   }
   return out;
@@ -72,8 +88,13 @@ int main() {
   int failures = 0, checks = 0;
   const int64_t sizes[][2] = {{1, 1}, {16, 32}, {17, 33}, {40, 31}, {63, 100}, {96, 257}};
   for (const FormatInfo& row : kFormats) {
-    for (const auto& [n, k] : sizes) {
-      const Weights w = random_weights(row.format, n, k, rng);
+    const int tries = row.row_scales() ? 4 : 1;  // with and without scales of activations
+    for (int i = 0; i < tries * static_cast<int>(std::size(sizes)); ++i) {
+      const auto [n, k] = sizes[static_cast<size_t>(i) % std::size(sizes)];
+      Weights w = random_weights(row.format, n, k, rng);
+      const int combination = i / static_cast<int>(std::size(sizes));
+      if (combination % 2 == 1) w.m.input_scale = 0.011f;  // some activations exceed 127 steps
+      if (combination / 2 == 1) w.m.output_scale = 0.003f;
       for (int64_t rows = 1; rows <= 33; ++rows) {
         std::vector<float> x(static_cast<size_t>(rows * k));
         for (float& v : x) v = normal(rng);

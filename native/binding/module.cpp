@@ -80,12 +80,14 @@ NB_MODULE(_native, m) {
   m.def("report_bus_errors", &report_bus_errors, "head"_a, "tail"_a);
   m.def("supported_isas", &supported_isas);
   nb::class_<MatrixRef>(m, "Matrix")
-      .def(
-          nb::init<const std::string&, int64_t, int64_t, int64_t, In<uint8_t>, std::optional<In<uint16_t>>>(),
-          "format"_a, "n"_a, "k"_a, "stack"_a, "data"_a, "scales"_a.none());
+      .def(nb::init<const std::string&, int64_t, int64_t, int64_t, In<uint8_t>, std::optional<In<uint16_t>>,
+                    std::optional<In<float>>, float, float>(),
+           "format"_a, "n"_a, "k"_a, "stack"_a, "data"_a, "scales"_a.none(),
+           "row_scales"_a.none() = nb::none(), "input_scale"_a = 0.0f, "output_scale"_a = 0.0f);
   nb::class_<TableRef>(m, "RowTable")
-      .def(nb::init<const std::string&, int64_t, int64_t, In<uint8_t>, std::optional<In<uint16_t>>>(),
-           "format"_a, "rows"_a, "width"_a, "data"_a, "scales"_a.none());
+      .def(nb::init<const std::string&, int64_t, int64_t, In<uint8_t>, std::optional<In<uint16_t>>,
+                    std::optional<In<float>>>(),
+           "format"_a, "rows"_a, "width"_a, "data"_a, "scales"_a.none(), "row_scales"_a.none() = nb::none());
   nb::class_<PoolRef>(m, "Pool")
       .def(nb::init<int>(), "threads"_a)
       .def("read_seconds", &PoolRef::read_seconds, "isa"_a, "data"_a)

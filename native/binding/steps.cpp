@@ -189,6 +189,8 @@ void ProgramRef::experts(int x, int scores, int out, const MatrixRef& gate_up, c
   require_width(call, "out", width(call, "out", out), "down makes", down.m.n);
   require(gate_up.m.format == down.m.format, "experts: gate_up is ", info(gate_up.m.format).name,
           ", but down is ", info(down.m.format).name);
+  require(!info(gate_up.m.format).row_scales(), "experts: gate_up is ", info(gate_up.m.format).name,
+          ", but experts have no static activations");
   vectors_.push_back(scale);
   matrices_.insert(matrices_.end(), {gate_up, down});
   program_->add_experts(x, scores, out, gate_up.m, down.m, top_k, scale.data());

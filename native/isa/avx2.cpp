@@ -3,11 +3,12 @@
 
 #include "contract.h"
 #include "kernels/half.h"
+#include "kernels/prefetch.h"
 
 namespace geminate::avx2 {
 
 constexpr const char* kIsaName = "avx2";
-constexpr int kRowBlock = 2, kHalfBlock = 6, kHalfVecs = 1, kCodeBlock = 4, kCodeVecs = 1;
+constexpr int kRowBlock = 2, kHalfBlock = 6, kHalfVecs = 1, kCodeBlock = 4, kCodeVecs = 1, kCodeRows = 4;
 
 struct F {
   __m256 a, b;
@@ -198,6 +199,7 @@ static inline I finish4(Acc4 acc, int32_t start) {
   return {_mm256_add_epi32(_mm256_madd_epi16(acc.a, ones), offset),
           _mm256_add_epi32(_mm256_madd_epi16(acc.b, ones), offset)};
 }
+static inline I same_sums(int32_t sum) { return {_mm256_set1_epi32(sum), _mm256_set1_epi32(sum)}; }
 static inline I zero_sums() { return start8(0); }
 static inline V8 load_v8(const int8_t* v) {
   const __m256i a = load_bytes(reinterpret_cast<const uint8_t*>(v));
@@ -211,6 +213,66 @@ static inline I dot_v8(I acc, const V8& v, Four x) {
   const __m256i a = _mm256_add_epi32(_mm256_madd_epi16(v.even_a, even), _mm256_madd_epi16(v.odd_a, odd));
   const __m256i b = _mm256_add_epi32(_mm256_madd_epi16(v.even_b, even), _mm256_madd_epi16(v.odd_b, odd));
   return {_mm256_add_epi32(acc.a, a), _mm256_add_epi32(acc.b, b)};
+}
+
+static inline I add_pairs(I sum, __m256i a, __m256i b) {
+  const __m256i ones = _mm256_set1_epi16(1);
+  return {_mm256_add_epi32(sum.a, _mm256_madd_epi16(a, ones)),
+          _mm256_add_epi32(sum.b, _mm256_madd_epi16(b, ones))};
+}
+// Codes of 8 bits: in int16, since vpmaddubsw would saturate.
+template <int R>
+static inline void add_bytes(const uint8_t* w, int64_t groups, const CodeLine* x, int64_t stride, I* sums) {
+  const __m256i low = _mm256_set1_epi16(255);
+  for (int64_t g = 0; g < groups; ++g, x += stride) {
+    for (int i = 0; i < kRowColumns / 4; ++i, w += 64) {
+      prefetch(w + kAhead);
+      const __m256i a = load_bytes(w), b = load_bytes(w + 32);
+      const __m256i even_a = _mm256_and_si256(a, low), even_b = _mm256_and_si256(b, low);
+      const __m256i odd_a = _mm256_srli_epi16(a, 8), odd_b = _mm256_srli_epi16(b, 8);
+      for (int m = 0; m < R; ++m) {
+        const __m256i four = four_codes(x[m].code + 4 * i).v;
+        const __m256i even = _mm256_srai_epi16(_mm256_slli_epi16(four, 8), 8),
+                      odd = _mm256_srai_epi16(four, 8);
+        const __m256i sum_a =
+            _mm256_add_epi32(_mm256_madd_epi16(even_a, even), _mm256_madd_epi16(odd_a, odd));
+        const __m256i sum_b =
+            _mm256_add_epi32(_mm256_madd_epi16(even_b, even), _mm256_madd_epi16(odd_b, odd));
+        sums[m] = {_mm256_add_epi32(sums[m].a, sum_a), _mm256_add_epi32(sums[m].b, sum_b)};
+      }
+    }
+  }
+}
+template <int Bits, int R>
+static inline void add_codes(const uint8_t* w, int64_t groups, const CodeLine* x, int64_t stride, I* sums) {
+  if constexpr (Bits == 8) return add_bytes<R>(w, groups, x, stride, sums);
+  constexpr int kEach = 8 / Bits;             // codes of a byte
+  constexpr int kWords = Bits == 4 ? 8 : 16;  // of four columns, whose products are summed in int16
+  static_assert(kWords * 2 * ((1 << Bits) - 1) * 128 <= INT16_MAX || Bits == 8);
+  const __m256i mask = _mm256_set1_epi8((1 << Bits) - 1);
+  for (int64_t g = 0; g < groups; ++g, x += stride) {
+    for (int first = 0; first < kRowColumns / 4; first += kWords) {
+      __m256i a[R], b[R];
+      for (int m = 0; m < R; ++m) a[m] = b[m] = _mm256_setzero_si256();
+#pragma GCC unroll 4
+      for (int i = 0; i < kWords; i += kEach, w += 64) {
+        prefetch(w + kAhead);
+        const __m256i bytes_a = load_bytes(w), bytes_b = load_bytes(w + 32);
+#pragma GCC unroll 4
+        for (int p = 0; p < kEach; ++p) {
+          const __m256i codes_a = _mm256_and_si256(_mm256_srli_epi16(bytes_a, Bits * p), mask);
+          const __m256i codes_b = _mm256_and_si256(_mm256_srli_epi16(bytes_b, Bits * p), mask);
+#pragma GCC unroll 4
+          for (int m = 0; m < R; ++m) {
+            const __m256i four = four_codes(x[m].code + 4 * (first + i + p)).v;
+            a[m] = _mm256_add_epi16(a[m], _mm256_maddubs_epi16(codes_a, four));
+            b[m] = _mm256_add_epi16(b[m], _mm256_maddubs_epi16(codes_b, four));
+          }
+        }
+      }
+      for (int m = 0; m < R; ++m) sums[m] = add_pairs(sums[m], a[m], b[m]);
+    }
+  }
 }
 
 #include "kernels/kernels_impl.h"

@@ -3,11 +3,12 @@
 
 #include "contract.h"
 #include "kernels/half.h"
+#include "kernels/prefetch.h"
 
 namespace geminate::avx512 {
 
 constexpr const char* kIsaName = "avx512";
-constexpr int kRowBlock = 8, kHalfBlock = 12, kHalfVecs = 2, kCodeBlock = 6, kCodeVecs = 4;
+constexpr int kRowBlock = 8, kHalfBlock = 12, kHalfVecs = 2, kCodeBlock = 6, kCodeVecs = 4, kCodeRows = 16;
 
 struct F {
   __m512 v;
@@ -124,6 +125,7 @@ static inline I dot8(I acc, W8 w, const int8_t* x) {
 }
 static inline Acc4 dot4(Acc4 acc, W4 w, const int8_t* x) { return dot8(acc, w, x); }
 static inline I finish4(Acc4 acc, int32_t) { return acc; }
+static inline I same_sums(int32_t sum) { return {_mm512_set1_epi32(sum)}; }
 static inline I zero_sums() { return {_mm512_setzero_si512()}; }
 static inline V8 load_v8(const int8_t* v) { return {_mm512_loadu_si512(v)}; }
 static inline Four four_codes(const void* x) {
@@ -138,6 +140,47 @@ static inline I dot_codes(I acc, __m512i u, __m512i s) {
 }
 static inline I dot_w8(I acc, W8 w, Four x) { return dot_codes(acc, w.codes, x.v); }
 static inline I dot_v8(I acc, V8 v, Four x) { return dot_codes(acc, x.v, v.codes); }
+
+// Codes times the four activations at x. In assembly: one instruction, its operand from memory.
+static inline __m512i dot_at(__m512i sum, __m512i codes, const int8_t* x) {
+  __asm__("vpdpbusd %2%{1to16%}, %1, %0"
+          : "+v"(sum)
+          : "v"(codes), "m"(*reinterpret_cast<const int8_t (*)[4]>(x)));
+  return sum;
+}
+template <int Bits, int R>
+static inline void add_codes(const uint8_t* w, int64_t groups, const CodeLine* x, int64_t stride, I* sums) {
+  constexpr int kEach = 8 / Bits;  // codes of a byte
+  // Products take some five cycles and two may start in each, so ten sums or more should be under way.
+  constexpr int kChains = R <= 4 ? 4 : R <= 8 ? 2 : 1;
+  const __m512i mask = _mm512_set1_epi8((1 << Bits) - 1);
+  __m512i sum[R][kChains];
+  for (int m = 0; m < R; ++m) {
+    sum[m][0] = sums[m].v;
+    for (int c = 1; c < kChains; ++c) sum[m][c] = _mm512_setzero_si512();
+  }
+  for (int64_t g = 0; g < groups; ++g, w += 16 * kRowColumns / kEach, x += stride) {
+#pragma GCC unroll 16
+    for (int i = 0; i < 16 / kEach; ++i) {
+      prefetch(w + kAhead + 64 * i);
+      const __m512i bytes = _mm512_loadu_si512(w + 64 * i);
+#pragma GCC unroll 4
+      for (int p = 0; p < kEach; ++p) {
+        const __m512i field = p == 0 ? bytes : _mm512_srli_epi16(bytes, static_cast<unsigned>(Bits * p));
+        const __m512i codes = Bits == 8 ? field : _mm512_and_si512(field, mask);
+#pragma GCC unroll 16
+        for (int m = 0; m < R; ++m) {
+          __m512i& to = sum[m][(kEach * i + p) % kChains];
+          to = dot_at(to, codes, x[m].code + 4 * (kEach * i + p));
+        }
+      }
+    }
+  }
+  for (int m = 0; m < R; ++m) {
+    for (int c = 1; c < kChains; ++c) sum[m][0] = _mm512_add_epi32(sum[m][0], sum[m][c]);
+    sums[m].v = sum[m][0];
+  }
+}
 
 #include "kernels/kernels_impl.h"
 

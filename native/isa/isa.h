@@ -12,6 +12,7 @@ static_assert(requires {
   { kHalfVecs } -> Is<const int&>;         // vectors of keys or values beside them: 1 or 2
   { kCodeBlock } -> Is<const int&>;        // likewise for int8 keys and values: 1 to 8
   { kCodeVecs } -> Is<const int&>;         // 1 to 4
+  { kCodeRows } -> Is<const int&>;         // rows of codes that share one walk over a tile of a row format
   requires sizeof(F) >= 16 * sizeof(float);  // 16 float lanes
   requires sizeof(I) >= 64;                  // 16 int32 lanes
   requires sizeof(Acc4) > 0;                 // sums of the int4 products of one group
@@ -67,9 +68,16 @@ static_assert(requires(I sum, Acc4 sum4, W8 w8, W4 w4, V8 v8, Four four, int32_t
   { load_w4(from, &w4, &w4) } -> Is<void>;  // 64 bytes: low and high nibbles, stored with 8 added
   { dot4(sum4, w4, x) } -> Is<Acc4>;        // as dot8
   { finish4(sum4, s) } -> Is<I>;            // the group's int32 sums; s as given to start4
+  { same_sums(s) } -> Is<I>;                // s in every lane
   { zero_sums() } -> Is<I>;                 // where sums of dot_v8 begin
   { load_v8(x) } -> Is<V8>;                 // 64 signed codes
   { four_codes(from) } -> Is<Four>;         // codes from[0 .. 3], signed or not
   { dot_w8(sum, w8, four) } -> Is<I>;       // as dot8, the four signed
   { dot_v8(sum, v8, four) } -> Is<I>;       // as dot8, the four unsigned
+});
+
+static_assert(requires(I* sums, const uint8_t* tile, const CodeLine* lines, int64_t n) {
+  // One tile of a row format with `n` groups times R rows of codes: line g of row m is lines[g * n + m]. Adds
+  // to the sums, exactly; codes are unsigned as they are stored. <Bits, R>
+  { add_codes<2, 1>(tile, n, lines, n, sums) } -> Is<void>;
 });

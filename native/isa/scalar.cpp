@@ -1,11 +1,12 @@
 // Plain C++: every machine, and the yardstick of the others. 16 lanes in a loop.
 #include "contract.h"
 #include "kernels/half.h"
+#include "kernels/prefetch.h"
 
 namespace geminate::scalar {
 
 constexpr const char* kIsaName = "scalar";
-constexpr int kRowBlock = 2, kHalfBlock = 2, kHalfVecs = 1, kCodeBlock = 2, kCodeVecs = 1;
+constexpr int kRowBlock = 2, kHalfBlock = 2, kHalfVecs = 1, kCodeBlock = 2, kCodeVecs = 1, kCodeRows = 2;
 
 struct F {
   float v[16];
@@ -170,6 +171,7 @@ static inline Acc4 dot4(Acc4 acc, W4 w, const int8_t* x) {
   return acc;
 }
 static inline I finish4(Acc4 acc, int32_t) { return acc; }
+static inline I same_sums(int32_t sum) { return start8(sum); }
 static inline I zero_sums() { return start8(0); }
 static inline V8 load_v8(const int8_t* v) { return {v}; }
 static inline Four four_codes(const void* x) { return {x}; }
@@ -180,6 +182,23 @@ static inline I dot_v8(I acc, V8 v, Four x) {
     for (int b = 0; b < 4; ++b) acc.v[i] += v.codes[4 * i + b] * codes[b];
   }
   return acc;
+}
+
+template <int Bits, int R>
+static inline void add_codes(const uint8_t* w, int64_t groups, const CodeLine* x, int64_t stride, I* sums) {
+  constexpr int kEach = 8 / Bits;  // codes of a byte
+  for (int64_t g = 0; g < groups; ++g, x += stride) {
+    for (int i = 0; i < 16; i += kEach, w += 64) {
+      for (int p = 0; p < kEach; ++p) {
+        for (int m = 0; m < R; ++m) {
+          const int8_t* four = x[m].code + 4 * (i + p);
+          for (int at = 0; at < 64; ++at) {
+            sums[m].v[at / 4] += (w[at] >> (Bits * p) & ((1 << Bits) - 1)) * four[at % 4];
+          }
+        }
+      }
+    }
+  }
 }
 
 #include "kernels/kernels_impl.h"

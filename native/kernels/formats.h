@@ -5,40 +5,75 @@
 
 namespace geminate {
 
-constexpr int kTileRows = 16;  // output rows of a weight tile
-constexpr int kGroup = 32;     // columns that share a scale
+constexpr int kTileRows = 16;    // output rows of a weight tile
+constexpr int kGroup = 32;       // columns that share a scale, and columns of a cell of bf16, int8 and int4
+constexpr int kRowColumns = 64;  // columns of a cell of the row formats
+constexpr int kMostBits = 8;     // of a code of the row formats
+constexpr int kMostColumns = 1 << 15;  // of a matrix in a row format
 
-enum class Format : int { bf16, int8, int4 };
+// Sums over a row begin at -2^(bits - 1) times the sum of the activations and take unsigned codes times int8
+// on top of that: no sum on the way leaves int32.
+static_assert(int64_t{kMostColumns} * 128 * ((1 << kMostBits) - 1 + (1 << (kMostBits - 1))) <= INT32_MAX);
+
+enum class Format : int { bf16, int8, int4, q2r, q4r, q8r };
+
+// What products see of the activations.
+enum class Seen {
+  floats,
+  groups,  // int8 codes, a scale for each group (QuantGroup)
+  rows     // int8 codes, one scale for all of a row (CodeLine)
+};
 
 struct FormatInfo {
   Format format;
-  const char* name;     // as in geminate.formats.table
-  int64_t cell_bytes;   // of kTileRows rows and kGroup columns, scales aside
-  bool scaled;          // each row and group has a float16 scale
-  bool quantized;       // multiplies int8 activations (QuantGroup), else float32
-  int64_t table_bytes;  // of a value in a row table; 0: the format has no row tables
+  const char* name;  // as in geminate.formats.table
+  int bits;          // of a stored weight, scales aside
+  int columns;       // of a cell
+  Seen activations;
+  bool table;  // whether tables that are read row by row come in this format
+  int64_t cell_bytes() const { return int64_t{kTileRows} * columns * bits / 8; }
+  bool group_scales() const { return activations == Seen::groups; }  // float16, for each row and group
+  bool row_scales() const { return activations == Seen::rows; }      // float32, for each row
 };
 
 // By Format.
 constexpr FormatInfo kFormats[] = {
     {.format = Format::bf16,
      .name = "bf16",
-     .cell_bytes = 1024,
-     .scaled = false,
-     .quantized = false,
-     .table_bytes = 2},
+     .bits = 16,
+     .columns = kGroup,
+     .activations = Seen::floats,
+     .table = true},
     {.format = Format::int8,
      .name = "int8",
-     .cell_bytes = 512,
-     .scaled = true,
-     .quantized = true,
-     .table_bytes = 1},
+     .bits = 8,
+     .columns = kGroup,
+     .activations = Seen::groups,
+     .table = true},
     {.format = Format::int4,
      .name = "int4",
-     .cell_bytes = 256,
-     .scaled = true,
-     .quantized = true,
-     .table_bytes = 0},
+     .bits = 4,
+     .columns = kGroup,
+     .activations = Seen::groups,
+     .table = false},
+    {.format = Format::q2r,
+     .name = "q2r",
+     .bits = 2,
+     .columns = kRowColumns,
+     .activations = Seen::rows,
+     .table = true},
+    {.format = Format::q4r,
+     .name = "q4r",
+     .bits = 4,
+     .columns = kRowColumns,
+     .activations = Seen::rows,
+     .table = true},
+    {.format = Format::q8r,
+     .name = "q8r",
+     .bits = 8,
+     .columns = kRowColumns,
+     .activations = Seen::rows,
+     .table = true},
 };
 
 // Static: files compiled for different instruction sets include this.

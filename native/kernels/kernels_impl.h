@@ -5,6 +5,7 @@
 #include "isa/isa.h"
 #include "kernels/math_impl.h"
 #include "kernels/linear_impl.h"
+#include "kernels/row_formats_impl.h"
 #include "kernels/rowwise_impl.h"
 #include "kernels/hadamard_impl.h"
 #include "kernels/attention_impl.h"
@@ -18,6 +19,8 @@ static constexpr Kernels kTable = {
     .quantize = quantize,
     .linear_quantized = linear_quantized,
     .linear_bf16 = linear_bf16,
+    .quantize_row = quantize_row,
+    .linear_rows = linear_rows,
     .embed = embed,
     .lookup = lookup,
     .rms_norm = rms_norm,

@@ -20,18 +20,11 @@ static void quantize(const float* x, int64_t k, QuantGroup* out, int64_t stride)
   }
 }
 
-// How far ahead of the multiplication weights are called into the second-level cache. Without this, a pass
-// over several rows takes its arithmetic plus its memory time; with it, the larger of the two
-// (docs/lab-notes.md).
-constexpr int64_t kAhead = 6144;
-
-static inline void prefetch(const void* address) { __builtin_prefetch(address, 0, 2); }
-
 // One tile of 16 output rows times R rows of a panel, added to acc; `stride` records between groups.
 template <int R>
 static inline void tile_int8(const uint8_t* w, const uint16_t* scales, int64_t groups, const QuantGroup* x,
                              int64_t stride, F* acc) {
-  for (int64_t g = 0; g < groups; ++g, w += info(Format::int8).cell_bytes, scales += 16, x += stride) {
+  for (int64_t g = 0; g < groups; ++g, w += info(Format::int8).cell_bytes(), scales += 16, x += stride) {
     if (g % 2 == 0) prefetch(scales + kAhead / 32);
     I isum[R];
     for (int m = 0; m < R; ++m) isum[m] = start8(x[m].start8);
@@ -49,7 +42,7 @@ static inline void tile_int8(const uint8_t* w, const uint16_t* scales, int64_t g
 template <int R>
 static inline void tile_int4(const uint8_t* w, const uint16_t* scales, int64_t groups, const QuantGroup* x,
                              int64_t stride, F* acc) {
-  for (int64_t g = 0; g < groups; ++g, w += info(Format::int4).cell_bytes, scales += 16, x += stride) {
+  for (int64_t g = 0; g < groups; ++g, w += info(Format::int4).cell_bytes(), scales += 16, x += stride) {
     if (g % 2 == 0) prefetch(scales + kAhead / 16);
     Acc4 isum[R];
     for (int m = 0; m < R; ++m) isum[m] = start4(x[m].start4);
@@ -75,7 +68,7 @@ template <int R>
 static void rows_quantized(const Matrix& w, const TileRange& range, const GroupRange& groups,
                            const QuantGroup* panel, int64_t stride, float* out, int64_t out_stride,
                            float scale) {
-  const int64_t count = groups.end - groups.begin, cell = info(w.format).cell_bytes;
+  const int64_t count = groups.end - groups.begin, cell = info(w.format).cell_bytes();
   int64_t valid = range.valid;
   for (int64_t t = range.begin; t < range.end; ++t, out += 16, valid -= 16) {
     const int64_t at = (range.which * w.tiles + t) * w.groups + groups.begin;

@@ -5,9 +5,10 @@
 
 namespace geminate {
 
-// Up to kPanelRows activation rows: a panel of groups for quantized formats, else float rows.
+// Up to kPanelRows activation rows, as the format wants to see them.
 struct Activations {
   const QuantGroup* panel = nullptr;  // [groups, rows]
+  const CodeLine* codes = nullptr;    // [groups + 1, rows * halves]
   const float* x = nullptr;           // row i at x + i * x_stride
   int64_t x_stride = 0;
 };
@@ -21,9 +22,13 @@ constexpr int64_t kNearGroups = 48;
 // is what comes from afar; otherwise each tile is one stream.
 inline void multiply(const Kernels& kernels, const Matrix& w, const TileRange& range, const Activations& a,
                      int64_t rows, float* out, int64_t out_stride, float scale, bool again = false) {
-  if (!info(w.format).quantized) {
-    kernels.linear_bf16(w, range, a.x, a.x_stride, rows, out, out_stride, scale);
-    return;
+  switch (info(w.format).activations) {
+    case Seen::floats:
+      return kernels.linear_bf16(w, range, a.x, a.x_stride, rows, out, out_stride, scale);
+    case Seen::rows:
+      return kernels.linear_rows(w, range, a.codes, rows, out, out_stride, scale);
+    case Seen::groups:
+      break;
   }
   const int64_t step = again ? kNearGroups : w.groups;
   for (int64_t g = 0; g < w.groups; g += step) {

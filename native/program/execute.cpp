@@ -135,12 +135,26 @@ void Program::run_piece(const Work& work, int64_t index, const Pass& pass) {
 QuantGroup* Program::panel_row(int64_t r, int64_t rows, int64_t groups, int64_t* stride) const {
   const int64_t panel = r / kPanelRows;
   *stride = std::min<int64_t>(kPanelRows, rows - panel * kPanelRows);
-  return panels_ + panel * kPanelRows * groups + r % kPanelRows;
+  return static_cast<QuantGroup*>(panels_) + panel * kPanelRows * groups + r % kPanelRows;
 }
 
-Activations Program::activations(int x, int64_t r, int64_t rows, int64_t groups) const {
+CodeLine* Program::code_row(int64_t r, int64_t rows, int64_t groups, int64_t halves, int64_t* stride) const {
+  const int64_t panel = r / kPanelRows;
+  *stride = std::min<int64_t>(kPanelRows, rows - panel * kPanelRows) * halves;
+  return static_cast<CodeLine*>(panels_) + (panel * kPanelRows * (groups + 1) + r % kPanelRows) * halves;
+}
+
+Activations Program::activations(int x, const Matrix& w, int64_t r, int64_t rows) const {
   int64_t stride;
-  return {panel_row(r, rows, groups, &stride), buffer(x).row(r), buffer(x).stride};
+  switch (info(w.format).activations) {
+    case Seen::groups:
+      return {.panel = panel_row(r, rows, w.groups, &stride)};
+    case Seen::rows:
+      return {.codes = code_row(r, rows, w.groups, w.halves(), &stride)};
+    case Seen::floats:
+      break;
+  }
+  return {.x = buffer(x).row(r), .x_stride = buffer(x).stride};
 }
 
 }  // namespace geminate

@@ -91,7 +91,7 @@ void Program::run_part(const ExpertUpStep& s, const PieceAt& at) {
   const int64_t groups = s.w.groups, k = s.w.k;
   const auto row_of = [&](int64_t assignment) { return e.row[static_cast<size_t>(assignment)]; };
   multiply_expert(s.w, at.index, e.gate_up.data(), 2 * e.inner, [&](int64_t a, int64_t rows) -> Activations {
-    if (!info(s.w.format).quantized) {
+    if (info(s.w.format).activations == Seen::floats) {
       wide.resize(static_cast<size_t>(rows * k));
       for (int64_t i = 0; i < rows; ++i) {
         std::memcpy(wide.data() + i * k, buffer(s.x).row(row_of(a + i)),
@@ -118,7 +118,7 @@ void Program::run_part(const ExpertDownStep& s, const PieceAt& at) {
   const int64_t stride = 2 * e.inner;
   multiply_expert(s.w, at.index, e.down.data(), e.hidden, [&](int64_t a, int64_t rows) -> Activations {
     const float* x = e.gate_up.data() + a * stride;
-    if (!info(s.w.format).quantized) return {.x = x, .x_stride = stride};
+    if (info(s.w.format).activations == Seen::floats) return {.x = x, .x_stride = stride};
     panel.resize(static_cast<size_t>(s.w.groups * rows));
     for (int64_t i = 0; i < rows; ++i) kernels_->quantize(x + i * stride, s.w.k, panel.data() + i, rows);
     return {.panel = panel.data()};
@@ -161,7 +161,7 @@ int64_t Program::pieces(const ClusterLogitsStep& s, int64_t rows) const { return
 void Program::run_part(const ClusterLogitsStep& s, const PieceAt& at) {
   const int64_t r = at.index / s.top_k, j = at.index % s.top_k;  // max_rows is 1, so r is 0
   const TileRange range{clusters_->chosen[static_cast<size_t>(at.index)], 0, s.table.tiles, s.size};
-  const Activations x = activations(s.x, r, at.rows, s.table.groups);
+  const Activations x = activations(s.x, s.table, r, at.rows);
   float* to = buffer(s.out).row(r) + j * s.size;
   multiply(*kernels_, s.table, range, x, 1, to, s.size, 1.0f);
 }

@@ -40,7 +40,7 @@ void Program::run_part(const LinearStep& s, const PieceAt& at) {
   for (int64_t r = 0; r < at.rows; r += kPanelRows) {
     const int64_t block = std::min<int64_t>(kPanelRows, at.rows - r);
     float* to = out.row(r) + 16 * begin;
-    const Activations x = activations(s.x, r, at.rows, s.w.groups);
+    const Activations x = activations(s.x, s.w, r, at.rows);
     multiply(*kernels_, s.w, range, x, block, to, out.stride, s.scale, at.rows >= kManyRows);
     for (int64_t i = 0; s.cap > 0.0f && i < block; ++i) {
       kernels_->softcap(to + i * out.stride, columns, s.cap);

@@ -14,7 +14,9 @@ namespace {
 constexpr int kPanels = -1, kExperts = -2, kClusters = -3, kRecords = -4, kSlots = -5;  // slot i: kSlots - i
 
 // What a product with w reads its activations from.
-int activations_of(int x, const Matrix& w) { return info(w.format).quantized ? kPanels : x; }
+int activations_of(int x, const Matrix& w) {
+  return info(w.format).activations == Seen::floats ? x : kPanels;
+}
 
 Uses uses_of(const EmbedStep& s) { return {{}, {s.out}}; }
 Uses uses_of(const LookupStep& s) { return {{}, {s.out}}; }
@@ -64,15 +66,19 @@ void Program::append(Operation op) {
   const auto describe = [this](const auto& s) { return Step{s, s.split, gathered_, uses_of(s)}; };
   steps_.push_back(std::visit(describe, op));
   const std::vector<int>& writes = steps_.back().uses.writes;
-  if (quantized_ >= 0 && std::find(writes.begin(), writes.end(), quantized_) != writes.end()) quantized_ = -1;
+  if (quantized_.x >= 0 && std::find(writes.begin(), writes.end(), quantized_.x) != writes.end()) {
+    quantized_.x = -1;
+  }
 }
 
 void Program::quantize_for(int x, const Matrix& w) {
-  if (!info(w.format).quantized) return;
-  panel_groups_ = std::max(panel_groups_, w.groups);
-  if (quantized_ == x) return;
-  append(QuantizeStep{x});
-  quantized_ = x;
+  const Seen seen = info(w.format).activations;
+  if (seen == Seen::floats) return;
+  panel_lines_ = std::max(panel_lines_, seen == Seen::groups ? w.groups : (w.groups + 1) * w.halves());
+  const QuantizeStep wanted{.x = x, .seen = seen, .scale = w.input_scale};
+  if (quantized_ == wanted) return;
+  append(wanted);
+  quantized_ = wanted;
 }
 
 void Program::add(Operation op) { append(std::move(op)); }
@@ -112,7 +118,7 @@ void Program::add(const SoftcapStep& s) {
 
 void Program::add(const GatherStep& s) {
   gathered_ = true;
-  quantized_ = -1;  // its panels hold other rows
+  quantized_.x = -1;  // its panels hold other rows
   append(s);
 }
 
@@ -161,9 +167,9 @@ void Program::finish(int hidden, int logits, int candidates, int hidden_in,
       buffers_[b].base = allocate(max_rows_ * buffers_[b].stride);
     }
   }
-  static_assert(sizeof(QuantGroup) == 16 * sizeof(float));
+  static_assert(sizeof(QuantGroup) == 16 * sizeof(float) && sizeof(CodeLine) == sizeof(QuantGroup));
   const int64_t panels = (max_rows_ + kPanelRows - 1) / kPanelRows;
-  panels_ = reinterpret_cast<QuantGroup*>(allocate(panels * kPanelRows * panel_groups_ * 16 + 16));
+  panels_ = allocate(panels * kPanelRows * panel_lines_ * 16 + 16);
   stages_ = make_stages(steps_);
   done_ = std::make_unique<Pieces[]>(stages_.size());
   shares_ = std::make_unique<Share[]>(stages_.size() * static_cast<size_t>(pool_->size()));

@@ -63,7 +63,7 @@ inline int64_t parts_of(int64_t positions) { return (positions + kPart - 1) / kP
 constexpr int64_t kExpertPieces = 4;  // pieces of an expert's tiles
 
 // Bytes of a tile's codes.
-inline int64_t tile_bytes(const Matrix& w) { return w.groups * info(w.format).cell_bytes; }
+inline int64_t tile_bytes(const Matrix& w) { return w.groups * info(w.format).cell_bytes(); }
 
 // The row of a pass that a row step works on.
 struct RowAt {
@@ -140,7 +140,7 @@ class Program {
   struct Clusters;  // scratch of the centroid head
 
   void append(Operation op);
-  void quantize_for(int x, const Matrix& w);  // if w is of a quantized format
+  void quantize_for(int x, const Matrix& w);  // unless w takes floats
   int threads_for(const Pass& pass) const;
   void prepare(const Pass& pass, int threads);
   std::atomic<int64_t>* share(size_t stage, int thread);  // next piece of a thread's share of a stage
@@ -192,8 +192,9 @@ class Program {
   template <class Source>
   void multiply_expert(const Matrix& w, int64_t index, float* out, int64_t out_stride, Source activations_of);
   QuantGroup* panel_row(int64_t r, int64_t rows, int64_t groups, int64_t* stride) const;
-  // Rows r .. r + kPanelRows - 1 of buffer x, r a multiple of kPanelRows.
-  Activations activations(int x, int64_t r, int64_t rows, int64_t groups) const;
+  CodeLine* code_row(int64_t r, int64_t rows, int64_t groups, int64_t halves, int64_t* stride) const;
+  // Rows r .. r + kPanelRows - 1 of buffer x as w takes them, r a multiple of kPanelRows.
+  Activations activations(int x, const Matrix& w, int64_t r, int64_t rows) const;
   float* allocate(int64_t floats);
 
   std::shared_ptr<ThreadPool> pool_;
@@ -215,9 +216,10 @@ class Program {
   AlignedFloats record_memory_;
   float* records_ = nullptr;  // of parts that are walked apart: [rows, parts, heads, record]
   std::vector<void*> blocks_;
-  QuantGroup* panels_ = nullptr;
-  int64_t panel_groups_ = 0;
-  int quantized_ = -1;  // buffer whose quantized form stands in the panels
+  void* panels_ = nullptr;   // of QuantGroup or CodeLine
+  int64_t panel_lines_ = 0;  // of 64 bytes, at most, for each row
+  QuantizeStep quantized_{
+      .x = -1, .seen = Seen::floats, .scale = 0.0f};  // what stands in the panels; x -1: nothing
   bool gathered_ = false;
   int64_t weight_bytes_ = 0, min_vocab_ = INT64_MAX;
   int64_t position_bytes_ = 0;  // of keys and values that layers without a window read

@@ -36,6 +36,11 @@ void Program::run_row(const NormStep& s, const RowAt& at) {
 void Program::run_row(const QuantizeStep& s, const RowAt& at) {
   const Buffer& x = buffer(s.x);
   int64_t stride;
+  if (s.seen == Seen::rows) {
+    const int64_t groups = (x.width + kRowColumns - 1) / kRowColumns;
+    CodeLine* to = code_row(at.row, at.rows, groups, s.scale > 0.0f ? 1 : 2, &stride);
+    return kernels_->quantize_row(x.row(at.row), x.width, s.scale, to, stride);
+  }
   QuantGroup* to = panel_row(at.row, at.rows, (x.width + kGroup - 1) / kGroup, &stride);
   kernels_->quantize(x.row(at.row), x.width, to, stride);
 }

@@ -46,6 +46,9 @@ struct NormStep {
 struct QuantizeStep {
   static constexpr Split split = Split::rows;
   int x;
+  Seen seen;    // groups or rows
+  float scale;  // of rows; 0: each row's own, 16 bits
+  bool operator==(const QuantizeStep&) const = default;
 };
 struct LinearStep {
   static constexpr Split split = Split::parts;

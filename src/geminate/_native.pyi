@@ -36,17 +36,32 @@ class Matrix:
     """Weights ``[stack, n, k]`` as `geminate.backends.tiles` lays them out, kept alive.
 
     Args:
-        format: bf16, int8 or int4.
+        format: a name of `geminate.formats.table`.
         data: uint8, flat.
-        scales: float16 bits, flat; None for bf16.
+        scales: float16 bits, flat; of the group formats.
+        row_scales: flat; of the row formats.
+        input_scale, output_scale: see `geminate.formats.matrix.PackedMatrix`.
     """
 
-    def __init__(self, format: str, n: int, k: int, stack: int, data: U8, scales: U16 | None) -> None: ...
+    def __init__(
+        self,
+        format: str,
+        n: int,
+        k: int,
+        stack: int,
+        data: U8,
+        scales: U16 | None,
+        row_scales: F32 | None = None,
+        input_scale: float = 0.0,
+        output_scale: float = 0.0,
+    ) -> None: ...
 
 class RowTable:
-    """A table ``[rows, width]`` read row by row, kept alive; arguments as `Matrix`, bf16 or int8."""
+    """A table ``[rows, width]`` read row by row, kept alive; arguments as `Matrix`, int4 aside."""
 
-    def __init__(self, format: str, rows: int, width: int, data: U8, scales: U16 | None) -> None: ...
+    def __init__(
+        self, format: str, rows: int, width: int, data: U8, scales: U16 | None, row_scales: F32 | None = None
+    ) -> None: ...
 
 class Pool:
     """Threads that programs share."""
