@@ -13,6 +13,8 @@ from geminate.engine.messages import EngineRequest
 from geminate.errors import ParameterError
 from geminate.tools.bench import memory
 from geminate.tools.bench.decode import behind_context, random_prompts
+from geminate.tools.bench.shapes import load_shape
+from geminate.tools.bench.step import Work
 from support.cli import geminate, refused
 
 
@@ -41,6 +43,21 @@ def test_step_of_experts(models: dict[str, Path]) -> None:
     experts = list(r["experts_per_layer"].values())
     assert experts == sorted(experts) and experts[0] < experts[-1], "more rows read more experts"
     assert r["weight_bytes_by_rows"]["8"] > r["weight_bytes_by_rows"]["1"] == r["weight_bytes"]
+
+
+def test_step_of_the_mobile_mix(models: dict[str, Path]) -> None:
+    r = last_line("step", "--shape", str(models["E2B"]), "--rows", "1,5", "--repeats", "3", "--weights", "mobile")
+    config, _, _ = load_shape(str(models["E2B"]), None)
+    work, coarse = Work(config, "mobile"), Work(config, "int4")
+    assert r["weights"] == "mobile" and r["macs_per_row"] == work.macs() and r["weight_bytes"] == work.bytes(0, 1)
+    # The head's activations have 16 bits: two products for each of its weights.
+    assert work.macs() - coarse.macs() == config.vocab_size * config.hidden_size
+
+
+def test_decode_the_mobile_mix(models: dict[str, Path]) -> None:
+    shape = ("--shape", str(models["E2B"]), "--synthetic-acceptance", "1,0", "--weights", "mobile")
+    r = last_line("decode", *shape, "--lengths", "1", "--limit", "1", "--max-tokens", "12", "--repeats", "1")
+    assert r["weights"] == "mobile" and r["acceptance_length"]["1"] == pytest.approx(2.0, abs=0.2)
 
 
 def test_decode_the_embedded_pair() -> None:

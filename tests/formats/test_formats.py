@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 
 from geminate.backends import select
 from geminate.errors import WeightsError
+from geminate.formats.matrix import RowTable
 from geminate.formats.rounding import bf16_to_f32, f32_to_bf16
-from geminate.formats.table import FORMATS, Codes
+from geminate.formats.row_codes import pack_codes, packed_width, unpack_codes
+from geminate.formats.table import FORMATS, MOST_COLUMNS, ROW_FORMATS, Codes
 from support.packed import pack_matrix, row_table
 
 NATIVE = Path(__file__).parents[2] / "native" / "kernels" / "formats.h"
@@ -72,9 +74,11 @@ def test_a_layout_keeps_codes_and_scales(fmt: str, n: int, k: int, seed: int) ->
     """Any rows, in any order, repeated or not, come back as they went in."""
     row, layout = FORMATS[fmt], select.layout(fmt)  # type: ignore[index, arg-type]
     g = np.random.default_rng(seed)
-    low, high = (row.lowest, row.highest) if row.group else (0, 65535)
+    low, high = (row.lowest, row.highest) if row.lowest else (0, 65535)
     values = g.integers(low, high + 1, (n, k)).astype(row.dtype)
     scales = g.integers(0, 30000, (n, -(-k // row.group))).astype(np.uint16) if row.group else None
+    if row.row_scaled:
+        scales = g.random((n, 1), dtype=np.float32)
     planes = layout.pack(Codes(values=values, scales=scales))
     shapes = layout.shapes(n, k)
     assert list(planes) == list(shapes) == list(row.planes)
@@ -85,24 +89,49 @@ def test_a_layout_keeps_codes_and_scales(fmt: str, n: int, k: int, seed: int) ->
         got = layout.unpack(planes, n, k, asked)
         assert np.array_equal(got.values, values[want])
         assert scales is None or np.array_equal(got.scales, scales[want])
-    if n % layout.rows == 0 and k % 32 == 0:
+    if n % layout.rows == 0 and k % 64 == 0:
         assert sum(plane.nbytes for plane in planes.values()) == row.nbytes(n, k)
 
 
+@settings(max_examples=40, deadline=None)
+@given(st.sampled_from(sorted(ROW_FORMATS)), st.integers(1, 9), st.integers(1, 70), st.integers(0, 1000))
+def test_codes_of_a_row_are_packed_low_bits_first(bits: int, n: int, k: int, seed: int) -> None:
+    lowest = -(1 << (bits - 1))
+    codes = np.random.default_rng(seed).integers(lowest, -lowest, (n, k)).astype(np.int8)
+    packed = pack_codes(codes, bits)
+    assert packed.shape == (n, packed_width(k, bits)) and np.array_equal(unpack_codes(packed, bits, k), codes)
+    offset = 0 if bits == 8 else -lowest
+    for i, row in enumerate(packed):
+        whole = int.from_bytes(row.tobytes(), "little")
+        fields = [(whole >> (bits * j)) & ((1 << bits) - 1) for j in range(k)]
+        assert fields == [(int(code) + offset) & ((1 << bits) - 1) for code in codes[i]]
+        assert whole >> (bits * k) == 0
+
+
+def test_a_table_has_a_scale_for_each_block_of_a_row() -> None:
+    g = np.random.default_rng(4)
+    codes, scales = g.integers(-2, 2, (5, 12)).astype(np.int8), g.random((5, 3), dtype=np.float32)
+    table = RowTable(format="q2r", rows=5, width=12, planes={"codes": pack_codes(codes, 2), "scales": scales})
+    want = np.array([[codes[r, c] * scales[r, c // 4] for c in range(12)] for r in (4, 0, 4)], np.float32)
+    assert np.array_equal(table.dequantized_rows(np.array([4, 0, 4], np.int32)), want)
+
+
 def test_the_native_table_has_the_same_rows() -> None:
-    """Names, bytes of a cell, scales and activations of native/kernels/formats.h."""
+    """Names, bits, activations and row tables of native/kernels/formats.h, and the longest row."""
+    text = NATIVE.read_text()
     found = re.findall(
-        r'\.name = "(\w+)",\s*\.cell_bytes = (\d+),\s*\.scaled = (\w+),\s*\.quantized = (\w+),\s*\.table_bytes = (\d+)',
-        NATIVE.read_text(),
+        r'\.name = "(\w+)",\s*\.bits = (\d+),\s*\.columns = (\w+),\s*\.activations = Seen::(\w+),\s*\.table = (\w+)',
+        text,
     )
     ours = [
         (
             row.name,
-            str(16 * 32 * row.bits // 8),
-            "true" if "scales" in row.planes else "false",
-            "true" if row.quantized_activations else "false",
-            str(row.bits // 8 if row.row_table else 0),
+            str(row.bits),
+            "kRowColumns" if row.row_scaled else "kGroup",
+            "floats" if row.activations == "float" else row.activations,
+            "true" if row.row_table else "false",
         )
         for row in FORMATS.values()
     ]
     assert found == ours
+    assert f"kMostColumns = 1 << {MOST_COLUMNS.bit_length() - 1};" in text and MOST_COLUMNS.bit_count() == 1

@@ -24,6 +24,7 @@ from support.packed import pack_matrix
 WIDTH, VOCAB, MOST = 77, 96, 33
 ISAS = supported_isas()
 FORMATS = ("bf16", "int8", "int4")
+ROW_FORMATS = ("q2r", "q4r", "q8r")  # more of them in test_row_formats.py
 G = np.random.default_rng(0)
 
 
@@ -32,7 +33,7 @@ def weights(n: int, k: int, fmt: str, stack: int = 0):
     return pack_matrix((G.standard_normal(shape) * k**-0.5).astype(np.float32), fmt)  # type: ignore[arg-type]
 
 
-TABLE = {fmt: weights(VOCAB, WIDTH, fmt) for fmt in FORMATS}
+TABLE = {fmt: weights(VOCAB, WIDTH, fmt) for fmt in FORMATS + ROW_FORMATS}
 
 
 def plan(nodes: list[p.Node], out: str, widths: dict[str, int], ropes: tuple[p.RopeTable, ...] = ()) -> p.Plan:
@@ -125,6 +126,12 @@ def cases() -> dict[str, Callable[[], p.Plan]]:
             )
         made[f"embed {fmt}"] = lambda fmt=fmt: plan([p.Embed(out="o", table=TABLE[fmt], scale=2.0)], "o", {"o": WIDTH})
         made[f"experts {fmt}"] = lambda fmt=fmt: experts(fmt)
+    for fmt in ROW_FORMATS:
+        for first in (32, 21):
+            made[f"linear {fmt} from {first}"] = lambda fmt=fmt, first=first: plan(
+                [p.Linear(x="x", out="o", w=weights(90, WIDTH, fmt), first=first, scale=0.3)], "o", {"o": 37}
+            )
+        made[f"embed {fmt}"] = lambda fmt=fmt: plan([p.Embed(out="o", table=TABLE[fmt], scale=2.0)], "o", {"o": WIDTH})
     for fmt in ("bf16", "int8"):
         made[f"lookup {fmt}"] = lambda fmt=fmt: plan(
             [p.RowLookup(out="o", table=row_table(fmt), scale=0.5)], "o", {"o": 50}

@@ -7,6 +7,7 @@ import numpy as np
 from geminate.arrays import F32
 from geminate.backends import select
 from geminate.formats.matrix import PackedMatrix, RowTable
+from geminate.formats.row_codes import pack_codes
 from geminate.formats.table import FORMATS, WeightFormat
 
 
@@ -21,6 +22,8 @@ def pack_matrix(weights: F32, fmt: WeightFormat) -> PackedMatrix:
 
 def row_table(values: F32, fmt: WeightFormat) -> RowTable:
     """A row-major table of float32 [rows, width]."""
-    codes = FORMATS[fmt].quantize(values)
-    planes = {"codes": codes.values} | ({} if codes.scales is None else {"scales": codes.scales})
+    row = FORMATS[fmt]
+    codes = row.quantize(values)
+    stored = pack_codes(codes.values.view(np.int8), row.bits) if row.row_scaled else codes.values
+    planes = {"codes": stored} | ({} if codes.scales is None else {"scales": codes.scales})
     return RowTable(format=fmt, rows=len(values), width=values.shape[1], planes=planes)

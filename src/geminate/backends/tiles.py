@@ -8,10 +8,10 @@ between a and b, so one 64-byte load brings b neighbouring values of 16 rows:
 - ``int4``: strip uint8 [4, 4]; byte [c, b] holds the code + 8 of column 4c + b in its low nibble and of column
   16 + 4c + b in its high nibble; [tiles, groups, 4, 16, 4].
 - ``q8r``: as int8, strip uint8 [16, 4].
-- ``q4r``: strip uint8 [8, 4]; byte [c, b] holds the code + 8 of column 8c + b in its low nibble and of column 8c + 4 + b
-  in its high nibble.
-- ``q2r``: strip uint8 [4, 4]; byte [c, b] holds the code + 2 of columns 16c + b, 16c + 4 + b, 16c + 8 + b and 16c + 12 + b,
-  low bits first.
+- ``q4r``: strip uint8 [8, 4]; byte [c, b] holds the code + 8 of column 8c + b in its low nibble and of column
+  8c + 4 + b in its high nibble.
+- ``q2r``: strip uint8 [4, 4]; byte [c, b] holds the code + 2 of columns 16c + b, 16c + 4 + b, 16c + 8 + b and
+  16c + 12 + b, low bits first.
 
 Scales are uint16 [tiles, groups, 16], of row formats float32 [tiles, 1, 16]. Rows pad to 16 and columns to whole cells
 with code 0, and rows with scale 0.

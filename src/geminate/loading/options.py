@@ -24,9 +24,8 @@ class LoadOptions:
     Attributes:
         model: directory, GGUF file or hub id; None, or ``embedded``, is the embedded pair (./embedded a directory).
         drafter: ``auto`` (found beside the model), ``embedded``, a directory, GGUF file or hub id, or None for none.
-        weights: ``bf16``, ``int8``, ``int4``, ``int4+``, or ``auto``: the file's own grid if it has one, else int8.
-            ``mobile``: refuse all but checkpoints with static activations, which ``auto`` takes as they are too.
-            The drafter is never kept below int8.
+        weights: ``bf16``, ``int8``, ``int4``, ``int4+``, ``mobile`` (of a checkpoint for devices only), or ``auto``:
+            the file's own grid if it has one, else int8. The drafter is never kept below int8.
         kv: keys and values in float16 (``f16``) or ``int8``, which takes about half the memory.
         threads: worker threads; None is the number of physical cores.
         prefill_chunk: maximum number of prompt tokens in one forward pass, 1 to 4096.
@@ -54,7 +53,7 @@ class LoadOptions:
         default="auto",
         metadata={
             "help": "Weight format: bf16, int8, int4 or int4+; auto: keep the file's own quantization (Q4_0, Q8_0, "
-            "mobile) if it has one, otherwise int8."
+            "mobile) if it has one, otherwise int8; mobile: 2, 4 and 8 bits, of checkpoints made for devices only."
         },
     )
     kv: KVFormat = field(

@@ -92,8 +92,10 @@ def keeps_int8(spec: TensorSpec, config: TargetConfig) -> bool:
 
 
 def mobile_format(spec: TensorSpec, config: TargetConfig) -> WeightFormat:
-    """The published bits of E2B for devices: 4 in attention and the MLPs of layers with keys and values of their own, 2 in
-    the MLPs of the others, 8 in per-layer gates, 2 in embedding and head; the projection of per-layer inputs is bf16.
+    """The published bits of E2B for devices; the projection of per-layer inputs is bf16.
+
+    4 in attention and the MLPs of layers with keys and values of their own, 2 in the MLPs of the others, 8 in per-layer
+    gates, 2 in embedding and head.
 
     The per-layer table has 4 bits in E2B, whose MLPs have two widths, and 2 in E4B.
     """
