@@ -36,33 +36,38 @@ def cut(name: str) -> Callable[[Tensors], None]:
     return lambda found: found.update({name: found[name][:, :-1].contiguous()})
 
 
+def unquantized(found: Tensors) -> None:
+    for name in [name for name in found if name.startswith(UP)]:
+        del found[name]
+    found[f"{UP}.weight"] = torch.zeros(27, 37, dtype=torch.bfloat16)
+
+
 BROKEN: dict[str, tuple[Callable[[Tensors], None], str]] = {
     "packing width": (cut(f"{UP}.weight"), rf"{UP}\.weight has 18 bytes a row; 37 columns of 4 bits.* take 19"),
-    "width of a table": (cut("model.embed_tokens.embedding_quantized"), r"embed_tokens\.embedding_quantized has 9 bytes"),
+    "width of a table": (cut("model.embed_tokens.embedding_quantized"), r"embedding_quantized has 9 bytes"),
     "no scale": (drop(f"{UP}.weight_scale"), rf"{UP} has no weight_scale beside"),
     "no codes": (drop(f"{UP}.weight"), rf"{UP} has no weight beside"),
-    "no table": (drop("model.embed_tokens_per_layer.embedding_scale"), r"embed_tokens_per_layer has no embedding_scale"),
-    "one activation scale": (drop(f"{UP}.input_activation_scale"), rf"{UP} has no input_activation_scale, which belongs"),
+    "no table": (drop("model.embed_tokens_per_layer.embedding_scale"), r"_per_layer has no embedding_scale"),
+    "one activation scale": (drop(f"{UP}.input_activation_scale"), rf"{UP} has no input_activation_scale"),
     "no head": (lambda found: [found.pop(n) for n in list(found) if n.startswith("lm_head")] and None,
                 r"misses tensors: lm_head"),
-    "NaN scale": (edit(f"{UP}.weight_scale", lambda t: t[3].fill_(float("nan"))), rf"{UP}\.weight_scale holds negative"),
-    "negative scale": (edit(f"{UP}.weight_scale", lambda t: t[3].neg_()), rf"{UP}\.weight_scale holds negative"),
+    "NaN scale": (edit(f"{UP}.weight_scale", lambda t: t[3].fill_(float("nan"))), rf"{UP}\.weight_scale holds neg"),
+    "negative scale": (edit(f"{UP}.weight_scale", lambda t: t[3].neg_()), rf"{UP}\.weight_scale holds neg"),
     "negative scale of a table": (edit("model.embed_tokens_per_layer.embedding_scale", lambda t: t[5].neg_()),
                                   r"embed_tokens_per_layer\.embedding_scale holds negative"),
     "infinite activation": (put(f"{UP}.input_activation_scale", torch.tensor(float("inf"))),
                             rf"{UP}\.input_activation_scale is inf"),
     "negative activation": (put(f"{UP}.output_activation_scale", torch.tensor(-0.5)),
                             rf"{UP}\.output_activation_scale is -0\.5"),
-    "activations by channel": (put(f"{UP}.output_activation_scale", torch.ones(27)), r"must be one number, not F32 \[27\]"),
+    "activations by channel": (put(f"{UP}.output_activation_scale", torch.ones(27)), r"one number, not F32 \[27\]"),
     "scales by block": (put(f"{UP}.weight_scale", torch.ones(27, 37)), r"has 37 scales a row; of matrices one"),
     "too few scales": (put(f"{UP}.weight_scale", torch.ones(26, 1)), rf"{UP}\.weight_scale is F32 \[26, 1\]"),
     "blocks that do not divide": (put("model.embed_tokens_per_layer.embedding_scale", torch.ones(96, 4)),
                                   r"embedding_scale has 4 scales for 30 columns"),
     "int8 where 4 bits are named": (put(f"{UP}.weight", torch.zeros(27, 37, dtype=torch.int8)),
                                     rf"{UP}\.weight is I8 .*4 bits, as quantization_config"),
-    "plain where 4 bits are named": (lambda found: [found.pop(n) for n in list(found) if n.startswith(UP)] and found.update(
-        {f"{UP}.weight": torch.zeros(27, 37, dtype=torch.bfloat16)}), rf"{UP} has no weight_scale"),
-    "codes where none are named": (put("model.per_layer_model_projection.weight", torch.zeros(30, 19, dtype=torch.uint8)),
+    "plain where 4 bits are named": (unquantized, rf"{UP} has no weight_scale"),
+    "codes where none are named": (put("model.per_layer_model_projection.weight", torch.zeros(30, 19).byte()),
                                    r"per_layer_model_projection is stored as weight \(U8\), but"),
     "a bias": (put(f"{UP}.bias", torch.zeros(27)), r"does not know: model\.layers\.0\.mlp\.up_proj\.bias"),
 }  # fmt: skip
@@ -84,8 +89,8 @@ def gemma(**fields: Any) -> Callable[[Config], None]:
 
 FIELDS: dict[str, tuple[Callable[[Config], None], str]] = {
     "bits": (gemma(num_bits=3), r"num_bits must be 2, 4 or 8, not 3"),
-    "bits of a module": (gemma(module_quant_configs={"mlp": {"num_bits": True}}), r"num_bits must be 2, 4 or 8, not true"),
-    "another option": (gemma(module_quant_configs={"mlp": {"group_size": 32}}), r"sets 'group_size', which is not supp"),
+    "bits of a module": (gemma(module_quant_configs={"mlp": {"num_bits": True}}), r"2, 4 or 8, not true"),
+    "another option": (gemma(module_quant_configs={"mlp": {"group_size": 32}}), r"sets 'group_size'"),
     "another field": (gemma(activation_bits=16), r"quantization_config sets 'activation_bits'"),
     "a slow pattern": (gemma(module_quant_configs={"(.*a)*b": {}}), r"too complex"),
     "an invalid pattern": (gemma(module_quant_configs={"layers[": {}}), r"invalid"),
@@ -158,7 +163,9 @@ def test_an_embedding_scale_is_not_rounded(tmp_path: Path) -> None:
     assert config.embed_scale == float(np.float32(37**0.5)) and not config.tied_head
 
 
-@pytest.mark.parametrize("pattern", [r"(a+)+$", r"(a|aa)*b", r"a*b*c*d*", r"(x)\1", r"(?P<n>a)(?P=n)", "a" * 300, 7, ""])
+@pytest.mark.parametrize(
+    "pattern", [r"(a+)+$", r"(a|aa)*b", r"a*b*c*d*", r"(x)\1", r"(?P<n>a)(?P=n)", "a" * 300, 7, ""]
+)
 def test_patterns_that_may_take_long(pattern: object) -> None:
     with pytest.raises(ConfigError, match="pattern"):
         compiled(pattern, "here")
@@ -179,14 +186,15 @@ def test_published_patterns_are_read(pattern: str, name: str, found: bool) -> No
 
 def test_the_first_pattern_decides() -> None:
     scheme = static_scheme({"quantization_config": {
-        "quant_method": "gemma", "quantize_embeddings": True, "modules_to_not_convert": ["per_layer_model_projection", "a.b"],
+        "quant_method": "gemma", "quantize_embeddings": True,
+        "modules_to_not_convert": ["per_layer_model_projection", "a.b"],
         "module_quant_configs": {r"layers\.(\d|1[0-4])\.mlp\.": {"num_bits": 4}, r"layers\.\d+\.mlp\.": {"num_bits": 2},
                                  "attn": {}},
         "num_bits": 8}})  # fmt: skip
     assert scheme is not None
     bits = {name: scheme.bits(name, "Linear") for name in (
-        "layers.3.mlp.up_proj", "layers.15.mlp.up_proj", "layers.1.attn.q", "other", "x.per_layer_model_projection", "a.b.c",
-        "a.bc")}  # fmt: skip
+        "layers.3.mlp.up_proj", "layers.15.mlp.up_proj", "layers.1.attn.q", "other", "x.per_layer_model_projection",
+        "a.b.c", "a.bc")}  # fmt: skip
     assert list(bits.values()) == [4, 2, 8, 8, None, None, 8]
 
 

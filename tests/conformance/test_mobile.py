@@ -52,7 +52,7 @@ def test_integer_sums_are_equal(name: str, isa: str, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("GEMINATE_ISA", isa)
     backend, store, want = make_backend(2), store_of(FIXTURES / name), reference(name)
     modules = sorted(key.removesuffix(".input") for key in want if key.endswith(".input"))
-    assert len(modules) == (6 * 7 + 3 * 2 + 1 if name == "e2b" else 6 * 7 + 3 * 2 + 1)
+    assert len(modules) == 6 * 7 + 3 * 2 + 1
     seen = set()
     for module in modules:
         w = store.matrix(canonical(f"{module}.weight"))
@@ -107,7 +107,7 @@ def test_other_forms_are_the_same_model(name: str, form: object, tmp_path: Path)
 
 @pytest.mark.parametrize("name", MODELS)
 def test_tables_and_packed_file(name: str, tmp_path: Path) -> None:
-    """Rows of the tables are code times scale; a second start reads the packed file, with the same activation scales."""
+    """Rows of the tables are code times scale; a second start reads the packed file, with the same numbers."""
     directory = copied(name, tmp_path / "m")
     config = load_target_config(directory)
     source = open_model(directory)

@@ -27,7 +27,9 @@ PARAMS = SamplingParams(max_tokens=40, temperature=0.8, seed=3, ignore_eos=True)
 
 def drafter_for(llm: LLM, raw_target: dict[str, object], out: Path, *, recorded: bool) -> Path:
     """A drafter from scratch, as `geminate train drafter` would begin."""
-    raw = scratch_config(llm.config, raw_target, hidden=32, layers=2, heads=None, intermediate=None, centroid_head=False)
+    raw = scratch_config(
+        llm.config, raw_target, hidden=32, layers=2, heads=None, intermediate=None, centroid_head=False
+    )
     torch.manual_seed(0)
     drafter = Drafter(load_assistant_config(raw), "P")
     _initialise(drafter)
@@ -64,7 +66,9 @@ def test_a_drafter_for_mobile_weights(name: str, tmp_path: Path) -> None:
     outputs = [llm.generate([ids], PARAMS, speculation=k)[0].token_ids for k in (0, 1, 4, 7)]
     assert outputs.count(outputs[0]) == len(outputs)
 
-    other = changed(name, tmp_path / "other", tensors=lambda t: (t["model.layers.0.mlp.up_proj.weight"].fill_(7), None)[1])
+    other = changed(
+        name, tmp_path / "other", tensors=lambda t: (t["model.layers.0.mlp.up_proj.weight"].fill_(7), None)[1]
+    )
     matched, text = note(other, trained)
     assert matched is False and "other weights" in text
 

@@ -170,7 +170,9 @@ def _plain(module: str, parts: Mapping[str, TensorEntry]) -> TensorEntry:
     return entry
 
 
-def _taken(module: str, parts: Mapping[str, TensorEntry], bits: int, needed: tuple[str, ...], may: tuple[str, ...]) -> list[TensorEntry]:
+def _taken(
+    module: str, parts: Mapping[str, TensorEntry], bits: int, needed: tuple[str, ...], may: tuple[str, ...]
+) -> list[TensorEntry]:
     """The needed parts, if nothing else stands there."""
     path = next(iter(parts.values())).path
     for part in needed:
@@ -194,27 +196,35 @@ def _gemma_form(module: str, parts: Mapping[str, TensorEntry], bits: int, kind: 
         if sum(side in parts for side in sides) == 1:
             missing = next(side for side in sides if side not in parts)
             raise WeightsError(f"{stored.path}: {module} has no {missing}, which belongs to its other scale")
-        activations = _activation(parts.get(sides[0])), _activation(parts.get(sides[1]))
+        activations = _activations(parts, sides)
     return _entry(stored, scales, bits, "I8" if bits == 8 else "U8", activations, kind)
 
 
 def _compressed_form(module: str, parts: Mapping[str, TensorEntry], bits: int, kind: Kind) -> RowScaledEntry:
     sides = () if kind == "Embedding" else ("input_scale", "output_scale")
+    activations = _activations(parts, sides)
     if "weight_packed" in parts or bits != 8:
         stored, scales, shape = _taken(module, parts, bits, ("weight_packed", "weight_scale", "weight_shape"), sides)
-        made = _entry(stored, scales, bits, "I32", (_activation(parts.get("input_scale")), _activation(parts.get("output_scale"))), kind)
+        made = _entry(stored, scales, bits, "I32", activations, kind)
         if shape.dtype not in ("I64", "I32") or shape.shape != (2,):
             raise WeightsError(f"{shape.path}: {shape.name} must hold two integers")
         n, k = (int(number) for number in shape.map())
         if n != made.shape[0] or not 0 < k < 1 << 31:
-            raise WeightsError(f"{shape.path}: {shape.name} says [{n}, {k}], but {stored.name} has {made.shape[0]} rows")
+            raise WeightsError(
+                f"{shape.path}: {shape.name} says [{n}, {k}], but {stored.name} has {made.shape[0]} rows"
+            )
         return made.of_width(k)
     stored, scales = _taken(module, parts, bits, ("weight", "weight_scale"), sides)
-    return _entry(stored, scales, bits, "I8", (_activation(parts.get("input_scale")), _activation(parts.get("output_scale"))), kind)
+    return _entry(stored, scales, bits, "I8", activations, kind)
+
+
+def _activations(parts: Mapping[str, TensorEntry], sides: tuple[str, ...]) -> tuple[float, float]:
+    """Input and output scale; 0 without one."""
+    into, out = (_activation(parts.get(side)) for side in sides) if sides else (0.0, 0.0)
+    return into, out
 
 
 def _activation(entry: TensorEntry | None) -> float:
-    """An activation's scale; 0 without one."""
     if entry is None:
         return 0.0
     if entry.dtype not in FLOATS or entry.shape not in ((), (1,)):

@@ -1,4 +1,4 @@
-"""Make the reference files beside this script: tiny mobile checkpoints, and what transformers 5.24.0 computes with them.
+"""Make the files beside this script: tiny mobile checkpoints, and what transformers 5.24.0 computes with them.
 
     python -m venv V && V/bin/pip install transformers==5.24.0 torch==2.13.0 safetensors numpy
     V/bin/python tests/conformance/mobile/make.py
@@ -89,7 +89,11 @@ def codes_of(module: QuantizedLinear) -> torch.Tensor:
 def drawn(n: int, k: int, bits: int, g: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
     """Random codes with a scale for each row; every code occurs."""
     w = torch.randn(n, k, generator=g)
-    scale = {2: torch.full((n, 1), 0.95), 4: w.abs().amax(1, keepdim=True) / 7.4, 8: w.abs().amax(1, keepdim=True) / 127.5}[bits]
+    scale = {
+        2: torch.full((n, 1), 0.95),
+        4: w.abs().amax(1, keepdim=True) / 7.4,
+        8: w.abs().amax(1, keepdim=True) / 127.5,
+    }[bits]
     low = -(2 ** (bits - 1))
     codes = (w / scale).round().clamp(low, -low - 1)
     codes[0, 0], codes[0, -1] = low, -low - 1
@@ -115,9 +119,17 @@ def randomise(model: torch.nn.Module, seed: int) -> None:
             module.embedding_scale = torch.nn.Parameter(step * (0.5 + torch.rand(n, blocks, generator=g)))
             quantized.add(name)
     head, table = model.lm_head, model.model.embed_tokens
-    head.weight.data, head.weight_scale.data = table.embedding_quantized.data.clone(), table.embedding_scale.data.clone()
+    head.weight.data, head.weight_scale.data = (
+        table.embedding_quantized.data.clone(),
+        table.embedding_scale.data.clone(),
+    )
     for name, p in [*model.named_parameters(), *model.named_buffers()]:
-        if name.rpartition(".")[0] in quantized or not p.is_floating_point() or "inv_freq" in name or "embed_scale" in name:
+        if (
+            name.rpartition(".")[0] in quantized
+            or not p.is_floating_point()
+            or "inv_freq" in name
+            or "embed_scale" in name
+        ):
             continue
         if name.endswith("layer_scalar"):
             value = 0.7 + 0.3 * torch.rand(p.shape, generator=g)
@@ -147,7 +159,11 @@ def calibrate(model: torch.nn.Module, ids: torch.Tensor) -> None:
         module = model.get_submodule(name)
         module.input_activation_scale.data.fill_(into / 120)
         module.output_activation_scale.data.fill_(out / 120)
-    for name, input_too in (("lm_head", True), ("model.layers.1.mlp.up_proj", True), ("model.layers.4.self_attn.o_proj", False)):
+    for name, input_too in (
+        ("lm_head", True),
+        ("model.layers.1.mlp.up_proj", True),
+        ("model.layers.4.self_attn.o_proj", False),
+    ):
         module = model.get_submodule(name)
         module.output_activation_scale.data.zero_()
         if input_too:
