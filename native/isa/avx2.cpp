@@ -243,12 +243,12 @@ static inline void add_bytes(const uint8_t* w, int64_t groups, const CodeLine* x
     }
   }
 }
+// Codes of 2 or 4 bits: their products are summed in int16 as long as that is exact.
 template <int Bits, int R>
-static inline void add_codes(const uint8_t* w, int64_t groups, const CodeLine* x, int64_t stride, I* sums) {
-  if constexpr (Bits == 8) return add_bytes<R>(w, groups, x, stride, sums);
+static inline void add_fields(const uint8_t* w, int64_t groups, const CodeLine* x, int64_t stride, I* sums) {
   constexpr int kEach = 8 / Bits;             // codes of a byte
-  constexpr int kWords = Bits == 4 ? 8 : 16;  // of four columns, whose products are summed in int16
-  static_assert(kWords * 2 * ((1 << Bits) - 1) * 128 <= INT16_MAX || Bits == 8);
+  constexpr int kWords = Bits == 4 ? 8 : 16;  // of four columns, to be summed in int16
+  static_assert(kWords * 2 * ((1 << Bits) - 1) * 128 <= INT16_MAX);
   const __m256i mask = _mm256_set1_epi8((1 << Bits) - 1);
   for (int64_t g = 0; g < groups; ++g, x += stride) {
     for (int first = 0; first < kRowColumns / 4; first += kWords) {
@@ -272,6 +272,14 @@ static inline void add_codes(const uint8_t* w, int64_t groups, const CodeLine* x
       }
       for (int m = 0; m < R; ++m) sums[m] = add_pairs(sums[m], a[m], b[m]);
     }
+  }
+}
+template <int Bits, int R>
+static inline void add_codes(const uint8_t* w, int64_t groups, const CodeLine* x, int64_t stride, I* sums) {
+  if constexpr (Bits == 8) {
+    add_bytes<R>(w, groups, x, stride, sums);
+  } else {
+    add_fields<Bits, R>(w, groups, x, stride, sums);
   }
 }
 

@@ -153,10 +153,12 @@ static inline void add_codes(const uint8_t* w, int64_t groups, const CodeLine* x
   constexpr int kEach = 8 / Bits;  // codes of a byte
   // Products take some five cycles and two may start in each, so ten sums or more should be under way.
   constexpr int kChains = R <= 4 ? 4 : R <= 8 ? 2 : 1;
-  const __m512i mask = _mm512_set1_epi8((1 << Bits) - 1);
+  const __m512i mask = _mm512_set1_epi8(static_cast<char>((1 << Bits) - 1));
   __m512i sum[R][kChains];
+#pragma GCC unroll 16
   for (int m = 0; m < R; ++m) {
     sum[m][0] = sums[m].v;
+#pragma GCC unroll 4
     for (int c = 1; c < kChains; ++c) sum[m][c] = _mm512_setzero_si512();
   }
   for (int64_t g = 0; g < groups; ++g, w += 16 * kRowColumns / kEach, x += stride) {
@@ -176,7 +178,9 @@ static inline void add_codes(const uint8_t* w, int64_t groups, const CodeLine* x
       }
     }
   }
+#pragma GCC unroll 16
   for (int m = 0; m < R; ++m) {
+#pragma GCC unroll 4
     for (int c = 1; c < kChains; ++c) sum[m][0] = _mm512_add_epi32(sum[m][0], sum[m][c]);
     sums[m].v = sum[m][0];
   }

@@ -92,23 +92,22 @@ def keeps_int8(spec: TensorSpec, config: TargetConfig) -> bool:
 
 
 def mobile_format(spec: TensorSpec, config: TargetConfig) -> WeightFormat:
-    """The published bits of E2B for devices; the projection of per-layer inputs is bf16.
+    """The published bits of E2B and E4B for devices; the projection of per-layer inputs is bf16.
 
-    4 in attention and the MLPs of layers with keys and values of their own, 2 in the MLPs of the others, 8 in per-layer
-    gates, 2 in embedding and head.
-
-    The per-layer table has 4 bits in E2B, whose MLPs have two widths, and 2 in E4B.
+    4 in attention and MLPs, but 2 in E2B's MLPs of double width, 8 in per-layer gates, 2 in embedding and head. The
+    per-layer table has 4 bits in E2B and 2 in E4B.
     """
     if spec.role == "keep" or spec.name == "per_layer_model_projection":
         return "bf16"
     if spec.role == "embedding":
         return "q2r"
+    narrow = min(layer.intermediate for layer in config.layers)
+    wide = tuple(f"layers.{layer.index}.mlp." for layer in config.layers if layer.intermediate > narrow)
     if spec.role == "row_table":
-        return "q4r" if len({layer.intermediate for layer in config.layers}) > 1 else "q2r"
+        return "q4r" if wide else "q2r"
     if ".per_layer_" in spec.name:
         return "q8r"
-    shared = tuple(f"layers.{layer.index}.mlp." for layer in config.layers if layer.kv_shared)
-    return "q2r" if spec.name.startswith(shared) and shared else "q4r"
+    return "q2r" if wide and spec.name.startswith(wide) else "q4r"
 
 
 def mobile_scales(spec: TensorSpec) -> tuple[float, float]:
