@@ -136,4 +136,4 @@ def widths(name: str) -> dict[str, int]:
 
 def reference(name: str) -> Tensors:
     """What transformers 5.24.0 computed; see `conformance/mobile/make.py`."""
-    return load_file(FIXTURES / name / "reference.safetensors")
+    return load_file(FIXTURES / f"{name}-reference.safetensors")

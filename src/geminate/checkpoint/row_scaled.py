@@ -22,8 +22,8 @@ from geminate.checkpoint.quantization_config import Kind, StaticScheme
 from geminate.checkpoint.safetensors_reader import TensorEntry
 from geminate.errors import WeightsError
 from geminate.formats.row_codes import unpack_codes
-from geminate.formats.table import ROW_FORMATS
 
+GRIDS: dict[int, Grid] = {2: "q2r", 4: "q4r", 8: "q8r"}
 FLOATS = ("F32", "BF16", "F16")
 TABLES = ("embed_tokens", "embed_tokens_per_layer")
 _PARTS = (
@@ -55,7 +55,7 @@ class RowScaledEntry:
     @property
     def grid(self) -> Grid:
         """See `Entry`."""
-        return ROW_FORMATS[self.bits]
+        return GRIDS[self.bits]
 
     @property
     def dtype(self) -> str:

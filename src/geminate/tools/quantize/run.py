@@ -244,7 +244,8 @@ def _codes(plan: _Plan, importance: F32 | None, scales: list[U16], counts: dict[
         stop = min(start + step, spec.shape[0])
         codes: I8
         if exact:
-            codes, bits = entry.codes(start, stop)
+            codes, stored = entry.codes(start, stop)
+            bits = stored.view(np.uint16)  # of float16: row formats are refused
         else:
             rows = entry.rows(start, stop)
             flat = rows.reshape(-1, k)
