@@ -95,8 +95,9 @@ FIELDS: dict[str, tuple[Callable[[Config], None], str]] = {
     "a slow pattern": (gemma(module_quant_configs={"(.*a)*b": {}}), r"too complex"),
     "an invalid pattern": (gemma(module_quant_configs={"layers[": {}}), r"invalid"),
     "no list": (gemma(modules_to_not_convert="lm_head"), r"modules_to_not_convert must be a list"),
-    "bits that do not fit shapes": (gemma(module_quant_configs={"embed_tokens": {"num_bits": 2}}),
-                                    r"embed_tokens_per_layer\.embedding_quantized has 15 bytes a row; 30 columns of 2"),
+    "bits that do not fit shapes": (lambda raw: raw["quantization_config"]["module_quant_configs"].update(
+        {r"model\.embed_tokens_per_layer$": {"num_bits": 2}}),
+        r"embed_tokens_per_layer\.embedding_quantized has 15 bytes a row; 30 columns of 2 bits"),
 }  # fmt: skip
 
 

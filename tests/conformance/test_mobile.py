@@ -37,7 +37,7 @@ def product(backend: Backend, w: PackedMatrix, rows: F32) -> F32:
         widths={"x": w.k, "y": w.n},
         nodes=(p.Embed(out="x", table=table, scale=1.0), p.GatherRows(x="x"), p.Linear(x="x", out="y", w=w)),
         ropes=(),
-        hidden="x",
+        hidden="y",
         logits="y",
     )
     program = backend.compile(plan, max_rows=len(rows))
@@ -61,9 +61,10 @@ def test_integer_sums_are_equal(name: str, isa: str, monkeypatch: pytest.MonkeyP
         if w.input_scale:
             sums = want[f"{module}.sums"].numpy()
             bare = product(backend, replace(w, output_scale=0.0), rows)
-            scales = np.concatenate([w.planes["scales"].reshape(-1)[: w.n]])
+            scales = w.planes["scales"].reshape(-1)[: w.n]
             assert np.array_equal(bare, sums.astype(np.float32) * (scales * np.float32(w.input_scale))), module
-        assert np.abs(got - out).max() <= 2e-6 * np.abs(out).max(), module
+        bound = 2e-6 if w.input_scale else 5e-5  # without calibration inputs are rounded to 16 bits
+        assert np.abs(got - out).max() <= bound * np.abs(out).max(), module
         seen.add((w.format, w.input_scale > 0, w.output_scale > 0))
     assert {fmt for fmt, _, _ in seen} == {"q2r", "q4r", "q8r"}
     assert {(into, out) for _, into, out in seen} == {(True, True), (True, False), (False, False)}
@@ -76,8 +77,8 @@ def test_logits(name: str, isa: str, monkeypatch: pytest.MonkeyPatch) -> None:
     want = reference(name)
     llm = LLM(FIXTURES / name, drafter=None, use_cache=False)
     for chunk in (16, 7):
-        got = llm.pair.target.logits(want["ids"].numpy(), chunk)
         theirs = want["logits"].numpy()
+        got = llm.pair.target.logits(want["ids"].numpy(), chunk)[-len(theirs) :]
         assert np.abs(got - theirs).max() <= BOUND * np.abs(theirs).max()
 
 
@@ -86,7 +87,7 @@ def test_greedy_ids(name: str) -> None:
     want = reference(name)
     params = SamplingParams(max_tokens=len(want["greedy"]), temperature=0.0, ignore_eos=True)
     llm = LLM(FIXTURES / name, drafter=None, use_cache=False)
-    for speculation in (0, 3):
+    for speculation in ("off", "ngram"):
         got = llm.generate([want["ids"].tolist()], params, speculation=speculation)[0].token_ids
         assert got == want["greedy"].tolist()
     assert len(set(want["greedy"].tolist())) >= 8, "texts this uniform test nothing"

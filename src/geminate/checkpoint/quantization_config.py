@@ -55,7 +55,15 @@ def static_scheme(config: Mapping[str, Any]) -> StaticScheme | None:
     if any(raw != ours[0] for raw in found):
         raise ConfigError("config.json has two different quantization_config; delete the wrong one")
     raw = ours[0]
-    return _gemma(raw) if raw["quant_method"] == "gemma" else _compressed(raw)
+    if raw["quant_method"] == "gemma":
+        return _gemma(raw)
+    try:
+        return _compressed(raw)
+    except ConfigError as error:
+        raise ConfigError(
+            f"{error}; of compressed-tensors only integer weights by output row with static int8 activations are read: "
+            "take the bf16 checkpoint (--weights int8 or int4 quantizes it here) or a GGUF file"
+        ) from None
 
 
 def _object(value: Any, where: str) -> Mapping[str, Any]:

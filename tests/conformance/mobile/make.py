@@ -116,7 +116,9 @@ def randomise(model: torch.nn.Module, seed: int) -> None:
             codes, _ = drawn(n, k, module.num_bits, g)
             blocks = model.config.num_hidden_layers if name.endswith("per_layer") else 1
             module.embedding_quantized.data = packed(codes, module.num_bits)
-            step = 0.08 if module.num_bits == 2 else 0.04  # small, so that the last token's echo does not drown the rest
+            step = (
+                0.08 if module.num_bits == 2 else 0.04
+            )  # small, so that the last token's echo does not drown the rest
             module.embedding_scale = torch.nn.Parameter(step * (0.5 + torch.rand(n, blocks, generator=g)))
             quantized.add(name)
     if model.config.use_double_wide_mlp:  # as published; the other model has a head of its own
