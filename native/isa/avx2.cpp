@@ -191,8 +191,11 @@ static inline void load_w4(const uint8_t* w, W4* low, W4* high) {
 }
 static inline Acc4 dot4(Acc4 acc, W4 w, const int8_t* x) {
   const __m256i four = four_codes(x).v;
-  return {_mm256_add_epi16(acc.a, _mm256_maddubs_epi16(w.a, four)),
-          _mm256_add_epi16(acc.b, _mm256_maddubs_epi16(w.b, four))};
+  acc.a = _mm256_add_epi16(acc.a, _mm256_maddubs_epi16(w.a, four));
+  acc.b = _mm256_add_epi16(acc.b, _mm256_maddubs_epi16(w.b, four));
+  // Otherwise GCC makes a tree of the sums and spills its branches.
+  __asm__("" : "+x"(acc.a), "+x"(acc.b));
+  return acc;
 }
 static inline I finish4(Acc4 acc, int32_t start) {
   const __m256i ones = _mm256_set1_epi16(1), offset = _mm256_set1_epi32(start);
@@ -267,6 +270,7 @@ static inline void add_fields(const uint8_t* w, int64_t groups, const CodeLine* 
             const __m256i four = four_codes(x[m].code + 4 * (first + i + p)).v;
             a[m] = _mm256_add_epi16(a[m], _mm256_maddubs_epi16(codes_a, four));
             b[m] = _mm256_add_epi16(b[m], _mm256_maddubs_epi16(codes_b, four));
+            __asm__("" : "+x"(a[m]), "+x"(b[m]));  // as in dot4
           }
         }
       }

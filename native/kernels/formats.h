@@ -32,10 +32,10 @@ struct FormatInfo {
   Seen activations;
   bool table;  // whether tables that are read row by row come in this format
   constexpr int64_t cell_bytes() const { return int64_t{kTileRows} * columns * bits / 8; }
-  constexpr bool group_scales() const {
-    return activations == Seen::groups;
-  }                                                                        // float16, for each row and group
-  constexpr bool row_scales() const { return activations == Seen::rows; }  // float32, for each row
+  // float16, for each row and group
+  constexpr bool group_scales() const { return activations == Seen::groups; }
+  // float32, for each row
+  constexpr bool row_scales() const { return activations == Seen::rows; }
 };
 
 // By Format.

@@ -60,47 +60,53 @@ static void quantize_row(const float* x, int64_t k, float scale, CodeLine* out, 
   store_scale(out, sum, scale);
 }
 
-// Sums of one tile over all code rows of a panel, in blocks of about the same size that fit into registers.
-template <int Bits>
-static inline void tile_sums(const uint8_t* data, int64_t groups, const CodeLine* panel, int64_t code_rows,
-                             I* sum) {
-  int64_t blocks = (code_rows + kCodeRows - 1) / kCodeRows;
-  for (int64_t m = 0; m < code_rows; --blocks) {
-    const int64_t count = (code_rows - m + blocks - 1) / blocks;
-    with_rows<kCodeRows>(count, [&](auto block) {
-      add_codes<Bits, block.value>(data, groups, panel + m, code_rows, sum + m);
-    });
-    m += count;
+// Stores the products of a tile, given its sums of codes, high half before low half of each row.
+static inline void store_products(const Matrix& w, int64_t tile, const I* sum, const RowScale* ends,
+                                  int64_t code_rows, float* out, int64_t out_stride, int lanes, float scale) {
+  const F ws = load(w.row_scales + 16 * tile), step = set1(w.output_scale);
+  const int64_t halves = w.halves();
+  for (int64_t m = 0; m < code_rows; m += halves, out += out_stride) {
+    F y = to_float(sum[m]);
+    if (halves == 2) y = fma(y, set1(256.0f), to_float(sum[m + 1]));
+    y = mul(y, mul(ws, set1(ends[m].scale)));
+    if (w.output_scale > 0.0f) y = mul(rounded(y, step), step);
+    store(out, mul(y, set1(scale)), lanes);
+  }
+}
+
+// R code rows of a panel with `code_rows`.
+template <int Bits, int R>
+static void tiles_of_rows(const Matrix& w, const TileRange& range, const CodeLine* panel, int64_t code_rows,
+                          float* out, int64_t out_stride, float scale) {
+  const int64_t cell = info(w.format).cell_bytes();
+  RowScale ends[R];
+  for (int m = 0; m < R; ++m) __builtin_memcpy(&ends[m], panel + w.groups * code_rows + m, sizeof ends[m]);
+  int64_t valid = range.valid, tile = range.which * w.tiles + range.begin;
+  for (int64_t t = range.begin; t < range.end; ++t, ++tile, out += 16, valid -= 16) {
+    I sum[R];
+    // Stored codes have 2^(Bits - 1) added.
+    for (int m = 0; m < R; ++m) sum[m] = same_sums(-(1 << (Bits - 1)) * ends[m].sum);
+    add_codes<Bits, R>(w.data + tile * w.groups * cell, w.groups, panel, code_rows, sum);
+    store_products(w, tile, sum, ends, R, out, out_stride, valid < 16 ? static_cast<int>(valid) : 16, scale);
   }
 }
 
 template <int Bits>
 static void linear_bits(const Matrix& w, const TileRange& range, const CodeLine* panel, int64_t rows,
                         float* out, int64_t out_stride, float scale) {
-  const int64_t halves = w.halves(), code_rows = rows * halves, cell = info(w.format).cell_bytes();
-  RowScale ends[kMostCodeRows];
-  for (int64_t m = 0; m < code_rows; ++m) {
-    __builtin_memcpy(&ends[m], panel + w.groups * code_rows + m, sizeof ends[m]);
-  }
-  int64_t valid = range.valid;
-  for (int64_t t = range.begin; t < range.end; ++t, out += 16, valid -= 16) {
-    const int64_t at = range.which * w.tiles + t;
-    I sum[kMostCodeRows];
-    // Stored codes have 2^(Bits - 1) added.
-    for (int64_t m = 0; m < code_rows; ++m) sum[m] = same_sums(-(1 << (Bits - 1)) * ends[m].sum);
-    tile_sums<Bits>(w.data + at * w.groups * cell, w.groups, panel, code_rows, sum);
-    const F ws = load(w.row_scales + 16 * at);
-    const int lanes = valid < 16 ? static_cast<int>(valid) : 16;
-    for (int64_t m = 0; m < rows; ++m) {
-      const I* of_row = sum + m * halves;
-      F y = to_float(of_row[0]);
-      if (halves == 2) y = fma(y, set1(256.0f), to_float(of_row[1]));
-      y = mul(y, mul(ws, set1(ends[m * halves].scale)));
-      if (w.output_scale > 0.0f) {
-        const F step = set1(w.output_scale);
-        y = mul(rounded(y, step), step);
-      }
-      store(out + m * out_stride, mul(y, set1(scale)), lanes);
+  const int64_t halves = w.halves(), code_rows = rows * halves;
+  // Blocks of about the same size, both halves of a row in one; a tile is near while its blocks are
+  // multiplied.
+  const int64_t blocks = (code_rows + kCodeRows - 1) / kCodeRows,
+                size = (rows + blocks - 1) / blocks * halves;
+  const int64_t step = blocks == 1 ? range.end - range.begin : 1;
+  for (int64_t t = range.begin; t < range.end; t += step, out += 16 * step) {
+    const TileRange some{range.which, t, t + step, range.valid - 16 * (t - range.begin)};
+    for (int64_t m = 0; m < code_rows; m += size) {
+      with_rows<kCodeRows>(size < code_rows - m ? size : code_rows - m, [&](auto block) {
+        tiles_of_rows<Bits, block.value>(w, some, panel + m, code_rows, out + m / halves * out_stride,
+                                         out_stride, scale);
+      });
     }
   }
 }

@@ -56,7 +56,10 @@ def test_step_of_the_mobile_mix(models: dict[str, Path]) -> None:
 
 def test_decode_the_mobile_mix(models: dict[str, Path]) -> None:
     shape = ("--shape", str(models["E2B"]), "--synthetic-acceptance", "1,0", "--weights", "mobile")
-    r = last_line("decode", *shape, "--lengths", "1", "--limit", "1", "--max-tokens", "12", "--repeats", "1")
+    rest = ("--lengths", "1", "--limit", "1", "--max-tokens", "12", "--repeats", "1", "--json")
+    done = geminate("bench", "decode", *shape, *rest)
+    assert done.returncode == 0, done.stderr
+    r = json.loads(done.stdout.splitlines()[-1])
     assert r["weights"] == "mobile" and r["acceptance_length"]["1"] == pytest.approx(2.0, abs=0.2)
 
 

@@ -24,7 +24,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from geminate.arrays import I32
+from geminate.arrays import I32, U8
 from geminate.formats.matrix import PackedMatrix, Planes
 from geminate.formats.table import FORMATS, GROUP, Codes, WeightFormat, padded
 
@@ -61,7 +61,8 @@ def _row_strip(bits: int) -> Strip:
 
     def encode(codes: np.ndarray) -> np.ndarray:
         fields = (codes.view(np.uint8) + offset).reshape(*codes.shape[:2], -1, each, 4)
-        return np.bitwise_or.reduce(fields << shifts, axis=3)
+        strips: U8 = np.bitwise_or.reduce(fields << shifts, axis=3)
+        return strips
 
     def decode(strips: np.ndarray) -> np.ndarray:
         fields = (strips[..., None, :] >> shifts) & np.uint8((1 << bits) - 1)

@@ -22,9 +22,10 @@ from geminate.formats.matrix import PackedMatrix, RowTable
 from geminate.formats.table import FORMATS, WeightFormat
 from geminate.plan.config import AssistantConfig, TargetConfig
 from geminate.weights import packed_cache as pc
-from geminate.weights.packing import Layouts, Progress, pack_all, requantized, row_table_planes
+from geminate.weights.packed_header import check_header
+from geminate.weights.packing import Layouts, Progress, pack_all, requantized
 from geminate.weights.presets import Preset, row_scaled_preset, tensor_format
-from geminate.weights.specs import TensorSpec, canonical, expected_tensors, match
+from geminate.weights.specs import canonical, expected_tensors, match
 
 Message = Callable[[str], None]
 PREFAULT_BLOCK = 64 << 20
@@ -298,41 +299,10 @@ def _from_cache(
     _map_sources(arrays, meta, {canonical(name): entry for name, entry in entries.items()})
     store = WeightStore(arrays, meta, layouts, path=path, from_cache=True)
     for spec in expected_tensors(config):  # checked now, while the weights can still be packed again
-        _check_header(spec, meta["tensors"][spec.name], arrays, layouts)
+        check_header(spec, meta["tensors"][spec.name], arrays, layouts)
         if spec.role == "order":
             store.order(spec.name)
     return store
-
-
-def _check_header(spec: TensorSpec, info: dict[str, Any], arrays: dict[str, np.ndarray], layouts: Layouts) -> None:
-    """A packed tensor is what the configuration asks for: plans and kernels trust these numbers.
-
-    Raises:
-        WeightsError: another role, size, type or shape.
-    """
-    planes: dict[str, tuple[str, tuple[int, ...]]]
-    if spec.role in ("vector", "scalar", "order"):
-        planes = {"codes": ("<i4" if spec.role == "order" else "<f4", spec.shape)}
-    else:
-        n, k = spec.shape[-2:]
-        stack = spec.shape[0] if spec.role == "experts" else 1
-        if (info["n"], info["k"], info["stack"]) != (n, k, stack):
-            raise WeightsError(f"the packed cache has another size of {spec.name}")
-        if spec.role == "row_table":
-            blocks = info.get("blocks", 1)
-            if not isinstance(blocks, int) or blocks < 1 or k % blocks:
-                raise WeightsError(f"the packed cache has another number of scales of {spec.name}")
-            planes = row_table_planes(n, k, info["format"], blocks)
-        else:
-            for key in ("input_scale", "output_scale"):
-                value = info.get(key, 0.0)
-                if not isinstance(value, float) or not 0 <= value < np.inf:
-                    raise WeightsError(f"the packed cache has another {key} of {spec.name}")
-            planes = {p: (dtype, (stack, *shape)) for p, (dtype, shape) in layouts(info["format"]).shapes(n, k).items()}
-    found = {p: arrays[spec.name if p == "codes" else f"{spec.name}#{p}"] for p in planes}
-    fits = all(a.dtype == np.dtype(planes[p][0]) and a.shape == planes[p][1] for p, a in found.items())
-    if info["role"] != spec.role or not fits:
-        raise WeightsError(f"the packed cache has another kind or shape of {spec.name}")
 
 
 def _packed_at(path: Path, write: Callable[[IO[bytes]], None], say: Message) -> IO[bytes] | None:

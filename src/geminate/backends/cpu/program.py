@@ -153,8 +153,8 @@ class NativeProgram:
     def _add(self, node: p.Node) -> None:
         add, at = self._program, self._index
         match node:
-            case p.Embed(table=RowTable() as rows):
-                add.lookup(at[node.out], self._table(rows), node.scale, 0)
+            case p.Embed(table=RowTable() as table):
+                add.lookup(at[node.out], self._table(table), node.scale, 0)
             case p.Embed(table=PackedMatrix() as matrix):
                 add.embed(at[node.out], self._matrix(matrix), node.scale)
             case p.RowLookup():
@@ -195,13 +195,13 @@ class NativeProgram:
                 add.gather(at[node.x])
             case p.CentroidHead():
                 order = np.ascontiguousarray(node.ordering, np.int32)
-                table = LAYOUTS[node.table.format].clustered(node.table, order, node.centroids.n)
+                clusters = LAYOUTS[node.table.format].clustered(node.table, order, node.centroids.n)
                 add.centroid_head(
                     at[node.x],
                     at[node.out],
                     at[node.ids],
                     self._matrix(node.centroids),
-                    self._matrix(table),
+                    self._matrix(clusters),
                     order,
                     node.top_k,
                 )

@@ -82,10 +82,7 @@ def decoder_config(
     dtype = _dtype(raw, text)
     scheme = static_scheme(raw)
     if scheme is not None and drafter:
-        raise ConfigError(
-            f"a drafter with quantization_config ({scheme.method}) is not supported; take the one in bf16, which is "
-            "kept in int8"
-        )
+        raise ConfigError(f"a drafter with quantization_config ({scheme.method}) is not supported; take the bf16 one")
     # Quantized tables are multiplied in float32 by the unrounded factor (QuantizedEmbedding.forward).
     table = None if scheme is None else scheme.bits(EMBEDDING, "Embedding")
     scale_dtype = embed_scale_dtype or (dtype if table is None else "float32")

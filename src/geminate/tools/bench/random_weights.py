@@ -16,6 +16,7 @@ from geminate.weights.packing import row_table_planes
 from geminate.weights.presets import Preset, mobile_scales, tensor_format
 from geminate.weights.specs import TensorSpec, expected_tensors
 
+ALIGN = 4096
 NOISE = 1 << 24  # bytes that are drawn; all codes are made of them
 MATRIX_ROLES = ("matrix", "embedding", "keep", "experts")
 
@@ -102,7 +103,9 @@ class RandomStore:
     def _codes(self, size: int) -> U8:
         """Bytes of noise from a random place on, so that no two experts or layers hold the same rows."""
         start = int(self._rng.integers(NOISE))
-        codes = np.empty(size, dtype=np.uint8)
+        # At a page, as in the packed file: loads that cross cache lines cost a seventh of the products.
+        room = np.empty(size + ALIGN, dtype=np.uint8)
+        codes: U8 = room[-room.ctypes.data % ALIGN :][:size]
         for at in range(0, size, NOISE):
             part = codes[at : at + NOISE]
             part[:] = self._noise[start : start + len(part)]

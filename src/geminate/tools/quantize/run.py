@@ -106,11 +106,7 @@ def quantize_model(
     target = locate(model, None).target
     source = open_model(target)
     config = source.target_config()
-    if any(isinstance(entry, RowScaledEntry) for entry in source.tensors.values()):
-        raise QuantizationError(
-            f"{source.path} was trained for 2, 4 and 8 bits with static activations; it cannot be quantized further: "
-            "serve it as it is, or quantize the bf16 checkpoint"
-        )
+    _check_source(source)
     matched = match(source.tensors, config, str(source.path))
     say = on_message or (lambda text: None)
     for reason, (count, size) in matched.skipped.items():
@@ -134,6 +130,14 @@ def quantize_model(
     finally:
         shutil.rmtree(new, ignore_errors=True)
     return Quantized(directory=out, nbytes=size, drafter=_drafter(model, target, out), **counts)
+
+
+def _check_source(source: Model) -> None:
+    if any(isinstance(entry, RowScaledEntry) for entry in source.tensors.values()):
+        raise QuantizationError(
+            f"{source.path} was trained for 2, 4 and 8 bits with static activations; it cannot be quantized further: "
+            "serve it as it is, or quantize the bf16 checkpoint"
+        )
 
 
 def _drafter(model: str | Path | None, target: Path, out: Path) -> str | None:
