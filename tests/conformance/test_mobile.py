@@ -14,11 +14,15 @@ from geminate.backends.base import Backend
 from geminate.backends.select import make_backend
 from geminate.families.registry import load_target_config, open_model
 from geminate.formats.matrix import PackedMatrix, RowTable
+from geminate.loading.identity import kv_identity
+from geminate.loading.load import load_pair
+from geminate.loading.options import LoadOptions
 from geminate.plan import nodes as p
 from geminate.plan.batch import Batch, Rows
 from geminate.weights.specs import canonical, expected_tensors
 from geminate.weights.store import WeightStore, open_weights
-from support.mobile import FIXTURES, MODELS, compressed, copied, published, reference
+from support.cache_files import forge
+from support.mobile import FIXTURES, MODELS, Tensors, changed, compressed, copied, published, reference
 
 ISAS = ["", "reference"]
 BOUND = 1e-3
@@ -126,3 +130,37 @@ def test_tables_and_packed_file(name: str, tmp_path: Path) -> None:
             assert (a.input_scale, a.output_scale, a.format) == (b.input_scale, b.output_scale, b.format)
             assert np.array_equal(a.dequantized(), b.dequantized())
     assert again.embedding() is not again.head() and again.head().input_scale == 0
+
+
+FORGED: dict[str, tuple[str, str, object]] = {
+    "blocks": ("embed_tokens_per_layer", "blocks", 7),
+    "no number of blocks": ("embed_tokens_per_layer", "blocks", "6"),
+    "negative": ("layers.0.mlp.up_proj", "input_scale", -1.0),
+    "no number": ("layers.0.mlp.up_proj", "output_scale", "0.5"),
+    "not finite": ("lm_head", "input_scale", float("inf")),
+    "format": ("layers.0.mlp.up_proj", "format", "q8r"),
+}
+
+
+@pytest.mark.parametrize("what", FORGED)
+def test_forged_headers_are_packed_again(what: str, tmp_path: Path) -> None:
+    directory = copied("e2b", tmp_path / "m")
+    LLM(directory, drafter=None, cache_dir=tmp_path / "cache", threads=1).close()
+    [file] = (tmp_path / "cache").glob("*.geminate")
+    name, key, value = FORGED[what]
+    forge(file, lambda header: header["meta"]["tensors"][name].update({key: value}))
+    llm = LLM(directory, drafter=None, cache_dir=tmp_path / "cache", threads=1)
+    assert not llm.pair.target.store.from_cache
+
+
+def test_activation_scales_are_part_of_what_prefixes_are_kept_under(tmp_path: Path) -> None:
+    def louder(found: Tensors) -> None:
+        found["model.layers.0.mlp.up_proj.output_activation_scale"] *= 2
+
+    a = load_pair(LoadOptions(model=copied("e2b", tmp_path / "a" / "m"), drafter=None, use_cache=False))
+    b = load_pair(
+        LoadOptions(model=changed("e2b", tmp_path / "b" / "m", tensors=louder), drafter=None, use_cache=False)
+    )
+    arrays = [pair.target.store._crc for pair in (a, b)]
+    assert arrays[0] == arrays[1] and a.target.store.contents != b.target.store.contents
+    assert kv_identity(a) != kv_identity(b)
