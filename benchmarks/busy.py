@@ -7,7 +7,8 @@ and auto in turn, on an idle machine and beside --busy endless loops; figures ar
 e2b: random weights of the E2B shape in int4 behind 128 positions, drafts accepted by coins (.84, .60, .39, .27), beside
 one process that keeps both cores busy; every repeat writes an answer at all lengths and with auto.
 The ceiling of both is the fixed length with the best median over all answers, known only afterwards. (The best of each
-answer would be the luckiest reading of a noisy machine.) Prints one JSON line last.
+answer would be the luckiest reading of a noisy machine.) What noise alone does is measured beside it: every repeat of
+e2b writes its answer with the longest fixed length twice. Prints one JSON line last.
 """
 
 from __future__ import annotations
@@ -112,7 +113,7 @@ def stories(count: int, threads: int, tokens: int) -> list[Row]:
     return rows
 
 
-def e2b(repeats: int, threads: int, tokens: int) -> list[Row]:
+def e2b(repeats: int, threads: int, tokens: int) -> dict[str, Any]:
     """Answers of the E2B shape at a given acceptance; the profile is measured before the neighbour starts."""
     bench = StepBench("gemma-4-E2B", "int4", threads=threads, on_message=lambda text: print(text, file=sys.stderr))
     coin = Coin(SURVIVAL)
@@ -120,21 +121,27 @@ def e2b(repeats: int, threads: int, tokens: int) -> list[Row]:
     (prompt,) = random_prompts(bench.config.vocab_size, 1)
     sampling = SamplingParams(max_tokens=tokens, temperature=0.0, seed=7, ignore_eos=True).resolved()
     rows = []
-    modes: list[Mode] = [0, 1, 2, 3, 4, "auto"]
+    again: list[float] = []
+    longest = len(SURVIVAL)
+    modes: list[Mode] = [0, *range(1, longest + 1), "auto", longest]
+
+    def made_with(mode: Mode) -> Stats:
+        coin.reset()
+        request = EngineRequest(request_id="busy", prompt_ids=prompt.token_ids, sampling=sampling, speculation=mode)
+        return answer(engine, request)
+
     with beside([BOTH_CORES]):
         for _ in range(repeats):
-            rates: dict[Mode, float] = {}
-            made: dict[Mode, Stats] = {}
+            made: dict[Mode, list[Stats]] = {}
             for mode in modes:
-                coin.reset()
-                request = EngineRequest(
-                    request_id="busy", prompt_ids=prompt.token_ids, sampling=sampling, speculation=mode
-                )
-                made[mode] = answer(engine, request)
-                rates[mode] = made[mode].tokens_per_s
-            rows.append(Row(rates=rates, auto=made["auto"]))
+                made.setdefault(mode, []).append(made_with(mode))
+            first, second = (stats.tokens_per_s for stats in made[longest])
+            again.append(second / first)
+            rates = {mode: stats[0].tokens_per_s for mode, stats in made.items()}
+            rows.append(Row(rates=rates, auto=made["auto"][0]))
             modes = [modes[-1], *modes[:-1]]
-    return rows
+    noise = {"median": round(statistics.median(again), 3), "worst": round(min(min(r, 1 / r) for r in again), 3)}
+    return summary(rows) | {f"length_{longest}_twice": noise}
 
 
 def main() -> int:
@@ -155,7 +162,7 @@ def main() -> int:
             with beside([LOOP] * busy):
                 result[f"stories_beside_{busy}"] = summary(stories(args.answers, args.threads, args.tokens))
     if args.only != "stories":
-        result["e2b_beside_busy_cores"] = summary(e2b(args.repeats, args.threads, 96))
+        result["e2b_beside_busy_cores"] = e2b(args.repeats, args.threads, 96)
     print(f"machine  {result['machine']}, {args.threads} threads; ceiling of auto_to_best: 1.0")
     for name, figures in result.items():
         if isinstance(figures, dict):

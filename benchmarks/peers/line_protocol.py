@@ -14,13 +14,19 @@ import random
 import sys
 from typing import Any, Protocol
 
-PREFIX = 128
-CONTEXT = 1024
+PREFIX = 128  # positions before a step, where no other number is asked for
+BEHIND = 896  # positions that a context has room for behind the prefix
 MAX_ROWS = 32
 
 
 class Engine(Protocol):
-    """One timed pass each, in milliseconds; the state afterwards is the prefix."""
+    """One timed pass each, in milliseconds; the state afterwards is the prefix.
+
+    Attributes:
+        size: positions that the context has room for.
+    """
+
+    size: int
 
     def step(self, rows: int) -> float:
         """M tokens behind the prefix."""
@@ -31,17 +37,17 @@ class Engine(Protocol):
         ...
 
 
-def token_ids() -> list[int]:
+def token_ids(count: int) -> list[int]:
     """A context of random tokens, the same in every worker: the prefix, then what steps and prefills feed."""
     draw = random.Random(7)
-    return [draw.randrange(1000, 200000) for _ in range(CONTEXT)]
+    return [draw.randrange(1000, 200000) for _ in range(count)]
 
 
 def _answer(engine: Engine, words: list[str]) -> str:
     if len(words) not in (2, 3) or words[0] not in ("step", "prefill"):
         raise ValueError("expected step M [R], prefill N [R] or quit")
     size, repeats = int(words[1]), int(words[2]) if len(words) == 3 else 1
-    limit = MAX_ROWS if words[0] == "step" else CONTEXT
+    limit = MAX_ROWS if words[0] == "step" else engine.size
     if not 1 <= size <= limit or repeats < 1:
         raise ValueError(f"{words[0]} takes 1 to {limit}")
     act = engine.step if words[0] == "step" else engine.prefill

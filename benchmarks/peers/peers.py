@@ -1,11 +1,13 @@
 """Our passes beside llama.cpp's and transformers' on the same shape, in turn in one run.
 
 Usage: python benchmarks/peers/peers.py --peers DIR --gguf E2B.gguf [--assistant DRAFTER.gguf] [--rounds 9]
-           [--no-torch] [--json FILE]
+           [--no-torch] [--context 128] [--kv f16|int8] [--json FILE]
 
 DIR is the environment that setup.sh makes; write_gguf.py writes the files. Run it with the Python that has geminate.
 Every round gives each engine its turn at every row count (three passes in a row, the first dropped, the better of
 the others counted), so ratios come from the same minutes. Ours is int4, llama.cpp Q4_0 (head too), transformers bf16.
+With a --context other than 128, steps stand behind so many positions, the only prompt is that context, read once, and
+transformers is left out. --kv is ours; llama.cpp keeps float16.
 With --assistant, tokens per second end to end as well: ours with auto against its own plain decoding, and
 llama-server with MTP, both at a synthetic acceptance of 0.8 for every draft token whose predecessors were accepted.
 Prints the machine and the ceiling, medians, and one JSON line last.
@@ -20,14 +22,16 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, get_args
 
 from geminate import __version__, machine
+from geminate.kv.store import KVFormat
 from geminate.tools.bench import decode
 from geminate.tools.bench.step import StepBench, Work
 
 HERE = Path(__file__).parent
 ROWS = (1, 2, 3, 4, 5, 6, 8, 12, 16)
+SHORT = 128
 PREFILLS = (128, 512)
 ACCEPTANCE = 0.8
 DRAFTS = (1, 2, 3, 4)
@@ -48,9 +52,9 @@ class Contender(Protocol):
 class Ours:
     """Geminate in this process; its threads sleep while others have their turn."""
 
-    def __init__(self, threads: int) -> None:
-        self.bench = StepBench("gemma-4-E2B", "int4", threads=threads, context=128)
-        self.ready = {"engine": "geminate", "version": __version__, "weights": "int4"}
+    def __init__(self, threads: int, context: int, kv: KVFormat) -> None:
+        self.bench = StepBench("gemma-4-E2B", "int4", threads=threads, context=context, kv=kv)
+        self.ready = {"engine": "geminate", "version": __version__, "weights": "int4", "kv": kv}
 
     def step(self, rows: int, repeats: int) -> list[float]:
         """See `Contender`."""
@@ -99,10 +103,12 @@ class Worker:
         self.process.wait()
 
 
-def measure(contenders: dict[str, Contender], ours: Ours, rounds: int) -> dict[str, Any]:
-    """Interleaved timings: {engine: {step_ms, prefill_ms, ...}}."""
+def measure(
+    contenders: dict[str, Contender], ours: Ours, rounds: int, sizes: tuple[int, ...], every: int
+) -> dict[str, Any]:
+    """Interleaved timings: {engine: {step_ms, prefill_ms, ...}}, prompts of ``sizes`` once in ``every`` rounds."""
     steps: dict[str, dict[int, list[float]]] = {name: {m: [] for m in ROWS} for name in contenders}
-    prefills: dict[str, dict[int, list[float]]] = {name: {n: [] for n in PREFILLS} for name in contenders}
+    prefills: dict[str, dict[int, list[float]]] = {name: {n: [] for n in sizes} for name in contenders}
     bandwidth, peak = [], []
     for index in range(rounds):
         bandwidth.append(ours.bench.ceilings.bandwidth())
@@ -111,8 +117,8 @@ def measure(contenders: dict[str, Contender], ours: Ours, rounds: int) -> dict[s
             for name, contender in contenders.items():
                 time.sleep(0.02)  # the last one's threads go to sleep
                 steps[name][m].append(min(contender.step(m, 3)[1:]))
-        if index % 3 == 0:
-            for n in PREFILLS:
+        if index % every == 0:
+            for n in sizes:
                 for name, contender in contenders.items():
                     time.sleep(0.02)
                     prefills[name][n].append(contender.prefill(n))
@@ -169,22 +175,33 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--no-torch", action="store_true")
+    parser.add_argument("--context", type=int, default=SHORT)
+    parser.add_argument("--kv", choices=get_args(KVFormat), default="f16")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     python = str(args.peers / "bin" / "python")
     threads = ["--threads", str(args.threads)]
-    workers = {"llama.cpp": Worker([python, str(HERE / "llama_worker.py"), str(args.gguf), *threads])}
-    if not args.no_torch:
+    far = ["--context", str(args.context)]
+    workers = {"llama.cpp": Worker([python, str(HERE / "llama_worker.py"), str(args.gguf), *threads, *far])}
+    short = args.context == SHORT
+    if short and not args.no_torch:
         workers["transformers"] = Worker([python, str(HERE / "torch_worker.py"), *threads])
-    ours = Ours(args.threads)
+    ours = Ours(args.threads, args.context, args.kv)
     contenders: dict[str, Contender] = {"geminate": ours, **workers}
     try:
-        measured = measure(contenders, ours, args.rounds)
+        measured = measure(
+            contenders,
+            ours,
+            args.rounds,
+            PREFILLS if short else (args.context,),
+            3 if short else args.rounds,
+        )
     finally:
         for worker in workers.values():
             worker.close()
     result = {
         "benchmark": "peers", "machine": machine.describe(), "threads": args.threads, "rounds": args.rounds,
+        "context": args.context,
         "versions": {name: c.ready for name, c in {"geminate": ours, **workers}.items()}, **measured,
     }  # fmt: skip
     if args.assistant is not None:

@@ -14,7 +14,7 @@ import time
 import torch
 import transformers
 from e2b_shape import LAYERS, text_config
-from line_protocol import PREFIX, serve, token_ids
+from line_protocol import BEHIND, PREFIX, serve, token_ids
 from transformers import DynamicCache, Gemma4ForCausalLM, Gemma4TextConfig
 from transformers.initialization import no_init_weights
 
@@ -47,7 +47,8 @@ class TorchEngine:
 
     def __init__(self, layers: int) -> None:
         self.model = random_model(layers)
-        self.ids = torch.tensor([token_ids()])
+        self.size = PREFIX + BEHIND
+        self.ids = torch.tensor([token_ids(self.size)])
         self.cache, _ = self._prefill(PREFIX)
         self.checked: set[int] = set()
 

@@ -8,7 +8,7 @@
 namespace geminate::avx512 {
 
 constexpr const char* kIsaName = "avx512";
-constexpr int kRowBlock = 8, kHalfBlock = 12, kHalfVecs = 2, kCodeBlock = 6, kCodeVecs = 4, kCodeRows = 16;
+constexpr int kRowBlock = 8, kHalfBlock = 12, kHalfVecs = 2, kCodeBlock = 8, kCodeVecs = 2, kCodeRows = 16;
 
 struct F {
   __m512 v;

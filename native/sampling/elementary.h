@@ -1,4 +1,4 @@
-// log and weights as fixed sequences of IEEE operations: geminate.decoding.elementary in C++, bit for bit.
+// log and weights as fixed sequences of IEEE operations: geminate.elementary in C++, bit for bit.
 //
 // Static, and free of branches where a loop should become vectors: files of several instruction sets
 // include this.

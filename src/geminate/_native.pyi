@@ -24,10 +24,10 @@ def uniform(key: int, token_id: int) -> float:
     """`geminate.decoding.noise.uniform` of one token."""
 
 def logarithm(z: float) -> float:
-    """`geminate.decoding.elementary.log` of one number."""
+    """`geminate.elementary.log` of one number."""
 
 def weight(y: float) -> int:
-    """`geminate.decoding.elementary.weights` of one number."""
+    """`geminate.elementary.weights` of one number."""
 
 def report_bus_errors(head: str, tail: str) -> None:
     """`geminate.backends.cpu.program.report_bus_errors`."""

@@ -42,16 +42,3 @@ def available_bytes() -> int | None:
             continue
         free = left if free is None else min(free, left)
     return free
-
-
-def physical_cores() -> int:
-    """Physical cores this process may run on; hyper-threads of one core count once."""
-    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
-    cores: set[str] = set()
-    for cpu in allowed:
-        try:
-            with open(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list") as f:
-                cores.add(f.read().strip())
-        except OSError:
-            cores.add(str(cpu))
-    return max(1, len(cores))

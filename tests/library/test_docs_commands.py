@@ -41,6 +41,7 @@ LIMITS: dict[str, tuple[str, ...]] = {
     "generate": ("-n", "6", "--threads", "1"),
     "chat": ("-n", "6", "--threads", "1"),
     "info": (),
+    "doctor": ("--fast",),
     "verify": ("--limit", "1", "-n", "4", "--threads", "1"),
     "eval": ("--max-tokens", "64", "--context", "32", "--threads", "1"),
     "quantize": ("--calibration-tokens", "512", "--threads", "1"),

@@ -261,3 +261,13 @@ def test_a_model_of_the_published_mix() -> None:
     # A code of an activation or an output may round the other way where norms differ in their last bit.
     reference = run(ReferenceBackend(), [16])
     assert np.abs(reference - want).mean() < 0.02 * np.abs(want).mean()
+
+
+def test_experts_are_refused() -> None:
+    program = _native.Program(_native.Pool(1), ISAS[0], 1, [64, 1, 64])
+    up, down = (
+        _matrix(n=128, data=np.zeros(2048, np.uint8), row_scales=np.ones(128, np.float32)),
+        _matrix(n=64, data=np.zeros(1024, np.uint8), row_scales=np.ones(64, np.float32)),
+    )
+    with pytest.raises(ValueError, match="gate_up is q2r, but experts have no static activations"):
+        program.experts(0, 1, 2, up, down, 1, np.ones(1, np.float32))  # type: ignore[arg-type]

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from geminate import LLM, SamplingParams
 from geminate.errors import ParameterError
+from geminate.kv import prefix_store
 from geminate.kv.block_file import header, header_bytes
 from geminate.session import ChatSession
 from support.engines import WatchedEngine, bounded, cold
@@ -70,6 +73,38 @@ def test_a_store_changes_nothing_but_the_time(
             stats = llm.prefix_store.stats()
             assert stats.damaged == stats.write_errors == stats.dropped == 0
             assert (stats.hits > 0) == (start > 0 or not memory)
+
+
+def test_others_go_on_while_a_prompt_is_read_from_disk(
+    size: str, plain: LLM, models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = prompts()[0], prompts()[4]
+    wanted = [cold(plain, first, params(1)), cold(plain, second, params(0))]
+    with stored(size, models, tmp_path) as llm:
+        llm.generate([first], params(1))
+    read, disk = prefix_store.read_block, threading.Event()
+
+    def slow(*args: Any) -> memoryview:
+        assert disk.wait(10)
+        return read(*args)
+
+    with stored(size, models, tmp_path) as llm:
+        engine = bounded(llm)
+        running = engine.add(second, params(0), 0)
+        monkeypatch.setattr(prefix_store, "read_block", slow)
+        disk.set()
+        while not running.decoding:
+            engine.step()
+        disk.clear()
+        waiting = engine.add(first, params(1), 3)
+        for _ in range(4):
+            engine.step()
+        assert waiting.reading and not waiting.begun and len(running.output_ids) >= 4
+        disk.set()
+        engine.run()
+        assert waiting.stats.reused_tokens == 320
+        assert (waiting.output_ids, engine.digest(waiting)) == wanted[0]
+        assert (running.output_ids, engine.digest(running)) == wanted[1]
 
 
 def test_a_wrong_block_would_be_noticed(size: str, plain: LLM, models: dict[str, Path], tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from dataclasses import dataclass
 
 from geminate.backends.base import Backend, MeasuredBackend
 from geminate.errors import BackendError
@@ -16,6 +17,29 @@ def layout(fmt: WeightFormat) -> Layout:
     from geminate.backends.tiles import LAYOUTS
 
     return LAYOUTS[fmt]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuiltKernels:
+    """The native kernels of this installation.
+
+    Attributes:
+        file: of the module; None: not built. arithmetic: its number of the arithmetic.
+        isas: instruction sets that this machine runs, best first.
+    """
+
+    file: str | None = None
+    arithmetic: int | None = None
+    isas: tuple[str, ...] = ()
+
+
+def built_kernels() -> BuiltKernels:
+    """What was built, whatever ``GEMINATE_ISA`` says."""
+    from geminate.backends.cpu import program
+
+    return BuiltKernels(
+        file=program.native_file(), arithmetic=program.native_arithmetic(), isas=tuple(program.supported_isas())
+    )
 
 
 def report_bus_errors(head: str, tail: str = "") -> None:

@@ -66,6 +66,11 @@ class Root(Commands):
             "Write a quantized copy with less error than plain rounding, which is served as it is.",
         ),
         ("serve", "geminate.cli.serve:serve", "Serve a model over OpenAI's API, with a page at /."),
+        (
+            "doctor",
+            "geminate.cli.doctor:doctor",
+            "What this machine is, which kernels and threads run on it, where caches lie, what is missing.",
+        ),
     )
 
     def make_context(self, *args: Any, **more: Any) -> Any:

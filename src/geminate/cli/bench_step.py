@@ -80,11 +80,14 @@ def print_step(r: dict[str, Any]) -> None:
         f"{r['shape']}{of}, {r['weights']}, context {r['context']} in {r['kv']}; {r['isa']}, {r['threads']} threads"
     )
     out.print(f"machine: {r['machine']}", markup=False)
-    by_bytes = r["weight_bytes"] / r["bandwidth_gbps"] / 1e6
-    by_macs = r["macs_per_row"] / r["int8_gmacs"] / 1e6
+    read, macs, attention = r["weight_bytes"] + r["kv_bytes"], r["macs_per_row"], r["attention_macs_per_row"]
+    peak = r["int8_gmacs"] / (4 if r["kv"] == "f16" else 1)
+    by_bytes = read / r["bandwidth_gbps"] / 1e6
+    by_macs = (macs / r["int8_gmacs"] + attention / peak) / 1e6
     out.print(
-        f"ceiling: {r['weight_bytes'] / 1e9:.3f} GB at {r['bandwidth_gbps']} GB/s = {by_bytes:.1f} ms a pass; "
-        f"{r['macs_per_row'] / 1e9:.2f} G multiply-accumulates at {r['int8_gmacs']} G/s = {by_macs:.1f} ms a row"
+        f"ceiling: {read / 1e9:.3f} GB at {r['bandwidth_gbps']} GB/s = {by_bytes:.1f} ms a pass; "
+        f"{macs / 1e9:.2f} G multiply-accumulates at {r['int8_gmacs']} G/s and {attention / 1e9:.2f} G of attention "
+        f"at {peak:.1f} G/s = {by_macs:.1f} ms a row"
     )
     table = Table(box=None)
     moe = "experts_per_layer" in r

@@ -14,10 +14,10 @@ from geminate.cli.bars import Bars
 from geminate.cli.console import fail, printable, read_text, remark, user_errors, write, write_json
 from geminate.cli.flags import ModelArg, loading, options, sampling
 from geminate.cli.model import load
+from geminate.cores import pick_threads
 from geminate.kv.store import KV_FORMATS, KVFormat, check_kv
 from geminate.llm import LLM
 from geminate.loading.options import LoadOptions
-from geminate.machine import physical_cores
 from geminate.params import SamplingParams
 from geminate.tools.exactness import Difference, Report, Setting, verify
 
@@ -56,7 +56,7 @@ def verify_command(
 ) -> None:
     """Prove on this machine that tokens and logits do not depend on speculation, threads, chunking or batch."""
     loaded, params = LOADING.take(given), PARAMS.take(given)
-    counts = [1, max(2, loaded.threads or physical_cores())]
+    counts = [1, max(2, loaded.threads or pick_threads().count)]
 
     formats = tuple(KV_FORMATS) if kv is None else (check_kv(kv),)
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geminate.arrays import F64, U64
-from geminate.decoding.elementary import log
+from geminate.elementary import log
 
 _GAMMA = 0x9E3779B97F4A7C15
 _MASK = 0xFFFFFFFFFFFFFFFF

@@ -21,7 +21,7 @@ remains, with noise that is a function of (seed, choice, position, id) alone (se
 depends on nothing but prefix, parameters and logits, so it is the same whether its row stood in a plain step or in a
 verification of drafts.
 
-All of it is IEEE arithmetic in a fixed order (`geminate.decoding.elementary`), and this module is the oracle of the
+All of it is IEEE arithmetic in a fixed order (`geminate.elementary`), and this module is the oracle of the
 native sampler (native/sampling), which gives the same tokens and the same bits of every log-probability.
 """
 
@@ -35,9 +35,9 @@ from numpy.typing import NDArray
 
 from geminate.arrays import F32, F64, I64
 from geminate.decoding.draft_rule import DraftRule
-from geminate.decoding.elementary import WEIGHT_BITS, exp, log_scalar, weights
 from geminate.decoding.noise import gumbel
 from geminate.decoding.truncation import largest, truncated
+from geminate.elementary import WEIGHT_BITS, exp, log_scalar, weights
 from geminate.errors import GeminateError, ParameterError, shown
 from geminate.params import ResolvedSampling
 

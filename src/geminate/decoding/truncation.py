@@ -10,7 +10,7 @@ import math
 import numpy as np
 
 from geminate.arrays import F32, F64, I64
-from geminate.decoding.elementary import log_scalar, weights
+from geminate.elementary import log_scalar, weights
 
 # Tokens examined first when only top_p truncates; most nuclei of a language model are smaller.
 _NUCLEUS_BLOCK = 512

@@ -28,7 +28,8 @@ class Admission:
 
         The next is one of the client with the fewest running sequences, and among those of the one who has waited
         longest since it began one; of one client the oldest. A sequence that was tried and is still waiting when the
-        next one is asked for is passed by it, until it has waited `PASS_S` for its memory.
+        next one is asked for is passed by it, until it has waited `PASS_S` for its memory; one whose stored prompt is
+        being read is passed without that.
         """
         counts = Counter(sequence.request.client for sequence in running)
         queues: dict[str, list[Running]] = {}
@@ -46,7 +47,7 @@ class Admission:
             if sequence.begun:
                 counts[client] += 1
                 continue
-            if sequence.finish_reason is not None:
+            if sequence.finish_reason is not None or sequence.reading:
                 continue
             now = time.monotonic()
             if sequence.blocked_since is None:

@@ -234,6 +234,10 @@ class Engine:
                 cache = stored.fill(cache, self.target.new_cache)
             sequence.begin(cache)
             return True
+        if stored is not None and reuse and self.running and self.memory.fits(sequence.max_context):
+            sequence.reading = not stored.read_ahead(self.memory.known(sequence.token_ids, request.contents))
+            if sequence.reading:
+                return False
         behind = nothing_behind if stored is None else stored.behind
         lease = self.memory.lease(
             sequence.token_ids, sequence.max_context, request.contents, reuse=reuse, behind=behind

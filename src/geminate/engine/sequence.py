@@ -36,6 +36,7 @@ class Sequence:
         prompt_logprobs: of the prompt so far, if asked for, until they are reported.
         stored: its prompt's place in the prefix store, as long as there may be blocks to add.
         blocked_since: when it could have begun for the first time, but for its memory.
+        reading: whether it waits for blocks of the prefix store.
     """
 
     cache: KVStore
@@ -76,6 +77,7 @@ class Sequence:
         self.begun = False
         self._began_at = 0.0
         self.blocked_since: float | None = None
+        self.reading = False
         for token in request.emitted_ids:
             sampler.append(token)
             if constraint is not None:

@@ -69,6 +69,14 @@ class KVBudget:
         """Bytes of a sequence that may grow to ``context`` positions."""
         return self.factory.nbytes(context)
 
+    def fits(self, context: int) -> bool:
+        """Whether a sequence that may grow to ``context`` positions would get its bytes now."""
+        return self.used + self.need(context) <= self.limit
+
+    def known(self, prompt: Sequence[int], contents: Sequence[ContentSpan] = ()) -> int:
+        """Blocks of a prompt that are kept here."""
+        return len(self._tree.find(prompt, contents)) if self.keep_prefixes else 0
+
     def lease(
         self,
         prompt: Sequence[int],

@@ -13,6 +13,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,6 +75,7 @@ class PrefixStore:
         self._root = hashlib.blake2b(whole.encode(), digest_size=NAME_BYTES).digest()
         self._queries = self._hits = self._damaged = 0
         self.writer = BlockWriter(Path(self.directory), limit=limit, sizes=self._sizes, say=say)
+        self.reader = ThreadPoolExecutor(1, "prefix store")  # its thread begins with the first use
 
     def prompt(self, tokens: Sequence[int], contents: Sequence[ContentSpan]) -> StoredPrompt:
         """A prompt's place in the store."""
@@ -149,7 +151,8 @@ class PrefixStore:
         )
 
     def close(self) -> None:
-        """Write what is queued, for `CLOSE_S` seconds at most; nothing is stored afterwards."""
+        """Write what is queued, for `CLOSE_S` seconds at most; nothing is stored or read ahead afterwards."""
+        self.reader.shutdown(wait=False, cancel_futures=True)
         self.writer.close(CLOSE_S)
 
 
@@ -164,16 +167,38 @@ class StoredPrompt:
         self._store, self._names, self._usable = store, names, usable
         self._used_ns = time.time_ns()
         self._saved = 0
+        self._ahead: tuple[int, Future[list[BlockData]]] | None = None
+
+    def read_ahead(self, known: int) -> bool:
+        """Have a thread read the blocks behind the first ``known`` ones, for `behind`; whether it has.
+
+        Reading takes as long as the disk does, which sequences that run should not notice.
+        """
+        if self._ahead is None:
+            if known >= self._usable or not self._store.is_readable(self._names[known]):
+                return True
+            names = self._names[: self._usable]
+            self._ahead = known, self._store.reader.submit(self._store.read, names, known, whole=True)
+        return self._ahead[1].done()
 
     def behind(self, known: Sequence[BlockData]) -> list[BlockData]:
         """Whole blocks behind ``known`` ones, which come from elsewhere and are stored if they are not yet."""
         for name, data in zip(self._names, known, strict=False):
             if not self._store.is_kept(name) and not self._store.writer.put(name, data, self._used_ns):
                 break
-        blocks = self._store.read(self._names[: self._usable], len(known), whole=True)
+        blocks = self._blocks(len(known))
         self._saved = len(known) + len(blocks)
         self._note(len(known), self._saved)
         return blocks
+
+    def _blocks(self, start: int) -> list[BlockData]:
+        """Blocks ``start`` .. that are stored, those that were read ahead included."""
+        if self._ahead is not None:
+            begin, reading = self._ahead
+            self._ahead = None
+            if begin <= start:
+                return reading.result()[start - begin :]
+        return self._store.read(self._names[: self._usable], start, whole=True)
 
     def fill(self, cache: KVStore, new_cache: Callable[[], KVStore]) -> KVStore:
         """The same store, or a new one that holds more of the prompt."""

@@ -27,7 +27,7 @@ class LoadOptions:
         weights: ``bf16``, ``int8``, ``int4``, ``int4+``, ``mobile`` (of a checkpoint for devices only), or ``auto``:
             the file's own grid if it has one, else int8. The drafter is never kept below int8.
         kv: keys and values in float16 (``f16``) or ``int8``, which takes about half the memory.
-        threads: worker threads; None is the number of physical cores.
+        threads: worker threads; None is what `geminate.cores.pick_threads` picks.
         prefill_chunk: maximum number of prompt tokens in one forward pass, 1 to 4096.
         rope_position: the drafter's rotary position, ``P`` (transformers) or ``P-1`` (LiteRT-LM, vLLM); changes
             acceptance, never the output.
@@ -59,7 +59,9 @@ class LoadOptions:
     kv: KVFormat = field(
         default="f16", metadata={"help": "Format of the KV cache: f16, or int8, which takes about half the memory."}
     )
-    threads: int | None = field(default=None, metadata={"help": "Number of worker threads.", "empty": "physical cores"})
+    threads: int | None = field(
+        default=None, metadata={"help": "Number of worker threads.", "empty": "fast physical cores"}
+    )
     prefill_chunk: int = 256
     rope_position: RopePosition = field(
         default="P", metadata={"help": "Rotary position used by the drafter: P or P-1."}

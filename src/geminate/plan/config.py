@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 
 from geminate.arrays import F32
+from geminate.elementary import power
 from geminate.kv.store import SlotSpec
 
 LayerKind = Literal["sliding_attention", "full_attention"]
@@ -123,8 +124,7 @@ class TargetConfig:
         As transformers' ``compute_default_rope_parameters``, ``_compute_linear_scaling_rope_parameters`` and
         ``_compute_proportional_rope_parameters``: all divide by the full head_dim; proportional rotates
         int(part * head_dim // 2) pairs, the rest have frequency zero and are left out here. The power is taken in
-        float64 and rounded once: float32 powers differ by up to 2 units in the last place between builds and
-        instruction sets.
+        float64, with the same bits on every machine, and rounded once.
         """
         rope = self.rope[kind]
         dim = next(layer.head_dim for layer in self.layers if layer.kind == kind)
@@ -132,7 +132,7 @@ class TargetConfig:
         if rope.rope_type == "proportional":
             pairs = int(rope.partial_rotary_factor * dim // 2)
         exponent = np.arange(0, 2 * pairs, 2, dtype=np.float32) / np.float32(dim)
-        inverse = np.float32(1.0) / np.power(rope.theta, exponent.astype(np.float64)).astype(np.float32)
+        inverse = np.float32(1.0) / power(rope.theta, exponent.astype(np.float64)).astype(np.float32)
         scaled: F32 = (inverse / np.float32(rope.factor)).astype(np.float32)
         return scaled
 

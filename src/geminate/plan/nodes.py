@@ -19,6 +19,7 @@ from typing import TypeAlias
 import numpy as np
 
 from geminate.arrays import F32, I32, is_permutation
+from geminate.elementary import cos_sin
 from geminate.errors import WeightsError
 from geminate.formats.matrix import PackedMatrix, RowTable
 
@@ -60,9 +61,8 @@ class RopeTable:
         want = max(-(-positions // self.BLOCK) * self.BLOCK, 2 * have)
         at = np.arange(have, want, dtype=np.float32)
         # The product is float32 as in transformers; the functions are then taken in float64 and rounded once.
-        angle = (at[:, None] * self.inv_freq[None, :]).astype(np.float64)
-        more = np.cos(angle).astype(np.float32), np.sin(angle).astype(np.float32)
-        self._rows = np.concatenate([cos, more[0]]), np.concatenate([sin, more[1]])
+        c, s = cos_sin((at[:, None] * self.inv_freq[None, :]).astype(np.float64))
+        self._rows = np.concatenate([cos, c.astype(np.float32)]), np.concatenate([sin, s.astype(np.float32)])
 
 
 @dataclass(frozen=True, kw_only=True)

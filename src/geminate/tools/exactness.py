@@ -4,15 +4,16 @@ A *run* is one prompt under one choice of every setting. By default the runs of 
 value occurs, and every pair of values of two settings (speculation, threads, chunk, batch, greedy or sampled, KV
 format) occurs together; the two temperatures alternate in the sampled runs. The array is found greedily, in a fixed
 order. A batch is the prompt alone, or as in a server: among other sequences that come and go, starting from the prefix
-cache of an earlier run. ``full`` runs the cross product. Greedy and sampled runs differ from each other by intent, and
-so do KV formats; runs with the same temperature and KV format must give the same token ids and the same hash over the
-logits of every emitted position.
+cache of an earlier run; or alone behind keys and values that another engine left in a prefix store. ``full`` runs the
+cross product. Greedy and sampled runs differ from each other by intent, and so do KV formats; runs with the same
+temperature and KV format must give the same token ids and the same hash over the logits of every emitted position.
 """
 
 from __future__ import annotations
 
 import hashlib
 import itertools
+import tempfile
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from dataclasses import asdict, dataclass, field, replace
@@ -20,18 +21,21 @@ from typing import Any, Literal
 
 import numpy as np
 
+from geminate.engine.engine import Engine
 from geminate.engine.messages import EngineEvent, EngineRequest
 from geminate.engine.sequence import Sequence
 from geminate.kv.budget import KVBudget
+from geminate.kv.prefix_store import PrefixStore
 from geminate.kv.store import KVFormat
 from geminate.llm import LLM
+from geminate.loading.identity import kv_identity
 from geminate.params import SamplingParams
 
-BatchKind = Literal["alone", "others"]
+BatchKind = Literal["alone", "others", "stored"]
 SPECULATION: tuple[int | str, ...] = (0, 1, 2, 3, 4, 5, 6, 7, 8, "ngram", "auto")
 TEMPERATURES = (0.0, 0.7, 1.2)
 CHUNKS = (256, 7)
-BATCHES: tuple[BatchKind, ...] = ("alone", "others")
+BATCHES: tuple[BatchKind, ...] = ("alone", "others", "stored")
 OTHERS = 7  # sequences beside the one under test
 
 
@@ -72,7 +76,7 @@ class Report:
 
     Attributes:
         logits_hash: over the logits of the first KV format. kv_hashes: of every KV format.
-        reused: prompt tokens taken from the prefix cache.
+        reused: prompt tokens taken from the prefix cache or the prefix store.
     """
 
     identical: bool
@@ -145,6 +149,8 @@ def _run(llm: LLM, prompt: list[int], setting: Setting, params: SamplingParams) 
         engine = llm.new_engine(prefill_chunk=setting.prefill_chunk, costs=llm.engine.timing.costs)
         sequence = engine.add(request)
         events = engine.run()
+    elif setting.batch == "stored":
+        sequence, events = _behind_store(llm, request, setting, mine)
     else:
         sequence, events = _among_others(llm, request, setting, mine)
     hashes: list[bytes] = []
@@ -188,6 +194,30 @@ def _among_others(
         events += engine.step()
         add(other, theirs, 0)
     return sequence, events + engine.run()
+
+
+def _behind_store(
+    llm: LLM, request: EngineRequest, setting: Setting, params: SamplingParams
+) -> tuple[Sequence, list[EngineEvent]]:
+    """The sequence alone in an engine that reads from disk what another engine wrote there."""
+    target = llm.pair.target
+
+    def engine_over(directory: str) -> tuple[Engine, PrefixStore]:
+        engine = llm.new_engine(prefill_chunk=setting.prefill_chunk, costs=llm.engine.timing.costs)
+        identity = kv_identity(llm.pair)
+        engine.store = PrefixStore(directory, limit=1 << 40, identity=identity, factory=target.kv, say=lambda _: None)
+        return engine, engine.store
+
+    with tempfile.TemporaryDirectory(prefix="geminate-verify-") as directory:
+        engine, store = engine_over(directory)
+        engine.add(llm.request(list(request.prompt_ids), replace(params, max_tokens=1), speculation=0))
+        engine.run()
+        store.close()
+        engine, store = engine_over(directory)
+        sequence = engine.add(request)
+        events = engine.run()
+        store.close()
+    return sequence, events
 
 
 def _compare(prompt: int, start: int, plain: tuple[Setting, _Run], other: tuple[Setting, _Run]) -> Difference | None:

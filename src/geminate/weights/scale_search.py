@@ -119,7 +119,8 @@ def on_int4_grid(groups: F32) -> tuple[I8, np.ndarray, np.ndarray]:
 def _middle(x: F32, q: F32) -> F32:
     """Middle of the scales that round every nonzero weight right, float32 [N]; x, q [N, 32]."""
     # Half a unit in the last of bf16's 8 significant bits; a float64 holds all of it.
-    half_ulp = np.exp2(np.floor(np.log2(np.abs(np.where(x == 0, 1, x)).astype(np.float64))) - 8)
+    exponent = np.frexp(np.where(x == 0, 1, x).astype(np.float64))[1] - 1
+    half_ulp = np.ldexp(1.0, exponent - 8)
     safe = np.where(q == 0, 1, q).astype(np.float64)
     ends = np.stack(((x - half_ulp) / safe, (x + half_ulp) / safe))
     low = np.where(q == 0, -np.inf, ends.min(axis=0)).max(axis=-1)

@@ -12,12 +12,12 @@ from geminate.arrays import F32, I32, U8, U16
 from geminate.backends.cpu.sampler import NativeSampler
 from geminate.backends.kv_rings import RingFactory, table
 from geminate.backends.tiles import LAYOUTS, TileLayout
+from geminate.cores import pick_threads
 from geminate.decoding.draft_rule import DraftRule, DraftStop
 from geminate.errors import BackendError
 from geminate.formats.matrix import PackedMatrix, Planes, RowTable
 from geminate.formats.table import WeightFormat
 from geminate.kv.store import KVDtype, KVFactory, KVStore, SlotSpec
-from geminate.machine import physical_cores
 from geminate.plan import nodes as p
 from geminate.plan.batch import Batch
 
@@ -33,6 +33,16 @@ else:
 def native_available() -> bool:
     """Whether the kernels are built."""
     return _native is not None
+
+
+def native_file() -> str | None:
+    """Path of the native module; None where it is not built."""
+    return _native.__file__ if native_available() else None
+
+
+def native_arithmetic() -> int | None:
+    """The native module's number of the arithmetic; None where it is not built."""
+    return _native.arithmetic() if native_available() else None
 
 
 def supported_isas() -> list[str]:
@@ -54,7 +64,7 @@ class NativeBackend:
     """Compiles plans for the C++ kernels.
 
     Args:
-        threads: worker threads; None is `physical_cores`.
+        threads: worker threads; None is `pick_threads`.
         isa: instruction set, None is GEMINATE_ISA or the best this machine has.
 
     Raises:
@@ -73,7 +83,7 @@ class NativeBackend:
                 f"GEMINATE_ISA={wanted} is not available here; this machine and build have: {', '.join(legal)}"
             )
         self.isa = wanted
-        self.threads = threads if threads is not None else physical_cores()
+        self.threads = threads if threads is not None else pick_threads().count
         self._pool = _native.Pool(self.threads)
         self._sampler = NativeSampler(_native.Sampler(self._pool, self.isa), _native.SamplingRule)
 

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geminate.arrays import F32, I64
-from geminate.decoding.elementary import log_scalar
 from geminate.decoding.sampler import RowsToDraw, SequenceSampler
 from geminate.decoding.sampling import TokenLogprobs, token_logprobs
+from geminate.elementary import log_scalar
 from geminate.params import ResolvedSampling
 
 if TYPE_CHECKING:

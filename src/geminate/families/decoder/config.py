@@ -272,7 +272,7 @@ def _layers(text: Mapping[str, Any], fields: Fields, traits: Traits, *, drafter:
                 kv_shared=is_shared,
                 kv_donor=donor,
                 intermediate=width * 2 if double else width,
-                query_scale=fields.number("query_pre_attn_scalar") ** -0.5 if traits.query_scalar else 1.0,
+                query_scale=1.0 / math.sqrt(fields.number("query_pre_attn_scalar")) if traits.query_scalar else 1.0,
                 v_norm=traits.v_norm,
                 layer_scalar=traits.layer_scalar,
             )

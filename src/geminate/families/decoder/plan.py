@@ -6,6 +6,7 @@ so, as in Gemma3DecoderLayer (models/gemma3/modeling_gemma3.py).
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from geminate.plan.builder import PlanBuilder, Weights
@@ -84,7 +85,7 @@ def add_per_layer_inputs(
     if not width or not layers:
         return None
     columns = range(layers.start * width, layers.stop * width)
-    b.linear(embedded, out, "per_layer_model_projection", scale=config.hidden_size**-0.5, rows=columns)
+    b.linear(embedded, out, "per_layer_model_projection", scale=1.0 / math.sqrt(config.hidden_size), rows=columns)
     b.norm(out, out, "per_layer_projection_norm", groups=len(layers))
     table = b.store.row_table("embed_tokens_per_layer")
     rows = b.buffer(f"{out}_rows", len(columns))
@@ -187,7 +188,7 @@ def add_mlp(b: PlanBuilder, layer: LayerConfig, moe: MoeConfig | None) -> None:
     b.linear(gate, "h", f"{name}.mlp.down_proj")
     if moe is not None:
         b.norm("h", "h", f"{name}.post_feedforward_layernorm_1")
-        scale = b.store.vector(f"{name}.router.scale") * b.hidden_size**-0.5
+        scale = b.store.vector(f"{name}.router.scale") * (1.0 / math.sqrt(b.hidden_size))
         b.buffer("routed", b.hidden_size)
         b.add(RmsNorm(x="x", out="routed", weight=scale.astype("float32"), eps=b.eps))
         b.linear("routed", "scores", f"{name}.router.proj")

@@ -24,6 +24,7 @@ from geminate.kv.store import KVFormat, KVStore
 from geminate.loading.compile import compile_drafter, compile_target
 from geminate.plan.batch import Batch, Rows
 from geminate.plan.config import MoeConfig, TargetConfig
+from geminate.plan.costs import AttentionCosts
 from geminate.plan.nodes import Experts, GatherRows, Linear, Plan
 from geminate.runtime.drafter import DrafterModel
 from geminate.runtime.target import TargetModel
@@ -48,7 +49,7 @@ class StepBench:
         shape: a name of `geminate.tools.bench.shapes.SHAPES` or a model directory.
         weights: see `presets.tensor_format`; ``auto`` is int8 here.
         kv: format of keys and values.
-        threads: None is one for each physical core.
+        threads: None is what `pick_threads` picks.
         context: positions already in the cache.
         prefill: tokens of the prompt whose processing is timed; None is `PREFILL`, or what the context holds.
         layers: a shorter stack; None takes all, or as many whole blocks as fit into memory.
@@ -224,6 +225,9 @@ def run(
     experts: dict[int, int] = {}
     bandwidth, peak, draft, prefill, full, share = [], [], [], [], [], []
     prompt = prompt_macs(bench.target.plan)
+    behind = AttentionCosts(bench.target.plan).at(bench.context)
+    half = bench.target.kv_format == "f16"  # its products are float32, of which a register holds a quarter as many
+    kv_bytes = behind.bytes if half else behind.bytes // 2
     every = max(1, repeats // 3)  # a prefill takes as long as many passes
     for m in rows:  # pages, tables, threads
         bench.step(m)
@@ -235,9 +239,9 @@ def run(
             took = bench.step(m)
             experts[m] = bench.experts_read
             steps[m].append(took)
-            least = work.bytes(experts[m], layers) / bandwidth[-1]
+            least = (work.bytes(experts[m], layers) + kv_bytes) / bandwidth[-1]
             if bench.weights != "bf16":  # its products are float32, whose peak is not measured
-                least = max(least, m * work.macs() / peak[-1])
+                least = max(least, m * (work.macs() + behind.macs * (4 if half else 1)) / peak[-1])
             fractions[m].append(least / took)
         bench.step(1)
         draft.append(bench.draft_step())
@@ -255,6 +259,7 @@ def run(
         "of_layers": bench.total_layers, "kv": bench.target.kv_format, "context": bench.context, "repeats": repeats,
         "bandwidth_gbps": round(median(bandwidth) / 1e9, 1), "int8_gmacs": round(median(peak) / 1e9, 1),
         "weight_bytes": work.bytes(experts[rows[0]], layers), "macs_per_row": work.macs(),
+        "kv_bytes": kv_bytes, "attention_macs_per_row": behind.macs,
         "step_ms": {str(m): round(median(t) * 1e3, 2) for m, t in steps.items()},
         "best_ms": {str(m): round(min(t) * 1e3, 2) for m, t in steps.items()},
         "ratio": {str(m): round(r, 3) for m, r in ratio.items()}, "ratio_to_rows": rows[0],

@@ -1,4 +1,4 @@
-"""exp, log and weights against mpmath, and their native twins bit for bit."""
+"""exp, log, sin, cos, powers and weights against mpmath, and the native twins bit for bit."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import mpmath
 import numpy as np
 import pytest
 
+from geminate import elementary
 from geminate.backends.cpu.program import _native, native_available
-from geminate.decoding import elementary
 from geminate.decoding.noise import stream_key, uniform
 
 G = np.random.default_rng(0)
@@ -53,6 +53,29 @@ def test_weights_are_the_nearest_multiples() -> None:
     for value, weight in zip(NEGATIVE.tolist(), made.tolist(), strict=True):
         assert abs(mpmath.exp(mpmath.mpf(value)) * 2**44 - weight) < 0.5 + 0.51  # the bound of exp is half a unit
     assert elementary.weights(np.array([0.0, -31.2])).tolist() == [2**44, 0]
+
+
+def test_sin_and_cos_are_right_to_their_bound() -> None:
+    mpmath.mp.prec = 200
+    eighth = math.pi / 4
+    near = [np.nextafter(k * eighth, k * eighth + side) for k in (1, 2, 3, 4, 7, 1001, 2**19) for side in (-1, 1)]
+    angles = np.concatenate([G.random(800) * 8, G.random(800) * 2**17, np.arange(300.0), near, [0.0, 1e-30]])
+    cosine, sine = elementary.cos_sin(angles)
+    for x, c, s in zip(angles.tolist(), cosine.tolist(), sine.tolist(), strict=True):
+        assert abs(mpmath.cos(mpmath.mpf(x)) - c) < 2.0**-52 and abs(mpmath.sin(mpmath.mpf(x)) - s) < 2.0**-52
+    assert elementary.cos_sin(np.array([0.0]))[1].tolist() == [0.0]
+    for bad in (-1.0, 2.0**21, math.nan):
+        with pytest.raises(ValueError):
+            elementary.cos_sin(np.array([bad]))
+
+
+def test_powers_are_right_to_their_bound() -> None:
+    mpmath.mp.prec = 120
+    exponents = np.arange(0, 256, 2, dtype=np.float32).astype(np.float64) / 256
+    for base in (1.0, 1e4, 1e6):
+        for e, made in zip(exponents.tolist(), elementary.power(base, exponents).tolist(), strict=True):
+            exact = mpmath.mpf(base) ** mpmath.mpf(e)
+            assert abs(made - exact) < exact * mpmath.mpf(2) ** -44
 
 
 @pytest.mark.skipif(not native_available(), reason="the native module is not built")

@@ -1,0 +1,108 @@
+"""Token ids and logits are those of a committed table, on every machine, instruction set, Python and NumPy.
+
+`python tests/property/test_hashes.py` prints the table anew, for a release that changes the arithmetic.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from geminate import LLM, SamplingParams
+from geminate.backends.cpu.program import supported_isas
+
+TABLE = Path(__file__).with_name("hashes.json")
+SIZES = ("E2B", "E4B", "12B", "26B-A4B", "31B")
+FORMATS = ("bf16", "int8", "int4")
+KVS = ("f16", "int8")
+PROMPT = [2, *(7 + 31 * i % 400 for i in range(70))]
+
+
+def numbers(name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """Weights that are hashes of their places, bfloat16-representable float32: norms near 1, matrices near 0."""
+    z = np.arange(int(np.prod(shape)), dtype=np.uint64) + np.uint64(zlib.crc32(name.encode()) << 20)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    steps = ((z ^ (z >> np.uint64(31))) >> np.uint64(57)).astype(np.float32) - np.float32(63.5)  # -63.5 to 63.5
+    made = steps / np.float32(1024) if len(shape) > 1 else 1 + steps / np.float32(512)
+    bits = made.astype(np.float32).view(np.uint32) & np.uint32(0xFFFF0000)
+    return bits.view(np.float32).reshape(shape)
+
+
+def rewritten(source: Path, directory: Path) -> Path:
+    """A fabricated model whose weights come from no library's generator."""
+    directory.mkdir(parents=True, exist_ok=True)
+    for file in source.iterdir():
+        if file.suffix != ".safetensors":
+            (directory / file.name).write_bytes(file.read_bytes())
+            continue
+        tensors = load_file(file)
+        kept = {name: t for name, t in tensors.items() if t.dtype.kind in "iu"}  # the drafter's ordering of tokens
+        save_file({n: kept.get(n, numbers(n, t.shape)) for n, t in tensors.items()}, directory / file.name)
+    return directory
+
+
+def hash_of(llm: LLM) -> str:
+    """Over token ids and logits of a greedy and a sampled answer, with the longest drafts there are."""
+    digest = hashlib.blake2b(digest_size=12)
+    for temperature in (0.0, 1.0):
+        params = SamplingParams(max_tokens=20, temperature=temperature, top_k=40, seed=5, ignore_eos=True)
+        speculation = 0 if llm.pair.drafter is None else 5
+        [out] = llm.generate(
+            [PROMPT], params, speculation=speculation, on_logits=lambda _, row: digest.update(row.tobytes())
+        )
+        digest.update(json.dumps(out.token_ids).encode())
+    return digest.hexdigest()
+
+
+def rows(models: dict[str, Path | None]) -> dict[str, str]:
+    """Hashes of all models, formats of weights and of keys and values."""
+    return {
+        f"{name}, {weights}, {kv}": hash_of(LLM(path, weights=weights, kv=kv, threads=2))
+        for name, path in models.items()
+        for weights in FORMATS
+        for kv in KVS
+    }
+
+
+@pytest.fixture(scope="module")
+def known(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path | None]:
+    root = tmp_path_factory.mktemp("hashed")
+    for size in SIZES:
+        for name in (size, f"{size}-assistant"):
+            rewritten(models[size].with_name(name), root / name)
+    return {"embedded pair": None} | {size: root / size for size in SIZES}
+
+
+@pytest.mark.parametrize("isa", supported_isas())
+def test_this_machine_computes_the_committed_bits(
+    isa: str, known: dict[str, Path | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GEMINATE_ISA", isa)
+    table = json.loads(TABLE.read_text())
+    assert rows(known) == table
+    assert len(set(table.values())) == len(table) == 36, "every format has bits of its own"
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+    import tempfile
+
+    from support.fabricate import make_drafter, make_target
+
+    with tempfile.TemporaryDirectory() as place:
+        made, found = Path(place), dict[str, Path | None]({"embedded pair": None})
+        for size in SIZES:
+            make_target(size, made / size)
+            make_drafter(size, made / f"{size}-assistant")
+            for name in (size, f"{size}-assistant"):
+                rewritten(made / name, made / "hashed" / name)
+            found[size] = made / "hashed" / size
+        print(json.dumps(rows(found), indent=1))
