@@ -20,14 +20,17 @@ from fuzz.worker import Worker
 
 BASE = "GEMINATE_FUZZ_BASE"
 DIRECTORY = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors")
-ODD_FIELDS = ["num_hidden_layers", "layer_types", "rope_parameters", "quantization_config", "per_layer_config", "x"]
+FOLDERS = ("model", "model-assistant", "mobile")
+ODD_FIELDS = ["num_hidden_layers", "layer_types", "rope_parameters", "quantization_config", "per_layer_config",
+              "module_quant_configs", "num_bits", "config_groups", "x"]  # fmt: skip
 
 
 def prepare(base: Path) -> None:
-    """Random models as a directory and as a GGUF file, a drafter, and the packed files of both."""
+    """Random models as a directory, as a GGUF file and for devices, a drafter, and the packed files of all."""
     from geminate import LLM
     from support.fabricate import make_drafter, make_target
     from support.fabricate_gguf import to_gguf
+    from support.mobile import copied
     from support.tiny_tokenizer import backend
 
     target = make_target("E2B", base / "model")
@@ -41,6 +44,8 @@ def prepare(base: Path) -> None:
         "ggml.token_type": [1] * 512, "ggml.bos_token_id": 2, "ggml.eos_token_id": 1,
         "ggml.merges": ["t h", "i n"],
     })  # fmt: skip
+    copied("e2b", base / "mobile")
+    LLM(base / "mobile", drafter=None, cache_dir=base / "cache", threads=1).close()
     for file in ("model", "model.gguf"):
         LLM(base / file, drafter=base / "model-assistant", cache_dir=base / "cache", threads=1).close()
 
@@ -59,11 +64,12 @@ def load(data: bytes) -> None:
     base = Path(os.environ[BASE])
     with tempfile.TemporaryDirectory() as temporary:
         place = Path(temporary)
-        for folder in ("model", "model-assistant"):
+        for folder in FOLDERS:
             (place / folder).mkdir()
             for file in (base / folder).iterdir():
                 (place / folder / file.name).symlink_to(file)
-        model, cache = place / "model", place / "fresh"
+        mobile = what.get("file", "").startswith("mobile") or what.get("model") == "mobile"
+        model, cache = place / ("mobile" if mobile else "model"), place / "fresh"
         if what["kind"] == "gguf":
             model = place / "changed.gguf"
             model.write_bytes(content)
@@ -76,7 +82,7 @@ def load(data: bytes) -> None:
             changed = place / what["file"]
             changed.unlink(missing_ok=True)
             changed.write_bytes(content)
-        drafter = (base if what["kind"] == "packed" else place) / "model-assistant"
+        drafter = None if mobile else (base if what["kind"] == "packed" else place) / "model-assistant"
         with LLM(model, drafter=drafter, cache_dir=cache, threads=1) as llm:
             llm.generate([[5, 7, 9]], SamplingParams(max_tokens=3), speculation=2)
             if llm.tokenizer is not None:
@@ -108,10 +114,10 @@ class Files:
             return dumped({"kind": kind}) + b"\n" + data
         if kind == "packed":
             file = rng.choice(sorted((self._base / "cache").glob("*.geminate")))
-            model = "model.gguf" if file.name.startswith("model.gguf") else "model"
+            model = next(m for m in ("model.gguf", "mobile", "model") if file.name.startswith(m))
             change = forged if rng.random() < 0.6 else damaged
             return dumped({"kind": kind, "file": file.name, "model": model}) + b"\n" + change(rng, file.read_bytes())
-        folder = rng.choice(["model", "model", "model-assistant"])
+        folder = rng.choice(["model", "model", "model-assistant", "mobile", "mobile"])
         if kind == "safetensors":
             file = self._base / folder / "model.safetensors"
             data = headed(rng, file.read_bytes()) if rng.random() < 0.6 else damaged(rng, file.read_bytes(), reach=4000)

@@ -29,3 +29,11 @@ def test_memory_of_the_models(shape: str) -> None:
     page = (ROOT / "docs" / "faq.md").read_text(encoding="utf-8")
     row = re.search(rf"^\| {shape.removeprefix('gemma-4-')} \| (.*) \|$", page, re.MULTILINE)
     assert row is not None and row[1].split(" | ") == cells, cells
+
+
+@pytest.mark.parametrize("shape", ["gemma-4-E2B", "gemma-4-E4B"])
+def test_bytes_of_the_mobile_format(shape: str) -> None:
+    target, _, _ = load_shape(shape, None)
+    cells = [f"{streamed_bytes(target, weights) / 1e9:.2f} GB" for weights in ("mobile", "int4")]
+    page = (ROOT / "docs" / "quantization.md").read_text(encoding="utf-8")
+    assert f"| {shape.removeprefix('gemma-4-')} | {' | '.join(cells)} |" in page

@@ -30,6 +30,7 @@ from geminate.weights.store import open_weights
 from support import fabricate_gemma3
 from support.cli import geminate, refused
 from support.fabricate_gguf import to_gguf
+from support.mobile import FIXTURES
 
 
 def bf16(x: np.ndarray) -> np.ndarray:
@@ -317,3 +318,11 @@ def test_speculation_changes_nothing_in_mixed_formats() -> None:
     params = SamplingParams(max_tokens=40, temperature=0.8, seed=3)
     outs = [llm.generate("Once upon a time", params, speculation=k)[0].token_ids for k in ("off", 1, 4, "auto")]
     assert llm.pair.target.store.format == "mixed" and outs[1:] == outs[:1] * 3
+
+
+def test_the_mobile_format_is_not_made_here(models: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(ParameterError, match="from training alone"):
+        quantize_model(models["E2B"], tmp_path / "out", "mobile")
+    with pytest.raises(QuantizationError, match="cannot be quantized further"):
+        quantize_model(FIXTURES / "e2b", tmp_path / "out", "int8")
+    assert not (tmp_path / "out").exists()

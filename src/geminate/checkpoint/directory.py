@@ -15,6 +15,8 @@ from geminate.checkpoint.coded_tensors import with_coded
 from geminate.checkpoint.entries import Entry
 from geminate.checkpoint.json_file import check_regular, read_object
 from geminate.checkpoint.missing import what_it_is
+from geminate.checkpoint.quantization_config import static_scheme
+from geminate.checkpoint.row_scaled import with_row_scaled
 from geminate.checkpoint.safetensors_reader import checkpoint_files, read_files
 from geminate.errors import ModelNotFoundError, TokenizerError
 
@@ -56,8 +58,14 @@ class DirectoryCheckpoint(Checkpoint):
 
     @functools.cached_property
     def tensors(self) -> Mapping[str, Entry]:
-        """See `Checkpoint`."""
-        return with_coded(read_files(self.files))
+        """See `Checkpoint`.
+
+        Raises:
+            ConfigError: a quantization_config that is not supported.
+        """
+        found = with_coded(read_files(self.files))
+        scheme = static_scheme(self.metadata) if (self.path / "config.json").exists() else None
+        return found if scheme is None else with_row_scaled(found, scheme)
 
     @functools.cached_property
     def _tokenizer_config(self) -> Mapping[str, Any]:

@@ -8,7 +8,7 @@ import numpy as np
 
 from geminate.arrays import F32, I8, U16
 
-Grid = Literal["int8", "int4"]
+Grid = Literal["int8", "int4", "q2r", "q4r", "q8r"]
 
 
 class Entry(Protocol):
@@ -19,7 +19,7 @@ class Entry(Protocol):
         offset: of the first stored byte in its file.
         grid: the kernel grid that all stored values lie on, so that packing need not round: ``int8`` is
             w = q * scale with q in -127..127, ``int4`` the same with q in -8..7, one float16 scale per 32 columns;
-            None for anything else.
+            ``q2r``, ``q4r``, ``q8r`` have float32 scales per row; None for anything else.
         whole_norm: whether norm weights 1 + w are stored as that sum (GGUF) or as w (safetensors).
     """
 
@@ -46,6 +46,9 @@ class Entry(Protocol):
         """Rows start..stop of the leading axis as float32 (a copy)."""
         ...
 
-    def codes(self, start: int, stop: int) -> tuple[I8, U16]:
-        """Codes int8 [..., k] and float16 scale bits [..., k / 32] of rows start..stop; only where there is a grid."""
+    def codes(self, start: int, stop: int) -> tuple[I8, U16 | F32]:
+        """Codes int8 [..., k] and scales of rows start..stop; only where there is a grid.
+
+        Scales are float16 bits [..., k / 32], or float32 [rows, blocks] of the grids with scales per row.
+        """
         ...

@@ -12,6 +12,7 @@ from geminate.cli.flags import ModelArg, loading, options
 from geminate.cli.model import load
 from geminate.llm import LLM
 from geminate.loading.options import LoadOptions
+from geminate.loading.pairing import pairing
 
 LOADING = loading("drafter", "weights", "kv")
 
@@ -80,6 +81,8 @@ def describe(llm: LLM) -> dict[str, Any]:
             "bytes": sum(d.store.bytes_by_kind().values()),
             "rope_position": d.rope_position,
         }
+        if (found := pairing(pair)) is not None:
+            body["drafter"]["pairing"] = {"matched": found.matched, "note": found.note}
     return body
 
 
@@ -104,7 +107,7 @@ def sentences(body: dict[str, Any]) -> list[str]:
         + (f", {experts['top_k']} of {experts['count']} experts a token" if experts else ""),
         f"context: {body['context']:,} tokens, sliding window {body['sliding_window']:,}",
         f"weights: {body['weights']}, {_bytes(streamed)} in memory"
-        + (f", {_bytes(row_table)} more read from disk row by row (per-layer embeddings)" if row_table else ""),
+        + (f", {_bytes(row_table)} more read from disk row by row (embeddings)" if row_table else ""),
         f"KV cache: {body['kv']['format']}, "
         + ", ".join(f"{_bytes(size)} for {int(n):,} tokens" for n, size in body["kv"]["bytes"].items()),
         "packed weights: " + (body["packed_cache"] or "not kept on disk"),
@@ -125,7 +128,12 @@ def sentences(body: dict[str, Any]) -> list[str]:
         else body["drafter_note"],
         f"the drafter has {drafter['layers']} layers, hidden size {drafter['hidden_size']:,}{head}, "
         f"{_counted(drafter['parameters'])} parameters in {drafter['weights']} ({_bytes(drafter['bytes'])})",
+        *([_pairing(drafter["pairing"])] if "pairing" in drafter else []),
     ]
+
+
+def _pairing(found: dict[str, Any]) -> str:
+    return ("warning: " if found["matched"] is False else "pair: ") + str(found["note"])
 
 
 def _counted(number: int) -> str:

@@ -30,6 +30,7 @@ LOOKUP = "only text that repeats is drafted (prompt lookup)"
 # Drafters are never kept below int8, so Q8_0 loses nothing and is the smallest file that does not.
 _PRECISIONS = ("Q8_0", "BF16", "F16", "F32")
 _QUANTIZATION = re.compile(r"i?q\d.*|bf16|f16|fp16|f32|qat|ud", re.IGNORECASE)
+_DEVICE = re.compile(r"-qat-mobile-(?:transformers|ct)$")
 _SHOWN = 3  # drafters that were passed over, by name
 WAY_OUT = "name another drafter with --drafter, or --drafter none"
 
@@ -73,6 +74,15 @@ def find_drafter(name: str | Path, source: Path, choice: str | Path | None) -> D
     return search.on_hub(str(name))
 
 
+def drafter_names(target: str) -> list[str]:
+    """Names of drafters of a target by its own name, best first.
+
+    Checkpoints for devices have no drafters of their own on the hub; those of the plain weights fit them.
+    """
+    plain = _DEVICE.sub("", target)
+    return [f"{name}-assistant" for name in dict.fromkeys((target, plain))]
+
+
 class _Search:
     """A search for a drafter that fits.
 
@@ -96,7 +106,8 @@ class _Search:
         """Places to look at, in order; many do not exist."""
         places = list(dict.fromkeys((self.target, self.target.resolve())))
         for place in places:
-            yield place.with_name(place.name + "-assistant")
+            for name in drafter_names(place.name):
+                yield place.with_name(name)
             if self.is_file:
                 yield place.with_name(place.stem + "-assistant")
                 yield place.with_name(place.stem + "-assistant.gguf")
@@ -157,13 +168,14 @@ class _Search:
         reason = f"none found beside {self.target}{self.passed_over('; ')}"
         advice = f"put {wanted} beside it or name a drafter with --drafter"
         if HUB_ID.fullmatch(name) and not Path(name).expanduser().exists():
-            try:
-                path = from_hub(f"{name}-assistant")
-                if self.fits(path):
-                    return DrafterChoice(path=path, note=f"drafter: {path}")
-                reason = f"none fits{self.passed_over('; ')}"
-            except ModelNotFoundError as error:
-                reason = f"none ({error})"
+            for repository in drafter_names(name):
+                try:
+                    path = from_hub(repository)
+                    if self.fits(path):
+                        return DrafterChoice(path=path, note=f"drafter: {path}")
+                    reason = f"none fits{self.passed_over('; ')}"
+                except ModelNotFoundError as error:
+                    reason = f"none ({error})"
             advice = "name a drafter with --drafter"
         elif self.is_file:
             advice = "put its GGUF file (published as mtp-*.gguf) beside it or into MTP/, or name one with --drafter"
@@ -220,13 +232,14 @@ def _cached_on_hub(place: Path) -> Iterator[Path]:
     """Snapshots of ``<repository>-assistant`` for a path inside a hub cache: models--OWNER--NAME/snapshots/REVISION."""
     for parent in place.parents:
         if parent.name == "snapshots" and parent.parent.name.startswith("models--"):
-            other = parent.parent.with_name(parent.parent.name + "-assistant")
-            try:
-                main = (other / "refs" / "main").read_text(encoding="utf-8").strip()
-            except (OSError, UnicodeDecodeError):
-                main = ""
-            snapshots = sorted((other / "snapshots").glob("*"))
-            yield from sorted(snapshots, key=lambda path: path.name != main)
+            for name in drafter_names(parent.parent.name):
+                other = parent.parent.with_name(name)
+                try:
+                    main = (other / "refs" / "main").read_text(encoding="utf-8").strip()
+                except (OSError, UnicodeDecodeError):
+                    main = ""
+                snapshots = sorted((other / "snapshots").glob("*"))
+                yield from sorted(snapshots, key=lambda path: path.name != main)
 
 
 def locate_drafter(name: str | Path, source: Path, choice: str | Path | None) -> Path | None:

@@ -87,6 +87,7 @@ class TargetConfig:
         embed_scale, ple_scale: sqrt of the widths, rounded to the checkpoint's dtype as transformers does.
         ple_dim: width of a layer's per-layer embedding, 0 for none.
         norm_unit_offset: norms multiply by 1 + w, and safetensors hold w.
+        tied_head: the token embedding makes the logits; else a matrix of its own, ``lm_head``, does.
     """
 
     model_type: str
@@ -105,6 +106,7 @@ class TargetConfig:
     eos_token_ids: tuple[int, ...]
     dtype: CheckpointDtype
     norm_unit_offset: bool = False
+    tied_head: bool = True
     generation: GenerationDefaults = field(default_factory=GenerationDefaults)
 
     @property

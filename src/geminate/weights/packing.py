@@ -10,6 +10,7 @@ import numpy as np
 
 from geminate.arrays import F32, I32, is_permutation
 from geminate.checkpoint.entries import Entry
+from geminate.checkpoint.row_scaled import RowScaledEntry
 from geminate.errors import WeightsError
 from geminate.formats.matrix import Layout
 from geminate.formats.rounding import bf16_to_f32
@@ -23,6 +24,7 @@ from geminate.weights.specs import BLOCKS, Matched, TensorSpec, expected_tensors
 
 Layouts = Callable[[WeightFormat], Layout]  # `Backend.layout`
 Progress = Callable[[str, int, int], None]  # tensor name, bytes done, total bytes
+MAX_COLUMNS = 1 << 15  # of a row format: 2^15 products of an int8 and an unsigned byte fit int32
 BLOCK_BYTES = 4 << 20  # float32 rows of one packing step; temporaries are several times that
 
 
@@ -107,9 +109,45 @@ def _pack_one(
         # The largest tensor, already row-major bfloat16: read in place, never copied to the cache or to memory.
         if fmt == "bf16" and entry.dtype == "BF16" and entry.offset % 2 == 0:
             return info | {"mapped": True}
+        if isinstance(entry, RowScaledEntry):
+            return info | _pack_row_scaled_table(writer, spec, entry)
         _pack_row_table(writer, spec, entry, fmt)
         return info
+    if isinstance(entry, RowScaledEntry):
+        info |= _activation_scales(spec, entry)
     _pack_matrix(writer, spec.name, entry, layout, info)
+    return info
+
+
+def _activation_scales(spec: TensorSpec, entry: RowScaledEntry) -> dict[str, float]:
+    """What a matrix with static activations has in the header.
+
+    Raises:
+        WeightsError: scales by blocks, or rows so long that their integer sums could overflow.
+    """
+    if entry.blocks > 1:
+        raise WeightsError(
+            f"{entry.name} has {entry.blocks} scales a row and is the head too (tie_word_embeddings): a head needs one "
+            "scale a row"
+        )
+    if spec.shape[-1] > MAX_COLUMNS:
+        raise WeightsError(f"{entry.name} has {spec.shape[-1]:,} columns; integer sums hold {MAX_COLUMNS:,}")
+    return {"input_scale": entry.input_scale, "output_scale": entry.output_scale}
+
+
+def _pack_row_scaled_table(writer: pc.CacheWriter, spec: TensorSpec, entry: RowScaledEntry) -> dict[str, Any]:
+    """A table of packed codes: they stay in the checkpoint where they are stored as they are read."""
+    rows, width = spec.shape
+    planes = row_table_planes(rows, width, entry.grid, entry.blocks)
+    info: dict[str, Any] = {"blocks": entry.blocks}
+    dtype, shape = planes["codes"]
+    if entry.row_bytes == shape[1]:
+        info["mapped"] = True
+    else:  # rows of whole 32-bit words
+        steps = _steps(rows, width)
+        writer.add(spec.name, dtype, shape, (entry.map()[start:stop, : shape[1]] for start, stop in steps))
+    scales = (entry.row_scales(start, stop) for start, stop in _steps(rows, width))
+    writer.add(f"{spec.name}#scales", *planes["scales"], scales)
     return info
 
 

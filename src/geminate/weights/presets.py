@@ -30,17 +30,25 @@ def check_preset(weights: str) -> Preset:
     raise ParameterError(f"weights must be one of {', '.join(PRESETS)}, not {weights!r}")
 
 
-def check_row_scaled(entries: Iterable[Entry], where: str) -> None:
-    """``mobile`` takes what is stored.
+def row_scaled_preset(preset: Preset, entries: Iterable[Entry], where: str) -> Preset:
+    """The preset of a target's checkpoint: ``mobile`` for one with static activations, which is used as it is stored.
 
     Raises:
-        WeightsError: nothing is stored in a row format.
+        WeightsError: ``mobile`` of another checkpoint. ParameterError: another format of this kind.
     """
     if not any(entry.grid in ROW_FORMATS.values() for entry in entries):
-        raise WeightsError(
-            f"{where} is no checkpoint for devices, and other weights become one by training only; "
-            "leave --weights at auto, or take int4"
+        if preset == "mobile":
+            raise WeightsError(
+                f"{where} is no checkpoint for devices, and other weights become one by training only; "
+                "leave --weights at auto, or take int4"
+            )
+        return preset
+    if preset not in ("auto", "mobile"):
+        raise ParameterError(
+            f"{where} holds weights that were trained together with static int8 activations; in {preset} they would be "
+            "another model: leave --weights at auto"
         )
+    return "mobile"
 
 
 def tensor_format(

@@ -11,6 +11,7 @@ import numpy as np
 
 from geminate.checkpoint.entries import Entry
 from geminate.checkpoint.gguf_file import TYPES
+from geminate.checkpoint.row_scaled import RowScaledEntry
 from geminate.errors import WeightsError
 from geminate.plan.config import AssistantConfig, LayerConfig, TargetConfig
 
@@ -85,7 +86,10 @@ def expected_tensors(config: TargetConfig | AssistantConfig) -> list[TensorSpec]
     """Every tensor the model computes with, in file order of use."""
     text = config.text if isinstance(config, AssistantConfig) else config
     hidden, count = text.hidden_size, len(text.layers)
-    specs = [TensorSpec(name="embed_tokens", shape=(text.vocab_size, hidden), role="embedding")]
+    vocabulary = (text.vocab_size, hidden)
+    specs = [TensorSpec(name="embed_tokens", shape=vocabulary, role="embedding" if text.tied_head else "row_table")]
+    if not text.tied_head:
+        specs.append(TensorSpec(name="lm_head", shape=vocabulary, role="embedding"))
     if text.ple_dim:
         width = count * text.ple_dim
         specs += [
@@ -147,7 +151,7 @@ def match(entries: Mapping[str, Entry], config: TargetConfig | AssistantConfig, 
         if short in specs:
             if short in found:
                 raise WeightsError(f"{where}: {name} and {found[short].name} name the same tensor")
-            found[short] = entry
+            found[short] = entry.of_width(specs[short].shape[-1]) if isinstance(entry, RowScaledEntry) else entry
             continue
         reason = _skip_reason(short, shared, config)
         if reason is None:
@@ -179,7 +183,7 @@ def match(entries: Mapping[str, Entry], config: TargetConfig | AssistantConfig, 
     if problems:
         raise WeightsError(f"{where} {'; it '.join(problems)}")
     for name, entry in entries.items():
-        if canonical(name) == "lm_head" and not _same_weights(entry, found["embed_tokens"]):
+        if text.tied_head and canonical(name) == "lm_head" and not _same_weights(entry, found["embed_tokens"]):
             raise WeightsError(
                 f"{where}: {name} differs from the token embedding; the two must be tied, and this file "
                 "needs an untied head, which is not supported"
@@ -191,16 +195,19 @@ FLOATS = ("BF16", "F16", "F32")
 BLOCKS = tuple(name for name, weights, _ in TYPES.values() if weights > 1)  # ggml's block quantizations
 
 CODED = ("INT8", "INT4")  # `coded_tensors`
+ROW_SCALED = ("Q2R", "Q4R", "Q8R")  # `row_scaled`
 
 
 def _dtypes(spec: TensorSpec) -> tuple[str, ...]:
     if spec.role == "order":
         return ("I64", "I32")
-    return FLOATS if spec.role in ("vector", "scalar") else FLOATS + BLOCKS + CODED
+    if spec.role in ("vector", "scalar", "keep", "experts"):
+        return FLOATS if spec.role in ("vector", "scalar") else FLOATS + BLOCKS + CODED
+    return FLOATS + BLOCKS + CODED + ROW_SCALED
 
 
 def _same_weights(a: Entry, b: Entry) -> bool:
-    if a.shape != b.shape or a.dtype not in FLOATS + BLOCKS:
+    if a.shape != b.shape or a.dtype not in FLOATS + BLOCKS or b.dtype not in FLOATS + BLOCKS:
         return False
     step = max(1, (16 << 20) // (4 * max(1, a.shape[1])))
     return all(np.array_equal(a.rows(i, i + step), b.rows(i, i + step)) for i in range(0, a.shape[0], step))
@@ -221,4 +228,6 @@ def _skip_reason(short: str, shared: set[int], config: TargetConfig | AssistantC
     if len(parts) == 4 and parts[0] == "layers" and parts[2] == "self_attn" and parts[1].isdigit():
         if int(parts[1]) in shared and parts[3] in ("k_proj", "v_proj", "k_norm", "v_norm"):
             return "unused k/v of KV-shared layers"
+        if parts[3] in ("k_cache_scale", "v_cache_scale"):  # neither does transformers' quantizer_gemma.py use them
+            return "scales of an int8 KV cache (--kv has formats of its own)"
     return None

@@ -22,9 +22,10 @@ from geminate.formats.matrix import PackedMatrix, RowTable
 from geminate.formats.table import FORMATS, WeightFormat
 from geminate.plan.config import AssistantConfig, TargetConfig
 from geminate.weights import packed_cache as pc
-from geminate.weights.packing import Layouts, Progress, pack_all, requantized, row_table_planes
-from geminate.weights.presets import Preset, check_row_scaled, tensor_format
-from geminate.weights.specs import TensorSpec, canonical, expected_tensors, match
+from geminate.weights.packed_header import check_header
+from geminate.weights.packing import Layouts, Progress, pack_all, requantized
+from geminate.weights.presets import Preset, row_scaled_preset, tensor_format
+from geminate.weights.specs import canonical, expected_tensors, match
 
 Message = Callable[[str], None]
 PREFAULT_BLOCK = 64 << 20
@@ -34,7 +35,7 @@ class WeightStore:
     """Packed weights by canonical name.
 
     Attributes:
-        format: of the matrices that passes stream, or ``mixed``.
+        format: of the matrices that passes stream, ``mixed``, or ``mobile`` with static activations.
         skipped: reason -> (tensors, bytes) passed over knowingly.
         from_cache: whether they were mapped rather than packed now. path: the cache file, or None.
     """
@@ -59,7 +60,11 @@ class WeightStore:
         self._crc: dict[str, int] = meta.get("crc", {})
         self._made: dict[str, PackedMatrix] = {}
         streamed = self.bytes_by_format()
-        self.format: WeightFormat | Literal["mixed"] = "mixed" if len(streamed) > 1 else next(iter(streamed), "bf16")
+        self.format: WeightFormat | Literal["mixed", "mobile"] = next(iter(streamed), "bf16")
+        if any(FORMATS[name].row_scaled for name in streamed):
+            self.format = "mobile"
+        elif len(streamed) > 1:
+            self.format = "mixed"
 
     def replaced(self, names: Collection[str], other: WeightStore) -> WeightStore:
         """These weights with the tensors ``names`` taken from ``other``; nothing is copied."""
@@ -76,8 +81,11 @@ class WeightStore:
 
     @property
     def contents(self) -> list[tuple[str, int, str]]:
-        """(name, CRC-32, format) of every packed array."""
-        formats = {name: str(info.get("format", "")) for name, info in self._tensors.items()}
+        """(name, CRC-32, format and activation scales) of every packed array."""
+        formats = {
+            name: " ".join(str(info[key]) for key in ("format", "input_scale", "output_scale") if key in info)
+            for name, info in self._tensors.items()
+        }
         return [(name, crc, formats.get(name.split("#")[0], "")) for name, crc in sorted(self._crc.items())]
 
     @property
@@ -247,8 +255,8 @@ def open_weights(
     checkpoint, entries = source.checkpoint, source.tensors
     if preset == "auto" and all(entry.grid is None for entry in entries.values()):
         preset = "int8"  # the same bytes: one cache file serves both
-    if preset == "mobile" and not isinstance(config, AssistantConfig):
-        check_row_scaled(entries.values(), str(checkpoint.path))
+    if not isinstance(config, AssistantConfig):
+        preset = row_scaled_preset(preset, entries.values(), str(checkpoint.path))
     fingerprint = _fingerprint(checkpoint, config, preset, entries, layouts)
     folder = pc.cache_directory(cache_dir)
     # One file for a model, however it is named: "." and links to it have the same place.
@@ -291,34 +299,10 @@ def _from_cache(
     _map_sources(arrays, meta, {canonical(name): entry for name, entry in entries.items()})
     store = WeightStore(arrays, meta, layouts, path=path, from_cache=True)
     for spec in expected_tensors(config):  # checked now, while the weights can still be packed again
-        _check_header(spec, meta["tensors"][spec.name], arrays, layouts)
+        check_header(spec, meta["tensors"][spec.name], arrays, layouts)
         if spec.role == "order":
             store.order(spec.name)
     return store
-
-
-def _check_header(spec: TensorSpec, info: dict[str, Any], arrays: dict[str, np.ndarray], layouts: Layouts) -> None:
-    """A packed tensor is what the configuration asks for: plans and kernels trust these numbers.
-
-    Raises:
-        WeightsError: another role, size, type or shape.
-    """
-    planes: dict[str, tuple[str, tuple[int, ...]]]
-    if spec.role in ("vector", "scalar", "order"):
-        planes = {"codes": ("<i4" if spec.role == "order" else "<f4", spec.shape)}
-    else:
-        n, k = spec.shape[-2:]
-        stack = spec.shape[0] if spec.role == "experts" else 1
-        if (info["n"], info["k"], info["stack"]) != (n, k, stack):
-            raise WeightsError(f"the packed cache has another size of {spec.name}")
-        if spec.role == "row_table":
-            planes = row_table_planes(n, k, info["format"])
-        else:
-            planes = {p: (dtype, (stack, *shape)) for p, (dtype, shape) in layouts(info["format"]).shapes(n, k).items()}
-    found = {p: arrays[spec.name if p == "codes" else f"{spec.name}#{p}"] for p in planes}
-    fits = all(a.dtype == np.dtype(planes[p][0]) and a.shape == planes[p][1] for p, a in found.items())
-    if info["role"] != spec.role or not fits:
-        raise WeightsError(f"the packed cache has another kind or shape of {spec.name}")
 
 
 def _packed_at(path: Path, write: Callable[[IO[bytes]], None], say: Message) -> IO[bytes] | None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from geminate.checkpoint.quantization_config import EMBEDDING, METHODS, static_scheme
 from geminate.errors import ConfigError, shown
 from geminate.families.decoder.fields import DECODER, MAX_VOCAB, ROPE, Fields
 from geminate.plan.config import (
@@ -79,11 +80,17 @@ def decoder_config(
         _refuse_unknown_arithmetic(section, traits)
     fields = Fields(text, DECODER)
     dtype = _dtype(raw, text)
-    scale_dtype = embed_scale_dtype or dtype
+    scheme = static_scheme(raw)
+    if scheme is not None and drafter:
+        raise ConfigError(f"a drafter with quantization_config ({scheme.method}) is not supported; take the bf16 one")
+    # Quantized tables are multiplied in float32 by the unrounded factor (QuantizedEmbedding.forward).
+    table = None if scheme is None else scheme.bits(EMBEDDING, "Embedding")
+    scale_dtype = embed_scale_dtype or (dtype if table is None else "float32")
     hidden, vocab = fields.integer("hidden_size"), fields.integer("vocab_size")
     ple_dim = fields.integer("hidden_size_per_layer_input") if traits.per_layer_inputs else 0
     capped = text.get("final_logit_softcapping") is not None and not drafter
-    if raw.get("tie_word_embeddings", text.get("tie_word_embeddings", True)) is False:
+    tied = raw.get("tie_word_embeddings", text.get("tie_word_embeddings", True)) is not False
+    if scheme is None and not tied:
         raise ConfigError("tie_word_embeddings false is not supported: the head must be the token embedding")
     return TargetConfig(
         model_type=str(raw.get("model_type")),
@@ -102,6 +109,7 @@ def decoder_config(
         eos_token_ids=_eos_ids(text, generation),
         dtype=dtype,
         norm_unit_offset=traits.norm_unit_offset,
+        tied_head=tied,
         generation=GenerationDefaults(
             do_sample=generation.get("do_sample"),
             temperature=generation.get("temperature"),
@@ -135,9 +143,10 @@ def _refuse_unknown_arithmetic(text: Mapping[str, Any], traits: Traits) -> None:
         raise ConfigError(f"use_bidirectional_attention {shown(direction)} is not supported: text is decoded causally")
     for name in ("attn_logit_softcapping", "query_pre_attn_scalar", "rope_scaling", "quantization_config"):
         value = text.get(name)
-        # Written by `geminate quantize`; its tensors hold the details.
-        if name == "quantization_config" and isinstance(value, Mapping) and value.get("quant_method") == "geminate":
-            continue
+        # Written by `geminate quantize`, whose tensors hold the details, or read by `static_scheme`.
+        if name == "quantization_config" and isinstance(value, Mapping):
+            if value.get("quant_method") in ("geminate", *METHODS):
+                continue
         if name == "quantization_config" and value is not None:
             method = value.get("quant_method") if isinstance(value, Mapping) else None
             raise ConfigError(

@@ -19,6 +19,7 @@ from geminate.arrays import F32, I8, U16
 from geminate.backends.select import make_backend
 from geminate.checkpoint.coded_tensors import CODES, METHOD, SCALES, STORED
 from geminate.checkpoint.entries import Entry
+from geminate.checkpoint.row_scaled import RowScaledEntry
 from geminate.errors import ParameterError, QuantizationError
 from geminate.families.base import Model
 from geminate.families.registry import open_model
@@ -93,6 +94,11 @@ def quantize_model(
     Raises:
         GeminateError: with the cause and the way out; nothing is left behind.
     """
+    if preset == "mobile":
+        raise ParameterError(
+            "the mobile format comes from training alone; take a checkpoint that was trained for it, such as "
+            "google/gemma-4-E2B-it-qat-mobile-transformers, or quantize to int8, int4+ or int4"
+        )
     if preset not in TARGETS:
         raise ParameterError(f"a model can be quantized to {', '.join(TARGETS)}, not {preset!r}")
     if out.exists():
@@ -100,6 +106,7 @@ def quantize_model(
     target = locate(model, None).target
     source = open_model(target)
     config = source.target_config()
+    _check_source(source)
     matched = match(source.tensors, config, str(source.path))
     say = on_message or (lambda text: None)
     for reason, (count, size) in matched.skipped.items():
@@ -123,6 +130,14 @@ def quantize_model(
     finally:
         shutil.rmtree(new, ignore_errors=True)
     return Quantized(directory=out, nbytes=size, drafter=_drafter(model, target, out), **counts)
+
+
+def _check_source(source: Model) -> None:
+    if any(isinstance(entry, RowScaledEntry) for entry in source.tensors.values()):
+        raise QuantizationError(
+            f"{source.path} was trained for 2, 4 and 8 bits with static activations; it cannot be quantized further: "
+            "serve it as it is, or quantize the bf16 checkpoint"
+        )
 
 
 def _drafter(model: str | Path | None, target: Path, out: Path) -> str | None:
@@ -233,7 +248,8 @@ def _codes(plan: _Plan, importance: F32 | None, scales: list[U16], counts: dict[
         stop = min(start + step, spec.shape[0])
         codes: I8
         if exact:
-            codes, bits = entry.codes(start, stop)
+            codes, stored = entry.codes(start, stop)
+            bits = stored.view(np.uint16)  # of float16: row formats are refused
         else:
             rows = entry.rows(start, stop)
             flat = rows.reshape(-1, k)

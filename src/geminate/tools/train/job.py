@@ -15,6 +15,7 @@ import torch
 from geminate.errors import ParameterError, TrainingError
 from geminate.families.registry import load_assistant_config, open_model
 from geminate.llm import LLM
+from geminate.loading.pairing import RECORD, record
 from geminate.params import ResolvedSampling, SamplingParams
 from geminate.runtime.drafter import RopePosition
 from geminate.tools.train.answers import answer_all
@@ -234,7 +235,7 @@ def run(
         examples={"training": len(texts), "held_out": len(held_out)},
     )
     directory = job.out if better else work / "not-better"
-    save_drafter(best, raw, directory, card)
+    save_drafter(best, {**raw, RECORD: dict(record(llm.pair))}, directory, card)
     return Outcome(directory, better, comparisons, state)
 
 
