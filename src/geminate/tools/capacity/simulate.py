@@ -3,7 +3,8 @@ clock that only passes, drafts and the engine's own work advance."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from geminate.engine.admission import check_place
@@ -138,7 +139,7 @@ def quantile(values: Sequence[float], share: float) -> float:
     if not values:
         return 0.0
     ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, max(0, -int(-share * len(ordered) // 1) - 1))]
+    return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,9 +205,7 @@ class _Simulation:
             kv=what.kv,
             thinking=costs.decision if auto else 0.0,
         )
-        assert isinstance(self.target.kv, StandInKVFactory)
-        self.kv = self.target.kv
-        self.memory = KVBudget(self.kv, limit=what.kv_budget(self.kv))
+        self.memory = KVBudget(self.target.kv, limit=what.kv_budget(self.target.kv))
         drafter = None
         if work.draft is not None and what.survival:
             drafter = StandInDrafter(conditional(what.survival), times, self.clock, self._endings)
@@ -274,9 +273,8 @@ class _Simulation:
     def _step(self) -> None:
         if not self._open:
             return
-        began, copied = self.clock.now, self.kv.copied
+        began = self.clock.now
         events = self.engine.step()
-        self.clock.advance((self.kv.copied - copied) * self.what.costs.copy_byte)
         self.run.busy += self.clock.now - began
         running = len(self.engine.running)
         if running >= self.run.most_running:
@@ -305,6 +303,3 @@ class _Simulation:
         run.passes, run.reused = self.target.passes, self.memory.hits
         return run
 
-
-Progress = Callable[[str], None]
-"""Called with what is simulated next; what it raises ends the work."""

@@ -6,7 +6,7 @@ draft tokens are right, so that a run is a function of its requests alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import cast
@@ -20,7 +20,7 @@ from geminate.decoding.draft_rule import confidence_bin
 from geminate.decoding.sampler import RowsToDraw, Sampler, SequenceSampler
 from geminate.decoding.sampling import TokenLogprobs
 from geminate.errors import ContextLengthError
-from geminate.kv.store import BLOCK, KV_FORMATS, BlockData, KVFactory, KVFormat, KVStore, Section
+from geminate.kv.store import BLOCK, KV_FORMATS, BlockData, KVFormat, KVStore, Section
 from geminate.params import ResolvedSampling
 from geminate.plan.batch import Rows
 from geminate.plan.config import TargetConfig
@@ -75,10 +75,11 @@ class StandInKV:
         return start >= max(self._low, self._high - self._factory.kept_rows)
 
     def export(self, block: int) -> bytes:
+        self._factory.on_copy(self._factory.block_bytes)
         return self._factory.block
 
     def restore(self, blocks: Sequence[BlockData]) -> None:
-        self._factory.copied += sum(len(block) for block in blocks)
+        self._factory.on_copy(sum(len(block) for block in blocks))
         self.length = self._high = len(blocks) * BLOCK
         if blocks and self._factory.window:
             self._low = max(0, self.length - self._factory.window + 1)
@@ -94,18 +95,23 @@ class StandInKV:
 class StandInKVFactory:
     """A `KVFactory` whose sizes are those of the real one and whose stores take no memory.
 
+    Args:
+        on_copy: called with the bytes that go to or come from the prefix cache.
+
     Attributes:
-        copied: bytes that were restored from the prefix cache. block: what every block holds.
+        block: what every block holds.
     """
 
-    def __init__(self, config: TargetConfig, *, max_rows: int, kv: KVFormat) -> None:
+    def __init__(
+        self, config: TargetConfig, *, max_rows: int, kv: KVFormat, on_copy: Callable[[int], None] = lambda size: None
+    ) -> None:
+        self.on_copy = on_copy
         self._sizes = RingFactory(config.kv_slots, max_rows=max_rows, dtype=KV_FORMATS[kv])
         windows = [slot.window for slot in config.kv_slots if slot.window]
         self.window = max(windows, default=0)
         # A ring holds the window and a pass's rows; stores without rings never lose a row.
         self.kept_rows = min(windows) - 1 + max_rows if windows else 1 << 40
         self.block = bytes(self._sizes.block_bytes)
-        self.copied = 0
 
     @property
     def block_bytes(self) -> int:
@@ -194,7 +200,7 @@ class StandInTarget:
             max_position_embeddings=config.max_position_embeddings,
         )
         self.max_rows = max_rows
-        self.kv: KVFactory = StandInKVFactory(config, max_rows=max_rows, kv=kv)
+        self.kv = StandInKVFactory(config, max_rows=max_rows, kv=kv, on_copy=self._copied)
         self.backend = SimpleNamespace(sampler=sampler)
         self.passes = self.rows = 0
         self._times, self._clock, self._thinking = times, clock, thinking
@@ -216,6 +222,9 @@ class StandInTarget:
         self.rows += sum(rows for _, rows, _ in shapes)
         wanted = self._nothing[: sum(wanted for _, _, wanted in shapes)]
         return wanted, wanted
+
+    def _copied(self, size: int) -> None:
+        self._clock.advance(size * self._times.costs.copy_byte)
 
     def as_target(self) -> TargetModel:
         """For the engine, which takes nothing else of a target than what is here."""
@@ -273,7 +282,7 @@ def prompt_ids(index: int, length: int, prefix: int, prefix_tokens: int, vocab: 
     return [*shared, *_own(own, index, length - prefix_tokens, room)]
 
 
-def _own(token: int, index: int, count: int, room: int) -> Iterable[int]:
+def _own(token: int, index: int, count: int, room: int) -> list[int]:
     """Two ids in turn, so that small vocabularies tell more prompts apart."""
     other = FIRST_ID + (index // room) % room
     return [token if at % 2 == 0 else other for at in range(count)]

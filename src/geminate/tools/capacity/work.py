@@ -16,7 +16,7 @@ from geminate.formats.matrix import PackedMatrix, RowTable
 from geminate.plan.config import AssistantConfig, TargetConfig
 from geminate.plan.costs import AttentionCosts
 from geminate.plan.nodes import CentroidHead, Experts, GatherRows, Linear, Node, Plan
-from geminate.tools.bench.random_weights import matrix_bytes, plane_shapes
+from geminate.tools.bench.random_weights import MATRIX_ROLES, plane_shapes
 from geminate.weights.presets import Preset, tensor_format
 from geminate.weights.specs import expected_tensors
 
@@ -33,6 +33,11 @@ class ShapeStore:
     ) -> None:
         self._specs = {spec.name: spec for spec in expected_tensors(config)}
         self._config, self._preset, self._entries = config, preset, entries or {}
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all matrices, scales included."""
+        return sum(self.matrix(name).nbytes for name, spec in self._specs.items() if spec.role in MATRIX_ROLES)
 
     def matrix(self, name: str) -> PackedMatrix:
         """A matrix, or a stack of them, of zeros."""
@@ -142,8 +147,7 @@ def model_work(
         family = family_of(assistant.model_type)
         assert family.drafter is not None  # `load_assistant_config` found it there
         draft = _row_work(family.drafter.plan(assistant, ShapeStore(assistant, preset), config, store))
-    models: list[TargetConfig | AssistantConfig] = [config] if assistant is None else [config, assistant]
-    stored = sum(matrix_bytes(spec, preset, model) for model in models for spec in expected_tensors(model))
+    stored = store.nbytes + (0 if assistant is None else ShapeStore(assistant, preset).nbytes)
     return plan_work(plan, draft, stored)
 
 
