@@ -17,6 +17,7 @@ from geminate.tools.bench.shapes import SHAPES, load_shape
 from geminate.tools.bench.synthetic import conditional_rates
 from geminate.tools.capacity.work import ModelWork, model_work
 from geminate.weights.presets import Preset
+from geminate.weights.specs import match
 
 # Survival by draft position as published: vLLM on a DGX Spark, 26B-A4B; mlx-serve, code; mlx-serve, thinking aloud at
 # temperature 1.
@@ -78,7 +79,7 @@ def make_candidate(
         model = open_model(located.target)
         config = model.target_config()
         assistant = None if located.drafter is None else load_assistant_config(located.drafter)
-        entries = model.tensors
+        entries = match(model.tensors, config, str(located.target)).tensors
     if context is not None:
         config = replace(config, max_position_embeddings=min(context, config.max_position_embeddings))
     survival, source = ((), "no drafter") if assistant is None else survival_of(acceptance)

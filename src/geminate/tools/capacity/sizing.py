@@ -88,6 +88,7 @@ class Sizing:
         capacity_rate: requests a second that one machine takes within the objectives; saturation_rate: at most.
         machines: needed for the load; with_spares: for the availability too.
         utilisation: over the day, of each machine.
+        rate_wanted: tokens a second of a stream, the objective.
         streams: by constant clients, tokens a second that 95 % of the streams reach, and those of all together.
     """
 
@@ -96,6 +97,7 @@ class Sizing:
     costs: PassCosts
     speculation: str
     memory: Memory
+    rate_wanted: float
     broken: str = ""
     constraint: str = ""
     excess: float = 0.0
@@ -119,9 +121,7 @@ class Sizing:
     @property
     def streams_at_once(self) -> int:
         """Streams that one machine serves at the objective's rate."""
-        return max((count for count, rate, _ in self.streams if rate >= self._rate_wanted), default=0)
-
-    _rate_wanted: float = 0.0
+        return max((count for count, rate, _ in self.streams if rate >= self.rate_wanted), default=0)
 
 
 class Sizer:
@@ -152,7 +152,7 @@ class Sizer:
         limits, memory = self._memory(candidate, machine)
         found = Sizing(
             candidate=candidate, machine=machine, costs=costs, speculation=speculation, memory=memory,
-            _rate_wanted=self.objectives.tokens_per_s,
+            rate_wanted=self.objectives.tokens_per_s,
         )  # fmt: skip
         if memory.total > memory.usable:
             need, has = memory.total / 1e9, memory.usable / 1e9
