@@ -15,6 +15,7 @@ from geminate.tools.capacity.workload import CURVES, DAY_S, HOURS, Observed, Wor
 LEAST_SPAN_S = 60.0
 HOUR_S = DAY_S / HOURS
 MAX_BYTES = 1 << 30
+AUDIT_NOTES = ("start", "gap", "stop")  # lines of an audit log that are no requests
 FORMAT = (
     'JSON lines with "time" (seconds or ISO 8601), "prompt_tokens", "completion_tokens" and perhaps "prefix" and '
     '"prefix_tokens"'
@@ -58,36 +59,45 @@ def read_log(path: Path) -> Workload:
 
 
 def _take(line: str, where: str, times: list[float], observed: list[Observed], names: dict[str, int]) -> None:
-    """Add a line's request; a line without tokens, such as an audit log's note, adds none."""
+    """Add a line's requests; one that was refused or failed before its first token adds none."""
     try:
         raw = json.loads(line)
     except (ValueError, RecursionError):
         raise ParameterError(f"{where}: no JSON; expected {FORMAT}") from None
     if not isinstance(raw, Mapping):
         raise ParameterError(f"{where}: no JSON object; expected {FORMAT}")
-    body = _body(raw)
-    if "prompt_tokens" not in body and "time" in body and raw is not body:
-        return
     try:
-        moment = _seconds(body["time"])
-        prompt, completion = _count(body["prompt_tokens"]), _count(body["completion_tokens"])
-        shared = min(_count(body.get("prefix_tokens", 0)), prompt)
+        for body in _requests(raw):
+            moment = _seconds(body["time"])
+            prompt, completion = _count(body["prompt_tokens"]), _count(body["completion_tokens"])
+            shared = min(_count(body.get("prefix_tokens", 0)), prompt)
+            if not prompt or not completion:
+                continue
+            name = body.get("prefix")
+            known = -1 if name is None or not shared else names.setdefault(str(name), len(names))
+            times.append(moment)
+            shared = shared if known >= 0 else 0
+            observed.append(Observed(prompt=prompt, completion=completion, prefix=known, prefix_tokens=shared))
     except (KeyError, ValueError, TypeError, OverflowError):
         raise ParameterError(f"{where}: expected {FORMAT}") from None
-    if prompt < 1 or completion < 1:
-        return  # refused or failed: nothing was computed
-    name = body.get("prefix")
-    known = -1 if name is None or not shared else names.setdefault(str(name), len(names))
-    times.append(moment)
-    observed.append(
-        Observed(prompt=prompt, completion=completion, prefix=known, prefix_tokens=shared if known >= 0 else 0)
-    )
 
 
-def _body(raw: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The fields of a request, wherever the line keeps its token counts."""
-    usage = raw.get("usage")
-    return {**raw, **usage} if isinstance(usage, Mapping) else raw
+def _requests(raw: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The requests of a line; the audit log's have runs with choices, and lines about the log itself."""
+    if raw.get("type") in AUDIT_NOTES:
+        return []
+    if "runs" not in raw:
+        return [raw]
+    made: list[Mapping[str, Any]] = []
+    for run in raw["runs"]:
+        prompt = run["prompt"]
+        # The log has a hash of the whole prompt: of prompts that are alike in part nothing is known.
+        shared = {"prefix": prompt["sha256"], "prefix_tokens": prompt["tokens"]}
+        made += [
+            {"time": raw["time"], "prompt_tokens": prompt["tokens"], "completion_tokens": choice["tokens"], **shared}
+            for choice in run["choices"]
+        ]
+    return made
 
 
 def _seconds(value: object) -> float:
