@@ -138,8 +138,9 @@ def _cost(row: Sizing, plan: Plan) -> Iterator[str]:
         f"{number(cost.per_million or 0)} a million (c from assumed prices)"
     )
     if cost.cloud is not None:
-        even = "at no load" if cost.break_even is None else f"from {number(cost.break_even)} requests a day on"
-        yield (
-            f"cloud: the same tokens cost {number(cost.cloud)} {prices.currency} a day at the stated price; this fleet is "
-            f"cheaper {even}"
+        even = (
+            "at these prices this fleet is never cheaper"
+            if cost.break_even is None
+            else f"this fleet is cheaper from {number(cost.break_even)} requests a day on"
         )
+        yield f"cloud: the same tokens cost {number(cost.cloud)} {prices.currency} a day at the stated price; {even} (c)"
