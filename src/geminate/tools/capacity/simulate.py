@@ -79,7 +79,7 @@ class Run:
 
     Attributes:
         served: requests that were answered, in the order they ended, those of the warm-up included.
-        counted: those that statistics count.
+        counted: those that statistics count: all but the warm-up of an open loop.
         refused: requests that found no place (429). too_long: requests that the KV budget or context cannot hold.
         seconds: from the first arrival to the last token. busy: seconds in which the engine stepped.
         reused: prompt tokens that came from the prefix cache.
@@ -169,9 +169,16 @@ class Simulated:
         """Requests that come when they come, whatever the machine does."""
         return _Simulation(self, max_tokens).open_loop(requests)
 
-    def closed_loop(self, requests: Sequence[Request], max_tokens: int, clients: int) -> Run:
-        """So many clients, each of whom sends its next request when its last one is answered."""
-        return _Simulation(self, max_tokens).closed_loop(requests, clients)
+    def closed_loop(
+        self, requests: Sequence[Request], max_tokens: int, clients: int, before: Sequence[Request] = ()
+    ) -> Run:
+        """So many clients, each of whom sends its next request when its last one is answered.
+
+        Args:
+            before: requests that are answered one by one before the run begins, such as one that fills the prefix
+                cache; they count nowhere.
+        """
+        return _Simulation(self, max_tokens).closed_loop(requests, clients, before)
 
 
 def conditional(survival: Sequence[float]) -> list[float]:
@@ -235,16 +242,21 @@ class _Simulation:
             self._step()
         return self._ended(began)
 
-    def closed_loop(self, requests: Sequence[Request], clients: int) -> Run:
+    def closed_loop(self, requests: Sequence[Request], clients: int, before: Sequence[Request] = ()) -> Run:
         """See `Simulated.closed_loop`."""
+        for request in before:
+            self._clients([request], 1)
+        self.run, self.target.passes, self.memory.hits = Run(), 0, 0
+        began = self.clock.now
+        self._clients(requests, clients)
+        return self._ended(began)
+
+    def _clients(self, requests: Sequence[Request], clients: int) -> None:
         coming = list(requests)[::-1]
-        counted = set(range(min(clients, len(coming) - 1), len(coming)))
         while coming or self._open:
             while coming and len(self._open) < clients:
-                request = coming.pop()
-                self._submit(request, self.clock.now, request.index in counted)
+                self._submit(coming.pop(), self.clock.now, True)
             self._step()
-        return self._ended(0.0)
 
     def _submit(self, request: Request, arrival: float, counted: bool) -> None:
         limits, name = self.what.limits, str(request.index)

@@ -110,7 +110,7 @@ class StandInKVFactory:
         windows = [slot.window for slot in config.kv_slots if slot.window]
         self.window = max(windows, default=0)
         # A ring holds the window and a pass's rows; stores without rings never lose a row.
-        self.kept_rows = min(windows) - 1 + max_rows if windows else 1 << 40
+        self.kept_rows = -(-(min(windows) - 1 + max_rows) // BLOCK) * BLOCK if windows else 1 << 40
         self.block = bytes(self._sizes.block_bytes)
 
     @property
