@@ -20,7 +20,7 @@ from geminate.tools.capacity.machines import HERE, known_machines
 from geminate.tools.capacity.make_plan import Choices, make_plan
 from geminate.tools.capacity.measure import this_machine
 from geminate.tools.capacity.plan_file import ModelChoice, PlanFile, curve_of, read_plan
-from geminate.tools.capacity.report import COLUMNS, DATA, Plan, figures, plan_json
+from geminate.tools.capacity.report import COLUMNS, DATA, CapacityPlan, figures, plan_json
 from geminate.tools.capacity.sizing import QUICK, Effort, Sizing
 from geminate.tools.capacity.traffic_log import read_log
 from geminate.tools.capacity.workload import CURVES, Lengths, Workload
@@ -208,7 +208,7 @@ def _print_machines() -> None:
     tell("from public specifications (assets/capacity/machines.toml has the sources); prices in USD, assumed")
 
 
-def print_plan(made: Plan) -> None:
+def print_plan(made: CapacityPlan) -> None:
     """The table, what it says, and what it stands on."""
     workload, prices = made.workload, made.prices
     tell(
@@ -242,7 +242,7 @@ def print_plan(made: Plan) -> None:
     tell(f"{LEGEND}; data: {DATA}")
 
 
-def _cells(row: Sizing, made: Plan) -> list[str]:
+def _cells(row: Sizing, made: CapacityPlan) -> list[str]:
     found = figures(row, made.workload, made.prices)
     marked = [f"{shown(found[name])} {MARKS[found[name].kind]}" if found[name].value is not None else "-"
               for name, _ in COLUMNS]  # fmt: skip

@@ -177,7 +177,7 @@ def test_the_simulated_server_has_the_real_ones_defaults() -> None:
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0, "0"), (1234567.0, "1,234,567"), (123.4, "123"), (99.96, "100.0"), (12.34, "12.3"), (1.234, "1.23"), (0.1234, "0.12")],
+    [(0, "0"), (1234567.0, "1,234,567"), (123.4, "123"), (12.34, "12.3"), (1.234, "1.23"), (0.1234, "0.12")],
 )
 def test_numbers_are_readable(value: float, text: str) -> None:
     assert number(value) == text

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from geminate.tools.capacity.figures import number
 from geminate.tools.capacity.pass_costs import PassTimes
-from geminate.tools.capacity.report import Plan
+from geminate.tools.capacity.report import CapacityPlan
 from geminate.tools.capacity.roofline import READ, SPECIFIED
 from geminate.tools.capacity.sizing import NEAR_PEAK, USABLE, Sizing, day_tokens
 from geminate.tools.capacity.workload import DAY_S
@@ -14,7 +14,7 @@ from geminate.tools.capacity.workload import DAY_S
 PROMPT = 256
 
 
-def explain(row: Sizing, plan: Plan) -> list[str]:
+def explain(row: Sizing, plan: CapacityPlan) -> list[str]:
     """Lines, each with its numbers and where they come from (m: measured, c: computed, a: assumed)."""
     return [*_model(row), *_passes(row), *_memory(row), *_load(row, plan), *_cost(row, plan)]
 
@@ -77,7 +77,7 @@ def _memory(row: Sizing) -> Iterator[str]:
     )
 
 
-def _load(row: Sizing, plan: Plan) -> Iterator[str]:
+def _load(row: Sizing, plan: CapacityPlan) -> Iterator[str]:
     workload, wanted = plan.workload, plan.objectives
     yield (
         f"load: {number(workload.requests_per_day)} requests a day / {DAY_S:,.0f} s = {number(workload.mean_rate)} a "
@@ -112,7 +112,7 @@ def _load(row: Sizing, plan: Plan) -> Iterator[str]:
     )
 
 
-def _cost(row: Sizing, plan: Plan) -> Iterator[str]:
+def _cost(row: Sizing, plan: CapacityPlan) -> Iterator[str]:
     prices, machine, cost = plan.prices, row.machine, row.cost
     if cost is None or row.peak is None:
         return

@@ -8,7 +8,7 @@ from html import escape
 from geminate.tools.capacity.charts import Series, bars, lines
 from geminate.tools.capacity.explain import explain
 from geminate.tools.capacity.figures import MARKS, Figure, shown
-from geminate.tools.capacity.report import COLUMNS, DATA, Plan, figures, machine_figures
+from geminate.tools.capacity.report import COLUMNS, DATA, CapacityPlan, figures, machine_figures
 from geminate.tools.capacity.sizing import Sizing
 
 STYLE = """
@@ -35,14 +35,14 @@ HEAD = (
 )
 
 
-def html_report(plan: Plan) -> str:
+def html_report(plan: CapacityPlan) -> str:
     """The whole page."""
     parts = [HEAD, "<h1>Capacity plan</h1>", *_summary(plan), *_result_table(plan), *_charts(plan)]
     parts += [*_sensitivity(plan), *_machines(plan), *_arithmetic(plan), "</body></html>\n"]
     return "".join(parts)
 
 
-def _summary(plan: Plan) -> Iterator[str]:
+def _summary(plan: CapacityPlan) -> Iterator[str]:
     workload, wanted, prices, best = plan.workload, plan.objectives, plan.prices, plan.cheapest
     yield (
         f"<p>{workload.requests_per_day:,.0f} requests a day ({escape(workload.source)}), {workload.peak_rate:.3g} a second in "
@@ -69,7 +69,7 @@ def _marked(figure: Figure) -> str:
     return "-" if figure.value is None else f"{shown(figure)}<sup>{MARKS[figure.kind]}</sup>"
 
 
-def _result_table(plan: Plan) -> Iterator[str]:
+def _result_table(plan: CapacityPlan) -> Iterator[str]:
     yield "<h2>Results</h2><div class=\"wide\"><table><thead><tr><th scope=\"col\">model, machine</th>"
     yield '<th scope="col">speculation</th><th scope="col">fits</th>'
     yield "".join(f'<th scope="col">{escape(heading)}</th>' for _, heading in COLUMNS)
@@ -90,7 +90,7 @@ def _name(row: Sizing) -> str:
     return f"{row.candidate.label}, {row.machine.key}"
 
 
-def _charts(plan: Plan) -> Iterator[str]:
+def _charts(plan: CapacityPlan) -> Iterator[str]:
     wanted = plan.objectives
     rows = [row for row in plan.rows if row.peak is not None]
     if rows:
@@ -115,7 +115,7 @@ def _charts(plan: Plan) -> Iterator[str]:
     yield from _curves(rows, plan)
 
 
-def _curves(rows: Sequence[Sizing], plan: Plan) -> Iterator[str]:
+def _curves(rows: Sequence[Sizing], plan: CapacityPlan) -> Iterator[str]:
     for speculation in ("off", "auto"):
         chosen = [row for row in rows if row.speculation == speculation and row.load_curve][:6]
         if not chosen:
@@ -134,7 +134,7 @@ def _curves(rows: Sequence[Sizing], plan: Plan) -> Iterator[str]:
         yield lines("Streams at once", series, "streams at once", "tokens/s (p5)", plan.objectives.tokens_per_s)
 
 
-def _sensitivity(plan: Plan) -> Iterator[str]:
+def _sensitivity(plan: CapacityPlan) -> Iterator[str]:
     rows = [row for row in plan.rows if row.changes]
     if not rows:
         return
@@ -152,7 +152,7 @@ def _sensitivity(plan: Plan) -> Iterator[str]:
     yield "</tbody></table></div>"
 
 
-def _machines(plan: Plan) -> Iterator[str]:
+def _machines(plan: CapacityPlan) -> Iterator[str]:
     yield "<h2>Machines</h2><div class=\"wide\"><table><thead><tr><th scope=\"col\">machine</th>"
     machines = {row.machine.key: row.machine for row in plan.rows}
     heads = [
@@ -173,7 +173,7 @@ def _machines(plan: Plan) -> Iterator[str]:
     yield "<ul>" + "".join(f"<li>{escape(basis)}</li>" for basis in bases) + "</ul>"
 
 
-def _arithmetic(plan: Plan) -> Iterator[str]:
+def _arithmetic(plan: CapacityPlan) -> Iterator[str]:
     yield "<h2>Arithmetic</h2>"
     for row in plan.rows:
         yield f"<details><summary>{escape(_name(row))}, speculation {row.speculation}</summary><ul>"

@@ -1,4 +1,4 @@
-"""From a plan file's choices to a `Plan`: finds models and machines, gets their pass costs, sizes every pair of them."""
+"""From a plan file's choices to a `CapacityPlan`: finds models and machines, gets their pass costs, sizes every pair of them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from geminate.tools.capacity.measured_pair import measured_costs, measured_survi
 from geminate.tools.capacity.models import Candidate, make_candidate
 from geminate.tools.capacity.pass_costs import PassCosts
 from geminate.tools.capacity.plan_file import NO_RATE, ModelChoice, PlanFile
-from geminate.tools.capacity.report import Plan
+from geminate.tools.capacity.report import CapacityPlan
 from geminate.tools.capacity.roofline import roofline
 from geminate.tools.capacity.sizing import Effort, Sizer, Sizing
 from geminate.weights.presets import check_preset
@@ -43,7 +43,7 @@ class Choices:
     on_message: Callable[[str], None] = lambda text: None
 
 
-def make_plan(asked: PlanFile, choices: Choices, here: Callable[[int | None], Machine]) -> Plan:
+def make_plan(asked: PlanFile, choices: Choices, here: Callable[[int | None], Machine]) -> CapacityPlan:
     """Everything that was asked.
 
     Args:
@@ -71,7 +71,7 @@ def make_plan(asked: PlanFile, choices: Choices, here: Callable[[int | None], Ma
                 on_run=lambda what, label=label: choices.on_part(f"{label}: {what}", len(rows), total),
             )  # fmt: skip
             rows.append(sizer.size(chosen, machine, costs, speculation))
-    return Plan(workload=workload, objectives=asked.objectives, prices=asked.prices, rows=rows, seed=choices.seed)
+    return CapacityPlan(workload=workload, objectives=asked.objectives, prices=asked.prices, rows=rows, seed=choices.seed)
 
 
 def _candidate(choice: ModelChoice) -> Candidate:

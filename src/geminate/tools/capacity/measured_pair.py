@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 from geminate import machine as this
 from geminate.errors import GeminateError
@@ -26,10 +27,10 @@ def measured_costs(
     model: Candidate, machine: Machine, on_part: Callable[[str], None], on_message: Callable[[str], None]
 ) -> PassCosts | None:
     """Costs measured on this machine, or kept from the last time; None, with a message, where it cannot hold the model."""
-    key = f"{model.name}, {model.weights}, KV {model.kv}, {machine.kernels}, {machine.cores} threads"
+    name = str(Path(model.name).resolve()) if Path(model.name).exists() else model.name
+    key = f"{name}, {model.weights}, KV {model.kv}, {machine.kernels}, {machine.cores} threads"
     if model.name in SHAPES:
-        fit = fitting(model.name, model.weights, context=1024, layers=None)
-        if fit.layers is not None:
+        if not _fits(model):
             on_message(f"{model.label} does not fit into the memory that is free here: its pass costs are computed")
             return None
 
@@ -39,6 +40,14 @@ def measured_costs(
         return measure_costs(target, drafter, on_part=lambda what: on_part(f"{model.label}: measuring {what}"))
 
     return kept_costs(key, measure)
+
+
+def _fits(model: Candidate) -> bool:
+    """Whether all layers of a shape fit into the memory that is free."""
+    try:
+        return fitting(model.name, model.weights, context=1024, layers=None).layers is None
+    except GeminateError:
+        return False
 
 
 def _pair(model: Candidate, threads: int) -> tuple[TargetModel, DrafterModel | None]:

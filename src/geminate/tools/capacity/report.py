@@ -34,7 +34,7 @@ COLUMNS: tuple[tuple[str, str], ...] = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class CapacityPlan:
     """Everything that was asked and found.
 
     Attributes:
@@ -132,7 +132,7 @@ def machine_figures(machine: Machine) -> dict[str, Figure]:
     return made
 
 
-def row_json(row: Sizing, plan: Plan) -> dict[str, Any]:
+def row_json(row: Sizing, plan: CapacityPlan) -> dict[str, Any]:
     """A row for JSON."""
     return {
         "model": row.candidate.name,
@@ -162,7 +162,7 @@ def row_json(row: Sizing, plan: Plan) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def plan_json(plan: Plan) -> dict[str, Any]:
+def plan_json(plan: CapacityPlan) -> dict[str, Any]:
     """The whole plan for JSON; numbers outside figures are computed, unless they stand under ``assumed``."""
     workload, wanted, prices = plan.workload, plan.objectives, plan.prices
     best = plan.cheapest

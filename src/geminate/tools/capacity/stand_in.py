@@ -217,7 +217,8 @@ class StandInTarget:
             part.cache.reserve(rows)
             part.cache.advance(rows)
         decoding = sum(rows == wanted for _, rows, wanted in shapes)
-        self._clock.advance(self._times.pass_time(shapes) + decoding * self._thinking)
+        outside = 0.0 if any(wanted for _, _, wanted in shapes) else self._times.costs.step  # nothing is drawn then
+        self._clock.advance(self._times.pass_time(shapes) + decoding * self._thinking + outside)
         self.passes += 1
         self.rows += sum(rows for _, rows, _ in shapes)
         wanted = self._nothing[: sum(wanted for _, _, wanted in shapes)]
