@@ -2,9 +2,9 @@
 
 Usage: python benchmarks/plan/truth.py [--quick] [--json benchmarks/plan/truth.json] [--fresh]
 
-Constant clients on the engine itself, in this process: E2B int4 and int8 and the Gemma 3 270M shape with random weights,
-and the embedded pair; 1 and 2 threads; 128 and 8,192 tokens of context (embedded pair: 1,536); speculation off and auto;
-1, 4 and 8 clients. A long context comes from the prefix cache, in the prediction too. Drafts are accepted by a seeded
+Constant clients on the engine itself, in this process: E2B int4 and int8 and the Gemma 3 270M shape with random
+weights, and the embedded pair; 1 and 2 threads; 128 and 8,192 tokens of context (embedded pair: 1,536); speculation off
+and auto; 1, 4 and 8 clients. A long context comes from the prefix cache, in the prediction too. Drafts are accepted by a seeded
 coin at published rates, since random weights accept none. Pass costs are measured first, the load is predicted from
 them, and then run. Cells that the JSON file holds for this machine are not run again (--fresh does), so a run that was
 interrupted goes on.
@@ -78,12 +78,15 @@ def cells(quick: bool) -> Iterator[tuple[tuple[str, str, int], list[Cell]]]:
     for model, weights in (MODELS[0], MODELS[3]) if quick else MODELS:
         for threads in (2,) if quick else (1, 2):
             contexts = (SHORT,) if quick else (SHORT, LONG_SMALL if model == "embedded" else LONG)
-            yield (model, weights, threads), [
-                Cell(model, weights, threads, context, speculation, clients)
-                for context in contexts
-                for speculation in ("off", "auto")
-                for clients in CLIENTS
-            ]
+            yield (
+                (model, weights, threads),
+                [
+                    Cell(model, weights, threads, context, speculation, clients)
+                    for context in contexts
+                    for speculation in ("off", "auto")
+                    for clients in CLIENTS
+                ],
+            )
 
 
 def requests_of(cell: Cell) -> tuple[list[Request], list[Request]]:
@@ -196,7 +199,10 @@ def compare(pair: Pair, cell: Cell, costs: PassCosts) -> dict[str, Any]:
     """Both, and predicted over measured."""
     guess, truth = predicted(pair, cell, costs), measured(pair, cell, costs)
     return {
-        "predicted": {"tokens_per_s": round(guess.tokens_per_s, 3), "first_token_p95": round(guess.first_token(0.95), 5)},
+        "predicted": {
+            "tokens_per_s": round(guess.tokens_per_s, 3),
+            "first_token_p95": round(guess.first_token(0.95), 5),
+        },
         "measured": {name: round(value, 5) for name, value in truth.items()},
         "throughput": round(guess.tokens_per_s / truth["tokens_per_s"], 3),
         "first_token": round(guess.first_token(0.95) / truth["first_token_p95"], 3),
@@ -237,7 +243,7 @@ def main() -> int:
             results[cell.key] = compare(pair, cell, costs)
             found = results[cell.key]
             console.print(
-                f"  {cell.key}: {found['measured']['tokens_per_s']:.1f} tokens/s (predicted x {found['throughput']:.2f}), "
+                f"  {cell.key}: {found['measured']['tokens_per_s']:.1f} tokens/s (x {found['throughput']:.2f}), "
                 f"first token {found['measured']['first_token_p95']:.3f} s (x {found['first_token']:.2f})",
                 markup=False,
             )

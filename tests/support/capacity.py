@@ -35,7 +35,9 @@ def embedded() -> Candidate:
     return make_candidate("embedded", "int8", "f16")
 
 
-def simulated(candidate: Candidate, costs: PassCosts = COSTS, limits: dict[str, Any] | None = None, **more: Any) -> Simulated:
+def simulated(
+    candidate: Candidate, costs: PassCosts = COSTS, limits: dict[str, Any] | None = None, **more: Any
+) -> Simulated:
     """The embedded pair with these costs, speculation off unless said otherwise."""
     settings = {"speculation": 0, **more}
     return Simulated(

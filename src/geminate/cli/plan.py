@@ -41,7 +41,8 @@ def plan(
         str | None, typer.Option("--curve", help=f"Load over the day: {', '.join(CURVES)}.", show_default="flat")
     ] = None,
     prompt: Annotated[
-        int | None, typer.Option("--prompt", min=1, help="Tokens of every prompt.", show_default="median 300, p95 1,200")
+        int | None,
+        typer.Option("--prompt", min=1, help="Tokens of every prompt.", show_default="median 300, p95 1,200"),
     ] = None,
     completion: Annotated[
         int | None,
@@ -52,14 +53,19 @@ def plan(
     ] = None,
     models: Annotated[
         list[str] | None,
-        typer.Option("--model", "-m", help="Shape, directory, GGUF file or hub id; repeatable.",
-                     show_default="gemma-4-E2B"),
+        typer.Option(
+            "--model", "-m", help="Shape, directory, GGUF file or hub id; repeatable.", show_default="gemma-4-E2B"
+        ),
     ] = None,
     weights: Annotated[str, typer.Option("--weights", help="Weight format of --model.")] = "int4",
     acceptance: Annotated[
         str | None,
-        typer.Option("--acceptance", help="Of draft tokens: published, code, prose, measured, s_1,s_2,.. or a .json of "
-                     "'geminate bench decode --json'.", show_default="published"),
+        typer.Option(
+            "--acceptance",
+            help="Of draft tokens: published, code, prose, measured, s_1,s_2,.. or a .json of "
+            "'geminate bench decode --json'.",
+            show_default="published",
+        ),
     ] = None,
     machines: Annotated[
         list[str] | None,
@@ -71,8 +77,9 @@ def plan(
     ] = None,
     tokens_per_s: Annotated[
         float | None,
-        typer.Option("--tokens-per-s", help="Objective: tokens a second of a stream, for 95 % of them.",
-                     show_default="6"),
+        typer.Option(
+            "--tokens-per-s", help="Objective: tokens a second of a stream, for 95 % of them.", show_default="6"
+        ),
     ] = None,
     html: Annotated[Path | None, typer.Option("--html", help="Write the report as one HTML file.")] = None,
     explain: Annotated[
@@ -91,7 +98,7 @@ def plan(
     list_machines: Annotated[bool, typer.Option("--list-machines", help="List the known machines and stop.")] = False,
     json_out: JsonOpt = False,
 ) -> None:
-    """Which machines carry a load, how fast, and at what cost: the engine simulated on measured or specified machines."""
+    """Which machines carry a load, how fast, and at what cost: the engine, simulated."""
     if list_machines:
         _print_machines()
         return
@@ -183,7 +190,9 @@ def _with_choices(
     if models:
         chosen = tuple(ModelChoice(name=name, weights=weights) for name in models)
     if acceptance is not None:
-        chosen = tuple(replace(one, acceptance=_acceptance(acceptance)) for one in chosen or (ModelChoice(name="gemma-4-E2B"),))
+        chosen = tuple(
+            replace(one, acceptance=_acceptance(acceptance)) for one in chosen or (ModelChoice(name="gemma-4-E2B"),)
+        )
     return replace(asked, objectives=wanted, models=chosen, machines=tuple(machines) if machines else asked.machines)
 
 
@@ -212,8 +221,8 @@ def print_plan(made: CapacityPlan) -> None:
     """The table, what it says, and what it stands on."""
     workload, prices = made.workload, made.prices
     tell(
-        f"{workload.requests_per_day:,.0f} requests a day ({workload.source}), {workload.peak_rate:.3g} a second in the "
-        f"busiest hour; wanted: first token within {made.objectives.first_token_p95_s:g} s, "
+        f"{workload.requests_per_day:,.0f} requests a day ({workload.source}), {workload.peak_rate:.3g} a second in "
+        f"the busiest hour; wanted: first token within {made.objectives.first_token_p95_s:g} s, "
         f"{made.objectives.tokens_per_s:g} tokens a second of a stream, 95 % each"
     )
     table = Table(box=None)

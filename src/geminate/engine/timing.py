@@ -24,9 +24,7 @@ class Timing:
             what followed.
     """
 
-    def __init__(
-        self, costs: CostModel, max_gap_s: float, clock: Callable[[], float] = time.perf_counter
-    ) -> None:
+    def __init__(self, costs: CostModel, max_gap_s: float, clock: Callable[[], float] = time.perf_counter) -> None:
         self.costs = costs
         self._clock = clock
         self.drafting = self.last_pass = self.rest = 0.0

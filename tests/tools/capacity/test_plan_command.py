@@ -62,7 +62,12 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Result, dic
 def test_the_table_compares_speculation_off_and_on(made: tuple[Result, dict[str, Any], str]) -> None:
     done, body, _ = made
     rows = [(row["machine"], row["speculation"]) for row in body["rows"]]
-    assert rows == [("raspberry-pi-5", "off"), ("raspberry-pi-5", "auto"), ("ryzen-7840u", "off"), ("ryzen-7840u", "auto")]
+    assert rows == [
+        ("raspberry-pi-5", "off"),
+        ("raspberry-pi-5", "auto"),
+        ("ryzen-7840u", "off"),
+        ("ryzen-7840u", "auto"),
+    ]
     assert "least cost: " in done.stdout and "m: measured on this machine, c: computed" in done.stdout
     assert "no data leaves the machines" in done.stdout and body["cheapest"]["machine"] == "raspberry-pi-5"
 
@@ -94,7 +99,15 @@ def test_figures_hang_together(made: tuple[Result, dict[str, Any], str]) -> None
 
 def test_the_arithmetic_of_a_row_is_printed(made: tuple[Result, dict[str, Any], str]) -> None:
     text = made[0].stdout
-    for begins in ("plan: a row reads", "pass costs: roofline", "memory: weights", "load: ", "machines: ", "energy: ", "cloud: "):
+    for begins in (
+        "plan: a row reads",
+        "pass costs: roofline",
+        "memory: weights",
+        "load: ",
+        "machines: ",
+        "energy: ",
+        "cloud: ",
+    ):
         assert re.search(rf"^{begins}", text, re.MULTILINE), begins
     price = re.search(r"^cost: (\d+) x 80 / \(4 x 365 days\) \+ energy", text, re.MULTILINE)
     assert price and int(price[1]) == made[1]["rows"][1]["figures"]["with_spares"]["value"]
@@ -149,10 +162,16 @@ def test_the_same_seed_gives_the_same_plan() -> None:
         (("/nowhere/plan.toml",), "cannot read /nowhere/plan.toml"),
         ((*LOAD, "--curve", "night"), "curve must be flat, office, evening"),
         (("--log", __file__, "--machine", "rock-5b"), "no JSON; expected JSON lines"),
-        ((*LOAD, "-m", "gemma-4-31B", "--machine", "raspberry-pi-5"), "nearest is gemma-4-31B int4 on raspberry-pi-5: memory:"),
+        (
+            (*LOAD, "-m", "gemma-4-31B", "--machine", "raspberry-pi-5"),
+            "nearest is gemma-4-31B int4 on raspberry-pi-5: memory:",
+        ),
         ((*LOAD, "--machine", "raspberry-pi-5", "--first-token", "0.01"), "time to first token: "),
         ((*LOAD, "--machine", "raspberry-pi-5", "--tokens-per-s", "900"), "stream rate: "),
-        ((*LOAD, "--machine", "rock-5b", "-m", "embedded", "--weights", "int8", "--explain", "9"), "--explain names row 9 of 2"),
+        (
+            (*LOAD, "--machine", "rock-5b", "-m", "embedded", "--weights", "int8", "--explain", "9"),
+            "--explain names row 9 of 2",
+        ),
     ],
 )
 def test_what_is_wrong_is_one_line_and_exit_code_2(args: tuple[str, ...], says: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from dataclasses import replace
 
@@ -111,7 +112,7 @@ def test_more_load_never_means_less_waiting(candidate: Candidate) -> None:
     for rate in (0.5, 2.0, 6.0, 12.0, 24.0, 48.0):
         run = what.open_loop(at_rate(requests, rate), 40)
         means.append(sum(one.first_token_s for one in run.counted) / len(run.counted))
-    assert all(after >= 0.99 * before for before, after in zip(means, means[1:], strict=False)), means
+    assert all(after >= 0.99 * before for before, after in itertools.pairwise(means)), means
     assert means[-1] > 3 * means[0]
 
 
@@ -133,8 +134,9 @@ def test_a_common_prefix_is_computed_once(candidate: Candidate) -> None:
     ]
     first = [Request(index=0, arrival=0.0, prompt=660, completion=1, prefix=0, prefix_tokens=640)]
     what = simulated(candidate)
-    warm, cold = what.closed_loop(shared, 2, 1, first), what.closed_loop(
-        [replace(one, prefix=one.index) for one in shared], 2, 1, first
+    warm, cold = (
+        what.closed_loop(shared, 2, 1, first),
+        what.closed_loop([replace(one, prefix=one.index) for one in shared], 2, 1, first),
     )
     assert warm.reused == 8 * 640 and cold.reused == 0
     assert warm.first_token(0.5) < 0.2 * cold.first_token(0.5)

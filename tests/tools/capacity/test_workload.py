@@ -22,7 +22,9 @@ def test_lengths_have_the_stated_quantiles() -> None:
 
 def test_requests_have_the_stated_rate_lengths_and_prefixes() -> None:
     workload = Workload(
-        requests_per_day=DAY_S / 2, prompt=Lengths(median=100, p95=300), prefixes=Prefixes(tokens=500, share=0.25, count=4)
+        requests_per_day=DAY_S / 2,
+        prompt=Lengths(median=100, p95=300),
+        prefixes=Prefixes(tokens=500, share=0.25, count=4),
     )
     requests = at_rate(workload.requests(4000, 1), workload.mean_rate)
     assert len(requests) / requests[-1].arrival == pytest.approx(0.5, rel=0.05)
@@ -179,5 +181,7 @@ def test_a_wrong_plan_file_is_refused_by_its_field(tmp_path: Path, old: str, new
 def test_an_unknown_machine_is_refused_with_those_that_are_known() -> None:
     with pytest.raises(ParameterError, match=r"no machine 'cray-1'; known: here, raspberry-pi-5"):
         machine_named("cray-1")
-    made = make_machine({"key": "x", "cores": 2, "ghz": 3, "int8_per_cycle": 64, "bandwidth_gbs": 9, "memory_gb": 4}, "x")
+    made = make_machine(
+        {"key": "x", "cores": 2, "ghz": 3, "int8_per_cycle": 64, "bandwidth_gbs": 9, "memory_gb": 4}, "x"
+    )
     assert made.int8_gmacs == 384

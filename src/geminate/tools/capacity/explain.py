@@ -81,7 +81,7 @@ def _load(row: Sizing, plan: CapacityPlan) -> Iterator[str]:
     workload, wanted = plan.workload, plan.objectives
     yield (
         f"load: {number(workload.requests_per_day)} requests a day / {DAY_S:,.0f} s = {number(workload.mean_rate)} a "
-        f"second on average, x {workload.peak_factor:.2f} in the busiest hour = {number(workload.peak_rate)} a second (a)"
+        f"second on average, x {workload.peak_factor:.2f} in the busiest hour = {number(workload.peak_rate)} (a)"
     )
     if row.idle is not None:
         yield (
@@ -120,8 +120,8 @@ def _cost(row: Sizing, plan: CapacityPlan) -> Iterator[str]:
     if cost.kwh is not None and machine.watts is not None:
         idle = machine.watts if machine.idle_watts is None else machine.idle_watts
         yield (
-            f"energy: {row.with_spares} x ({idle:g} W + {row.utilisation:.3f} x ({machine.watts:g} - {idle:g}) W) x 24 h "
-            f"x {prices.pue:g} = {number(cost.kwh)} kWh a day at {prices.energy_per_kwh:g} {prices.currency} (a)"
+            f"energy: {row.with_spares} x ({idle:g} W + {row.utilisation:.3f} x ({machine.watts:g} - {idle:g}) W) "
+            f"x 24 h x {prices.pue:g} = {number(cost.kwh)} kWh a day at {prices.energy_per_kwh:g} {prices.currency} (a)"
         )
     if cost.total is None:
         yield "cost: this machine has no price or no watts"
@@ -143,4 +143,5 @@ def _cost(row: Sizing, plan: CapacityPlan) -> Iterator[str]:
             if cost.break_even is None
             else f"this fleet is cheaper from {number(cost.break_even)} requests a day on"
         )
-        yield f"cloud: the same tokens cost {number(cost.cloud)} {prices.currency} a day at the stated price; {even} (c)"
+        price = f"{number(cost.cloud)} {prices.currency} a day"
+        yield f"cloud: the same tokens cost {price} at the stated price; {even} (c)"

@@ -13,12 +13,13 @@ from geminate.tools.capacity.sizing import Sizing
 
 STYLE = """
 :root { color-scheme: light dark; --back: #fdfdfc; --text: #1d2327; --soft: #5b656d; --line: #d5d9dc; --off: #8a949b;
-  --auto: #0b6e8f; --mark: #b3261e; --s0: #0b6e8f; --s1: #b45309; --s2: #4d7c0f; --s3: #7c3aed; --s4: #be185d; --s5: #57606a; }
+  --auto: #0b6e8f; --mark: #b3261e; --s0: #0b6e8f; --s1: #b45309; --s2: #4d7c0f; --s3: #7c3aed; --s4: #be185d;
+  --s5: #57606a; }
 @media (prefers-color-scheme: dark) { :root { --back: #14181b; --text: #e6eaec; --soft: #a3adb4; --line: #343c42;
-  --off: #7d888f; --auto: #4fb3d4; --mark: #ff8a80; --s0: #4fb3d4; --s1: #f0a35e; --s2: #a3d977; --s3: #b79cff; --s4: #f48fb1;
-  --s5: #c3cad0; } }
-body { background: var(--back); color: var(--text); font: 16px/1.5 system-ui, sans-serif; margin: 0 auto; max-width: 72rem;
-  padding: 1.5rem; }
+  --off: #7d888f; --auto: #4fb3d4; --mark: #ff8a80; --s0: #4fb3d4; --s1: #f0a35e; --s2: #a3d977; --s3: #b79cff;
+  --s4: #f48fb1; --s5: #c3cad0; } }
+body { background: var(--back); color: var(--text); font: 16px/1.5 system-ui, sans-serif; margin: 0 auto;
+  max-width: 72rem; padding: 1.5rem; }
 h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2.2rem; } .soft { color: var(--soft); }
 .wide { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 0.9rem; }
 th, td { border-bottom: 1px solid var(--line); padding: 0.35rem 0.7rem; text-align: right; vertical-align: top; }
@@ -45,8 +46,8 @@ def html_report(plan: CapacityPlan) -> str:
 def _summary(plan: CapacityPlan) -> Iterator[str]:
     workload, wanted, prices, best = plan.workload, plan.objectives, plan.prices, plan.cheapest
     yield (
-        f"<p>{workload.requests_per_day:,.0f} requests a day ({escape(workload.source)}), {workload.peak_rate:.3g} a second in "
-        f"the busiest hour. Wanted: first token within {wanted.first_token_p95_s:g} s for 95 % of the requests, "
+        f"<p>{workload.requests_per_day:,.0f} requests a day ({escape(workload.source)}), {workload.peak_rate:.3g} "
+        f"a second in the busiest hour. Wanted: first token within {wanted.first_token_p95_s:g} s for 95 % of the requests, "
         f"{wanted.tokens_per_s:g} tokens a second for 95 % of the streams"
         + (f", availability {wanted.availability:g}" if wanted.availability is not None else "")
         + ".</p>"
@@ -60,8 +61,8 @@ def _summary(plan: CapacityPlan) -> Iterator[str]:
         )
     yield f"<p>Data: {escape(DATA)}.</p>"
     yield (
-        '<p class="soft">Behind every number: m measured on this machine, c computed by simulating the engine, a assumed '
-        "(specifications, prices, objectives).</p>"
+        '<p class="soft">Behind every number: m measured on this machine, c computed by simulating the engine, '
+        "a assumed (specifications, prices, objectives).</p>"
     )
 
 
@@ -70,14 +71,14 @@ def _marked(figure: Figure) -> str:
 
 
 def _result_table(plan: CapacityPlan) -> Iterator[str]:
-    yield "<h2>Results</h2><div class=\"wide\"><table><thead><tr><th scope=\"col\">model, machine</th>"
+    yield '<h2>Results</h2><div class="wide"><table><thead><tr><th scope="col">model, machine</th>'
     yield '<th scope="col">speculation</th><th scope="col">fits</th>'
     yield "".join(f'<th scope="col">{escape(heading)}</th>' for _, heading in COLUMNS)
     yield "</tr></thead><tbody>"
     for row in plan.rows:
         found = figures(row, plan.workload, plan.prices)
         fits = "yes" if row.fits else f'<span class="no">no: {escape(row.constraint)}</span>'
-        yield f"<tr><td>{escape(_name(row))}</td><td>{row.speculation}</td><td class=\"left\">{fits}</td>"
+        yield f'<tr><td>{escape(_name(row))}</td><td>{row.speculation}</td><td class="left">{fits}</td>'
         yield "".join(f"<td>{_marked(found[name])}</td>" for name, _ in COLUMNS)
         yield "</tr>"
     yield "</tbody></table></div>"
@@ -138,22 +139,22 @@ def _sensitivity(plan: CapacityPlan) -> Iterator[str]:
     rows = [row for row in plan.rows if row.changes]
     if not rows:
         return
-    yield "<h2>Sensitivity</h2><p class=\"soft\">The busiest hour on the same machines with one thing changed; all c.</p>"
-    yield "<div class=\"wide\"><table><thead><tr><th scope=\"col\">model, machine</th><th scope=\"col\">speculation</th>"
+    yield '<h2>Sensitivity</h2><p class="soft">The busiest hour on the same machines with one thing changed; all c.</p>'
+    yield '<div class="wide"><table><thead><tr><th scope="col">model, machine</th><th scope="col">speculation</th>'
     yield '<th scope="col">change</th><th scope="col">first token p95 s</th><th scope="col">tokens/s (p5)</th>'
     yield '<th scope="col">utilisation %</th><th scope="col">refused</th></tr></thead><tbody>'
     for row in rows:
         for one in row.changes:
             yield (
-                f"<tr><td>{escape(_name(row))}</td><td>{row.speculation}</td><td class=\"left\">{escape(one.what)}</td>"
-                f"<td>{one.first_token_p95_s:.3g}</td><td>{one.tokens_per_s:.3g}</td><td>{100 * one.utilisation:.0f}</td>"
-                f"<td>{one.refused}</td></tr>"
+                f'<tr><td>{escape(_name(row))}</td><td>{row.speculation}</td><td class="left">{escape(one.what)}</td>'
+                f"<td>{one.first_token_p95_s:.3g}</td><td>{one.tokens_per_s:.3g}</td>"
+                f"<td>{100 * one.utilisation:.0f}</td><td>{one.refused}</td></tr>"
             )
     yield "</tbody></table></div>"
 
 
 def _machines(plan: CapacityPlan) -> Iterator[str]:
-    yield "<h2>Machines</h2><div class=\"wide\"><table><thead><tr><th scope=\"col\">machine</th>"
+    yield '<h2>Machines</h2><div class="wide"><table><thead><tr><th scope="col">machine</th>'
     machines = {row.machine.key: row.machine for row in plan.rows}
     heads = [
         f"{name.replace('_', ' ')} {figure.unit}".strip()

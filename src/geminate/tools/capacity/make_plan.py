@@ -1,9 +1,9 @@
-"""From a plan file's choices to a `CapacityPlan`: finds models and machines, gets their pass costs, sizes every pair of them."""
+"""From choices to a `CapacityPlan`: finds models and machines, gets their pass costs, sizes every pair of them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from geminate.errors import ParameterError
@@ -35,7 +35,7 @@ class Choices:
         on_message: called with what a user should know.
     """
 
-    effort: Effort = Effort()
+    effort: Effort = field(default_factory=Effort)
     seed: int = 0
     measure: bool = True
     threads: int | None = None
@@ -71,7 +71,9 @@ def make_plan(asked: PlanFile, choices: Choices, here: Callable[[int | None], Ma
                 on_run=lambda what, label=label: choices.on_part(f"{label}: {what}", len(rows), total),
             )  # fmt: skip
             rows.append(sizer.size(chosen, machine, costs, speculation))
-    return CapacityPlan(workload=workload, objectives=asked.objectives, prices=asked.prices, rows=rows, seed=choices.seed)
+    return CapacityPlan(
+        workload=workload, objectives=asked.objectives, prices=asked.prices, rows=rows, seed=choices.seed
+    )
 
 
 def _candidate(choice: ModelChoice) -> Candidate:
@@ -124,7 +126,7 @@ def _with_measured_acceptance(model: Candidate, machine: Machine, choices: Choic
         return model
     if model.name in SHAPES and model.name != EMBEDDED:
         raise ParameterError(
-            f"acceptance of {model.name} cannot be measured: a shape has no weights; name a model directory, or state it"
+            f"acceptance of {model.name} cannot be measured: a shape has no weights; name a model, or state it"
         )
     choices.on_message(f"measuring the acceptance of {model.name} on prompts of bench80")
     survival = measured_survival(model)

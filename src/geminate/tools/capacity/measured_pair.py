@@ -26,7 +26,7 @@ PROMPTS, TOKENS, LENGTH = 8, 64, 4
 def measured_costs(
     model: Candidate, machine: Machine, on_part: Callable[[str], None], on_message: Callable[[str], None]
 ) -> PassCosts | None:
-    """Costs measured on this machine, or kept from the last time; None, with a message, where it cannot hold the model."""
+    """Costs measured here, or kept from the last time; None, with a message, where the model does not fit."""
     name = str(Path(model.name).resolve()) if Path(model.name).exists() else model.name
     key = f"{name}, {model.weights}, KV {model.kv}, {machine.kernels}, {machine.cores} threads"
     if model.name in SHAPES:
@@ -59,9 +59,7 @@ def _pair(model: Candidate, threads: int) -> tuple[TargetModel, DrafterModel | N
 
 
 def _load(model: Candidate, threads: int | None) -> LLM:
-    return LLM(
-        None if model.name == EMBEDDED else model.name, weights=model.weights, kv=model.kv, threads=threads
-    )
+    return LLM(None if model.name == EMBEDDED else model.name, weights=model.weights, kv=model.kv, threads=threads)
 
 
 def measured_survival(model: Candidate) -> tuple[float, ...]:

@@ -128,7 +128,9 @@ def _from_file(path: Path) -> tuple[float, ...]:
     except OSError as error:
         raise ParameterError(f"cannot read {path}: {error.strerror}") from None
     except (ValueError, KeyError, TypeError, RecursionError):
-        raise ParameterError(f"{path} has no accepted_per_position: write it with 'geminate bench decode --json'") from None
+        raise ParameterError(
+            f"{path} has no accepted_per_position: write it with 'geminate bench decode --json'"
+        ) from None
     # Later positions were tried by fewer rounds: noise may let them rise.
     kept: list[float] = []
     for value in values:

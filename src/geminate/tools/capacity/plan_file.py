@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,9 +46,9 @@ class PlanFile:
     """
 
     workload: Workload | None = None
-    objectives: Objectives = Objectives()
-    prices: Prices = Prices()
-    limits: ServerLimits = ServerLimits()
+    objectives: Objectives = field(default_factory=Objectives)
+    prices: Prices = field(default_factory=Prices)
+    limits: ServerLimits = field(default_factory=ServerLimits)
     models: tuple[ModelChoice, ...] = ()
     machines: tuple[str | Mapping[str, Any], ...] = ()
 

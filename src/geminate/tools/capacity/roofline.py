@@ -61,8 +61,8 @@ def roofline(work: ModelWork, machine: Machine, kv: KVFormat = "f16", *, probed:
 def _basis(machine: Machine, probed: bool, share: float) -> str:
     how = "probed here" if probed else f"specified, {SPECIFIED:.0%} of it reached"
     return (
-        f"roofline: {READ:.0%} of the memory bandwidth ({machine.bandwidth_gbs:g} GB/s {how}) and {MULTIPLY * share:.0%} "
-        f"of the int8 peak ({machine.int8_gmacs:,.0f} G multiply-accumulates a second)"
+        f"roofline: {READ:.0%} of the memory bandwidth ({machine.bandwidth_gbs:g} GB/s {how}) and "
+        f"{MULTIPLY * share:.0%} of the int8 peak ({machine.int8_gmacs:,.0f} G multiply-accumulates a second)"
     )
 
 

@@ -265,7 +265,9 @@ class _Simulation:
         engine_request = EngineRequest(
             request_id=name,
             prompt_ids=prompt_ids(request.index, request.prompt, request.prefix, request.prefix_tokens, vocab),
-            sampling=replace(SamplingParams(max_tokens=self.max_tokens, temperature=0.0).resolved(), seed=request.index),
+            sampling=replace(
+                SamplingParams(max_tokens=self.max_tokens, temperature=0.0).resolved(), seed=request.index
+            ),
             speculation=self.what.speculation,
         )
         try:
@@ -314,4 +316,3 @@ class _Simulation:
         run.seconds = self.clock.now - began
         run.passes, run.reused = self.target.passes, self.memory.hits
         return run
-

@@ -43,9 +43,10 @@ def read_log(path: Path) -> Workload:
     except UnicodeDecodeError:
         raise ParameterError(f"{path} is no request log: it is not UTF-8; expected {FORMAT}") from None
     if len(times) < 2 or max(times) - min(times) < LEAST_SPAN_S:
+        seconds = max(times, default=0.0) - min(times, default=0.0)
         raise ParameterError(
-            f"{path} holds {len(times)} requests over {max(times, default=0) - min(times, default=0):.0f} s; a rate needs "
-            f"two or more over {LEAST_SPAN_S:.0f} s, so state requests_per_day and the lengths instead"
+            f"{path} holds {len(times)} requests over {seconds:.0f} s; a rate needs two or more "
+            f"over {LEAST_SPAN_S:.0f} s, so state requests_per_day and the lengths instead"
         )
     span = max(times) - min(times)
     # The last request has a gap behind it like the others.
