@@ -4,10 +4,10 @@ Usage: python benchmarks/plan/truth.py [--quick] [--json benchmarks/plan/truth.j
 
 Constant clients on the engine itself, in this process: E2B int4 and int8 and the Gemma 3 270M shape with random
 weights, and the embedded pair; 1 and 2 threads; 128 and 8,192 tokens of context (embedded pair: 1,536); speculation off
-and auto; 1, 4 and 8 clients. A long context comes from the prefix cache, in the prediction too. Drafts are accepted by a seeded
-coin at published rates, since random weights accept none. Pass costs are measured first, the load is predicted from
-them, and then run. Cells that the JSON file holds for this machine are not run again (--fresh does), so a run that was
-interrupted goes on.
+and auto; 1, 4 and 8 clients. A long context comes from the prefix cache, in the prediction too. Drafts are accepted by
+a seeded coin at published rates, since random weights accept none. Pass costs are measured first, the load is predicted
+from them, and then run. Cells that the JSON file holds for this machine are not run again (--fresh does), so a run that
+was interrupted goes on.
 """
 
 from __future__ import annotations

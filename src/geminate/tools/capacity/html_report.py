@@ -47,8 +47,8 @@ def _summary(plan: CapacityPlan) -> Iterator[str]:
     workload, wanted, prices, best = plan.workload, plan.objectives, plan.prices, plan.cheapest
     yield (
         f"<p>{workload.requests_per_day:,.0f} requests a day ({escape(workload.source)}), {workload.peak_rate:.3g} "
-        f"a second in the busiest hour. Wanted: first token within {wanted.first_token_p95_s:g} s for 95 % of the requests, "
-        f"{wanted.tokens_per_s:g} tokens a second for 95 % of the streams"
+        f"a second in the busiest hour. Wanted: first token within {wanted.first_token_p95_s:g} s for 95 % of "
+        f"the requests, {wanted.tokens_per_s:g} tokens a second for 95 % of the streams"
         + (f", availability {wanted.availability:g}" if wanted.availability is not None else "")
         + ".</p>"
     )

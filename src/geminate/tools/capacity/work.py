@@ -1,4 +1,4 @@
-"""The work of a pass, read off the engine's own plan: weight bytes, multiply-accumulates, attention. Needs no weights."""
+"""The work of a pass, read off the engine's own plan: weight bytes, multiply-accumulates, attention."""
 
 from __future__ import annotations
 
