@@ -18,6 +18,7 @@ from geminate.server.settings import Settings
 from geminate.server.start import DEFAULT_KV_POSITIONS
 from geminate.tools.capacity.figures import number
 from geminate.tools.capacity.simulate import ServerLimits
+from geminate.tools.capacity.sizing import Effort
 
 LOAD = ("--requests-per-day", "2000", "--prompt", "200", "--completion", "40", "--quick")
 PLAN = """
@@ -54,7 +55,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Result, dic
     """A plan of two machines: what was printed, the JSON line, and the page."""
     folder = tmp_path_factory.mktemp("plan")
     (folder / "plan.toml").write_text(PLAN)
-    done = planned(str(folder / "plan.toml"), "--html", str(folder / "report.html"), "--explain", "2", "--json")
+    with pytest.MonkeyPatch.context() as patch:  # fewer requests, but all that is simulated
+        patch.setattr("geminate.cli.plan.Effort", lambda: Effort(shown=100, searched=50))
+        done = planned(str(folder / "plan.toml"), "--html", str(folder / "report.html"), "--explain", "2", "--json")
     assert done.exit_code == 0, done.output
     yield done, json.loads(done.stdout.splitlines()[-1]), (folder / "report.html").read_text(encoding="utf-8")
 
@@ -125,8 +128,11 @@ class Page(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
         self.loads += [f"{tag} {name}" for name, _ in attrs if name in ("src", "href", "srcset", "xlink:href", "style")]
-        if tag not in ("meta", "link", "rect", "line", "circle", "polyline"):
+        if tag != "meta":
             self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
 
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag

@@ -80,7 +80,7 @@ def _times(work: ModelWork, costs: PassCosts) -> PassTimes:
 E2B = _work("gemma-4-E2B", "int4")
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     bandwidth=st.floats(2, 500), rate=st.floats(20, 20_000), rows=st.integers(1, 272), start=st.integers(0, 20_000),
     more=st.floats(1.0, 8.0), prompt=st.booleans(),

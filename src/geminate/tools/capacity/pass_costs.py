@@ -97,7 +97,8 @@ class PassCosts:
         knots = [*made.body, *made.whole]
         if not all(isinstance(text, str) for text in texts) or not all(0 <= t < 3600 for t in times):
             raise ValueError("no pass costs: values out of range")
-        if not knots or made.body[0][0] != 1 or made.whole[0][0] != 1 or not all(0 < t < 3600 for _, t in knots):
+        begins = [part[0][0] for part in (made.body, made.whole) if part]
+        if begins != [1, 1] or not all(0 < t < 3600 for _, t in knots):
             raise ValueError("no pass costs: pass times out of range")
         return made
 

@@ -14,10 +14,14 @@ from geminate.tools.capacity.work import ModelWork, RowWork
 
 SPECIFIED = 0.8  # share of a specified memory bandwidth that a read probe shows; assumed
 READ = 0.95  # share of the probed bandwidth that weights are read with, E2B
-MULTIPLY = 0.62  # share of the int8 peak, passes of 8 rows and more
+MULTIPLY = 0.62  # share of the int8 peak, passes of a few rows
+MANY = 0.88  # of that, passes over more than `FEW` rows: prompts
+FEW = 17
 KERNEL_SHARE = {"avx512": 1.0, "avx2": 0.8, "portable": 0.35}  # of that; the second and third are assumed
 ATTENTION = {"f16": 0.24, "int8": 0.6}  # multiply-accumulates of attention against the int8 peak
-KV_BYTES = {"f16": 1.0, "int8": 0.53}  # bytes that are read against those `AttentionCosts` counts
+KV_BYTES = (
+    0.6  # of the time of the bytes that `AttentionCosts` counts: reading hides behind multiplying, or int8 has half
+)
 ERROR = 0.45
 PROBED = 1.0
 ROWS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 14, 17, 24, 32, 48, 64, 96, 128, 192, 272)
@@ -36,7 +40,7 @@ def roofline(work: ModelWork, machine: Machine, kv: KVFormat = "f16", *, probed:
     bandwidth = machine.bandwidth_gbs * 1e9 * (PROBED if probed else SPECIFIED)
     share = KERNEL_SHARE[machine.kernels]
     rate = machine.int8_gmacs * 1e9 * MULTIPLY * share
-    byte, mac = _attention(work, bandwidth, machine.int8_gmacs * 1e9 * share, kv)
+    byte, mac = _attention(bandwidth, machine.int8_gmacs * 1e9 * share, kv)
     own = OWN_GHZ / machine.ghz
     step = 0.0 if work.draft is None else _seconds(work.draft, 1, bandwidth, rate)
     return PassCosts(
@@ -67,21 +71,14 @@ def _basis(machine: Machine, probed: bool, share: float) -> str:
 
 
 def _seconds(work: RowWork, rows: int, bandwidth: float, rate: float) -> float:
-    return max(work.read(rows) / (READ * bandwidth), rows * work.macs / rate)
+    reached = rate if rows <= FEW else MANY * rate
+    return max(work.read(rows) / (READ * bandwidth), rows * work.macs / reached)
 
 
 def _knots(parts: tuple[RowWork, ...], bandwidth: float, rate: float) -> Knots:
     return tuple((rows, sum(_seconds(part, rows, bandwidth, rate) for part in parts)) for rows in ROWS)
 
 
-def _attention(work: ModelWork, bandwidth: float, peak: float, kv: KVFormat) -> tuple[float, float]:
-    """Seconds of a byte of keys and values and of a multiply-accumulate.
-
-    One row takes the longer of both, every further row its multiply-accumulates; see `loading.calibrate`.
-    """
-    near, far = work.whole.attention.at(0), work.whole.attention.at(4096)
-    read, macs = far.bytes - near.bytes, far.macs - near.macs
-    mac = 1.0 / (ATTENTION[kv] * peak)
-    if not read:
-        return 0.0, mac
-    return max(0.0, KV_BYTES[kv] / (READ * bandwidth) - mac * macs / read), mac
+def _attention(bandwidth: float, peak: float, kv: KVFormat) -> tuple[float, float]:
+    """Seconds of a byte of keys and values and of a multiply-accumulate."""
+    return KV_BYTES / bandwidth, 1.0 / (ATTENTION[kv] * peak)
