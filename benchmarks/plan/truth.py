@@ -238,13 +238,16 @@ def main() -> int:
             continue
         console.print(f"{Path(model).name} {weights}, {threads} threads: loading, measuring pass costs", markup=False)
         pair = Pair(model, weights, threads)
-        costs = measure_costs(pair.target, pair.drafter)
+        found = measure_costs(pair.target, pair.drafter)
+        if not found.quiet:
+            console.print("  something else runs on this machine: these cells say little")
+        costs = found.costs
         for cell in missing:
             results[cell.key] = compare(pair, cell, costs)
-            found = results[cell.key]
+            one = results[cell.key]
             console.print(
-                f"  {cell.key}: {found['measured']['tokens_per_s']:.1f} tokens/s (x {found['throughput']:.2f}), "
-                f"first token {found['measured']['first_token_p95']:.3f} s (x {found['first_token']:.2f})",
+                f"  {cell.key}: {one['measured']['tokens_per_s']:.1f} tokens/s (x {one['throughput']:.2f}), "
+                f"first token {one['measured']['first_token_p95']:.3f} s (x {one['first_token']:.2f})",
                 markup=False,
             )
             body = {"machine": machine.describe(), "summary": summary(results), "cells": results}

@@ -25,6 +25,7 @@ from geminate.tools.capacity.sizing import QUICK, Effort, Sizing
 from geminate.tools.capacity.traffic_log import read_log
 from geminate.tools.capacity.workload import CURVES, Lengths, Workload
 
+ABREAST = 6  # rows of a plan in one table of figures
 LEGEND = "m: measured on this machine, c: computed (simulated), a: assumed"
 
 
@@ -226,15 +227,16 @@ def print_plan(made: CapacityPlan) -> None:
         f"{made.objectives.tokens_per_s:g} tokens a second of a stream, 95 % each"
     )
     table = Table(box=None)
-    table.add_column("row", justify="right")
-    for name in ("model", "machine", "speculation", "fits"):
-        table.add_column(name)
-    for _, heading in COLUMNS:
-        table.add_column(heading, justify="right")
+    for name in ("row", "model", "machine", "speculation", "fits"):
+        table.add_column(name, justify="right" if name == "row" else "left")
     for at, row in enumerate(made.rows, 1):
-        table.add_row(str(at), *_cells(row, made))
-    # A pipe or file gets whole rows.
-    out.print(table, soft_wrap=not out.is_terminal, crop=out.is_terminal)
+        fits = "yes" if row.fits else f"no: {row.constraint}"
+        table.add_row(str(at), row.candidate.label, row.machine.key, row.speculation, fits)
+    out.print(table)
+    shown_rows = [(at, row) for at, row in enumerate(made.rows, 1) if row.peak is not None]
+    for first in range(0, len(shown_rows), ABREAST):
+        tell("")
+        out.print(_figures_of(shown_rows[first : first + ABREAST], made))
     for at, row in enumerate(made.rows, 1):
         if row.broken:
             tell(f"row {at}: {row.broken}")
@@ -251,9 +253,16 @@ def print_plan(made: CapacityPlan) -> None:
     tell(f"{LEGEND}; data: {DATA}")
 
 
-def _cells(row: Sizing, made: CapacityPlan) -> list[str]:
-    found = figures(row, made.workload, made.prices)
-    marked = [f"{shown(found[name])} {MARKS[found[name].kind]}" if found[name].value is not None else "-"
-              for name, _ in COLUMNS]  # fmt: skip
-    fits = "yes" if row.fits else f"no: {row.constraint}"
-    return [row.candidate.label, row.machine.key, row.speculation, fits, *marked]
+def _figures_of(rows: list[tuple[int, Sizing]], made: CapacityPlan) -> Table:
+    """A table with a column for each row, so that it is no wider than a terminal."""
+    table = Table(box=None)
+    table.add_column("row")
+    for at, _ in rows:
+        table.add_column(str(at), justify="right")
+    found = [figures(row, made.workload, made.prices) for _, row in rows]
+    for name, heading in COLUMNS:
+        table.add_row(
+            heading,
+            *("-" if f[name].value is None else f"{shown(f[name])} {MARKS[f[name].kind]}" for f in found),
+        )
+    return table

@@ -25,7 +25,7 @@ def _model(row: Sizing) -> Iterator[str]:
     yield f"{row.candidate.label} on {machine.name}, speculation {row.speculation}"
     yield (
         f"machine: {machine.cores} cores, {machine.int8_gmacs:,.0f} G int8 multiply-accumulates/s, "
-        f"{machine.bandwidth_gbs:g} GB/s, {machine.memory_gb:g} GB ({kind}"
+        f"{number(machine.bandwidth_gbs)} GB/s, {number(machine.memory_gb)} GB ({kind}"
         + (f"; {machine.source})" if machine.source and not machine.is_here else ")")
     )
     yield (
@@ -73,7 +73,7 @@ def _memory(row: Sizing) -> Iterator[str]:
     yield (
         f"memory: weights {memory.weights / 1e9:.2f} GB + KV budget {memory.kv / 1e9:.2f} GB + process "
         f"{memory.process / 1e9:.2f} GB = {memory.total / 1e9:.2f} GB of {memory.usable / 1e9:.2f} GB, which is "
-        f"{USABLE:.0%} of {row.machine.memory_gb:g} GB (c)"
+        f"{USABLE:.0%} of {number(row.machine.memory_gb)} GB (c)"
     )
 
 

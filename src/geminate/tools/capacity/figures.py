@@ -40,9 +40,11 @@ def assumed(value: float | None, unit: str) -> Figure:
 
 
 def shown(figure: Figure, digits: int = 3) -> str:
-    """A figure for people: three significant digits, thousands apart; "-" for none."""
+    """A figure for people: three significant digits, thousands apart, counts as they are; "-" for none."""
     if figure.value is None:
         return "-"
+    if not figure.unit and figure.value == int(figure.value):
+        return f"{figure.value:,.0f}"
     return number(figure.value, digits)
 
 

@@ -12,7 +12,7 @@ import statistics
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,16 @@ DRAFT = 4
 ROUNDS = 3
 LEAST_S, MOST_S = 1.5, 40.0  # of measuring passes: fast models get more rounds
 PROBES = 5
+DISTURBED = 1.35  # times the least timing; a median beyond that was taken while something else ran
 OnPart = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """Pass costs, and whether nothing else seems to have run while they were measured."""
+
+    costs: PassCosts
+    quiet: bool
 
 
 def this_machine(threads: int | None = None) -> Machine:
@@ -78,24 +87,23 @@ def _installed() -> int:
 
 
 def measure_costs(
-    target: TargetModel, drafter: DrafterModel | None, *, quick: bool = False, on_part: OnPart = lambda what: None
-) -> PassCosts:
+    target: TargetModel, drafter: DrafterModel | None, *, on_part: OnPart = lambda what: None
+) -> Measured:
     """Measure a compiled pair: some seconds for small models, up to a minute for large ones.
 
     Args:
-        quick: a single round of every measurement.
         on_part: called before every part with what it is; what it raises ends the measuring.
     """
     meter = _Meter(target, drafter)
     on_part("passes")
-    whole, body = meter.passes(1 if quick else ROUNDS, on_part)
+    whole, body = meter.passes(on_part)
     on_part("attention")
     byte, mac, prompt = meter.attention()
     on_part("drafts")
     call, step = meter.drafts()
     on_part("the engine's own time")
     own = own_times(target, drafter, whole[0][1])
-    return PassCosts(
+    costs = PassCosts(
         body=body,
         whole=whole,
         attention_byte=byte,
@@ -111,6 +119,7 @@ def measure_costs(
         kind="measured",
         basis=f"passes, drafts and engine measured here ({target.backend.isa}, {target.backend.threads} threads)",
     )
+    return Measured(costs=costs, quiet=meter.quiet)
 
 
 class _Meter:
@@ -120,6 +129,7 @@ class _Meter:
         self.target, self.drafter = target, drafter
         vocab = target.config.vocab_size
         self.ids = (np.arange(272, dtype=np.int64) * 7919 % vocab).astype(np.int32)
+        self.quiet = True
         self.hidden = np.ones(target.config.hidden_size, dtype=np.float32)
         self.near = target.new_cache()
         for start in range(0, PROFILE_CONTEXT, MAX_DRAFT):
@@ -133,7 +143,7 @@ class _Meter:
         self.target.forward(batch)
         return time.perf_counter() - began
 
-    def passes(self, rounds: int, on_part: OnPart) -> tuple[Knots, Knots]:
+    def passes(self, on_part: OnPart) -> tuple[Knots, Knots]:
         """Passes whose rows all want logits, and whose rows want none."""
         most = self.target.max_rows - MAX_DRAFT
         room = self.target.config.max_position_embeddings - PROFILE_CONTEXT
@@ -144,7 +154,7 @@ class _Meter:
         self.run(1, 1)
         began = time.perf_counter()
         done = 0
-        while done < rounds or time.perf_counter() - began < LEAST_S:
+        while done < ROUNDS or time.perf_counter() - began < LEAST_S:
             for kind in kinds:
                 times[kind].append(self.run(*kind))
             done += 1
@@ -152,6 +162,8 @@ class _Meter:
             if time.perf_counter() - began > MOST_S:
                 break
         middle = {kind: statistics.median(taken) for kind, taken in times.items()}
+        disturbed = [kind for kind, taken in times.items() if middle[kind] > DISTURBED * min(taken)]
+        self.quiet = 4 * len(disturbed) < len(times)
         return _rising([(m, middle[m, m]) for m in whole_rows]), _rising([(m, middle[m, 0]) for m in body_rows])
 
     def attention(self) -> tuple[float, float, float]:
@@ -227,8 +239,11 @@ def _grown(costs: AttentionCosts, length: int) -> tuple[int, int]:
     return there.macs - near.macs, there.bytes - near.bytes
 
 
-def kept_costs(key: str, measure: Callable[[], PassCosts], folder: Path | None = None) -> PassCosts:
-    """The costs kept under ``key``, or measured now and kept; another version, machine or Python measures anew."""
+def kept_costs(key: str, measure: Callable[[], Measured], on_message: OnPart, folder: Path | None = None) -> PassCosts:
+    """The costs kept under ``key``, or measured now, and kept if nothing disturbed that.
+
+    Another version, machine or Python measures anew.
+    """
     path = (folder or cache_directory()) / "plan-costs.json"
     whole = f"{machine.describe()}; geminate {__version__}; {key}"
     kept = _read(path)
@@ -237,7 +252,11 @@ def kept_costs(key: str, measure: Callable[[], PassCosts], folder: Path | None =
         return replace(costs, basis=f"{costs.basis}, kept in {path}")
     except (KeyError, ValueError, TypeError):
         pass
-    costs = measure()
+    measured = measure()
+    costs = measured.costs
+    if not measured.quiet:
+        on_message("something else runs on this machine: what passes cost was measured, but may be too much; not kept")
+        return costs
     with suppress(OSError), replacing(path, ".plan-costs-") as file:
         file.write(json.dumps({**kept, whole: costs.as_dict()}).encode())
     return costs

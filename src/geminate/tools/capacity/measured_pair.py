@@ -16,7 +16,7 @@ from geminate.tools.bench.memory import fitting
 from geminate.tools.bench.shapes import SHAPES
 from geminate.tools.bench.step import StepBench
 from geminate.tools.capacity.machines import Machine
-from geminate.tools.capacity.measure import kept_costs, measure_costs
+from geminate.tools.capacity.measure import Measured, kept_costs, measure_costs
 from geminate.tools.capacity.models import Candidate
 from geminate.tools.capacity.pass_costs import PassCosts
 
@@ -34,12 +34,12 @@ def measured_costs(
             on_message(f"{model.label} does not fit into the memory that is free here: its pass costs are computed")
             return None
 
-    def measure() -> PassCosts:
+    def measure() -> Measured:
         on_part(f"{model.label}: loading")
         target, drafter = _pair(model, machine.cores)
         return measure_costs(target, drafter, on_part=lambda what: on_part(f"{model.label}: measuring {what}"))
 
-    return kept_costs(key, measure)
+    return kept_costs(key, measure, on_message)
 
 
 def _fits(model: Candidate) -> bool:

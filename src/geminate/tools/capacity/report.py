@@ -96,6 +96,7 @@ def figures(row: Sizing, workload: Workload, prices: Prices) -> dict[str, Figure
         "stream_rate_p5": computed(peak.stream_rate(0.05) if peak else None, "tokens/s"),
         "reused": computed(100 * peak.reused / peak.prompt_tokens if peak and shared else None, "%"),
         "peak_running": computed(peak.most_running if peak else None, ""),
+        "too_long": computed(100 * peak.too_long / len(peak.served) if peak and peak.served else None, "%"),
     }
     cost, unit = row.cost, prices.currency
     made |= {

@@ -19,6 +19,7 @@ USABLE = 0.9  # of a machine's memory; the system has the rest
 STREAMS = (1, 2, 4, 8, 16)
 ROUNDS = 4  # requests of each client where clients are held constant
 BISECTIONS = 5
+TOO_LONG = 0.05  # of the requests may be longer than context or KV budget: they are refused, and counted
 NEAR_PEAK = 0.9  # of the rate at which the machine is never idle
 
 
@@ -195,7 +196,7 @@ class Sizer:
         count = max(20, self.effort.searched // 4)
         run = what.closed_loop(self.workload.requests(count, self.seed), self.workload.limit(), 1)
         found.idle, wanted = run, self.objectives
-        if run.too_long:
+        if run.too_long > TOO_LONG * count:
             found.constraint = "context"
             found.excess = run.too_long / count
             found.broken = (
