@@ -249,6 +249,7 @@ def main() -> int:
                 f"  {cell.key}: {one['measured']['tokens_per_s']:.1f} tokens/s (x {one['throughput']:.2f}), "
                 f"first token {one['measured']['first_token_p95']:.3f} s (x {one['first_token']:.2f})",
                 markup=False,
+                soft_wrap=True,
             )
             body = {"machine": machine.describe(), "summary": summary(results), "cells": results}
             with replacing(args.json, ".truth-") as file:

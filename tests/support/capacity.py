@@ -21,6 +21,7 @@ COSTS = PassCosts(
     sequence=0.0005,
     decision=0.0,
     request=0.0,
+    prompt_token=0.0,
     copy_byte=0.0,
     kind="computed",
     basis="made up",

@@ -33,7 +33,8 @@ class PassCosts:
         prompt_mac: the same of a multiply-accumulate in a part of a prompt.
         draft_call, draft_step: a draft, and each of its steps.
         step, sequence: the engine's own time in a pass, and for each sequence in it.
-        decision: of ``auto`` about a sequence's draft. request: to begin and end a request.
+        decision: of ``auto`` about a draft that is made. request: to begin and end a request.
+        prompt_token: what a prompt's token takes beside its row: memory touched for the first time, blocks kept.
         copy_byte: of a byte of keys and values that comes from the prefix cache.
         kind, basis: where all this comes from, in a word and in a sentence.
         error: how far computed times may be from measured ones, as a fraction; 0 where they were measured.
@@ -50,6 +51,7 @@ class PassCosts:
     sequence: float
     decision: float
     request: float
+    prompt_token: float
     copy_byte: float
     kind: Kind
     basis: str
@@ -68,7 +70,7 @@ class PassCosts:
     def scaled(self, factor: float) -> PassCosts:
         """The same with every time ``factor`` times as long."""
         times = ("attention_byte", "attention_mac", "prompt_mac", "draft_call", "draft_step", "step", "sequence",
-                 "decision", "request", "copy_byte")  # fmt: skip
+                 "decision", "request", "prompt_token", "copy_byte")  # fmt: skip
         stretched = {name: getattr(self, name) * factor for name in times}
         body = tuple((rows, seconds * factor) for rows, seconds in self.body)
         whole = tuple((rows, seconds * factor) for rows, seconds in self.whole)

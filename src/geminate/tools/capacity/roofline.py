@@ -27,7 +27,7 @@ PROBED = 1.0
 ROWS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 14, 17, 24, 32, 48, 64, 96, 128, 192, 272)
 # The engine's own seconds at `OWN_GHZ`, measured on Zen 4 with the embedded pair.
 OWN_GHZ = 3.5
-STEP, SEQUENCE, DECISION, REQUEST, CALL = 60e-6, 40e-6, 30e-6, 400e-6, 20e-6
+STEP, SEQUENCE, DECISION, REQUEST, PROMPT_TOKEN, CALL = 40e-6, 30e-6, 60e-6, 400e-6, 3e-6, 20e-6
 CACHE_COPY = 0.3  # of the bandwidth, for keys and values out of the prefix cache
 
 
@@ -55,6 +55,7 @@ def roofline(work: ModelWork, machine: Machine, kv: KVFormat = "f16", *, probed:
         sequence=SEQUENCE * own,
         decision=DECISION * own,
         request=REQUEST * own,
+        prompt_token=PROMPT_TOKEN * own,
         copy_byte=1.0 / (CACHE_COPY * bandwidth),
         kind="computed",
         basis=_basis(machine, probed, share),

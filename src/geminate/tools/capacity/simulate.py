@@ -201,7 +201,6 @@ class _Simulation:
         times = PassTimes(
             costs, decoding=work.whole.attention, prompt=work.body.attention, draft=draft, max_rows=max_rows
         )
-        auto = what.speculation == "auto"
         sampler = StandInSampler(self.clock, self._endings, costs.step, costs.sequence)
         self.target = StandInTarget(
             what.config,
@@ -210,7 +209,6 @@ class _Simulation:
             sampler,
             max_rows=max_rows,
             kv=what.kv,
-            thinking=costs.decision if auto else 0.0,
         )
         self.memory = KVBudget(self.target.kv, limit=what.kv_budget(self.target.kv))
         drafter = None

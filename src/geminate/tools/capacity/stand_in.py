@@ -75,7 +75,6 @@ class StandInKV:
         return start >= max(self._low, self._high - self._factory.kept_rows)
 
     def export(self, block: int) -> bytes:
-        self._factory.on_copy(self._factory.block_bytes)
         return self._factory.block
 
     def restore(self, blocks: Sequence[BlockData]) -> None:
@@ -96,7 +95,7 @@ class StandInKVFactory:
     """A `KVFactory` whose sizes are those of the real one and whose stores take no memory.
 
     Args:
-        on_copy: called with the bytes that go to or come from the prefix cache.
+        on_copy: called with the bytes that come from the prefix cache.
 
     Attributes:
         block: what every block holds.
@@ -180,7 +179,6 @@ class StandInTarget:
 
     Args:
         times: what passes take. clock: advanced by that.
-        thinking: seconds of a decision about a draft, for each decoding sequence; 0 without speculation.
     """
 
     def __init__(
@@ -192,7 +190,6 @@ class StandInTarget:
         *,
         max_rows: int,
         kv: KVFormat,
-        thinking: float,
     ) -> None:
         self.config = SimpleNamespace(
             eos_token_ids=(END,),
@@ -203,7 +200,7 @@ class StandInTarget:
         self.kv = StandInKVFactory(config, max_rows=max_rows, kv=kv, on_copy=self._copied)
         self.backend = SimpleNamespace(sampler=sampler)
         self.passes = self.rows = 0
-        self._times, self._clock, self._thinking = times, clock, thinking
+        self._times, self._clock = times, clock
         self._nothing: F32 = np.zeros((max_rows, 1), dtype=np.float32)
 
     def new_cache(self, max_context: int | None = None) -> KVStore:
@@ -216,9 +213,9 @@ class StandInTarget:
         for part, (_, rows, _) in zip(parts, shapes, strict=True):
             part.cache.reserve(rows)
             part.cache.advance(rows)
-        decoding = sum(rows == wanted for _, rows, wanted in shapes)
+        prompt = sum(rows for _, rows, wanted in shapes if wanted < rows) * self._times.costs.prompt_token
         outside = 0.0 if any(wanted for _, _, wanted in shapes) else self._times.costs.step  # nothing is drawn then
-        self._clock.advance(self._times.pass_time(shapes) + decoding * self._thinking + outside)
+        self._clock.advance(self._times.pass_time(shapes) + prompt + outside)
         self.passes += 1
         self.rows += sum(rows for _, rows, _ in shapes)
         wanted = self._nothing[: sum(wanted for _, _, wanted in shapes)]
@@ -262,7 +259,8 @@ class StandInDrafter:
                 survival *= float(stop.calibration[confidence_bin(chance)])
                 if survival * float(stop.ahead[at + 1]) < float(stop.need[at + 1]):
                     break
-        self._clock.advance(self._times.draft_time(context.cache.length, len(tokens)))
+        took = self._times.draft_time(context.cache.length, len(tokens))
+        self._clock.advance(took + self._times.costs.decision)
         self.drafted += len(tokens)
         return Draft(token_ids=tuple(tokens), confidence=tuple(confidence), steps=len(tokens))
 
