@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from typing import Any
 
 from geminate.errors import ParameterError
@@ -56,7 +57,7 @@ def make_plan(asked: PlanFile, choices: Choices, here: Callable[[int | None], Ma
     workload = asked.workload
     if workload is None:
         raise ParameterError(NO_RATE)
-    models = [_candidate(choice) for choice in asked.models or (ModelChoice(name="gemma-4-E2B"),)]
+    models = [_candidate(choice) for choice in asked.models]
     machines = _machines(asked.machines or (HERE,), choices, here)
     pairs = [(model, machine) for model in models for machine in machines]
     total = len(pairs) * len(MODES)
@@ -67,13 +68,22 @@ def make_plan(asked: PlanFile, choices: Choices, here: Callable[[int | None], Ma
         for speculation in MODES if chosen.survival else MODES[:1]:
             label = f"{chosen.label}, {machine.key}, {speculation}"
             sizer = Sizer(
-                workload, asked.objectives, asked.prices, limits=asked.limits, effort=choices.effort, seed=choices.seed,
-                on_run=lambda what, label=label: choices.on_part(f"{label}: {what}", len(rows), total),
-            )  # fmt: skip
+                workload,
+                asked.objectives,
+                asked.prices,
+                limits=asked.limits,
+                effort=choices.effort,
+                seed=choices.seed,
+                on_run=partial(_part_of, choices, label, len(rows), total),
+            )
             rows.append(sizer.size(chosen, machine, costs, speculation))
     return CapacityPlan(
         workload=workload, objectives=asked.objectives, prices=asked.prices, rows=rows, seed=choices.seed
     )
+
+
+def _part_of(choices: Choices, label: str, done: int, total: int, what: str) -> None:
+    choices.on_part(f"{label}: {what}", done, total)
 
 
 def _candidate(choice: ModelChoice) -> Candidate:

@@ -90,12 +90,13 @@ def _workload(fields: Fields, folder: Path) -> Workload:
     curve = fields.take("curve")
     if curve is not None:
         made = replace(made, curve=curve_of(curve))
-    for name in ("prompt", "completion"):
-        given = fields.take(name)
-        if given is not None:
-            if log is not None:
-                raise ParameterError(f"[workload]: {name} and log both say how long requests are; leave one out")
-            made = replace(made, **{name: lengths_of(given, f"[workload] {name}")})
+    prompt, completion = fields.take("prompt"), fields.take("completion")
+    if log is not None and (prompt is not None or completion is not None):
+        raise ParameterError("[workload]: prompt or completion and log both say how long requests are; leave one out")
+    if prompt is not None:
+        made = replace(made, prompt=lengths_of(prompt, "[workload] prompt"))
+    if completion is not None:
+        made = replace(made, completion=lengths_of(completion, "[workload] completion"))
     prefix = fields.take("prefix")
     if prefix is not None:
         made = replace(made, prefixes=_prefixes(Fields(prefix, "[workload] prefix")))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from geminate import __version__
-from geminate.tools.capacity.figures import Figure, assumed, computed
+from geminate.tools.capacity.figures import Figure, Kind, assumed, computed
 from geminate.tools.capacity.machines import Machine
 from geminate.tools.capacity.money import Prices
 from geminate.tools.capacity.sizing import Objectives, Sizing
@@ -118,7 +118,7 @@ def _prompt_rate(row: Sizing) -> Figure:
 
 def machine_figures(machine: Machine) -> dict[str, Figure]:
     """A machine's figures: measured here, else taken on trust."""
-    kind = "measured" if machine.is_here else "assumed"
+    kind: Kind = "measured" if machine.is_here else "assumed"
     made = {
         "cores": Figure(value=machine.cores, unit="", kind=kind),
         "int8": Figure(value=machine.int8_gmacs, unit="G multiply-accumulates/s", kind=kind),

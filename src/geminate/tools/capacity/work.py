@@ -92,7 +92,8 @@ class ExpertWork:
 
     def read(self, rows: int) -> float:
         """Bytes that ``rows`` rows read: the union of their experts, as if ``rows`` ** `ALIKE` chose at random."""
-        return self.bytes * self.count * (1.0 - (1.0 - self.top_k / self.count) ** (rows**ALIKE))
+        missed: float = (1.0 - self.top_k / self.count) ** (rows**ALIKE)
+        return self.bytes * self.count * (1.0 - missed)
 
 
 @dataclass(frozen=True, kw_only=True)
