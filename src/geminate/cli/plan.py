@@ -24,7 +24,7 @@ from geminate.tools.capacity.report import COLUMNS, DATA, CapacityPlan, figures,
 from geminate.tools.capacity.sizing import QUICK, Effort, Sizing
 
 OPTIONS = Group(PlanOptions)
-ABREAST = 6  # rows of a plan in one table of figures
+ABREAST = 5  # rows of a plan in one table of figures
 LEGEND = "m: measured on this machine, c: computed (simulated), a: assumed"
 
 
@@ -142,7 +142,7 @@ def print_plan(made: CapacityPlan) -> None:
 def _figures_of(rows: list[tuple[int, Sizing]], made: CapacityPlan) -> Table:
     """A table with a column for each row, so that it is no wider than a terminal."""
     table = Table(box=None)
-    table.add_column("row")
+    table.add_column("row", no_wrap=True)
     for at, _ in rows:
         table.add_column(str(at), justify="right")
     found = [figures(row, made.workload, made.prices) for _, row in rows]

@@ -20,13 +20,13 @@ from geminate.tools.capacity.figures import number
 from geminate.tools.capacity.simulate import ServerLimits
 from geminate.tools.capacity.sizing import Effort
 
-LOAD = ("--requests-per-day", "2000", "--prompt", "200", "--completion", "40", "--quick")
+LOAD = ("--requests-per-day", "2000", "--prompt", "100", "--completion", "16", "--quick")
 PLAN = """
 [workload]
 requests_per_day = 3000
 curve = "office"
 prompt = {median = 200, p95 = 600}
-completion = 40
+completion = 16
 prefix = {tokens = 128}
 [objectives]
 first_token_p95_s = 8

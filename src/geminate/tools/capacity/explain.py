@@ -54,7 +54,8 @@ def _passes(row: Sizing) -> Iterator[str]:
         rate = machine.bandwidth_gbs * 1e9 * (1.0 if machine.is_here else SPECIFIED) * READ
         yield (
             f"one row: {work.whole.read(1) / 1e9:.3f} GB / {rate / 1e9:.1f} GB/s = "
-            f"{work.whole.read(1) / rate * 1e3:.1f} ms, if its multiply-accumulates take no longer (c)"
+            f"{work.whole.read(1) / rate * 1e3:.1f} ms, if its multiply-accumulates take no longer; threads meet "
+            f"{work.whole.nodes:,} times (c)"
         )
     yield (
         f"a pass takes {one * 1e3:.1f} ms for one row, {five * 1e3:.1f} ms for five, {prompt * 1e3:.0f} ms for "

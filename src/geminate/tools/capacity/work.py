@@ -101,10 +101,12 @@ class RowWork:
     """What some operations of a plan cost.
 
     Attributes:
+        nodes: operations, at whose end threads meet.
         bytes: of weights that any number of rows reads once. macs: multiply-accumulates of a row, experts included.
         attention: by position.
     """
 
+    nodes: int
     bytes: int
     macs: int
     experts: tuple[ExpertWork, ...]
@@ -173,7 +175,7 @@ def _row_work(plan: Plan) -> RowWork:
         read, macs = read + more_bytes, macs + more_macs
     experts = tuple(_experts(node) for node in plan.nodes if isinstance(node, Experts))
     macs += sum(expert.top_k * expert.macs for expert in experts)
-    return RowWork(bytes=read, macs=macs, experts=experts, attention=AttentionCosts(plan))
+    return RowWork(nodes=len(plan.nodes), bytes=read, macs=macs, experts=experts, attention=AttentionCosts(plan))
 
 
 def _dense(node: Node, widths: Mapping[str, int]) -> tuple[int, int]:
