@@ -53,9 +53,8 @@ def test_quiet_measurements_are_kept_and_others_are_not(tmp_path: Path) -> None:
 
 def test_a_plan_measures_this_machine(packed_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GEMINATE_CACHE", str(tmp_path))
-    monkeypatch.setattr(
-        "geminate.tools.capacity.measured_pair.measure_costs", lambda *_, **__: Measured(costs=COSTS, quiet=True)
-    )
+    found = Measured(costs=COSTS, quiet=True)
+    monkeypatch.setattr("geminate.tools.capacity.measured_pair.measure_costs", lambda *_, **__: found)
     plan = tmp_path / "plan.toml"
     plan.write_text(
         '[workload]\nrequests_per_day = 500\nprompt = 60\ncompletion = 8\n[[model]]\nname = "embedded"\nweights = "int8"\n'

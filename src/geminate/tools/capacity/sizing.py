@@ -44,12 +44,12 @@ class Objectives:
 class Effort:
     """How much is simulated: requests of a run whose figures are shown, and of one that only searches."""
 
-    shown: int = 400
-    searched: int = 160
+    shown: int = 300
+    searched: int = 120
     sensitivity: bool = True
 
 
-QUICK = Effort(shown=120, searched=60, sensitivity=False)
+QUICK = Effort(shown=100, searched=50, sensitivity=False)
 
 
 @dataclass(frozen=True, kw_only=True)
