@@ -57,7 +57,8 @@ def test_a_plan_measures_this_machine(packed_cache: Path, tmp_path: Path, monkey
     monkeypatch.setattr("geminate.tools.capacity.measured_pair.measure_costs", lambda *_, **__: found)
     plan = tmp_path / "plan.toml"
     plan.write_text(
-        '[workload]\nrequests_per_day = 500\nprompt = 60\ncompletion = 8\n[[model]]\nname = "embedded"\nweights = "int8"\n'
+        "[workload]\nrequests_per_day = 500\nprompt = 60\ncompletion = 8\n"
+        '[[model]]\nname = "embedded"\nweights = "int8"\n'
         '[[machine]]\nname = "here"\nprice = 900\nwatts = 60\nidle_watts = 20\n'
     )
     done = CliRunner().invoke(app, ["plan", str(plan), "--quick", "--threads", "1", "--json"])

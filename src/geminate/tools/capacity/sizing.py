@@ -44,8 +44,8 @@ class Objectives:
 class Effort:
     """How much is simulated: requests of a run whose figures are shown, and of one that only searches."""
 
-    shown: int = 300
-    searched: int = 120
+    shown: int = 400
+    searched: int = 160
     sensitivity: bool = True
 
 
