@@ -17,9 +17,11 @@ from geminate.cli.app import app
 from geminate.server.settings import Settings
 from geminate.server.start import DEFAULT_KV_POSITIONS
 from geminate.tools.capacity.figures import number
+from geminate.tools.capacity.plan_file import read_plan
 from geminate.tools.capacity.simulate import ServerLimits
 from geminate.tools.capacity.sizing import Effort
 
+ROOT = Path(__file__).resolve().parents[3]
 LOAD = ("--requests-per-day", "2000", "--prompt", "100", "--completion", "16", "--quick")
 PLAN = """
 [workload]
@@ -206,6 +208,16 @@ def test_the_simulated_server_has_the_real_ones_defaults() -> None:
 )
 def test_numbers_are_readable(value: float, text: str) -> None:
     assert number(value) == text
+
+
+def test_the_worked_example_is_what_was_printed() -> None:
+    printed = (ROOT / "benchmarks" / "plan" / "example.txt").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "plan.md").read_text(encoding="utf-8")
+    table = printed.split("row 1: ")[0]
+    assert "\n".join(line.rstrip() for line in table.splitlines()) in page and table.count("gemma-4-E2B") == 6
+    assert next(line for line in printed.splitlines() if line.startswith("least cost: ")) in page
+    asked = read_plan(ROOT / "benchmarks" / "plan" / "example.toml")
+    assert {choice.name for choice in asked.models} == {"gemma-4-E2B", "gemma-4-E4B"}
 
 
 def test_a_page_escapes_what_users_name(tmp_path: Path) -> None:

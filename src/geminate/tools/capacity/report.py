@@ -26,6 +26,7 @@ COLUMNS: tuple[tuple[str, str], ...] = (
     ("capacity", "requests/day a machine"),
     ("utilisation", "utilisation %"),
     ("machines", "machines"),
+    ("with_spares", "with spares"),
     ("energy", "kWh/day"),
     ("cost", "cost/day"),
     ("per_million", "per M tokens"),
