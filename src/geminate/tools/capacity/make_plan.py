@@ -9,8 +9,6 @@ from typing import Any
 
 from geminate.errors import ParameterError
 from geminate.kv.store import check_kv
-from geminate.loading.locate import EMBEDDED
-from geminate.tools.bench.shapes import SHAPES
 from geminate.tools.capacity.machines import HERE, Machine, known_machines, machine_named, make_machine
 from geminate.tools.capacity.measured_pair import measured_costs, measured_survival
 from geminate.tools.capacity.models import Candidate, make_candidate
@@ -134,7 +132,7 @@ def _with_measured_acceptance(model: Candidate, machine: Machine, choices: Choic
     """The candidate with acceptance measured here, where that was asked for."""
     if not model.measures:
         return model
-    if model.name in SHAPES and model.name != EMBEDDED:
+    if model.shape_only:
         raise ParameterError(
             f"acceptance of {model.name} cannot be measured: a shape has no weights; name a model, or state it"
         )

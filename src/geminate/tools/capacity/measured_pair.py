@@ -13,7 +13,6 @@ from geminate.runtime.drafter import DrafterModel
 from geminate.runtime.target import TargetModel
 from geminate.tools.bench.decode import BENCH80, read_prompts, run
 from geminate.tools.bench.memory import fitting
-from geminate.tools.bench.shapes import SHAPES
 from geminate.tools.bench.step import StepBench
 from geminate.tools.capacity.machines import Machine
 from geminate.tools.capacity.measure import Measured, kept_costs, measure_costs
@@ -29,7 +28,7 @@ def measured_costs(
     """Costs measured here, or kept from the last time; None, with a message, where the model does not fit."""
     name = str(Path(model.name).resolve()) if Path(model.name).exists() else model.name
     key = f"{name}, {model.weights}, KV {model.kv}, {machine.kernels}, {machine.cores} threads"
-    if model.name in SHAPES:
+    if model.shape_only:
         if not _fits(model):
             on_message(f"{model.label} does not fit into the memory that is free here: its pass costs are computed")
             return None
@@ -51,7 +50,7 @@ def _fits(model: Candidate) -> bool:
 
 
 def _pair(model: Candidate, threads: int) -> tuple[TargetModel, DrafterModel | None]:
-    if model.name in SHAPES:
+    if model.shape_only:
         bench = StepBench(model.name, model.weights, kv=model.kv, threads=threads)
         return bench.target, bench.drafter
     llm = _load(model, threads)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from geminate.errors import ParameterError, shown
+from geminate.errors import ModelNotFoundError, ParameterError, shown
 from geminate.families.registry import load_assistant_config, open_model
 from geminate.kv.store import KVFormat
 from geminate.loading.load import locate
@@ -36,7 +36,7 @@ class Candidate:
     Attributes:
         name: as the user has it. config, assistant: of target and drafter; None without a drafter.
         weights: ``auto`` is what the file has, int8 for shapes. kv: format of keys and values.
-        work: of its passes.
+        work: of its passes. shape_only: whether there are no weights to load.
         survival: chance that the first i draft tokens are all accepted; empty without a drafter.
         acceptance: where those come from. measures: whether they are to be measured here first.
     """
@@ -50,6 +50,7 @@ class Candidate:
     survival: tuple[float, ...]
     acceptance: str
     measures: bool = False
+    shape_only: bool = False
 
     @property
     def label(self) -> str:
@@ -70,7 +71,7 @@ def make_candidate(
     Raises:
         GeminateError: no such model; bad acceptance.
     """
-    entries = None
+    entries, shape_only = None, name in SHAPES
     if name in SHAPES:
         config, assistant, _ = load_shape(name, None)
         weights = "int8" if weights == "auto" else weights
@@ -79,7 +80,11 @@ def make_candidate(
         model = open_model(located.target)
         config = model.target_config()
         assistant = None if located.drafter is None else load_assistant_config(located.drafter)
-        entries = match(model.tensors, config, str(located.target)).tensors
+        try:
+            entries = match(model.tensors, config, str(located.target)).tensors
+        except ModelNotFoundError:  # a configuration without weights says enough
+            shape_only = True
+            weights = "int8" if weights == "auto" else weights
     if context is not None:
         config = replace(config, max_position_embeddings=min(context, config.max_position_embeddings))
     survival, source = ((), "no drafter") if assistant is None else survival_of(acceptance)
@@ -93,6 +98,7 @@ def make_candidate(
         survival=survival,
         acceptance=source,
         measures=assistant is not None and acceptance == MEASURED,
+        shape_only=shape_only,
     )
 
 
