@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from geminate import machine as this
 from geminate.errors import GeminateError
 from geminate.llm import LLM
 from geminate.loading.locate import EMBEDDED
@@ -67,7 +66,7 @@ def measured_survival(model: Candidate) -> tuple[float, ...]:
     Raises:
         GeminateError: the model cannot be loaded here.
     """
-    llm = _load(model, this.physical_cores())
+    llm = _load(model, None)
     if llm.pair.drafter is None:
         raise GeminateError(f"{model.name} has no drafter whose acceptance could be measured")
     llm.measure_costs()
