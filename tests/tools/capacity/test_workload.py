@@ -7,7 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from geminate.audit.lines import FORMAT, sealed
+from geminate.audit.runs import Run
+from geminate.engine.messages import EngineEvent, EngineRequest
 from geminate.errors import ParameterError
+from geminate.params import SamplingParams
 from geminate.tools.capacity.machines import machine_named, make_machine
 from geminate.tools.capacity.plan_file import read_plan
 from geminate.tools.capacity.traffic_log import read_log
@@ -61,15 +65,30 @@ def test_a_log_gives_rate_curve_lengths_and_prefixes(tmp_path: Path) -> None:
     assert max(one.prompt for one in longer.observed) == 246
 
 
-def test_an_audit_log_is_a_log(tmp_path: Path) -> None:
+def test_the_audit_log_is_a_log(tmp_path: Path) -> None:
+    run = Run(
+        EngineRequest(
+            request_id="a", prompt_ids=list(range(40)), sampling=SamplingParams(max_tokens=9, seed=1).resolved(), n=2
+        )
+    )
+    for choice in (0, 1):
+        run.take(EngineEvent(request_id="a", choice=choice, token_ids=(5,) * 7, finish_reason="stop"))
+    lines, chain = [{"type": "start", "time": "2026-11-30T12:00:00.000Z", "format": FORMAT}], "0" * 64
+    for minute in range(3):
+        lines.append(
+            {"type": "request", "time": f"2026-11-30T12:0{minute}:00.000Z", "runs": [run.record(with_ids=minute == 1)]}
+        )
+    lines += [
+        {"type": "gap", "why": "lost", "lines": 1},
+        {"type": "request", "time": "2026-11-30T12:03:00Z", "runs": []},
+    ]
     log = tmp_path / "audit.jsonl"
-    run = {"prompt": {"tokens": 40, "sha256": "ab"}, "choices": [{"tokens": 7, "finish": "stop"}] * 2}
-    lines = [{"type": "start", "format": "x"}]
-    lines += [{"type": "request", "time": f"2026-11-30T12:0{m}:00.000Z", "runs": [run]} for m in range(3)]
-    lines += [{"type": "gap", "why": "lost"}, {"type": "request", "time": "2026-11-30T12:03:00Z", "runs": []}]
-    log.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with log.open("wb") as file:
+        for seq, record in enumerate(lines):
+            line, chain = sealed(record, seq, chain)
+            file.write(line)
     workload = read_log(log)
-    assert len(workload.observed) == 6 and workload.observed[0].completion == 7
+    assert [(one.prompt, one.completion) for one in workload.observed] == [(40, 7)] * 6
     assert workload.observed[5].prefix == 0 and workload.observed[5].prefix_tokens == 40
 
 
