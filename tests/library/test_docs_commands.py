@@ -5,6 +5,7 @@ Models that would have to be downloaded are replaced by the embedded pair, numbe
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -48,9 +49,14 @@ LIMITS: dict[str, tuple[str, ...]] = {
     "serve": (),
     "demo": ("--shape", TARGET, "--seconds", "0.5", "--threads", "1"),
     "bench step": ("--rows", "1,2", "--context", "16", "--repeats", "3", "--threads", "1"),
+    "plan": ("--quick", "--no-measure", "--first-token", "60", "--tokens-per-s", "0.1"),
     "bench decode": ("--limit", "1", "--repeats", "1", "--lengths", "1", "-n", "8", "--threads", "1"),
 }
 """Commands that run, with what makes them short. `serve` runs up to the socket; training is parsed alone."""
+PLAN = (
+    "[workload]\nrequests_per_day = 500\nprompt = 40\ncompletion = 6\n"
+    '[[model]]\nname = "embedded"\nweights = "int8"\n[[machine]]\nname = "rock-5b"\n[[machine]]\nname = "intel-n100"\n'
+)
 FILES = {
     "question.txt": "What is 12 + 7?\n",
     "text.txt": "Once upon a time there was a little boy who lived in a quiet town. " * 50,
@@ -59,6 +65,11 @@ FILES = {
     "keys": "0123456789abcdef0123456789abcdef\n",
     "schema.json": '{"type": "object", "properties": {"sum": {"type": "integer"}}, "required": ["sum"], '
     '"additionalProperties": false}\n',
+    "requests.jsonl": "".join(
+        json.dumps({"time": 30 * at, "prompt_tokens": 40, "completion_tokens": 6}) + "\n" for at in range(8)
+    ),
+    "FILE": PLAN,
+    "benchmarks/plan/example.toml": PLAN,
 }
 """The files that the pages name in their examples."""
 
@@ -135,6 +146,7 @@ def substituted(words: tuple[str, ...], out: Path) -> list[str]:
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A directory with `FILES`, which is the current one."""
     for name, text in FILES.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text, encoding="utf-8")
         (tmp_path / name).chmod(0o600)
     monkeypatch.chdir(tmp_path)
@@ -177,6 +189,9 @@ def test_runs(shown: Shown, workplace: Path, packed_cache: Path, monkeypatch: py
     name, options = parsed(shown.words)
     words = substituted(shown.words, workplace / "out")
     limits = list(LIMITS.get(name, ()))
+    if name == "plan" and "--machine" in words:
+        limits += ["--model", TARGET, "--weights", "int8"]
+        limits += [] if "--log" in words else ["--prompt", "40", "--completion", "6"]
     if name == "bench step":
         limits += [] if options.get("layers") else ["--layers", "5"]
         limits += [] if TARGET in words else ["--shape", TARGET]

@@ -71,6 +71,11 @@ class Root(Commands):
             "geminate.cli.doctor:doctor",
             "What this machine is, which kernels and threads run on it, where caches lie, what is missing.",
         ),
+        (
+            "plan",
+            "geminate.cli.plan:plan",
+            "Which machines carry a load, how fast, and at what cost.",
+        ),
     )
 
     def make_context(self, *args: Any, **more: Any) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from geminate.engine.sequence import Sequence as Running
 from geminate.errors import QueueFullError
@@ -17,9 +17,14 @@ _TRIES = 16  # sequences whose memory is looked for in one step
 
 
 class Admission:
-    """Remembers who began when, so that clients take turns."""
+    """Remembers who began when, so that clients take turns.
 
-    def __init__(self) -> None:
+    Args:
+        clock: seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._clock = clock
         self._began: OrderedDict[str, int] = OrderedDict()  # numbers of the latest beginnings
         self._numbers = itertools.count()
 
@@ -49,7 +54,7 @@ class Admission:
                 continue
             if sequence.finish_reason is not None or sequence.reading:
                 continue
-            now = time.monotonic()
+            now = self._clock()
             if sequence.blocked_since is None:
                 sequence.blocked_since = now
             elif now - sequence.blocked_since > PASS_S:

@@ -58,7 +58,7 @@ class Engine:
         stop_checks: makes the check for a request's stop strings; None: no stop strings.
         verifier: compares drafts with draws; anything but the default is for benchmarks.
         copies: whether ``auto`` may make prompt-lookup (n-gram) drafts.
-        clock: seconds, by which prompts grow older.
+        clock: seconds: what prompts grow older by, and what passes are timed with.
 
     Attributes:
         running: sequences in the order they began. waiting: in the order they came; see `geminate.engine.admission`.
@@ -89,7 +89,7 @@ class Engine:
         self.max_running = max_running or target.max_rows - 1
         self.memory = memory
         self.store = store
-        self.timing = Timing(costs or CostModel(), max_gap_s)
+        self.timing = Timing(costs or CostModel(), max_gap_s, clock)
         self.scheduler = Scheduler(
             max_rows=target.max_rows,
             prefill_chunk=prefill_chunk,
@@ -101,7 +101,7 @@ class Engine:
         self.conversations = Conversations(target.new_cache)
         self.running: list[Sequence] = []
         self.waiting: deque[Sequence] = deque()
-        self._admission = Admission()
+        self._admission = Admission(clock)
         self._constraints = constraints
         self._stop_checks = stop_checks
         self._verifier = verifier

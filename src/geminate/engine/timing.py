@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 from geminate.engine.messages import EngineEvent
 from geminate.engine.pace import PromptPace
@@ -16,14 +17,16 @@ class Timing:
     Args:
         costs: what rounds cost here; refreshed from every step that shows it.
         max_gap_s: seconds between two tokens of a sequence that decodes; see `PromptPace`.
+        clock: seconds.
 
     Attributes:
         drafting, last_pass, rest: seconds of the last step until its draft was made, of its forward pass, and of
             what followed.
     """
 
-    def __init__(self, costs: CostModel, max_gap_s: float) -> None:
+    def __init__(self, costs: CostModel, max_gap_s: float, clock: Callable[[], float] = time.perf_counter) -> None:
         self.costs = costs
+        self._clock = clock
         self.drafting = self.last_pass = self.rest = 0.0
         self._pace = PromptPace(max_gap_s)
         self._began = self._drafted = self._passed = 0.0
@@ -31,16 +34,16 @@ class Timing:
 
     def begin(self) -> None:
         """A step begins."""
-        self._began = time.perf_counter()
+        self._began = self._clock()
 
     def drafted(self) -> None:
         """Drafting is over."""
-        self._drafted = time.perf_counter()
+        self._drafted = self._clock()
         self.drafting = self._drafted - self._began
 
     def passed(self) -> None:
         """The forward pass is over."""
-        self._passed = time.perf_counter()
+        self._passed = self._clock()
         self.last_pass = self._passed - self._drafted
 
     def prompt_rows(self, decoding_rows: int) -> int:
@@ -53,7 +56,7 @@ class Timing:
 
     def observe(self, turns: list[Turn], events: list[EngineEvent]) -> None:
         """A step is over: teach the cost model, and add the step's time to every sequence's statistics."""
-        now = time.perf_counter()
+        now = self._clock()
         took = now - self._began
         self.rest = now - self._passed
         if all(turn.is_round for turn in turns):

@@ -21,7 +21,7 @@ NOISE = 1 << 24  # bytes that are drawn; all codes are made of them
 MATRIX_ROLES = ("matrix", "embedding", "keep", "experts")
 
 
-def _shapes(spec: TensorSpec, fmt: WeightFormat) -> dict[str, tuple[np.dtype[Any], tuple[int, ...]]]:
+def plane_shapes(spec: TensorSpec, fmt: WeightFormat) -> dict[str, tuple[np.dtype[Any], tuple[int, ...]]]:
     """Type and shape of each plane of a tensor, stack included."""
     *stack, n, k = spec.shape
     shapes = select.layout(fmt).shapes(n, k)
@@ -32,7 +32,7 @@ def matrix_bytes(spec: TensorSpec, preset: Preset, config: TargetConfig | Assist
     """Packed bytes, scales included, of a tensor that passes stream; 0 for others."""
     if spec.role not in MATRIX_ROLES:
         return 0
-    shapes = _shapes(spec, tensor_format(spec, None, preset, config))
+    shapes = plane_shapes(spec, tensor_format(spec, None, preset, config))
     return sum(dtype.itemsize * int(np.prod(shape, dtype=np.int64)) for dtype, shape in shapes.values())
 
 
@@ -72,7 +72,7 @@ class RandomStore:
         if name not in self._made:
             spec = self.specs[name]
             fmt = tensor_format(spec, None, self.format, self.config)
-            shapes = _shapes(spec, fmt)
+            shapes = plane_shapes(spec, fmt)
             dtype, shape = shapes["codes"]
             codes = self._codes(dtype.itemsize * int(np.prod(shape, dtype=np.int64))).view(dtype)
             if FORMATS[fmt].activations == "float":
