@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,7 @@ def test_configuration_is_the_same(pairs: dict[str, tuple[Path, Path]], size: st
     same: dict[str, Any] = {"model_type": "", "dtype": "float32", "generation": ours.generation, "eos_token_ids": ()}
     if size == "g3-27B":  # nor the scale of queries, which follows from the shape of the one model that has its own
         same["layers"] = ours.layers
-        assert theirs.layers == tuple(dataclasses.replace(la, query_scale=32**-0.5) for la in ours.layers)
+        assert theirs.layers == tuple(dataclasses.replace(la, query_scale=1.0 / math.sqrt(32)) for la in ours.layers)
     assert dataclasses.replace(theirs, **same) == dataclasses.replace(ours, **same)
 
 
