@@ -20,7 +20,7 @@ READ = 0.97  # share of the probed bandwidth that weights are read with, E2B
 MULTIPLY = 0.62  # share of the int8 peak, passes of a few rows
 MANY = 0.88  # of that, passes over more than `FEW` rows: prompts
 FEW = 17
-KERNEL_SHARE = {"avx512": 1.0, "avx2": 0.8, "portable": 0.35}  # of that; the second and third are assumed
+KERNEL_SHARE = {"avx512": 1.0, "avxvnni": 0.9, "avx2": 0.8, "portable": 0.35}  # of that; all but the first are assumed
 ATTENTION = {"f16": 0.24, "int8": 0.6}  # multiply-accumulates of attention against the int8 peak
 KV_BYTES = (
     0.6  # of the time of the bytes that `AttentionCosts` counts: reading hides behind multiplying, or int8 has half

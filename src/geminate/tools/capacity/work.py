@@ -62,6 +62,10 @@ class ShapeStore:
         """The tied table."""
         return self.matrix("embed_tokens")
 
+    def head(self) -> PackedMatrix:
+        """The matrix that makes logits."""
+        return self.matrix("lm_head" if "lm_head" in self._specs else "embed_tokens")
+
     def row_table(self, name: str) -> RowTable:
         """A table of zeros."""
         rows, width = self._specs[name].shape
