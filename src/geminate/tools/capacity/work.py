@@ -107,8 +107,8 @@ class RowWork:
     Attributes:
         nodes: operations, at whose end threads meet.
         bytes: of weights that any number of rows reads once. macs: multiply-accumulates of a row, experts included.
-        float_macs: those of ``macs`` that are float32, of bf16 matrices; 0 where these are a small part, whose time is in
-            the shares of the peak that were measured. attention: by position.
+        float_macs: those of ``macs`` that are float32, of bf16 matrices; 0 where these are a small part, whose time the
+            measured shares of the peak hold. attention: by position.
     """
 
     nodes: int
