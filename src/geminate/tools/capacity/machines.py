@@ -13,7 +13,7 @@ from geminate.errors import ParameterError, kind_of, shown
 
 TABLE = Path(__file__).parents[2] / "assets" / "capacity" / "machines.toml"
 HERE = "here"
-KERNELS = ("avx512", "avx2", "portable")
+KERNELS = ("avx512", "avxvnni", "avx2", "portable")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +24,7 @@ class Machine:
         key: its name in the table, or what the user calls it; `HERE` is this one.
         cores: physical ones that compute. int8_gmacs: 10^9 int8 multiply-accumulates a second of all of them.
         ghz: their clock, which the engine's own time goes by.
-        kernels: avx512, avx2 or portable.
+        kernels: one of `KERNELS`.
         bandwidth_gbs: of its memory, 10^9 bytes a second as specified; of this machine as measured.
         memory_gb: 10^9 bytes. watts, idle_watts: under load and idle.
         price: to buy it. rent_per_hour: to rent it instead.

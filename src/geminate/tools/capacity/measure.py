@@ -30,7 +30,7 @@ from geminate.runtime.drafter import DrafterModel
 from geminate.runtime.target import TargetModel
 from geminate.speculation.costs import PROFILE_CONTEXT
 from geminate.tools.bench.ceilings import Ceilings
-from geminate.tools.capacity.machines import HERE, Machine
+from geminate.tools.capacity.machines import HERE, KERNELS, Machine
 from geminate.tools.capacity.overheads import with_overheads
 from geminate.tools.capacity.pass_costs import Knots, PassCosts
 from geminate.tools.capacity.work import plan_work
@@ -71,7 +71,7 @@ def this_machine(threads: int | None = None) -> Machine:
     peak = statistics.median(ceilings.int8_peak() for _ in range(PROBES))
     free = machine.available_bytes()
     memory = free if free is not None else _installed()
-    kernels = backend.isa if backend.isa in ("avx512", "avx2") else "portable"
+    kernels = backend.isa if backend.isa in KERNELS else "portable"
     return Machine(
         key=HERE,
         name=machine.describe(),

@@ -18,9 +18,10 @@ from geminate.tools.capacity.work import ModelWork, RowWork
 SPECIFIED = 0.8  # share of a specified memory bandwidth that a read probe shows; assumed
 READ = 0.97  # share of the probed bandwidth that weights are read with, E2B
 MULTIPLY = 0.62  # share of the int8 peak, passes of a few rows
+FLOAT = 4  # int8 multiply-accumulates in the time of one in float32
 MANY = 0.88  # of that, passes over more than `FEW` rows: prompts
 FEW = 17
-KERNEL_SHARE = {"avx512": 1.0, "avx2": 0.8, "portable": 0.35}  # of that; the second and third are assumed
+KERNEL_SHARE = {"avx512": 1.0, "avxvnni": 0.9, "avx2": 0.8, "portable": 0.35}  # of that; all but the first are assumed
 ATTENTION = {"f16": 0.24, "int8": 0.6}  # multiply-accumulates of attention against the int8 peak
 KV_BYTES = (
     0.6  # of the time of the bytes that `AttentionCosts` counts: reading hides behind multiplying, or int8 has half
@@ -78,7 +79,7 @@ def _basis(machine: Machine, probed: bool, share: float) -> str:
 
 def _seconds(work: RowWork, rows: int, bandwidth: float, rate: float) -> float:
     reached = rate if rows <= FEW else MANY * rate
-    return max(work.read(rows) / (READ * bandwidth), rows * work.macs / reached)
+    return max(work.read(rows) / (READ * bandwidth), rows * (work.macs + (FLOAT - 1) * work.float_macs) / reached)
 
 
 def _knots(parts: tuple[RowWork, ...], bandwidth: float, rate: float, meet: float) -> Knots:

@@ -62,6 +62,10 @@ class ShapeStore:
         """The tied table."""
         return self.matrix("embed_tokens")
 
+    def head(self) -> PackedMatrix:
+        """The matrix that makes logits."""
+        return self.matrix("lm_head" if "lm_head" in self._specs else "embed_tokens")
+
     def row_table(self, name: str) -> RowTable:
         """A table of zeros."""
         rows, width = self._specs[name].shape
@@ -103,12 +107,14 @@ class RowWork:
     Attributes:
         nodes: operations, at whose end threads meet.
         bytes: of weights that any number of rows reads once. macs: multiply-accumulates of a row, experts included.
-        attention: by position.
+        float_macs: those of ``macs`` that are float32, of bf16 matrices; 0 where these are a small part, whose time the
+            measured shares of the peak hold. attention: by position.
     """
 
     nodes: int
     bytes: int
     macs: int
+    float_macs: int
     experts: tuple[ExpertWork, ...]
     attention: AttentionCosts
 
@@ -173,9 +179,17 @@ def _row_work(plan: Plan) -> RowWork:
     for node in plan.nodes:
         more_bytes, more_macs = _dense(node, plan.widths)
         read, macs = read + more_bytes, macs + more_macs
+    floats = sum(_dense(n, plan.widths)[1] for n in plan.nodes if isinstance(n, Linear) and n.w.format == "bf16")
     experts = tuple(_experts(node) for node in plan.nodes if isinstance(node, Experts))
     macs += sum(expert.top_k * expert.macs for expert in experts)
-    return RowWork(nodes=len(plan.nodes), bytes=read, macs=macs, experts=experts, attention=AttentionCosts(plan))
+    return RowWork(
+        nodes=len(plan.nodes),
+        bytes=read,
+        macs=macs,
+        float_macs=floats if 2 * floats > macs else 0,
+        experts=experts,
+        attention=AttentionCosts(plan),
+    )
 
 
 def _dense(node: Node, widths: Mapping[str, int]) -> tuple[int, int]:
