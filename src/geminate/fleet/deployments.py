@@ -22,6 +22,7 @@ from geminate.fleet.board import board_of
 from geminate.fleet.config import FleetConfig, ModelConfig, load_fleet
 from geminate.fleet.cores import pin
 from geminate.fleet.ingress import IngressApp
+from geminate.fleet.loopback import stay_on_loopback
 from geminate.fleet.messages import Batch
 from geminate.fleet.proof import Proof, Register, fixed_run
 from geminate.fleet.ray_link import RayLink
@@ -42,6 +43,7 @@ class EngineReplica:
 
     def __init__(self, model: ModelConfig, pinned: bool) -> None:
         settings = model.settings
+        stay_on_loopback()
         configure(settings.log_format)
         name = serve.get_replica_context().replica_id.unique_id
         cores = pin(settings.threads or 1) if pinned else []
@@ -89,6 +91,7 @@ class Ingress:
 
     # Ray awaits it.
     async def __init__(self, config: FleetConfig, **handles: DeploymentHandle[Any]) -> None:  # type: ignore[misc]
+        stay_on_loopback()
         configure(config.settings.log_format)
         by_name = {model.deployment: handles[f"handle_{i}"] for i, model in enumerate(config.models)}
         links = {  # made in the event loop, in which they route
