@@ -138,7 +138,13 @@ class ServiceError(GeminateError):
 
 
 class QueueFullError(ServiceError):
-    """Too many requests are waiting."""
+    """Too many requests are waiting.
+
+    Attributes:
+        retry_after_s: seconds until there may be a place; None: not known.
+    """
+
+    retry_after_s: int | None = None
 
 
 class GrammarBusyError(QueueFullError, GrammarError):

@@ -112,6 +112,18 @@ class Bench(Commands):
     )
 
 
+class Fleet(Commands):
+    """What runs several engines."""
+
+    table = (
+        (
+            "up",
+            "geminate.cli.fleet:up",
+            "Serve with several replicas on Ray: routing by prefix, streams that outlive a dead replica.",
+        ),
+    )
+
+
 class Train(Commands):
     """What trains."""
 
@@ -151,6 +163,7 @@ app = App(
 )
 for name, group, summary in (
     ("bench", Bench, "Measure this machine: pass times of real shapes, decoding speed of a pair."),
+    ("fleet", Fleet, "Several engines behind one address."),
     ("train", Train, "Train the drafter of a target."),
     ("audit", Audit, "Verify and replay the audit log of `geminate serve` and `generate`."),
 ):

@@ -10,8 +10,10 @@ from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from typing import Protocol
 
+from geminate.engine.engine import Engine
 from geminate.engine.messages import EngineEvent, EngineRequest
-from geminate.engine.service import EngineService
+from geminate.engine.open_requests import Sink
+from geminate.engine.service import ServiceSnapshot
 
 LEAST_GAP = 0.005  # seconds between two batches of events of one stream
 MOST = 64  # events that are handed over at once
@@ -44,17 +46,57 @@ class EngineClient(Protocol):
         ...
 
 
+class Service(Protocol):
+    """What a server uses of an `EngineService`, or of a fleet of them.
+
+    Attributes:
+        engine: knows the limits of requests and of the KV cache; only an `EngineService` steps it.
+    """
+
+    engine: Engine
+
+    def submit(self, request: EngineRequest, sink: Sink) -> str:
+        """See `EngineService.submit`."""
+        ...
+
+    def cancel(self, request_id: str) -> None:
+        """See `EngineService.cancel`."""
+        ...
+
+    def drain(self) -> None:
+        """Refuse new requests; the open ones go on to their end."""
+        ...
+
+    @property
+    def failed(self) -> bool:
+        """Whether nothing will be answered any more."""
+        ...
+
+    @property
+    def idle(self) -> bool:
+        """Whether no request is open."""
+        ...
+
+    def snapshot(self) -> ServiceSnapshot:
+        """The state now."""
+        ...
+
+    def prompt_progress(self, prefix: str) -> tuple[int | None, int] | None:
+        """See `EngineService.prompt_progress`."""
+        ...
+
+
 class AsyncEvents:
     """The events of one request in an event loop: iterate over `batches`; `cancel` gives up.
 
     Args:
-        service: started, so that it steps in a thread of its own.
+        service: started, if it is an `EngineService`, so that it steps in a thread of its own.
 
     Raises:
         ServiceError, ContextLengthError, ParameterError: the request is not taken.
     """
 
-    def __init__(self, service: EngineService, request: EngineRequest) -> None:
+    def __init__(self, service: Service, request: EngineRequest) -> None:
         self.request = request
         self.arrived = time.perf_counter()
         self._service = service

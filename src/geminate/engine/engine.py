@@ -61,6 +61,7 @@ class Engine:
         clock: seconds: what prompts grow older by, and what passes are timed with.
 
     Attributes:
+        passes: forward passes since the start.
         running: sequences in the order they began. waiting: in the order they came; see `geminate.engine.admission`.
     """
 
@@ -99,6 +100,7 @@ class Engine:
         )
         self.acceptance = AcceptanceStats()
         self.conversations = Conversations(target.new_cache)
+        self.passes = 0
         self.running: list[Sequence] = []
         self.waiting: deque[Sequence] = deque()
         self._admission = Admission(clock)
@@ -285,6 +287,7 @@ class Engine:
         masks.ask_ahead(turns)
         self.timing.drafted()
         hidden, logits = self.target.extend([turn.rows() for turn in turns])
+        self.passes += 1
         self.timing.passed()
         events = self._commit_all(turns, hidden, logits)
         self.timing.observe(turns, events)

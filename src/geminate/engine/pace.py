@@ -31,6 +31,11 @@ class PromptPace:
             return FIRST_ROWS
         return max(1, int(max(self.limit_s - plain_s, plain_s) / self._row_s))
 
+    @property
+    def row_s(self) -> float | None:
+        """Seconds that a prompt row adds to a pass; None: no prompt was timed yet."""
+        return self._row_s
+
     def observe(self, rows: int, seconds: float, plain_s: float) -> None:
         """Count a pass with ``rows`` > 0 prompt rows; ``plain_s``: what it would have taken without them."""
         row_s = max(seconds - plain_s, TINY) / rows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, field
 
 
@@ -46,6 +47,22 @@ class Stats:
         """Decoding speed: tokens after the first over the time they took."""
         return (self.generated_tokens - 1) / self.decode_s if self.decode_s > 0 else 0.0
 
+    def behind(self, earlier: Stats) -> Stats:
+        """The statistics of a completion of which ``earlier`` counts what was emitted before it was continued here."""
+        whole = Stats(prompt_tokens=self.prompt_tokens, reused_tokens=min(self.reused_tokens, self.prompt_tokens))
+        for part in (earlier, self):
+            for name in ("generated_tokens", "rounds", "drafted", "accepted", "copied", "copied_accepted", "decode_s"):
+                setattr(whole, name, getattr(whole, name) + getattr(part, name))
+            for length, count in part.draft_lengths.items():
+                whole.draft_lengths[length] = whole.draft_lengths.get(length, 0) + count
+            for reason, count in part.undrafted.items():
+                whole.undrafted[reason] = whole.undrafted.get(reason, 0) + count
+            whole.accepted_per_position = _added(whole.accepted_per_position, part.accepted_per_position)
+            whole.drafted_per_position = _added(whole.drafted_per_position, part.drafted_per_position)
+        whole.prefill_s = earlier.prefill_s
+        whole.decode_s += self.prefill_s  # reading the prompt again was a pause between two tokens
+        return whole
+
     def count_time(self, seconds: float) -> None:
         """Add a step's time: to the prefill up to and including the first round, then to decoding."""
         if not self._decoding:
@@ -71,3 +88,7 @@ class Stats:
         for i in range(drafted):
             self.drafted_per_position[i] += 1
             self.accepted_per_position[i] += i < accepted
+
+
+def _added(a: list[int], b: list[int]) -> list[int]:
+    return [x + y for x, y in itertools.zip_longest(a, b, fillvalue=0)]

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from geminate.engine.messages import EngineEvent
 from geminate.engine.pace import PromptPace
 from geminate.engine.scheduler import Turn
-from geminate.speculation.costs import CostModel
+from geminate.speculation.costs import PROFILE_ROWS, CostModel
 
 
 class Timing:
@@ -49,6 +49,12 @@ class Timing:
     def prompt_rows(self, decoding_rows: int) -> int:
         """Prompt rows that a pass with so many other rows may take."""
         return self._pace.rows(self._plain(decoding_rows))
+
+    @property
+    def prompt_row_s(self) -> float:
+        """Seconds that a token of a prompt takes to read; until one was timed, a row's share of a pass over 17."""
+        known = self._pace.row_s
+        return self.costs.pass_time(PROFILE_ROWS) / PROFILE_ROWS if known is None else known
 
     def _plain(self, rows: int) -> float:
         """Seconds of a pass over ``rows`` >= 0 rows without prompts; 0 as long as nobody knows."""

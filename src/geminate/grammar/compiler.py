@@ -138,6 +138,15 @@ class GrammarCompiler:
         """
         return self._compiled(self._writer.behind_thought(grammar.source), "the grammar")
 
+    def prepare(self, source: str) -> Grammar:
+        """Compile a grammar from the source text (`Grammar.source`) that another process made; keep it while used.
+
+        Raises:
+            ParameterError, GrammarBusyError, GeminateError: as `compile`.
+        """
+        need_library()
+        return self._compiled(source, "the grammar")
+
     def start(self, source: str) -> Constraint:
         """A fresh state, for one completion, of the grammar with this source text (`Grammar.source`).
 

@@ -65,6 +65,10 @@ class KVBudget:
         """Bytes of the prefix cache."""
         return self._tree.nbytes
 
+    def digests(self, most: int) -> list[bytes]:
+        """See `PrefixTree.digests`."""
+        return self._tree.digests(most)
+
     def need(self, context: int) -> int:
         """Bytes of a sequence that may grow to ``context`` positions."""
         return self.factory.nbytes(context)

@@ -6,6 +6,7 @@ that content: two images behind the same placeholder ids never share a block.
 
 from __future__ import annotations
 
+import hashlib
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,6 +14,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from geminate.kv.store import BLOCK, BlockData
+
+DIGEST_BYTES = 8
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,6 +39,20 @@ def block_key(tokens: Sequence[int], contents: Sequence[ContentSpan], block: int
     return key
 
 
+def digest_behind(parent: bytes, key: bytes) -> bytes:
+    """Digest of a block and all blocks before it, from the parent's digest (b"" at the root) and the block's key."""
+    return hashlib.blake2b(parent + key, digest_size=DIGEST_BYTES).digest()
+
+
+def block_digests(tokens: Sequence[int], contents: Sequence[ContentSpan]) -> list[bytes]:
+    """Digests of the whole blocks of a prompt, as `PrefixTree.digests` has them; the last token's block is left out."""
+    found, digest = [], b""
+    for block in range((len(tokens) - 1) // BLOCK):
+        digest = digest_behind(digest, block_key(tokens, contents, block))
+        found.append(digest)
+    return found
+
+
 def shared_length(
     a: Sequence[int], a_contents: Sequence[ContentSpan], b: Sequence[int], b_contents: Sequence[ContentSpan]
 ) -> int:
@@ -54,12 +71,14 @@ class Block:
     """A node: its key under its parent, and its exported rows (empty at the root).
 
     Attributes:
+        digest: of what stands here and before, `DIGEST_BYTES` long; empty at the root.
         pins: running sequences that stand here; a pinned block is never forgotten.
     """
 
     key: bytes
     parent: Block | None
     data: BlockData
+    digest: bytes = b""
     children: dict[bytes, Block] = field(default_factory=dict)
     pins: int = 0
 
@@ -86,9 +105,13 @@ class PrefixTree:
 
     def add(self, parent: Block, key: bytes, data: BlockData) -> Block:
         """A new block under ``parent``."""
-        block = parent.children[key] = Block(key, parent, data)
+        block = parent.children[key] = Block(key, parent, data, digest_behind(parent.digest, key))
         self.nbytes += len(data)
         return block
+
+    def digests(self, most: int) -> list[bytes]:
+        """Digests of up to ``most`` blocks, the most recently used ones; any thread may ask."""
+        return [block.digest for block in list(self._order)[-most:]]
 
     def touch(self, tip: Block) -> None:
         """A path was used."""

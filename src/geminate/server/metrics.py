@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -25,23 +26,42 @@ _MINUTE_S = 60.0
 _WHOLE = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320, 640, 1280)
 
 
-class _Gauges(Collector):
-    """Values read from the service when the metrics are scraped."""
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """A value that is read when the metrics are scraped.
 
-    def __init__(
-        self,
-        model: str,
-        kv: str,
-        snapshot: Callable[[], ServiceSnapshot],
-        grammars: Callable[[], int],
-        store: PrefixStore | None,
-    ) -> None:
-        self.model, self.kv, self.snapshot, self.grammars, self.store = model, kv, snapshot, grammars, store
+    Attributes:
+        name: without the prefix. counter: whether it only grows. labels: beside the model's name.
+    """
 
-    def collect(self) -> Iterator[Metric]:
+    name: str
+    help: str
+    value: float
+    counter: bool = False
+    labels: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Source:
+    """Where the values of one model come from; see `Metrics.attach`."""
+
+    model: str
+    kv: str
+    snapshot: Callable[[], ServiceSnapshot]
+    grammars: Callable[[], int]
+    store: PrefixStore | None
+    readings: Callable[[], Iterable[Reading]]
+
+    def read(self) -> Iterator[Reading]:
+        """All values now."""
         now = self.snapshot()
-        share = now.kv_bytes_used / now.kv_bytes_limit if now.kv_bytes_limit else 0.0
         stored = StoreStats() if self.store is None else self.store.stats()
+        yield Reading(
+            name="kv_cache_usage_perc",
+            help="Share of the KV-cache budget in use, 0 to 1; the label names the format of keys and values.",
+            value=now.kv_bytes_used / now.kv_bytes_limit if now.kv_bytes_limit else 0.0,
+            labels=(("kv", self.kv),),
+        )
         gauges = (
             ("num_requests_running", "Sequences being decoded.", now.running),
             ("num_requests_waiting", "Requests in the queue.", now.waiting),
@@ -59,22 +79,47 @@ class _Gauges(Collector):
             ("prefix_store_dropped_blocks", "Blocks that were not written for lack of time.", stored.dropped),
             ("prefix_store_removed_blocks", "Blocks removed to keep the limit.", stored.removed),
         )
-        usage = "Share of the KV-cache budget in use, 0 to 1; the label names the format of keys and values."
-        used = GaugeMetricFamily(PREFIX + "kv_cache_usage_perc", usage, labels=["model_name", "kv"])
-        used.add_metric([self.model, self.kv], share)
-        yield used
-        for kind, entries in ((GaugeMetricFamily, gauges), (CounterMetricFamily, counters)):
+        for counter, entries in ((False, gauges), (True, counters)):
             for name, help, value in entries:
-                family = kind(PREFIX + name, help, labels=["model_name"])
-                family.add_metric([self.model], value)
-                yield family
+                yield Reading(name=name, help=help, value=value, counter=counter)
+        yield from self.readings()
+
+
+class _Gauges(Collector):
+    """Values read from the services when the metrics are scraped.
+
+    Args:
+        aliases: other whole names, for what reads gauges under names of its own -> name without the prefix.
+    """
+
+    def __init__(self, aliases: Mapping[str, str]) -> None:
+        self.sources: list[_Source] = []
+        self._aliases = aliases
+
+    def collect(self) -> Iterator[Metric]:
+        made: dict[str, GaugeMetricFamily | CounterMetricFamily] = {}
+        for source in self.sources:
+            for reading in source.read():
+                names = [PREFIX + reading.name, *(a for a, name in self._aliases.items() if name == reading.name)]
+                for name in names:
+                    labels = ["model_name", *(label for label, _ in reading.labels)]
+                    kind = CounterMetricFamily if reading.counter else GaugeMetricFamily
+                    family = made.setdefault(name, kind(name, reading.help, labels=labels))
+                    family.add_metric([source.model, *(value for _, value in reading.labels)], reading.value)
+        yield from made.values()
 
 
 class Metrics:
-    """Counters and histograms of one server."""
+    """Counters and histograms of one server.
 
-    def __init__(self) -> None:
+    Args:
+        aliases: further whole names of gauges; see `_Gauges`.
+    """
+
+    def __init__(self, aliases: Mapping[str, str] | None = None) -> None:
         self.registry = CollectorRegistry()
+        self._gauges = _Gauges(aliases or {})
+        self._families: _Families | None = None
         self._http = Counter(
             PREFIX + "http_requests", "Requests by route and status.", ["path", "status"], registry=self.registry
         )
@@ -109,18 +154,35 @@ class Metrics:
         snapshot: Callable[[], ServiceSnapshot],
         grammars: Callable[[], int],
         store: PrefixStore | None = None,
-    ) -> None:
-        """Add the metrics of a loaded model; called once."""
+        readings: Callable[[], Iterable[Reading]] = tuple,
+    ) -> ModelMetrics:
+        """Add the metrics of a loaded model.
 
+        Args:
+            readings: further values, read at every scrape.
+        """
+        if self._families is None:
+            self._families = _Families(self.registry)
+            self.registry.register(self._gauges)
+        self._gauges.sources.append(
+            _Source(model=model, kv=kv, snapshot=snapshot, grammars=grammars, store=store, readings=readings)
+        )
+        return ModelMetrics(self._families, model)
+
+    def text(self) -> bytes:
+        """The exposition."""
+        return generate_latest(self.registry)
+
+
+class _Families:
+    """The metrics of all models, which have a label with the model's name."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
         def histogram(name: str, help: str, buckets: tuple[float, ...]) -> Histogram:
-            return Histogram(PREFIX + name, help, ["model_name"], buckets=buckets, registry=self.registry).labels(model)
+            return Histogram(PREFIX + name, help, ["model_name"], buckets=buckets, registry=registry)
 
-        def counter(name: str, help: str) -> Counter:
-            return Counter(PREFIX + name, help, ["model_name"], registry=self.registry).labels(model)
-
-        def family(name: str, help: str, label: str, values: list[str]) -> dict[str, Counter]:
-            made = Counter(PREFIX + name, help, ["model_name", label], registry=self.registry)
-            return {value: made.labels(model, value) for value in values}
+        def counter(name: str, help: str, *labels: str) -> Counter:
+            return Counter(PREFIX + name, help, ["model_name", *labels], registry=registry)
 
         self.first_token = histogram("time_to_first_token_seconds", "Time from arrival to the first token.", _FIRST)
         self.between_tokens = histogram(
@@ -132,28 +194,33 @@ class Metrics:
         self.drafts = counter("spec_decode_num_drafts", "Rounds with a draft.")
         self.draft_tokens = counter("spec_decode_num_draft_tokens", "Draft tokens made.")
         self.accepted_tokens = counter("spec_decode_num_accepted_tokens", "Draft tokens accepted.")
-        self.accepted_at = family(
-            "spec_decode_num_accepted_tokens_per_pos",
-            "Draft tokens accepted, by position in the draft.",
-            "position",
-            [str(i) for i in range(MAX_DRAFT)],
+        self.accepted_at = counter(
+            "spec_decode_num_accepted_tokens_per_pos", "Draft tokens accepted, by position in the draft.", "position"
         )
-        self.rounds = family(
-            "spec_decode_rounds",
-            "Rounds by draft length.",
-            "draft_length",
-            [str(i) for i in range(MAX_DRAFT + 1)],
-        )
-        self.undrafted = family(
-            "spec_decode_undrafted_rounds", "Rounds without a draft, by reason.", "reason", list(REASONS)
-        )
-        self.finished = family(
-            "request_success",
-            "Choices by finish reason.",
-            "finished_reason",
-            ["stop", "length", "tool_calls", "abort", "error"],
-        )
-        self.registry.register(_Gauges(model, kv, snapshot, grammars, store))
+        self.rounds = counter("spec_decode_rounds", "Rounds by draft length.", "draft_length")
+        self.undrafted = counter("spec_decode_undrafted_rounds", "Rounds without a draft, by reason.", "reason")
+        self.finished = counter("request_success", "Choices by finish reason.", "finished_reason")
+
+
+class ModelMetrics:
+    """Counters and histograms of one model."""
+
+    def __init__(self, families: _Families, model: str) -> None:
+        def each(family: Counter, values: Iterable[str]) -> dict[str, Counter]:
+            return {value: family.labels(model, value) for value in values}
+
+        self.first_token = families.first_token.labels(model)
+        self.between_tokens = families.between_tokens.labels(model)
+        self.whole = families.whole.labels(model)
+        self.prompt_tokens = families.prompt_tokens.labels(model)
+        self.generation_tokens = families.generation_tokens.labels(model)
+        self.drafts = families.drafts.labels(model)
+        self.draft_tokens = families.draft_tokens.labels(model)
+        self.accepted_tokens = families.accepted_tokens.labels(model)
+        self.accepted_at = each(families.accepted_at, [str(i) for i in range(MAX_DRAFT)])
+        self.rounds = each(families.rounds, [str(i) for i in range(MAX_DRAFT + 1)])
+        self.undrafted = each(families.undrafted, REASONS)
+        self.finished = each(families.finished, ["stop", "length", "tool_calls", "abort", "error"])
 
     def rounds_of(self, chunks: Iterable[Chunk]) -> None:
         """Count rounds; every counter is touched once, however many there are."""
@@ -182,7 +249,3 @@ class Metrics:
             self.undrafted[reason].inc(count)
         for place, count in places.items():
             self.accepted_at[str(place)].inc(count)
-
-    def text(self) -> bytes:
-        """The exposition."""
-        return generate_latest(self.registry)

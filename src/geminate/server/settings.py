@@ -22,6 +22,7 @@ from geminate.kv.store import KV_FORMATS, check_kv
 from geminate.loading.options import LoadOptions
 from geminate.params import parse_speculation
 from geminate.runtime.drafter import ROPE_POSITIONS, RopePosition
+from geminate.server.gauges import gauge_aliases
 from geminate.weights.presets import check_preset
 
 ENV_PREFIX = "GEMINATE_SERVE_"
@@ -38,7 +39,7 @@ def _setting(
     size: bool = False,
     choices: tuple[str, ...] | None = None,
     default_text: str | None = None,
-    check: Callable[[str], object] | None = None,
+    check: Callable[[Any], object] | None = None,
 ) -> Any:
     """A field; ``size``: a byte count, also accepted with KiB, MiB, GiB; ``default_text``: the default in words."""
     metadata = {
@@ -236,6 +237,12 @@ class Settings:
     audit_fsync: str = _declared("audit_fsync", group="log", choices=FSYNC)
     audit_failure: str = _declared("audit_failure", group="log", choices=FAILURE)
     audit_file_bytes: int = _declared("audit_file_bytes", group="log", low=LEAST_BYTES, size=True)
+    gauge_alias: tuple[str, ...] = _setting(
+        (),
+        "GAUGE=NAME: another name of a gauge, for schedulers that read their own; repeatable.",
+        group="log",
+        check=gauge_aliases,
+    )
 
     def __post_init__(self) -> None:
         for item in dataclasses.fields(self):

@@ -42,8 +42,7 @@ def load_settings(
     values: dict[str, Any] = {}
     path = config or env.get(CONFIG_ENV)
     if path:
-        for name, value in _read_toml(Path(path)).items():
-            _take(values, known, name, value, str(path))
+        values = checked(read_toml(Path(path)), str(path))
     for variable, text in env.items():
         if variable.startswith(ENV_PREFIX) and variable != CONFIG_ENV:
             _take(values, known, variable[len(ENV_PREFIX) :].lower(), text, variable)
@@ -53,7 +52,28 @@ def load_settings(
     return Settings(**values)
 
 
-def _read_toml(path: Path) -> dict[str, Any]:
+def checked(table: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """Values of settings from a table of a TOML file, each checked by itself.
+
+    Args:
+        source: what messages call the table.
+
+    Raises:
+        ParameterError: an unknown name or an invalid value.
+    """
+    known = {row.name: row for row in rows()}
+    values: dict[str, Any] = {}
+    for name, value in table.items():
+        _take(values, known, name, value, source)
+    return values
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """A TOML file.
+
+    Raises:
+        ParameterError: it cannot be read, or is none.
+    """
     try:
         with path.open("rb") as file:
             return tomllib.load(file)

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Literal
 
 from geminate import __version__
 from geminate.checkpoint.checkpoint import Checkpoint
-from geminate.engine.service import EngineService
+from geminate.engine.client import Service
 from geminate.errors import GeminateError, TokenizerError
 from geminate.llm import LLM
 from geminate.params import MAX_DRAFT
 from geminate.server.audit import open_audit
+from geminate.server.gauges import gauge_aliases
 from geminate.server.http.errors import DRAIN_RETRY_AFTER_S, ApiError, bad_request, unavailable
 from geminate.server.kept_items import KeptItems
-from geminate.server.metrics import Metrics
+from geminate.server.metrics import Metrics, ModelMetrics, Reading
 from geminate.server.settings import Settings
 from geminate.server.start import longest_request
 from geminate.text.tokenizer import Tokenizer
@@ -29,6 +31,7 @@ class Model:
     """A loaded model as the API shows it.
 
     Attributes:
+        metrics: its own; set by `ServerState.attach`.
         id: its name in the API. listed, names: that and the aliases.
         context: maximum number of tokens of prompt and completion: of the model, the settings and the KV memory.
         fingerprint: changes when the answers to the same request and seed may.
@@ -38,10 +41,12 @@ class Model:
         TokenizerError: a model without a tokenizer.
     """
 
-    def __init__(self, llm: LLM, service: EngineService, settings: Settings) -> None:
+    metrics: ModelMetrics
+
+    def __init__(self, llm: LLM, service: Service, settings: Settings) -> None:
         if llm.tokenizer is None:
             raise TokenizerError("this model has no tokenizer.json, and a server needs one")
-        self.llm, self.service = llm, service
+        self.llm, self.service, self.settings = llm, service, settings
         self.tokenizer: Tokenizer = llm.tokenizer
         config = llm.config
         self.vocab_size = config.vocab_size
@@ -54,7 +59,7 @@ class Model:
         self._bound = "" if self.context == own else f" (of {own:,}; kv_bytes holds no more)"
         self.compiler = llm.grammars
         self.slow_template = False
-        self.fingerprint = _fingerprint(llm)
+        self.fingerprint = fingerprint(llm)
         self.created = int(time.time())
         marks = llm.tokenizer.dialect.reasoning
         self.thought_open = None if marks is None else llm.tokenizer.token_id(marks.opened)
@@ -120,7 +125,7 @@ def default_id(model: str | None) -> str:
     return Checkpoint.open(path).name if path.exists() else model
 
 
-def _fingerprint(llm: LLM) -> str:
+def fingerprint(llm: LLM) -> str:
     """Hash of the version, the configuration, the weight files, and the formats of weights and KV cache."""
     store, source = llm.pair.target.store, llm.pair.source
     stamps = [] if source is None else source.checkpoint.stamps
@@ -135,7 +140,7 @@ def _fingerprint(llm: LLM) -> str:
 
 
 class ServerState:
-    """The server's status (loading, ready, draining or failed), and its model.
+    """The server's status (loading, ready, draining or failed), and its models.
 
     Raises:
         AuditLogError: an audit log that cannot be written.
@@ -143,57 +148,77 @@ class ServerState:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.metrics = Metrics()
+        self.metrics = Metrics(gauge_aliases(settings.gauge_alias))
         self.audit = open_audit(settings, self.metrics.registry)
         self.items = KeptItems(settings.kept_items_bytes)
         self.status: Literal["loading", "ready", "draining", "failed"] = "loading"
         self.failure: GeminateError | None = None
-        self._model: Model | None = None
+        self.models: list[Model] = []
 
-    def attach(self, llm: LLM, service: EngineService) -> None:
-        """Use this loaded model, whose service has started; requests are accepted from now on."""
-        model = Model(llm, service, self.settings)
-        self.metrics.attach(
-            model.id, llm.pair.target.kv_format, service.snapshot, lambda: model.compiler.memory, llm.prefix_store
+    def attach(
+        self,
+        llm: LLM,
+        service: Service,
+        settings: Settings | None = None,
+        readings: Callable[[], Iterable[Reading]] = tuple,
+    ) -> None:
+        """Use this loaded model, whose service has started; requests are accepted from now on.
+
+        Args:
+            settings: its own; None: the server's. readings: further values for the metrics.
+        """
+        model = Model(llm, service, settings or self.settings)
+        model.metrics = self.metrics.attach(
+            model.id,
+            llm.pair.target.kv_format,
+            service.snapshot,
+            lambda: model.compiler.memory,
+            llm.prefix_store,
+            readings,
         )
-        self._model = model
+        self.models.append(model)
         if self.audit is not None:
             self.audit.begin(model.id, llm, self.settings)
         if self.status == "loading":
             self.status = "ready"
 
+    @property
+    def names(self) -> frozenset[str]:
+        """Names of all models."""
+        return frozenset[str]().union(*(model.names for model in self.models))
+
     def drop_idle(self, seconds: float) -> None:
         """Forget grammars that nobody has used for a while."""
-        if self._model is not None:
-            self._model.compiler.drop_idle(seconds)
+        for model in self.models:
+            model.compiler.drop_idle(seconds)
 
     def close(self) -> None:
         """End the grammar processes; write what is queued for the prefix store and the audit log."""
         if self.audit is not None:
             self.audit.close()
-        if self._model is not None:
-            self._model.compiler.close()
-            if self._model.llm.prefix_store is not None:
-                self._model.llm.prefix_store.close()
+        for model in self.models:
+            model.compiler.close()
+            if model.llm.prefix_store is not None:
+                model.llm.prefix_store.close()
 
     def drain(self) -> None:
         """Refuse new requests."""
         self.status = "draining"
-        if self._model is not None:
-            self._model.service.drain()
+        for model in self.models:
+            model.service.drain()
 
     @property
     def failed(self) -> bool:
         """Whether the model could not be loaded or the engine has failed: only a restart helps."""
-        return self.status == "failed" or (self._model is not None and self._model.service.failed)
+        return self.status == "failed" or any(model.service.failed for model in self.models)
 
     @property
     def idle(self) -> bool:
         """Whether nothing runs or waits."""
-        return self._model is None or self._model.service.idle
+        return all(model.service.idle for model in self.models)
 
     def check_ready(self) -> Model:
-        """The model.
+        """The model; of several the first.
 
         Raises:
             ApiError: 503 while it is loading, failed to load, the server is shutting down, or requests cannot be
@@ -206,12 +231,17 @@ class ServerState:
         if self.failed:
             cause = "the engine has failed" if self.failure is None else str(self.failure)
             raise unavailable(f"{cause}; the server is exiting", "failed", LOADING_RETRY_AFTER_S)
-        if self._model is None:
+        if not self.models:
             raise unavailable("the model is being loaded", "loading", LOADING_RETRY_AFTER_S)
         if self.audit is not None and (obstacle := self.audit.refusal) is not None:
             why = f"requests cannot be recorded in the audit log ({obstacle}), and are refused until they can"
             raise unavailable(why, "audit_log_failed", LOADING_RETRY_AFTER_S)
-        return self._model
+        return self.models[0]
+
+    def ready_models(self) -> list[Model]:
+        """All models; raises as `check_ready` does."""
+        self.check_ready()
+        return self.models
 
     def model(self, name: str | None) -> Model:
         """The model a request names.
@@ -219,15 +249,19 @@ class ServerState:
         Raises:
             ApiError: 404 for another one, 503 as `check_ready`.
         """
-        model = self.check_ready()
-        if name is not None and name not in model.names:
+        first = self.check_ready()
+        if name is None:
+            return first
+        found = next((model for model in self.models if name in model.names), None)
+        if found is None:
+            here = " and ".join(repr(model.id) for model in self.models)
             raise ApiError(
                 404,
-                f"model {name[:200]!r} does not exist; this server has {model.id!r}",
+                f"model {name[:200]!r} does not exist; this server has {here}",
                 param="model",
                 code="model_not_found",
             )
-        return model
+        return found
 
     def choices(self, wanted: int, name: str) -> int:
         """Check the number of choices of one request.

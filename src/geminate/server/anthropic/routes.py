@@ -58,8 +58,7 @@ async def list_models(state: ServerState, request: Request) -> Response:
     """List the served model; in Anthropic's shape where ``anthropic-version`` is sent."""
     if "anthropic-version" not in request.headers:
         return await openai_models.list_models(state, request)
-    model = state.check_ready()
-    cards = [{**_card(model), "id": name} for name in model.listed]
+    cards = [{**_card(model), "id": name} for model in state.ready_models() for name in model.listed]
     return JsonResponse({"data": cards, "has_more": False, "first_id": cards[0]["id"], "last_id": cards[-1]["id"]})
 
 

@@ -176,9 +176,8 @@ def from_geminate(error: GeminateError, *, fields: Mapping[str, Any] | None = No
     """A package error as a response; ``fields`` are the request fields a ParameterError's message may start with."""
     message = str(error)
     if isinstance(error, QueueFullError):
-        return ApiError(
-            429, message, type="rate_limit_error", code="queue_full", headers={"Retry-After": str(RETRY_AFTER_S)}
-        )
+        after = RETRY_AFTER_S if error.retry_after_s is None else error.retry_after_s
+        return ApiError(429, message, type="rate_limit_error", code="queue_full", headers={"Retry-After": str(after)})
     if isinstance(error, DrainingError):
         return unavailable(message, "draining", DRAIN_RETRY_AFTER_S)
     if isinstance(error, RequestTimeoutError):

@@ -18,16 +18,16 @@ from geminate.server.ollama.schemas import (
     Options,
 )
 from geminate.server.openai.schemas_chat import ChatRequest, CompletionRequest
-from geminate.server.state import Model
+from geminate.server.state import ServerState
 
 _M = TypeVar("_M", bound=BaseModel)
 _SAME = ("temperature", "top_p", "min_p", "presence_penalty", "frequency_penalty")
 LATEST = ":latest"
 
 
-def known_name(model: Model, name: str) -> str:
-    """The name without ``:latest``, which Ollama's clients add, unless the model is called so."""
-    return name if name in model.names else name.removesuffix(LATEST)
+def known_name(state: ServerState, name: str) -> str:
+    """The name without ``:latest``, which Ollama's clients add, unless a model is called so."""
+    return name if name in state.names else name.removesuffix(LATEST)
 
 
 def chat_request(body: OllamaChatRequest, name: str) -> ChatRequest:

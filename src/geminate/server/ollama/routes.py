@@ -38,8 +38,8 @@ _REFUSED = {
 async def chat(state: ServerState, request: Request) -> Response:
     """Generate the next message of a conversation, as Ollama does."""
     body = await parse(request, OllamaChatRequest, state.check_ready, CHAT, any_type=True)
-    model = state.check_ready()
-    name = known_name(model, body.model)
+    state.check_ready()
+    name = known_name(state, body.model)
     if not body.messages:
         return _loaded(state, body, name, chat=True)
     model, generation = await openai_chat.start(state, request, chat_request(body, name), bounded=False)
@@ -49,8 +49,8 @@ async def chat(state: ServerState, request: Request) -> Response:
 async def generate(state: ServerState, request: Request) -> Response:
     """Answer a question, or with ``raw`` continue a text, as Ollama does."""
     body = await parse(request, GenerateRequest, state.check_ready, GENERATE, any_type=True)
-    model = state.check_ready()
-    name = known_name(model, body.model)
+    state.check_ready()
+    name = known_name(state, body.model)
     if not body.prompt and not body.system:
         return _loaded(state, body, name, chat=False)
     if body.raw:
@@ -88,13 +88,13 @@ async def _answer(
 
 
 async def tags(state: ServerState, request: Request) -> Response:
-    """List the served model, as Ollama does."""
-    return JsonResponse({"models": [tag(state.check_ready())]})
+    """List the served models, as Ollama does."""
+    return JsonResponse({"models": [tag(model) for model in state.ready_models()]})
 
 
 async def ps(state: ServerState, request: Request) -> Response:
-    """List the loaded model, as Ollama does."""
-    return JsonResponse({"models": [running(state.check_ready())]})
+    """List the loaded models, as Ollama does."""
+    return JsonResponse({"models": [running(model) for model in state.ready_models()]})
 
 
 async def show(state: ServerState, request: Request) -> Response:
@@ -103,7 +103,8 @@ async def show(state: ServerState, request: Request) -> Response:
     name = body.model or body.name
     if name is None:
         raise bad_request("model is missing", "model", "missing_field")
-    model = state.model(known_name(state.check_ready(), name))
+    state.check_ready()
+    model = state.model(known_name(state, name))
     return JsonResponse(shown(model))
 
 

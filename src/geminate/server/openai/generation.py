@@ -127,7 +127,7 @@ class Generation:
         self._thinking: set[int] = set()
         self._last: dict[int, float] = {}
         self._prompts = [len(prompt) for prompt in prompts]
-        wanted = body.speculation if body.speculation is not None else state.settings.speculation
+        wanted = body.speculation if body.speculation is not None else model.settings.speculation
         speculation = parse_speculation(wanted)
         self.streams: list[AsyncEvents] = []
         self._readers: dict[int, ChunkReader] = {}
@@ -257,7 +257,7 @@ class Generation:
     def _count(self, batch: list[tuple[int, Chunk]]) -> None:
         if self._progress:
             batch = [(choice, chunk) for choice, chunk in batch if chunk.progress is None]
-        metrics, now = self.state.metrics, time.perf_counter()
+        metrics, now = self.model.metrics, time.perf_counter()
         opened, closed = self.model.thought_open, self.model.thought_close
         counts: dict[int, int] = {}
         metrics.rounds_of(chunk for _, chunk in batch)
@@ -285,7 +285,7 @@ class Generation:
             self._last[choice] = now
 
     def _finish(self, outcome: str) -> None:
-        metrics = self.state.metrics
+        metrics = self.model.metrics
         if outcome == "done":
             metrics.whole.observe(time.perf_counter() - self.streams[0].arrived)
         else:
@@ -296,7 +296,7 @@ class Generation:
 
     def ended(self, choice: int, reason: str) -> None:
         """Record how a choice ended."""
-        self.state.metrics.finished[reason].inc()
+        self.model.metrics.finished[reason].inc()
         reasons = self.context.fields.setdefault("finish_reasons", [])
         reasons.append(reason)
 

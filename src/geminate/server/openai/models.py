@@ -19,9 +19,9 @@ MAX_CHARACTERS, MAX_TOKENS = 1 << 20, 1 << 18  # of /tokenize and /detokenize; a
 
 
 async def list_models(state: ServerState, request: Request) -> Response:
-    """List the served model, under its id and its aliases."""
-    model = state.check_ready()
-    return JsonResponse({"object": "list", "data": [{**model.card(), "id": name} for name in model.listed]})
+    """List the served models, under their ids and aliases."""
+    cards = [{**model.card(), "id": name} for model in state.ready_models() for name in model.listed]
+    return JsonResponse({"object": "list", "data": cards})
 
 
 async def get_model(state: ServerState, request: Request) -> Response:

@@ -51,7 +51,7 @@ def model_card(model: Model, state: ServerState) -> dict[str, Any]:
         "context": model.context,
         "target": _weights(pair.target.store) | {"name": pair.located.target.name, "type": llm.config.model_type},
         "drafter": drafter,
-        "speculation": str(state.settings.speculation),
+        "speculation": str(model.settings.speculation),
         "threads": pair.target.backend.threads,
         "instructions": pair.target.backend.isa,
         "memory": {"resident": resident_bytes(), "kv_used": now.kv_bytes_used, "kv_limit": now.kv_bytes_limit},

@@ -1,0 +1,131 @@
+"""The ingress: the routes of `geminate serve` in front of replicas instead of an engine."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections import Counter
+from collections.abc import Callable, Iterator
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from geminate.fleet.board import Board, board_of
+from geminate.fleet.client import FleetService, Loss
+from geminate.fleet.config import FleetConfig, ModelConfig
+from geminate.fleet.link import ReplicaLink
+from geminate.llm import LLM
+from geminate.server import start
+from geminate.server.app import make_app
+from geminate.server.http.auth import Keys, load_keys
+from geminate.server.http.logs import log
+from geminate.server.metrics import Reading
+from geminate.server.state import ServerState
+from geminate.server.watchdog import watch
+
+Connect = Callable[[ModelConfig, Board], ReplicaLink]
+
+
+class FleetModel:
+    """One model at the ingress: its tokenizer, template and grammars, and the client of its replicas.
+
+    Weights are mapped, as they are in replicas, but never computed with.
+    """
+
+    def __init__(self, model: ModelConfig, config: FleetConfig, connect: Connect) -> None:
+        settings = model.settings
+        options = dataclasses.replace(settings.loading(), threads=1, prefault=False, prefix_store=None)
+        self.id, self.settings = model.id, settings
+        self.llm = LLM(**vars(options), on_message=lambda message: log("info", message))
+        self.llm.grammars.isolate(settings.grammar_bytes)
+        self.board = board_of(model.deployment, settings.max_running)
+        engine = self.llm.new_engine(max_running=settings.max_running, memory=start.kv_budget(self.llm, settings))
+        self.losses: Counter[str] = Counter()
+        self.service = FleetService(
+            engine,
+            connect(model, self.board),
+            self.board,
+            max_running=settings.max_running,
+            max_waiting=settings.max_waiting,
+            retries=config.fleet.retries,
+            stall_s=config.fleet.stall_seconds,
+            on_loss=self._lost,
+        )
+
+    def _lost(self, loss: Loss) -> None:
+        self.losses["continued" if loss.again else "failed"] += 1
+        log(
+            "warning",
+            "a stream lost its replica; another one goes on" if loss.again else "a stream has lost too many replicas",
+            **dataclasses.asdict(loss),
+        )
+
+    def readings(self) -> Iterator[Reading]:
+        """Figures of the fleet and of each replica, for the metrics."""
+        yield Reading(name="fleet_replicas", help="Replicas that take requests.", value=self.board.count)
+        for outcome in ("continued", "failed"):
+            yield Reading(
+                name="fleet_lost_streams",
+                help="Streams that lost their replica: continued by another one, or failed.",
+                value=self.losses[outcome],
+                counter=True,
+                labels=(("outcome", outcome),),
+            )
+        slowness = self.board.slowness()
+        for name, stats in self.board.stats().items():
+            replica = (("replica", name),)
+            slow = "How many times as long as published its rounds take."
+            yield Reading(name="fleet_replica_slowness", help=slow, value=slowness.get(name, 1.0), labels=replica)
+            if stats is None:
+                continue
+            now = stats.snapshot
+            usage = now.kv_bytes_used / now.kv_bytes_limit if now.kv_bytes_limit else 0.0
+            for what, help, value in (
+                ("running", "Sequences that a replica decodes.", now.running),
+                ("waiting", "Requests that wait at a replica.", now.waiting),
+                ("kv_cache_usage_perc", "Share of a replica's KV-cache budget in use.", usage),
+                ("prefix_cache_hits", "Prompt tokens found in a replica's prefix cache.", now.prefix_hits),
+                ("prefix_cache_queries", "Prompt tokens looked up in a replica's prefix cache.", now.prefix_queries),
+            ):
+                counter = what.startswith("prefix")
+                yield Reading(name=f"fleet_replica_{what}", help=help, value=value, counter=counter, labels=replica)
+
+
+class IngressApp:
+    """The ASGI application of a fleet. A model is served from the moment on at which one of its replicas answers.
+
+    Args:
+        connect: makes the link to a model's replicas.
+
+    Raises:
+        GeminateError: a model that cannot be loaded, or bad API keys.
+    """
+
+    def __init__(self, config: FleetConfig, connect: Connect) -> None:
+        self.keys = Keys(load_keys(config.settings))
+        self.state = ServerState(config.settings)
+        self.models = {model.id: FleetModel(model, config, connect) for model in config.models}
+        self.app: ASGIApp = make_app(self.state, self.keys)
+
+    def ready(self, model_id: str) -> None:
+        """A replica of this model has answered; once for each model."""
+        model = self.models[model_id]
+        self.state.attach(model.llm, model.service, model.settings, model.readings)
+        order = list(self.models)
+        self.state.models.sort(key=lambda one: order.index(one.id))  # requests without a name get the first one
+        log("info", "ready", model=model_id, replicas=model.board.count)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request, or take part in the start and the end of the process that serves it."""
+        if scope["type"] == "lifespan":
+            await self._live(receive, send)
+        else:
+            await self.app(scope, receive, send)
+
+    async def _live(self, receive: Receive, send: Send) -> None:
+        await receive()
+        watching = asyncio.create_task(watch(self.state.metrics, self.state.drop_idle))
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        watching.cancel()
+        self.state.close()
+        await send({"type": "lifespan.shutdown.complete"})

@@ -1,0 +1,138 @@
+"""Starts a fleet and stops it: a Ray of its own on this machine, or a cluster that is there."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+# Read when Ray is imported, and by the processes that it starts.
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_DEDUP_LOGS", "0")  # each replica says that it is ready
+os.environ.setdefault("RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD", "0")  # fewer threads between a token and its client
+os.environ.setdefault("RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP", "0")
+
+import ray
+import ray._private.ray_constants as ray_constants
+from ray import serve
+from ray.serve.config import HTTPOptions
+
+from geminate.cores import pick_threads
+from geminate.errors import BackendError
+from geminate.fleet.config import FleetConfig
+from geminate.fleet.deployments import NAMESPACE, application
+from geminate.server.http.logs import log
+
+APP = "geminate"
+DASHBOARD = ("127.0.0.1", 8265)
+
+
+def run(config: FleetConfig) -> None:
+    """Start the fleet and serve until a signal comes.
+
+    Raises:
+        BackendError: the address is taken, or Ray or the fleet cannot be started.
+    """
+    _check_free(config.settings.host, config.settings.port)
+    stopped = threading.Event()
+    with _ray(config), _serve(config):
+        for number in (signal.SIGTERM, signal.SIGINT):  # Ray has set its own
+            signal.signal(number, lambda *_: stopped.set())
+        settings = config.settings
+        host = f"[{settings.host}]" if ":" in settings.host else settings.host
+        models = [{"model": model.id, "replicas": model.options.replicas} for model in config.models]
+        url = f"http://{host}:{settings.port}"
+        lines = [f"{url}/v1 the base URL for clients", *(f"{m['model']}: {m['replicas']} replicas" for m in models)]
+        log("info", "fleet ready", lines=lines, url=url, models=models)
+        stopped.wait()
+        log("info", "stopping", seconds=settings.drain_seconds)
+    log("info", "stopped")
+
+
+@contextlib.contextmanager
+def _ray(config: FleetConfig) -> Iterator[None]:
+    """Connected to Ray; one that was started here ends with the block."""
+    fleet = config.fleet
+    try:
+        if fleet.address is not None:
+            ray.init(address=fleet.address, namespace=NAMESPACE, log_to_driver=True)
+        else:
+            _start(config)
+    except Exception as error:
+        cause = str(error).strip().splitlines() or [type(error).__name__]
+        raise BackendError(f"Ray does not start: {cause[0]}") from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _start(config: FleetConfig) -> None:
+    cores, threads = pick_threads().count, config.threads
+    if threads > cores:
+        log("warning", f"{threads} threads of all replicas on {cores} cores: they share them", threads=threads)
+    # Without "clusters" Ray's servers listen on 127.0.0.1 only; its name speaks of systems where that is the default.
+    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    ray.init(
+        address="local",
+        namespace=NAMESPACE,
+        num_cpus=max(cores, _most_threads(config)),
+        include_dashboard=config.fleet.dashboard,
+        dashboard_host=DASHBOARD[0],
+        dashboard_port=DASHBOARD[1],
+        object_store_memory=config.fleet.object_store_bytes,
+        log_to_driver=True,
+        logging_level="warning",
+    )
+
+
+def _most_threads(config: FleetConfig) -> int:
+    return sum(
+        (model.settings.threads or 1) * (model.options.max_replicas or model.options.replicas)
+        for model in config.models
+    )
+
+
+@contextlib.contextmanager
+def _serve(config: FleetConfig) -> Iterator[None]:
+    """The application runs; its replicas finish what they have when the block ends.
+
+    Raises:
+        BackendError: no replica can be started.
+    """
+    settings = config.settings
+    options: dict[str, Any] = {"host": settings.host.strip("[]"), "port": settings.port}
+    serve.start(http_options=HTTPOptions(**options, keep_alive_timeout_s=int(settings.idle_seconds)))
+    try:
+        try:
+            serve.run(application(config), name=APP, route_prefix="/")
+        except RuntimeError as error:
+            raise BackendError(_why(error)) from error
+        yield
+    finally:
+        serve.shutdown()
+
+
+def _check_free(host: str, port: int) -> None:
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        raise BackendError(f"cannot listen on {host} port {port}: {error.strerror}") from error
+
+
+def _why(error: RuntimeError) -> str:
+    """Why an application was not deployed, in a line: what the constructor that failed has raised."""
+    status = serve.status().applications.get(APP)
+    messages = [] if status is None else [d.message for d in status.deployments.values()]
+    lines = [line.strip() for text in [*messages, str(error)] for line in text.splitlines() if line.strip()]
+    raised = [line for line in lines if line.startswith("geminate.errors.")]
+    cause = raised[-1].partition(": ")[2] if raised else next(iter(lines), type(error).__name__)
+    return f"the fleet did not start: {cause}"
