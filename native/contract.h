@@ -204,6 +204,7 @@ struct Kernels {
 const Kernels* scalar_kernels();
 #if defined(GEMINATE_X86)
 const Kernels* avx2_kernels();
+const Kernels* avxvnni_kernels();
 const Kernels* avx512_kernels();
 #endif
 

@@ -1,8 +1,19 @@
 #include "isa/cpu.h"
 
+#if defined(GEMINATE_AVXVNNI)
+#include <cpuid.h>
+#endif
+
 #include "sampling/kernels.h"
 
 namespace geminate {
+
+#if defined(GEMINATE_AVXVNNI)
+static bool has_avxvnni() {
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  return __get_cpuid_count(7, 1, &a, &b, &c, &d) != 0 && (a >> 4 & 1) != 0;
+}
+#endif
 
 static std::vector<const Kernels*> supported() {
   std::vector<const Kernels*> found;
@@ -15,6 +26,9 @@ static std::vector<const Kernels*> supported() {
     found.push_back(avx512_kernels());
   }
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c")) {
+#if defined(GEMINATE_AVXVNNI)
+    if (has_avxvnni()) found.push_back(avxvnni_kernels());
+#endif
     found.push_back(avx2_kernels());
   }
 #endif
@@ -38,7 +52,7 @@ const Kernels* find_kernels(const std::string& name) {
 const SamplingKernels& sampling_kernels(const std::string& isa) {
 #if defined(GEMINATE_X86)
   if (isa == avx512::sampling().name) return avx512::sampling();
-  if (isa == avx2::sampling().name) return avx2::sampling();
+  if (isa == avx2::sampling().name || isa == "avxvnni") return avx2::sampling();
 #else
   static_cast<void>(isa);
 #endif

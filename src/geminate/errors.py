@@ -66,6 +66,10 @@ class PrefixStoreError(GeminateError):
     """A directory that cannot be used as a prefix store."""
 
 
+class AuditLogError(GeminateError):
+    """A file that cannot be written as an audit log, or that is none."""
+
+
 class StorageError(WeightsError):
     """No place for packed weights."""
 

@@ -119,6 +119,23 @@ class Train(Commands):
     )
 
 
+class Audit(Commands):
+    """What reads audit logs."""
+
+    table = (
+        (
+            "verify",
+            "geminate.cli.audit:verify_command",
+            "Follow an audit log's chain and name every line that was edited, cut, moved, duplicated or inserted.",
+        ),
+        (
+            "replay",
+            "geminate.cli.audit_replay:replay_command",
+            "Compute an audit log's answers again and name the line and token that differ (exit code 1).",
+        ),
+    )
+
+
 app = App(
     cls=Root,
     help="Gemma 4 with its MTP drafter on the CPU: the same output with speculation on or off, only faster.",
@@ -130,6 +147,7 @@ app = App(
 for name, group, summary in (
     ("bench", Bench, "Measure this machine: pass times of real shapes, decoding speed of a pair."),
     ("train", Train, "Train the drafter of a target."),
+    ("audit", Audit, "Verify and replay the audit log of `geminate serve` and `generate`."),
 ):
     app.add_typer(
         typer.Typer(help=summary, cls=group, no_args_is_help=True, context_settings=HELP, rich_markup_mode=None),

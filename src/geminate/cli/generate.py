@@ -5,19 +5,22 @@ from __future__ import annotations
 import dataclasses
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Annotated, Any
 
 import typer
 
-from geminate.calls import OnPrompt
+from geminate.audit.options import AuditOptions
+from geminate.cli.audited import answered, opened
 from geminate.cli.console import fail, harmless, out, put, say, user_errors, write, write_json
 from geminate.cli.figures import Counting, limit_reached, stats_json, summary
-from geminate.cli.flags import SAMPLING, SpeculationOpt, loading, options, remark_on, sampling, speculation_of
+from geminate.cli.flags import SAMPLING, Group, SpeculationOpt, loading, options, remark_on, sampling, speculation_of
 from geminate.cli.inputs import grammar_of, model_and_prompt
 from geminate.cli.model import load
 from geminate.cli.prompt_bar import PromptBar
 from geminate.cli.terminal import unechoed
 from geminate.cli.wrap import Wrapping
+from geminate.engine.messages import EngineRequest
 from geminate.grammar.state import Grammar
 from geminate.llm import LLM
 from geminate.loading.options import LoadOptions
@@ -25,10 +28,11 @@ from geminate.output import Delta, Output
 from geminate.params import SamplingParams
 
 LOADING = loading()
+AUDIT = Group(AuditOptions, "audit_log", "audit_content", "audit_fsync")
 PARAMS = sampling("max_tokens", *SAMPLING, "stop", "ignore_eos", "logprobs")
 
 
-@options(LOADING, PARAMS)
+@options(LOADING, PARAMS, AUDIT)
 @user_errors()
 def generate(
     words: Annotated[
@@ -60,7 +64,7 @@ def generate(
     **given: Any,
 ) -> None:
     """Answer a prompt, streamed to stdout; figures go to stderr. Models without a chat template continue the text."""
-    loaded, params = LOADING.take(given), PARAMS.take(given)
+    loaded, params, audit = LOADING.take(given), PARAMS.take(given), AUDIT.take(given)
     if params.logprobs is not None and not json_out:
         fail("--logprobs needs --json: there is no place for them in plain text")
     if raw and (system is not None or thinking is not None):
@@ -74,14 +78,18 @@ def generate(
         fail("the prompt is empty; with --raw the model begins a text of its own")
     if not quiet and (remark := remark_on(params)):
         say(remark)
-    llm = load(LoadOptions(**vars(loaded) | {"model": chosen}), quiet=quiet)
-    asked = _Asked(llm, text, system=system, raw=raw, thinking=thinking)
-    bar = PromptBar(shown=not quiet)
-    stream = bar.before(asked.stream(params, speculation, None if spec is None else llm.grammars.compile(spec), bar))
-    if json_out:
-        write_json(_body(list(stream)[-1].output, params))
-    else:
-        _show(stream, params, quiet=quiet, wrapped=spec is None)
+    with opened(audit) as log:
+        loaded = LoadOptions(**vars(loaded) | {"model": chosen})
+        llm = load(loaded, quiet=quiet)
+        asked = _Asked(llm, text, system=system, raw=raw, thinking=thinking)
+        request = asked.request(params, speculation, None if spec is None else llm.grammars.compile(spec))
+        bar = PromptBar(shown=not quiet)
+        with closing(answered(llm, request, bar, log, loaded, asked.messages)) as deltas:
+            stream = bar.before(deltas)
+            if json_out:
+                write_json(_body(list(stream)[-1].output, params))
+            else:
+                _show(stream, params, quiet=quiet, wrapped=spec is None)
 
 
 class _Asked:
@@ -98,27 +106,24 @@ class _Asked:
         if system is not None:
             self.messages.insert(0, {"role": "system", "content": system})
 
-    def stream(
-        self, params: SamplingParams, speculation: str, grammar: Grammar | None, on_prompt: OnPrompt
-    ) -> Iterator[Delta]:
-        """The answer as it comes."""
+    def request(self, params: SamplingParams, speculation: str, grammar: Grammar | None) -> EngineRequest:
+        """What the engine is asked."""
         llm = self.llm
         if not self.raw:
-            return llm.chat(
+            return llm.chat_request(
                 self.messages,
                 params,
-                stream=True,
-                on_prompt=on_prompt,
                 enable_thinking=self.thinking,
                 speculation=speculation,
                 grammar=grammar,
+                want_progress=True,
             )
         assert llm.tokenizer is not None
         bos = llm.tokenizer.bos_id
         if bos is not None and not params.ignore_eos:
             # What a model writes behind a bos is another text, not more of this one.
             params = dataclasses.replace(params, stop_token_ids=(*params.stop_token_ids, bos))
-        return llm.stream(self.text, params, speculation=speculation, grammar=grammar, on_prompt=on_prompt)
+        return llm.request(llm.encode(self.text), params, speculation=speculation, grammar=grammar, want_progress=True)
 
 
 def _body(made: Output | None, params: SamplingParams) -> dict[str, Any]:

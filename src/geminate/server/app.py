@@ -18,6 +18,7 @@ from geminate.engine.service import EngineService
 from geminate.errors import GeminateError
 from geminate.llm import LLM
 from geminate.server.anthropic import routes as anthropic
+from geminate.server.audit import AuditMiddleware
 from geminate.server.http.auth import AuthMiddleware, Keys
 from geminate.server.http.errors import (
     DRAIN_RETRY_AFTER_S,
@@ -108,6 +109,8 @@ def make_app(state: ServerState, keys: Keys) -> ASGIApp:
     app.add_exception_handler(ClientGone, _client_gone)
     app.add_exception_handler(Exception, _unexpected)
     inner: ASGIApp = BodyLimitMiddleware(app, state.settings.max_body_bytes)
+    if state.audit is not None:
+        inner = AuditMiddleware(inner, state.audit)
     inner = AuthMiddleware(inner, keys, state.settings)
     if state.settings.cors_origin:
         inner = CORSMiddleware(

@@ -67,7 +67,8 @@ def serve(settings: Settings, load: Load) -> None:
             then, which raises when the server is to stop.
 
     Raises:
-        GeminateError: invalid API keys, an address that cannot be bound, or a model that cannot be loaded.
+        GeminateError: invalid API keys, an address that cannot be bound, an audit log that cannot be written, or a
+            model that cannot be loaded.
     """
     share_one_heap()
     configure(settings.log_format)
@@ -163,6 +164,8 @@ class _Run:
         try:
             llm = self.load(self._check)
             service = make_service(llm, self.settings, self._check)
+            if self.state.audit is not None:
+                self.state.audit.know(llm)
             gc.collect()
             gc.freeze()  # what is loaded stays: looking through it again would stop every stream for 100 ms
         except Exception as error:

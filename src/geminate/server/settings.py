@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, cast
 
+from geminate.audit.options import CONTENT, FAILURE, FSYNC, LEAST_BYTES, AuditOptions
 from geminate.engine.pace import MAX_GAP_S
 from geminate.errors import ParameterError
 from geminate.kv.store import KV_FORMATS, check_kv
@@ -24,7 +25,7 @@ from geminate.runtime.drafter import ROPE_POSITIONS, RopePosition
 from geminate.weights.presets import check_preset
 
 ENV_PREFIX = "GEMINATE_SERVE_"
-_LOADING = {item.name: item for item in dataclasses.fields(LoadOptions)}
+_DECLARED = {item.name: item for kind in (LoadOptions, AuditOptions) for item in dataclasses.fields(kind)}
 
 
 def _setting(
@@ -41,23 +42,17 @@ def _setting(
 ) -> Any:
     """A field; ``size``: a byte count, also accepted with KiB, MiB, GiB; ``default_text``: the default in words."""
     metadata = {
-        "help": help,
-        "group": group,
-        "low": low,
-        "high": high,
-        "size": size,
-        "choices": choices,
-        "default_text": default_text,
-        "check": check,
-    }
+        "help": help, "group": group, "low": low, "high": high, "size": size, "choices": choices,
+        "default_text": default_text, "check": check,
+    }  # fmt: skip
     if isinstance(default, tuple):
         return field(default_factory=lambda: default, metadata=metadata)
     return field(default=default, metadata=metadata)
 
 
-def _from_loading(name: str, *, group: str = "model", **limits: Any) -> Any:
-    """A field with the default and the help that it has in `LoadOptions`."""
-    item = _LOADING[name]
+def _declared(name: str, *, group: str = "model", **limits: Any) -> Any:
+    """A field with the default and the help that it has in `LoadOptions` or `AuditOptions`."""
+    item = _DECLARED[name]
     meta = item.metadata
     return _setting(item.default, meta["help"], group=group, default_text=meta.get("empty"), **limits)
 
@@ -70,15 +65,15 @@ class Settings:
         ParameterError: a value of the wrong type or outside its range, or values that contradict each other.
     """
 
-    model: str | None = _from_loading("model")
-    drafter: str = _from_loading("drafter")
-    weights: str = _from_loading("weights", check=check_preset)
-    kv: str = _from_loading("kv", choices=tuple(KV_FORMATS))
-    threads: int | None = _from_loading("threads", low=1, high=256)
-    rope_position: str = _from_loading("rope_position", choices=ROPE_POSITIONS)
+    model: str | None = _declared("model")
+    drafter: str = _declared("drafter")
+    weights: str = _declared("weights", check=check_preset)
+    kv: str = _declared("kv", choices=tuple(KV_FORMATS))
+    threads: int | None = _declared("threads", low=1, high=256)
+    rope_position: str = _declared("rope_position", choices=ROPE_POSITIONS)
     cache: bool = _setting(True, "Cache packed weights on disk for the next start.", group="model")
-    check: bool = _from_loading("check")
-    prefault: bool = _from_loading("prefault")
+    check: bool = _declared("check")
+    prefault: bool = _declared("prefault")
     model_id: str | None = _setting(
         None, "Name of the model in the API.", group="model", default_text="from the model's path"
     )
@@ -116,8 +111,8 @@ class Settings:
         "Reuse the KV cache of earlier prompts with the same prefix (users can time each other's hits).",
         group="engine",
     )
-    prefix_store: str | None = _from_loading("prefix_store", group="engine")
-    prefix_store_bytes: int = _from_loading("prefix_store_bytes", group="engine", low=1, size=True)
+    prefix_store: str | None = _declared("prefix_store", group="engine")
+    prefix_store_bytes: int = _declared("prefix_store_bytes", group="engine", low=1, size=True)
     max_inter_token_ms: float = _setting(
         1000 * MAX_GAP_S,
         "Time between two tokens of a completion that prompts read beside it may cause: a pass takes as many prompt "
@@ -236,6 +231,11 @@ class Settings:
         choices=("auto", "text", "json"),
     )
     log_prompts: bool = _setting(False, "Write prompts to the log.", group="log")
+    audit_log: str | None = _declared("audit_log", group="log")
+    audit_content: str = _declared("audit_content", group="log", choices=CONTENT)
+    audit_fsync: str = _declared("audit_fsync", group="log", choices=FSYNC)
+    audit_failure: str = _declared("audit_failure", group="log", choices=FAILURE)
+    audit_file_bytes: int = _declared("audit_file_bytes", group="log", low=LEAST_BYTES, size=True)
 
     def __post_init__(self) -> None:
         for item in dataclasses.fields(self):

@@ -13,6 +13,7 @@ from geminate.engine.service import EngineService
 from geminate.errors import GeminateError, TokenizerError
 from geminate.llm import LLM
 from geminate.params import MAX_DRAFT
+from geminate.server.audit import open_audit
 from geminate.server.http.errors import DRAIN_RETRY_AFTER_S, ApiError, bad_request, unavailable
 from geminate.server.kept_items import KeptItems
 from geminate.server.metrics import Metrics
@@ -134,11 +135,16 @@ def _fingerprint(llm: LLM) -> str:
 
 
 class ServerState:
-    """The server's status (loading, ready, draining or failed), and its model."""
+    """The server's status (loading, ready, draining or failed), and its model.
+
+    Raises:
+        AuditLogError: an audit log that cannot be written.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.metrics = Metrics()
+        self.audit = open_audit(settings, self.metrics.registry)
         self.items = KeptItems(settings.kept_items_bytes)
         self.status: Literal["loading", "ready", "draining", "failed"] = "loading"
         self.failure: GeminateError | None = None
@@ -151,6 +157,8 @@ class ServerState:
             model.id, llm.pair.target.kv_format, service.snapshot, lambda: model.compiler.memory, llm.prefix_store
         )
         self._model = model
+        if self.audit is not None:
+            self.audit.begin(model.id, llm, self.settings)
         if self.status == "loading":
             self.status = "ready"
 
@@ -160,7 +168,9 @@ class ServerState:
             self._model.compiler.drop_idle(seconds)
 
     def close(self) -> None:
-        """End the grammar processes; write what is queued for the prefix store."""
+        """End the grammar processes; write what is queued for the prefix store and the audit log."""
+        if self.audit is not None:
+            self.audit.close()
         if self._model is not None:
             self._model.compiler.close()
             if self._model.llm.prefix_store is not None:
@@ -186,7 +196,8 @@ class ServerState:
         """The model.
 
         Raises:
-            ApiError: 503 while it is loading, failed to load, or the server is shutting down.
+            ApiError: 503 while it is loading, failed to load, the server is shutting down, or requests cannot be
+                recorded.
         """
         if self.status == "draining":
             raise unavailable(
@@ -197,6 +208,9 @@ class ServerState:
             raise unavailable(f"{cause}; the server is exiting", "failed", LOADING_RETRY_AFTER_S)
         if self._model is None:
             raise unavailable("the model is being loaded", "loading", LOADING_RETRY_AFTER_S)
+        if self.audit is not None and (obstacle := self.audit.refusal) is not None:
+            why = f"requests cannot be recorded in the audit log ({obstacle}), and are refused until they can"
+            raise unavailable(why, "audit_log_failed", LOADING_RETRY_AFTER_S)
         return self._model
 
     def model(self, name: str | None) -> Model:

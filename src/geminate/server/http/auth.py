@@ -23,12 +23,27 @@ KEYS_ENV = "GEMINATE_API_KEYS"
 OPEN_PATHS = ("/health/live", "/", "/docs")
 OPEN_PREFIX = "/page/"
 MIN_KEY = 16  # characters; shorter keys can be guessed
+MAX_NAME = 100  # characters
 _COMMENT = re.compile(r"(^|\s)#.*$")
 _PORT = re.compile(r":\d*$")
 
 
+class ApiKey(str):
+    """A key of a file; the comment behind it is its name, for the audit log."""
+
+    name: str | None = None
+
+    @classmethod
+    def of_line(cls, line: str) -> ApiKey:
+        """The key of a line; empty if there is none."""
+        key, comment = cls(_COMMENT.sub("", line).strip()), _COMMENT.search(line)
+        if comment is not None:
+            key.name = comment[0].strip().lstrip("#").strip()[:MAX_NAME] or None
+        return key
+
+
 def load_keys(settings: Settings, env: Mapping[str, str] | None = None) -> list[str]:
-    """API keys from the file and the environment.
+    """API keys from the file and the environment; those of the file have names, see `ApiKey`.
 
     Raises:
         ParameterError: a file that cannot be read or holds no key, a key that cannot be sent in a header, or a
@@ -51,8 +66,7 @@ def load_keys(settings: Settings, env: Mapping[str, str] | None = None) -> list[
             raise ParameterError(f"the API key file {path} is not UTF-8 (byte {error.start})") from error
         except OSError as error:
             raise ParameterError(f"cannot read the API key file {path}: {error.strerror}") from error
-        found = [_COMMENT.sub("", line).strip() for line in lines]
-        found = [key for key in found if key]
+        found = [key for key in map(ApiKey.of_line, lines) if key]
         if not found:
             raise ParameterError(f"the API key file {path} holds no key; write one key per line")
         keys.extend(found)
@@ -90,7 +104,8 @@ class Keys:
 
     def replace(self, keys: Iterable[str]) -> None:
         """Know these keys from now on, and no others."""
-        self._digests = [hashlib.sha256(key.encode()).digest() for key in keys]
+        named = {hashlib.sha256(key.encode()).digest(): getattr(key, "name", None) for key in keys}
+        self._digests, self._names = list(named), named
 
     def __bool__(self) -> bool:
         return bool(self._digests)
@@ -99,6 +114,10 @@ class Keys:
     def count(self) -> int:
         """Number of known keys."""
         return len(self._digests)
+
+    def name(self, key: bytes) -> str | None:
+        """The name of a known key, if it has one."""
+        return self._names.get(hashlib.sha256(key).digest())
 
     def known(self, key: bytes) -> bool:
         """Whether the key is known; it is compared with every known key, match or not."""
@@ -185,5 +204,6 @@ class AuthMiddleware:
         key = _given_key(scope)
         if key is None or not self.keys.known(key):
             return False
-        context_of(scope).client = hashlib.sha256(key).hexdigest()[:16]
+        context = context_of(scope)
+        context.client, context.key_name = hashlib.sha256(key).hexdigest()[:16], self.keys.name(key)
         return True

@@ -15,6 +15,7 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from geminate.audit.runs import Run
 from geminate.server.http.costs import Costs
 from geminate.server.http.errors import ANTHROPIC, ApiError, internal
 from geminate.server.http.text_log import TextFormatter
@@ -140,12 +141,14 @@ class RequestContext:
 
     Attributes:
         client: a digest of the API key where keys are needed, else the address of another machine; "" if nobody knows.
+        key_name: the name of the API key, if it has one.
         strict: whether fields without an effect are refused. ignored: the names of those that were dropped instead.
         keepalive_s: seconds after which a silent stream gets a comment line; 0: never.
         costs: what each client has cost.
+        runs: its engine requests, for the audit log; None: there is none.
     """
 
-    __slots__ = ("began", "client", "costs", "fields", "id", "ignored", "keepalive_s", "strict")
+    __slots__ = ("began", "client", "costs", "fields", "id", "ignored", "keepalive_s", "key_name", "runs", "strict")
 
     def __init__(
         self, id: str, client: str, *, strict: bool = False, keepalive_s: float = 0.0, costs: Costs | None = None
@@ -156,6 +159,8 @@ class RequestContext:
         self.ignored: list[str] = []
         self.began = time.perf_counter()
         self.fields: dict[str, Any] = {}
+        self.runs: list[Run] | None = None
+        self.key_name: str | None = None
 
 
 def context_of(scope: Scope) -> RequestContext:

@@ -12,6 +12,7 @@ from typing import Any, TypeVar, cast
 
 from starlette.types import Receive
 
+from geminate.audit.runs import Run
 from geminate.engine.client import AsyncEvents
 from geminate.engine.messages import EngineEvent, EngineRequest, Speculation
 from geminate.engine.messages import Reply as ReplyKind
@@ -130,6 +131,7 @@ class Generation:
         speculation = parse_speculation(wanted)
         self.streams: list[AsyncEvents] = []
         self._readers: dict[int, ChunkReader] = {}
+        self._runs = context.runs
         if body.user is not None:
             context.fields["user"] = body.user
         try:
@@ -172,7 +174,10 @@ class Generation:
             self._thinking.update(range(first, first + n))
         for choice in range(n):
             self._readers[first + choice] = ChunkReader(self.model.llm, self.model.tokenizer, request)
-        return AsyncEvents(self.model.service, request)
+        stream = AsyncEvents(self.model.service, request)
+        if self._runs is not None:
+            self._runs.append(Run(request, self.model.id))
+        return stream
 
     def cancel(self) -> None:
         """Cancel all choices; their KV cache is freed within a round."""
@@ -216,6 +221,9 @@ class Generation:
         source = cast(AsyncGenerator[list[EngineEvent], None], self.streams[index].batches())
         async with aclosing(source) as batches:
             async for events in batches:
+                if self._runs is not None:
+                    for event in events:
+                        self._runs[index].take(event)
                 yield [(first + e.choice, self._readers[first + e.choice].read(e)) for e in events]
 
     async def _merged(self) -> AsyncGenerator[list[tuple[int, Chunk]], None]:

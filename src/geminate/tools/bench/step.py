@@ -214,6 +214,14 @@ def prompt_macs(plan: Plan) -> int:
     return total
 
 
+def attention_work(bench: StepBench) -> tuple[int, int, int]:
+    """Bytes of keys and values of a pass, multiply-accumulates of a row, and the int8 products that each costs."""
+    behind = AttentionCosts(bench.target.plan).at(bench.context)
+    if bench.target.kv_format == "f16":  # products in float32, of which a register holds a quarter as many
+        return behind.bytes, behind.macs, 4
+    return behind.bytes // 2, behind.macs, 1
+
+
 def run(
     bench: StepBench, rows: list[int], repeats: int, on_round: Callable[[int, int], None] = lambda done, all: None
 ) -> dict[str, Any]:
@@ -225,9 +233,7 @@ def run(
     experts: dict[int, int] = {}
     bandwidth, peak, draft, prefill, full, share = [], [], [], [], [], []
     prompt = prompt_macs(bench.target.plan)
-    behind = AttentionCosts(bench.target.plan).at(bench.context)
-    half = bench.target.kv_format == "f16"  # its products are float32, of which a register holds a quarter as many
-    kv_bytes = behind.bytes if half else behind.bytes // 2
+    kv_bytes, attention_macs, slower = attention_work(bench)
     every = max(1, repeats // 3)  # a prefill takes as long as many passes
     for m in rows:  # pages, tables, threads
         bench.step(m)
@@ -241,7 +247,7 @@ def run(
             steps[m].append(took)
             least = (work.bytes(experts[m], layers) + kv_bytes) / bandwidth[-1]
             if bench.weights != "bf16":  # its products are float32, whose peak is not measured
-                least = max(least, m * (work.macs() + behind.macs * (4 if half else 1)) / peak[-1])
+                least = max(least, m * (work.macs() + attention_macs * slower) / peak[-1])
             fractions[m].append(least / took)
         bench.step(1)
         draft.append(bench.draft_step())
@@ -259,7 +265,7 @@ def run(
         "of_layers": bench.total_layers, "kv": bench.target.kv_format, "context": bench.context, "repeats": repeats,
         "bandwidth_gbps": round(median(bandwidth) / 1e9, 1), "int8_gmacs": round(median(peak) / 1e9, 1),
         "weight_bytes": work.bytes(experts[rows[0]], layers), "macs_per_row": work.macs(),
-        "kv_bytes": kv_bytes, "attention_macs_per_row": behind.macs,
+        "kv_bytes": kv_bytes, "attention_macs_per_row": attention_macs,
         "step_ms": {str(m): round(median(t) * 1e3, 2) for m, t in steps.items()},
         "best_ms": {str(m): round(min(t) * 1e3, 2) for m, t in steps.items()},
         "ratio": {str(m): round(r, 3) for m, r in ratio.items()}, "ratio_to_rows": rows[0],

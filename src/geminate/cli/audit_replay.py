@@ -1,0 +1,189 @@
+"""``geminate audit replay``."""
+
+from __future__ import annotations
+
+import random
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from geminate.audit.fingerprints import fingerprints
+from geminate.audit.lines import Line
+from geminate.audit.verify import Report, check_hash, read_log
+from geminate.cli.audit import SHOWN, BeginOpt, LogArg, followed
+from geminate.cli.bars import Bars
+from geminate.cli.console import fail, printable, read_text, remark, say, user_errors, write, write_json
+from geminate.cli.flags import JsonOpt, ModelArg, loading, options, speculation_of
+from geminate.cli.model import load
+from geminate.kv.store import check_kv
+from geminate.llm import LLM
+from geminate.loading.options import LoadOptions
+from geminate.tools.replay import Known, Replayer, Tally
+from geminate.weights.presets import check_preset
+
+LOADING = loading("drafter", "threads")
+AS_LOGGED = "as in the log"
+SpeculationAsLogged = Annotated[
+    str | None,
+    typer.Option(
+        "--speculation",
+        "-k",
+        help="auto, off, ngram or a draft length 0..16; never changes the output.",
+        show_default=AS_LOGGED,
+    ),
+]
+
+
+@options(LOADING)
+@user_errors()
+def replay_command(
+    file: LogArg,
+    model: ModelArg = None,
+    weights: Annotated[
+        str | None, typer.Option("--weights", help="Weight format to load.", show_default=AS_LOGGED)
+    ] = None,
+    kv: Annotated[str | None, typer.Option("--kv", help="KV format.", show_default=AS_LOGGED)] = None,
+    speculation: SpeculationAsLogged = None,
+    sample: Annotated[
+        int | None, typer.Option("--sample", min=1, help="Replay so many lines, chosen at random.", show_default="all")
+    ] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Of that choice.", show_default="drawn and shown")] = None,
+    first: Annotated[int, typer.Option("--from", min=0, help="Begin with the line of this number.")] = 0,
+    requests: Annotated[
+        Path | None,
+        typer.Option(
+            "--requests",
+            help="JSON lines with prompts that the log leaves out: prompt_ids, prompt or messages; grammar.",
+            show_default=False,
+        ),
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replay lines of other weights, programs and formats too.")
+    ] = False,
+    begin: BeginOpt = None,
+    json_out: JsonOpt = False,
+    **given: Any,
+) -> None:
+    """Compute an audit log's answers again and name the line and token that differ (exit code 1).
+
+    The answers are the same with any draft length, drafter, thread count and processor.
+    """
+    if speculation is not None:
+        speculation_of(speculation)
+    if seed is not None and sample is None:
+        fail("--seed chooses the lines of --sample: name both")
+    loaded = LOADING.take(given)
+    text = None if requests is None else read_text(requests)
+    found = _Found(first)
+    start = None if begin is None else check_hash(begin, "--begin")
+    report = followed(file, begin=start, on_line=found.take)
+    if not report.intact:
+        remark(f"the chain is NOT intact ({report.found:,} found): geminate audit verify names what")
+    if not found.seqs:
+        fail(f"{file} has no line of a request" + (f" from line {first} on" if first else ""))
+    chosen = _sampled(found.seqs, sample, seed)
+    llm = load(_as_logged(found.starts, LoadOptions(**vars(loaded) | {"model": model}), weights, kv))
+    known = None if text is None else _known(llm, text, requests)
+    replayer = Replayer(llm, fingerprints(llm), speculation=speculation, known=known, force=force)
+    for line in found.starts:
+        replayer.learn(line)
+    _replay(replayer, file, chosen)
+    _end(replayer.tally, report, file, json_out)
+
+
+class _Found:
+    """What a first reading notes: numbers of the requests from ``first`` on, and the lines that begin a run."""
+
+    def __init__(self, first: int) -> None:
+        self.seqs: list[int] = []
+        self.starts: list[Line] = []
+        self._first = first
+
+    def take(self, line: Line) -> None:
+        """A line."""
+        if line.type == "request" and line.seq >= self._first:
+            self.seqs.append(line.seq)
+        elif line.type == "start":
+            self.starts.append(line)
+
+
+def _sampled(seqs: list[int], sample: int | None, seed: int | None) -> set[int]:
+    if sample is None or sample >= len(seqs):
+        return set(seqs)
+    if seed is None:
+        seed = secrets.randbits(32)
+        say(f"lines chosen with --seed {seed}")
+    return set(random.Random(seed).sample(seqs, sample))
+
+
+def _as_logged(starts: list[Line], wanted: LoadOptions, weights: str | None, kv: str | None) -> LoadOptions:
+    """Options with the model and the formats that the log's last run of the program had, where none are named."""
+    last = starts[-1].record if starts else {}
+    facts = last.get("facts") if isinstance(last.get("facts"), dict) else {}
+    model, preset, format = last.get("model"), last.get("preset"), facts.get("kv", "f16") if facts else "f16"
+    if weights is None:
+        weights = preset if isinstance(preset, str) else "auto"
+    values = {
+        "model": wanted.model or (model if isinstance(model, str) else None),
+        "weights": check_preset(weights),
+        "kv": check_kv(kv or str(format)),
+    }
+    return LoadOptions(**vars(wanted) | values)
+
+
+def _known(llm: LLM, text: str, path: Path | None) -> Known:
+    known = Known()
+    for number, line in enumerate(text.splitlines(), 1):
+        if line.strip() and not known.add(llm, line):
+            fail(f"{path}, line {number}: expected JSON with prompt_ids, prompt, messages or grammar")
+    return known
+
+
+def _replay(replayer: Replayer, file: Path, chosen: set[int]) -> None:
+    done, at = 0, 0
+    try:
+        with Bars() as bars:
+            for line in _lines(file, chosen):
+                at = line.seq
+                bars.part("lines", done, len(chosen))
+                replayer.replay(line)
+                done += 1
+    except KeyboardInterrupt:
+        _show(replayer.tally)
+        say(f"interrupted; go on with --from {at}")
+        raise typer.Exit(130) from None
+
+
+def _lines(file: Path, chosen: set[int]) -> Iterator[Line]:
+    """The chosen lines, each once: a duplicated one has the same number."""
+    left = set(chosen)
+    for raw in read_log(file):
+        if raw.line is not None and raw.line.type == "request" and raw.line.seq in left:
+            left.discard(raw.line.seq)
+            yield raw.line
+
+
+def _show(tally: Tally) -> None:
+    for difference in tally.differences[:SHOWN]:
+        remark(printable(f"DIFFERS: {difference}"))
+    if tally.differ > SHOWN:
+        remark(f"and {tally.differ - SHOWN:,} lines more that differ; --json lists up to 1,000")
+    for reason, count in tally.skipped.most_common():
+        say(f"not replayed, {count:,} line{'s' * (count != 1)}: {printable(reason)}")
+    verdict = f"{tally.differ:,} DIFFER, " if tally.differ else ""
+    write(f"{verdict}the same: {tally.same:,} lines, {tally.tokens:,} tokens\n")
+
+
+def _end(tally: Tally, report: Report, file: Path, json_out: bool) -> None:
+    if not (tally.same or tally.differ):
+        reasons = "; ".join(f"{reason} ({count:,})" for reason, count in tally.skipped.most_common(5))
+        fail(f"no line of {file} could be replayed: {reasons}")
+    if json_out:
+        write_json({**tally.as_dict(), "intact": report.intact, "chain_problems": report.found})
+    else:
+        _show(tally)
+    if tally.differ or not report.intact:
+        raise typer.Exit(1)
