@@ -8,7 +8,8 @@
 namespace geminate::avx2 {
 
 constexpr const char* kIsaName = "avx2";
-constexpr int kRowBlock = 2, kHalfBlock = 6, kHalfVecs = 1, kCodeBlock = 4, kCodeVecs = 1, kCodeRows = 4;
+constexpr int kRowBlock = 2, kHalfBlock = 6, kHalfVecs = 1, kCodeBlock = 4, kCodeVecs = 1, kCodeRows = 4,
+              kPairRows = 0;
 
 #include "isa/lanes256.h"
 
@@ -136,8 +137,10 @@ static inline void add_fields(const uint8_t* w, int64_t groups, const CodeLine* 
     }
   }
 }
-template <int Bits, int R>
-static inline void add_codes(const uint8_t* w, int64_t groups, const CodeLine* x, int64_t stride, I* sums) {
+template <int Bits, int R, int T>
+static inline void add_codes(const uint8_t* w, int64_t, int64_t groups, const CodeLine* x, int64_t stride,
+                             I* sums) {
+  static_assert(T == 1);
   if constexpr (Bits == 8) {
     add_bytes<R>(w, groups, x, stride, sums);
   } else {

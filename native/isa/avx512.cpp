@@ -8,7 +8,8 @@
 namespace geminate::avx512 {
 
 constexpr const char* kIsaName = "avx512";
-constexpr int kRowBlock = 8, kHalfBlock = 12, kHalfVecs = 2, kCodeBlock = 8, kCodeVecs = 2, kCodeRows = 16;
+constexpr int kRowBlock = 8, kHalfBlock = 12, kHalfVecs = 2, kCodeBlock = 8, kCodeVecs = 2, kCodeRows = 16,
+              kPairRows = 8;
 
 struct F {
   __m512 v;
@@ -148,44 +149,68 @@ static inline __m512i dot_at(__m512i sum, __m512i codes, const int8_t* x) {
           : "v"(codes), "m"(*reinterpret_cast<const int8_t (*)[4]>(x)));
   return sum;
 }
-template <int Bits, int R>
-static inline void add_codes(const uint8_t* w, int64_t groups, const CodeLine* x, int64_t stride, I* sums) {
+// T tiles share each load of activations: with one, loads limit the products.
+template <int Bits, int R, int T>
+static inline void add_codes(const uint8_t* w, int64_t tile_bytes, int64_t groups, const CodeLine* x,
+                             int64_t stride, I* sums) {
   constexpr int kEach = 8 / Bits;  // codes of a byte
   // Products take some five cycles and two may start in each, so ten sums or more should be under way.
-  constexpr int kChains = R <= 4 ? 4 : R <= 8 ? 2 : 1;
+  constexpr int kChains = R * T <= 4 ? 4 : R * T <= 8 ? 2 : 1;
   const __m512i mask = _mm512_set1_epi8(static_cast<char>((1 << Bits) - 1));
-  __m512i sum[R][kChains];
+  __m512i sum[R * T][kChains];
 #pragma GCC unroll 16
-  for (int m = 0; m < R; ++m) {
+  for (int m = 0; m < R * T; ++m) {
     sum[m][0] = sums[m].v;
 #pragma GCC unroll 4
     for (int c = 1; c < kChains; ++c) sum[m][c] = _mm512_setzero_si512();
   }
-  for (int64_t g = 0; g < groups; ++g, w += 16 * kRowColumns / kEach, x += stride) {
+  constexpr int64_t kCell = 16 * kRowColumns / kEach;
+  for (int64_t g = 0; g < groups; ++g, w += kCell, x += stride) {
+    // Behind a tile's end comes the next tile but T - 1.
+    const int64_t ahead =
+        g * kCell + kAhead / T < tile_bytes ? kAhead / T : kAhead / T + (T - 1) * tile_bytes;
 #pragma GCC unroll 16
     for (int i = 0; i < 16 / kEach; ++i) {
-      prefetch(w + kAhead + 64 * i);
-      const __m512i bytes = _mm512_loadu_si512(w + 64 * i);
+      __m512i bytes[T];
+#pragma GCC unroll 2
+      for (int t = 0; t < T; ++t) {
+        prefetch(w + t * tile_bytes + ahead + 64 * i);
+        bytes[t] = _mm512_loadu_si512(w + t * tile_bytes + 64 * i);
+      }
 #pragma GCC unroll 4
       for (int p = 0; p < kEach; ++p) {
-        const __m512i field = p == 0 ? bytes : _mm512_srli_epi16(bytes, static_cast<unsigned>(Bits * p));
-        const __m512i codes = Bits == 8 ? field : _mm512_and_si512(field, mask);
+        __m512i codes[T];
+#pragma GCC unroll 2
+        for (int t = 0; t < T; ++t) {
+          const __m512i field =
+              p == 0 ? bytes[t] : _mm512_srli_epi16(bytes[t], static_cast<unsigned>(Bits * p));
+          codes[t] = Bits == 8 ? field : _mm512_and_si512(field, mask);
+        }
+        const int word = kEach * i + p;
 #pragma GCC unroll 16
         for (int m = 0; m < R; ++m) {
-          __m512i& to = sum[m][(kEach * i + p) % kChains];
-          to = dot_at(to, codes, x[m].code + 4 * (kEach * i + p));
+          if constexpr (T == 1) {
+            __m512i& to = sum[m][word % kChains];
+            to = dot_at(to, codes[0], x[m].code + 4 * word);
+          } else {
+            const Four four = four_codes(x[m].code + 4 * word);
+#pragma GCC unroll 2
+            for (int t = 0; t < T; ++t) {
+              I to{sum[t * R + m][word % kChains]};
+              sum[t * R + m][word % kChains] = dot_codes(to, codes[t], four.v).v;
+            }
+          }
         }
       }
     }
   }
 #pragma GCC unroll 16
-  for (int m = 0; m < R; ++m) {
+  for (int m = 0; m < R * T; ++m) {
 #pragma GCC unroll 4
     for (int c = 1; c < kChains; ++c) sum[m][0] = _mm512_add_epi32(sum[m][0], sum[m][c]);
     sums[m].v = sum[m][0];
   }
 }
-
 #include "kernels/kernels_impl.h"
 
 }  // namespace geminate::avx512

@@ -9,7 +9,8 @@ namespace geminate::avxvnni {
 
 constexpr const char* kIsaName = "avxvnni";
 // Sixteen registers: two of sums for a row, two of codes, one with four activations, one mask.
-constexpr int kRowBlock = 5, kHalfBlock = 6, kHalfVecs = 1, kCodeBlock = 6, kCodeVecs = 1, kCodeRows = 4;
+constexpr int kRowBlock = 5, kHalfBlock = 6, kHalfVecs = 1, kCodeBlock = 6, kCodeVecs = 1, kCodeRows = 4,
+              kPairRows = 0;
 
 #include "isa/lanes256.h"
 
@@ -20,7 +21,8 @@ struct W8 {
 using W4 = W8;
 using V8 = W8;
 
-// u unsigned, s signed. In assembly, so that every compiler takes the encoding that processors without AVX-512 know.
+// u unsigned, s signed. In assembly, so that every compiler takes the encoding that processors without
+// AVX-512 know.
 static inline __m256i dot(__m256i sum, __m256i u, __m256i s) {
   __asm__("%{vex%} vpdpbusd %2, %1, %0" : "+x"(sum) : "x"(u), "x"(s));
   return sum;
@@ -43,8 +45,10 @@ static inline I finish4(Acc4 acc, int32_t) { return acc; }
 static inline V8 load_v8(const int8_t* v) { return load_w8(reinterpret_cast<const uint8_t*>(v)); }
 static inline I dot_v8(I acc, V8 v, Four x) { return {dot(acc.a, x.v, v.a), dot(acc.b, x.v, v.b)}; }
 
-template <int Bits, int R>
-static inline void add_codes(const uint8_t* w, int64_t groups, const CodeLine* x, int64_t stride, I* sums) {
+template <int Bits, int R, int T>
+static inline void add_codes(const uint8_t* w, int64_t, int64_t groups, const CodeLine* x, int64_t stride,
+                             I* sums) {
+  static_assert(T == 1);
   constexpr int kEach = 8 / Bits;  // codes of a byte
   const __m256i mask = _mm256_set1_epi8(static_cast<char>((1 << Bits) - 1));
   for (int64_t g = 0; g < groups; ++g, x += stride) {

@@ -13,6 +13,7 @@ static_assert(requires {
   { kCodeBlock } -> Is<const int&>;        // likewise for int8 keys and values: 1 to 8
   { kCodeVecs } -> Is<const int&>;         // 1 to 4
   { kCodeRows } -> Is<const int&>;         // rows of codes that share one walk over a tile of a row format
+  { kPairRows } -> Is<const int&>;         // from two to so many rows walk over two tiles at a time
   requires sizeof(F) >= 16 * sizeof(float);  // 16 float lanes
   requires sizeof(I) >= 64;                  // 16 int32 lanes
   requires sizeof(Acc4) > 0;                 // sums of the int4 products of one group
@@ -77,7 +78,7 @@ static_assert(requires(I sum, Acc4 sum4, W8 w8, W4 w4, V8 v8, Four four, int32_t
 });
 
 static_assert(requires(I* sums, const uint8_t* tile, const CodeLine* lines, int64_t n) {
-  // One tile of a row format with `n` groups times R rows of codes: line g of row m is lines[g * n + m]. Adds
-  // to the sums, exactly; codes are unsigned as they are stored. <Bits, R>
-  { add_codes<2, 1>(tile, n, lines, n, sums) } -> Is<void>;
+  // T tiles of a row format, `n` bytes apart, with `n` groups times R rows of codes: line g of row m is
+  // lines[g * n + m]. Adds to sums[t * R + m], exactly; codes are unsigned as they are stored. <Bits, R, T>
+  { add_codes<2, 1, 1>(tile, n, n, lines, n, sums) } -> Is<void>;
 });

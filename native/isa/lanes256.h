@@ -1,4 +1,5 @@
-// 16 lanes of float or int32 in two 256-bit registers: what AVX2 and AVX-VNNI share. Included inside the namespace of each.
+// 16 lanes of float or int32 in two 256-bit registers: what AVX2 and AVX-VNNI share. Included inside the
+// namespace of each.
 
 struct F {
   __m256 a, b;

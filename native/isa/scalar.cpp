@@ -6,7 +6,8 @@
 namespace geminate::scalar {
 
 constexpr const char* kIsaName = "scalar";
-constexpr int kRowBlock = 2, kHalfBlock = 2, kHalfVecs = 1, kCodeBlock = 2, kCodeVecs = 1, kCodeRows = 2;
+constexpr int kRowBlock = 2, kHalfBlock = 2, kHalfVecs = 1, kCodeBlock = 2, kCodeVecs = 1, kCodeRows = 2,
+              kPairRows = 0;
 
 struct F {
   float v[16];
@@ -184,8 +185,10 @@ static inline I dot_v8(I acc, V8 v, Four x) {
   return acc;
 }
 
-template <int Bits, int R>
-static inline void add_codes(const uint8_t* w, int64_t groups, const CodeLine* x, int64_t stride, I* sums) {
+template <int Bits, int R, int T>
+static inline void add_codes(const uint8_t* w, int64_t, int64_t groups, const CodeLine* x, int64_t stride,
+                             I* sums) {
+  static_assert(T == 1);
   constexpr int kEach = 8 / Bits;  // codes of a byte
   for (int64_t g = 0; g < groups; ++g, x += stride) {
     for (int i = 0; i < 16; i += kEach, w += 64) {

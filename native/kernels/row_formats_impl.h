@@ -81,12 +81,23 @@ static void tiles_of_rows(const Matrix& w, const TileRange& range, const CodeLin
   const int64_t cell = info(w.format).cell_bytes();
   RowScale ends[R];
   for (int m = 0; m < R; ++m) __builtin_memcpy(&ends[m], panel + w.groups * code_rows + m, sizeof ends[m]);
-  int64_t valid = range.valid, tile = range.which * w.tiles + range.begin;
-  for (int64_t t = range.begin; t < range.end; ++t, ++tile, out += 16, valid -= 16) {
+  int64_t valid = range.valid, tile = range.which * w.tiles + range.begin, t = range.begin;
+  // Stored codes have 2^(Bits - 1) added.
+  if constexpr (R >= 2 && R <= kPairRows) {
+    for (; t + 2 <= range.end; t += 2, tile += 2, out += 32, valid -= 32) {
+      I sum[2 * R];
+      for (int m = 0; m < 2 * R; ++m) sum[m] = same_sums(-(1 << (Bits - 1)) * ends[m % R].sum);
+      add_codes<Bits, R, 2>(w.data + tile * w.groups * cell, w.groups * cell, w.groups, panel, code_rows,
+                            sum);
+      store_products(w, tile, sum, ends, R, out, out_stride, 16, scale);
+      store_products(w, tile + 1, sum + R, ends, R, out + 16, out_stride,
+                     valid < 32 ? static_cast<int>(valid - 16) : 16, scale);
+    }
+  }
+  for (; t < range.end; ++t, ++tile, out += 16, valid -= 16) {
     I sum[R];
-    // Stored codes have 2^(Bits - 1) added.
     for (int m = 0; m < R; ++m) sum[m] = same_sums(-(1 << (Bits - 1)) * ends[m].sum);
-    add_codes<Bits, R>(w.data + tile * w.groups * cell, w.groups, panel, code_rows, sum);
+    add_codes<Bits, R, 1>(w.data + tile * w.groups * cell, w.groups * cell, w.groups, panel, code_rows, sum);
     store_products(w, tile, sum, ends, R, out, out_stride, valid < 16 ? static_cast<int>(valid) : 16, scale);
   }
 }
