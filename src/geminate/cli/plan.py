@@ -53,7 +53,7 @@ def plan(
     json_out: JsonOpt = False,
     **given: Any,
 ) -> None:
-    """Which machines carry a load, how fast, and at what cost: the engine, simulated."""
+    """Which machines carry a load, how fast, and at what cost."""
     if list_machines:
         _print_machines()
         return
