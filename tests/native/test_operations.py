@@ -179,7 +179,6 @@ def test_rows_threads_and_reference(name: str, isa: str) -> None:
     assert scale > 0
     # Quantized activations may round apart where the input differs in its last bit: one code of 127.
     # Likewise keys and values in float16.
-    # Keys and values next to a border of float16 may be rounded to either side.
     loose = 2e-2 if "experts int" in name else 6e-4 if name.startswith(("attention", "sliding", "one kv")) else 2e-5
     assert np.abs(one - reference).max() <= loose * scale
     for threads in (1, 2, 3, 4):
