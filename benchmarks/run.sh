@@ -15,9 +15,19 @@ for kv in f16 int8; do
     run "step-e2b-int4-$context-$kv.json" step --weights int4 --context $context --kv $kv --rows 1,3,5,8 --repeats 5
   done
 done
+run step-mobile-e2b.json step --weights mobile --rows 1,3,5,8 --repeats 7
+run step-mobile-e4b.json step --shape gemma-4-E4B --weights mobile --rows 1,3,5,8 --repeats 5
+for isa in avxvnni avx2; do
+  for weights in int4 int8 mobile; do
+    GEMINATE_ISA=$isa run step-$isa-e2b-$weights.json step --weights $weights --rows 1,3,5,8 --repeats 5
+  done
+done
+"$python" benchmarks/attention.py --json benchmarks/attention.json
 run step-26b-a4b-int4.json step --shape gemma-4-26B-A4B --layers 12 --repeats 7 --rows 1,2,3,5,8,16
 shape=(decode --shape gemma-4-E2B --weights int4 --lengths 1,2,3,4 --max-tokens 96 --limit 4 --repeats 3)
 run decode-e2b-high.json "${shape[@]}" --synthetic-acceptance 0.84,0.60,0.39,0.27
+run decode-e2b-mobile.json decode --shape gemma-4-E2B --weights mobile --lengths 4 --max-tokens 96 --limit 3 --repeats 2 \
+  --synthetic-acceptance 0.84,0.60,0.39,0.27
 run decode-e2b-low.json "${shape[@]}" --synthetic-acceptance 0.35,0.10
 run decode-e2b-none.json "${shape[@]}" --synthetic-acceptance 0.05,0.01
 run decode-embedded.json decode --repeats 5
