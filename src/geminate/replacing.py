@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from typing import BinaryIO
@@ -18,9 +20,18 @@ def replacing(path: str | os.PathLike[str], prefix: str) -> Iterator[BinaryIO]:
             could wait under a known one.
 
     Raises:
-        OSError: it cannot be made, written or renamed.
+        OSError: it cannot be made, written or renamed; something else has the name, such as a device or a link.
     """
-    handle, temporary = tempfile.mkstemp(dir=os.path.dirname(path), prefix=prefix)
+    with contextlib.suppress(FileNotFoundError):
+        mode = os.lstat(path).st_mode
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+        if not stat.S_ISREG(mode):
+            raise OSError(errno.EINVAL, "not a regular file", path)
+    try:
+        handle, temporary = tempfile.mkstemp(dir=os.path.dirname(path), prefix=prefix)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, path) from None  # not a name that nobody gave
     try:
         with os.fdopen(handle, "wb") as file:
             yield file

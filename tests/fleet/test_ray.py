@@ -157,6 +157,17 @@ def test_answers_are_those_of_one_engine(fleet: FleetUp) -> None:
     assert answer(fleet.url, 0)["texts"][0] == llm.chat(body["messages"], params).text
 
 
+def test_several_prompts_of_a_request(fleet: FleetUp) -> None:
+    lost = fleet.metric("geminate:fleet_lost_streams_total")
+    prompts = ["One day", "A fox", "The river"]
+    body = {**body_of(0), "prompt": prompts, "max_tokens": 12, "temperature": 0, "ignore_eos": True, "stream": False}
+    body = {name: value for name, value in body.items() if name not in ("messages", "stream_options")}
+    made = httpx.post(f"{fleet.url}/v1/completions", json=body, timeout=120).raise_for_status().json()
+    wanted = LLM(threads=1).generate(prompts, SamplingParams(max_tokens=12, temperature=0.0, ignore_eos=True))
+    assert [choice["text"] for choice in made["choices"]] == [out.text for out in wanted]
+    assert fleet.metric("geminate:fleet_lost_streams_total") == lost, "all were found at once"
+
+
 def test_killed_replicas_leave_no_seam(fleet: FleetUp) -> None:
     numbers = list(range(18))
     whole = {number: answer(fleet.url, number) for number in numbers}

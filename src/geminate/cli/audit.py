@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -50,7 +51,7 @@ def verify_command(
         heads += _anchored(anchor)
     report = followed(file, heads=heads, begin=None if begin is None else check_hash(begin, "--begin"))
     if anchor is not None and report.intact and report.head is not None:
-        with replacing(anchor, ".anchor-") as kept:
+        with replacing(os.path.realpath(anchor), ".anchor-") as kept:
             kept.write((json.dumps({"seq": report.head[0], "hash": report.head[1]}) + "\n").encode())
     if json_out:
         write_json(report.as_dict())

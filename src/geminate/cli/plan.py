@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -58,6 +59,8 @@ def plan(
         _print_machines()
         return
     chosen = OPTIONS.take(given)
+    if html is not None and (html.is_dir() or not html.resolve().parent.is_dir()):
+        fail(f"cannot write {html}: {'it is a directory' if html.is_dir() else 'its directory does not exist'}")
     with OPTIONS.flagged():
         asked = chosen.applied(PlanFile() if file is None else read_plan(file))
     with Bars(counted=False) as bars:
@@ -75,7 +78,7 @@ def plan(
     if explain is not None:
         tell("\n" + "\n".join(explained(made.rows[explain - 1], made)))
     if html is not None:
-        with replacing(html, f".{html.name}-") as written:
+        with replacing(os.path.realpath(html), f".{html.name}-") as written:
             written.write(html_report(made).encode())
         say(f"report: {html}")
     if json_out:

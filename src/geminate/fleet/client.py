@@ -271,3 +271,4 @@ class FleetService:
         finally:
             if not task.done():
                 task.cancel()
+                task.add_done_callback(lambda left: left.cancelled() or left.exception())  # nobody else looks

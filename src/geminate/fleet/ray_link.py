@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from contextvars import Context
 from typing import Any
 
 from ray.exceptions import RayActorError, RayError
@@ -55,4 +56,7 @@ class RayLink:
 
     def open(self, request: EngineRequest, avoid: Collection[str]) -> RayStream:
         """See `ReplicaLink`."""
-        return RayStream(self._handle.generate.remote(request, frozenset(avoid)), self._board, request.request_id)
+        # In the context of an HTTP request Ray gives all calls that request's internal id, by which its router finds
+        # them: of two calls at a time one would be looked for without end.
+        source = Context().run(self._handle.generate.remote, request, frozenset(avoid))
+        return RayStream(source, self._board, request.request_id)

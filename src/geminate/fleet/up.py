@@ -113,7 +113,10 @@ def _serve(config: FleetConfig) -> Iterator[None]:
             serve.run(application(config), name=APP, route_prefix="/")
         except RuntimeError as error:
             raise BackendError(_why(error)) from error
-        yield
+        try:
+            yield
+        finally:
+            serve.delete(APP)  # its replicas finish what they have; a shutdown alone cuts the connections
     finally:
         serve.shutdown()
 

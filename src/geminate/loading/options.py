@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -112,6 +113,8 @@ class LoadOptions:
         limit = self.max_context
         if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 2):
             raise ParameterError(f"max_context must be an integer from 2, not {limit!r}")
+        if self.prefix_store is not None and not os.fspath(self.prefix_store):
+            raise ParameterError("prefix_store is empty; name a directory, or leave the option out")
         size = self.prefix_store_bytes
         if isinstance(size, str):
             size = parse_size("prefix_store_bytes", size)

@@ -90,6 +90,10 @@ def test_the_audit_log_is_a_log(tmp_path: Path) -> None:
     workload = read_log(log)
     assert [(one.prompt, one.completion) for one in workload.observed] == [(40, 7)] * 6
     assert workload.observed[5].prefix == 0 and workload.observed[5].prefix_tokens == 40
+    whole = log.read_bytes().splitlines(keepends=True)
+    log.with_name("audit.jsonl.000000001").write_bytes(b"".join(whole[:2]))  # rotated, then cut off by a crash
+    log.write_bytes(whole[2][:50] + b"\n" + b"".join(whole[2:]))
+    assert read_log(log).observed == workload.observed
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from geminate.audit.files import rotated
 from geminate.errors import ParameterError
 from geminate.tools.capacity.workload import CURVES, DAY_S, HOURS, Observed, Workload
 
@@ -32,12 +33,16 @@ def read_log(path: Path) -> Workload:
     observed: list[Observed] = []
     names: dict[str, int] = {}
     try:
-        if path.stat().st_size > MAX_BYTES:
+        parts = [*(part for _, part in rotated(path)), path]  # an audit log goes on from file to file
+        if sum(part.stat().st_size for part in parts) > MAX_BYTES:
             raise ParameterError(f"{path} has more than {MAX_BYTES >> 30} GiB; use a part of it")
-        with path.open(encoding="utf-8") as lines:
-            for at, line in enumerate(lines, 1):
-                if line.strip():
-                    _take(line, f"{path}, line {at}", times, observed, names)
+        audit = _is_audit_log(parts[0])
+        for part in parts:
+            with part.open(encoding="utf-8", errors="replace" if audit else "strict") as lines:
+                for at, line in enumerate(lines, 1):
+                    # A line that a crash has cut off stays in an audit log.
+                    if line.strip() and not (audit and _is_torn(line)):
+                        _take(line, f"{part}, line {at}", times, observed, names)
     except OSError as error:
         raise ParameterError(f"cannot read {path}: {error.strerror}") from None
     except UnicodeDecodeError:
@@ -57,6 +62,19 @@ def read_log(path: Path) -> Workload:
         observed=tuple(observed),
         source=f"{len(times):,} requests of {path}",
     )
+
+
+def _is_audit_log(path: Path) -> bool:
+    with path.open("rb") as lines:
+        return b'"prev":' in lines.readline(1 << 20)
+
+
+def _is_torn(line: str) -> bool:
+    try:
+        json.loads(line)
+    except (ValueError, RecursionError):
+        return True
+    return False
 
 
 def _take(line: str, where: str, times: list[float], observed: list[Observed], names: dict[str, int]) -> None:
