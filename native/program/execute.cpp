@@ -1,5 +1,6 @@
 // Runs a compiled plan: stage by stage, piece by piece.
 #include <algorithm>
+#include <new>
 
 #include "program/program.h"
 
@@ -46,10 +47,12 @@ void Program::run(const Pass& pass) {
         j.program->walk(*j.pass, thread);
       },
       &job);
+  if (starved_.load(std::memory_order_relaxed)) throw std::bad_alloc();
 }
 
 void Program::prepare(const Pass& pass, int threads) {
   threads_ = threads;
+  starved_.store(false, std::memory_order_relaxed);
   expert_reads_ = 0;
   make_runs(pass, nullptr, pass.rows, runs_);
   make_runs(pass, pass.head_rows, pass.heads, head_runs_);
@@ -90,7 +93,12 @@ void Program::walk(const Pass& pass, int thread) {
         if (p >= end) break;
         size_t w = 0;
         while (p >= ends[w]) ++w;
-        run_piece(stages_[i][w], p - (w == 0 ? 0 : ends[w - 1]), pass);
+        try {
+          run_piece(stages_[i][w], p - (w == 0 ? 0 : ends[w - 1]), pass);
+        } catch (const std::bad_alloc&) {  // its scratch; other threads wait for the piece, so the pass fails
+                                           // at its end
+          starved_.store(true, std::memory_order_relaxed);
+        }
         ++finished;
       }
     }

@@ -211,6 +211,7 @@ class Program {
   std::vector<std::vector<int64_t>> ends_;  // of each stage in this pass: pieces up to the end of each work
   std::vector<Run> runs_, head_runs_;       // all rows of this pass, and its head rows
   int threads_ = 1;                         // of this pass
+  std::atomic<bool> starved_{false};        // whether a piece of this pass got no memory
   int64_t positions_ = 0;                   // beyond the last row of this pass
   int64_t widest_records_ = 0;              // floats of a row's records of a part
   AlignedFloats record_memory_;
