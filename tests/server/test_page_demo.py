@@ -44,7 +44,13 @@ def test_one_at_a_time_and_gone_with_its_client(packed_cache: Path) -> None:
 
         def running() -> list[psutil.Process]:
             found = psutil.Process(server.process.pid).children()
-            return [p for p in found if "time.sleep(60)" in " ".join(p.cmdline())]
+            return [p for p in found if "time.sleep(60)" in command(p)]
+
+        def command(process: psutil.Process) -> str:
+            try:
+                return " ".join(process.cmdline())
+            except psutil.NoSuchProcess:  # it has ended, if nobody has waited for it yet
+                return ""
 
         with httpx.stream("POST", f"{server.url}/demo", timeout=60) as first:
             lines = first.iter_lines()  # kept: without it the response is closed

@@ -9,7 +9,9 @@ import pytest
 
 from support.serving import MODEL, Served, chat_body, stream
 
-LONG = "The little robot walked to the river and looked at the water. " * 140  # passes that take a while on a fast machine, too
+LONG = (
+    "The little robot walked to the river and looked at the water. " * 140
+)  # passes that take a while on a fast machine, too
 
 
 def rounds_counted(served: Served) -> float:
