@@ -33,7 +33,7 @@ def test_progress_is_reported_where_it_is_asked_for(client: httpx.Client, path: 
         body(f"asked {path}") | {"return_progress": True, "stream_options": {"include_usage": True}},
     )
     told = [chunk["prompt_progress"] for chunk in made if "prompt_progress" in chunk]
-    assert told and all("geminate" not in chunk for chunk in made)
+    assert len(told) >= 2 and all("geminate" not in chunk for chunk in made)
     total = made[-1]["usage"]["prompt_tokens"]
     assert all(at["total"] == total and at["cache"] <= at["processed"] < total for at in told)
     assert [at["processed"] for at in told] == sorted({at["processed"] for at in told})

@@ -40,9 +40,8 @@ def read_log(path: Path) -> Workload:
         for part in parts:
             with part.open(encoding="utf-8", errors="replace" if audit else "strict") as lines:
                 for at, line in enumerate(lines, 1):
-                    # A line that a crash has cut off stays in an audit log.
-                    if line.strip() and not (audit and _is_torn(line)):
-                        _take(line, f"{part}, line {at}", times, observed, names)
+                    if line.strip():
+                        _take(line, f"{part}, line {at}", times, observed, names, torn=audit)
     except OSError as error:
         raise ParameterError(f"cannot read {path}: {error.strerror}") from None
     except UnicodeDecodeError:
@@ -69,19 +68,19 @@ def _is_audit_log(path: Path) -> bool:
         return b'"prev":' in lines.readline(1 << 20)
 
 
-def _is_torn(line: str) -> bool:
-    try:
-        json.loads(line)
-    except (ValueError, RecursionError):
-        return True
-    return False
+def _take(
+    line: str, where: str, times: list[float], observed: list[Observed], names: dict[str, int], *, torn: bool
+) -> None:
+    """Add a line's requests; one that was refused or failed before its first token adds none.
 
-
-def _take(line: str, where: str, times: list[float], observed: list[Observed], names: dict[str, int]) -> None:
-    """Add a line's requests; one that was refused or failed before its first token adds none."""
+    Args:
+        torn: whether lines may be cut off, as a crash leaves them in an audit log: they add none.
+    """
     try:
         raw = json.loads(line)
     except (ValueError, RecursionError):
+        if torn:
+            return
         raise ParameterError(f"{where}: no JSON; expected {FORMAT}") from None
     if not isinstance(raw, Mapping):
         raise ParameterError(f"{where}: no JSON object; expected {FORMAT}")
