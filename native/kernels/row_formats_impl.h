@@ -74,6 +74,11 @@ static inline void store_products(const Matrix& w, int64_t tile, const I* sum, c
   }
 }
 
+// Two tiles share each load of activations where products take longer than the weights: 2-bit codes, five
+// rows or more. Elsewhere, and with tiles that end soon, two streams of weights cost more than the loads.
+constexpr int kPairFrom = 5;
+constexpr int64_t kPairBytes = 16384;
+
 // R code rows of a panel with `code_rows`.
 template <int Bits, int R>
 static void tiles_of_rows(const Matrix& w, const TileRange& range, const CodeLine* panel, int64_t code_rows,
@@ -83,8 +88,9 @@ static void tiles_of_rows(const Matrix& w, const TileRange& range, const CodeLin
   for (int m = 0; m < R; ++m) __builtin_memcpy(&ends[m], panel + w.groups * code_rows + m, sizeof ends[m]);
   int64_t valid = range.valid, tile = range.which * w.tiles + range.begin, t = range.begin;
   // Stored codes have 2^(Bits - 1) added.
-  if constexpr (R >= 2 && R <= kPairRows) {
-    for (; t + 2 <= range.end; t += 2, tile += 2, out += 32, valid -= 32) {
+  if constexpr (Bits == 2 && R >= kPairFrom && R <= kPairRows) {
+    const bool long_tiles = w.groups * cell >= kPairBytes;
+    for (; long_tiles && t + 2 <= range.end; t += 2, tile += 2, out += 32, valid -= 32) {
       I sum[2 * R];
       for (int m = 0; m < 2 * R; ++m) sum[m] = same_sums(-(1 << (Bits - 1)) * ends[m % R].sum);
       add_codes<Bits, R, 2>(w.data + tile * w.groups * cell, w.groups * cell, w.groups, panel, code_rows,
