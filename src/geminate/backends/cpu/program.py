@@ -205,13 +205,12 @@ class NativeProgram:
                 add.gather(at[node.x])
             case p.CentroidHead():
                 order = np.ascontiguousarray(node.ordering, np.int32)
-                clusters = LAYOUTS[node.table.format].clustered(node.table, order, node.centroids.n)
                 add.centroid_head(
                     at[node.x],
                     at[node.out],
                     at[node.ids],
                     self._matrix(node.centroids),
-                    self._matrix(clusters),
+                    self._matrix(node.table),
                     order,
                     node.top_k,
                 )
