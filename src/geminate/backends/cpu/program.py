@@ -247,7 +247,17 @@ class NativeProgram:
             taps.update(zip(self._tap_names, tapped, strict=True))
         tables = table(caches[0])[None] if len(caches) == 1 else np.stack([table(cache) for cache in caches])
         self._program.run(
-            ids, batch.positions, batch.sequences, batch.wanted, tables, cosines, sines, hidden, logits, tapped
+            ids,
+            batch.positions,
+            batch.sequences,
+            batch.wanted,
+            tables,
+            cosines,
+            sines,
+            hidden,
+            logits,
+            tapped,
+            batch.largest,
         )
         return hidden, logits
 
