@@ -8,8 +8,8 @@
 namespace geminate::avx512 {
 
 constexpr const char* kIsaName = "avx512";
-constexpr int kRowBlock = 8, kHalfBlock = 12, kHalfVecs = 2, kCodeBlock = 8, kCodeVecs = 2, kCodeRows = 16,
-              kPairRows = 8;
+constexpr int kRowBlock = 8, kNibbleRows = 8, kHalfBlock = 12, kHalfVecs = 2, kCodeBlock = 8, kCodeVecs = 2,
+              kCodeRows = 16, kPairRows = 8;
 
 struct F {
   __m512 v;

@@ -8,6 +8,7 @@ concept Is = __is_same(A, B);
 static_assert(requires {
   { kIsaName } -> Is<const char* const&>;  // what GEMINATE_ISA and supported_isas() call it
   { kRowBlock } -> Is<const int&>;         // activation rows that share one walk over a weight tile: 1 to 8
+  { kNibbleRows } -> Is<const int&>;       // the same of int4
   { kHalfBlock } -> Is<const int&>;        // queries that share keys or values in registers, float16: 1 to 12
   { kHalfVecs } -> Is<const int&>;         // vectors of keys or values beside them: 1 or 2
   { kCodeBlock } -> Is<const int&>;        // likewise for int8 keys and values: 1 to 8

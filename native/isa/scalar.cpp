@@ -6,8 +6,8 @@
 namespace geminate::scalar {
 
 constexpr const char* kIsaName = "scalar";
-constexpr int kRowBlock = 2, kHalfBlock = 2, kHalfVecs = 1, kCodeBlock = 2, kCodeVecs = 1, kCodeRows = 2,
-              kPairRows = 0;
+constexpr int kRowBlock = 2, kNibbleRows = 2, kHalfBlock = 2, kHalfVecs = 1, kCodeBlock = 2, kCodeVecs = 1,
+              kCodeRows = 2, kPairRows = 0;
 
 struct F {
   float v[16];
