@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
-from typing import Any, cast
+from functools import partial
+from typing import Any, Literal, cast
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # before Ray is imported
 
@@ -17,24 +20,26 @@ from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import LoggingConfig
 
 from geminate.engine.messages import EngineRequest
-from geminate.errors import BackendError
+from geminate.errors import AuditLogInUseError, BackendError
 from geminate.fleet.board import board_of
 from geminate.fleet.config import FleetConfig, ModelConfig, load_fleet
 from geminate.fleet.cores import pin
 from geminate.fleet.ingress import IngressApp
 from geminate.fleet.loopback import stay_on_loopback
-from geminate.fleet.messages import Batch
+from geminate.fleet.outbox import Outboxes, Parcel, Subscription
 from geminate.fleet.proof import Proof, Register, fixed_run
 from geminate.fleet.ray_link import RayLink
 from geminate.fleet.replica import ReplicaEngine
 from geminate.llm import LLM
 from geminate.server.http.logs import configure, log
+from geminate.server.listen import AFTER_DRAIN_S, bind
 from geminate.server.state import fingerprint
 
 REGISTER, NAMESPACE = "geminate-register", "geminate"
 HEALTH_S = 2.0  # between two health checks of a replica
 GREETING_S = 2.0  # between two attempts to reach a model's first replica
 ONGOING = 100_000  # requests at a time: the ingress bounds them itself
+NODE_SHARE = 0.001  # of a node's own resource, which says where something is to run
 QUIET = LoggingConfig(enable_access_log=False)
 
 
@@ -54,13 +59,30 @@ class EngineReplica:
             log("error", "this replica is not admitted", model=model.id, replica=name, reason=refused)
             raise BackendError(f"replica {name} of {model.id} is not admitted: {refused}")
         self._engine = ReplicaEngine(name, llm, settings, proof=proof.run)
+        self._outboxes = Outboxes()
         log("info", "replica ready", model=model.id, replica=name, proof=proof.run, cores=cores, pid=os.getpid())
 
-    async def generate(self, request: EngineRequest, avoid: frozenset[str]) -> AsyncIterator[Batch]:
-        """See `ReplicaEngine.generate`; ``avoid`` is for the router."""
+    async def generate(self, request: EngineRequest, avoid: frozenset[str], ingress: str) -> int:
+        """Answer a request; see `ReplicaEngine.generate`.
+
+        Args:
+            avoid: for the router. ingress: gets the batches with its `events`.
+
+        Returns:
+            the number of batches.
+        """
+        outbox, sent = await self._outboxes.of(ingress), 0
         async with aclosing(self._engine.generate(request)) as batches:  # type: ignore[type-var]
             async for batch in batches:
-                yield batch
+                outbox.put(request.request_id, batch)
+                sent += 1
+        return sent
+
+    async def events(self, wanted: Subscription) -> AsyncIterator[Parcel]:
+        """The batches of all requests of an ingress."""
+        async with aclosing(self._outboxes.parcels(wanted.ingress)) as parcels:  # type: ignore[type-var]
+            async for parcel in parcels:
+                yield parcel
 
     async def greet(self) -> str:
         """Its name."""
@@ -80,17 +102,40 @@ def _refused(model: ModelConfig, proof: Proof) -> str | None:
     due = model.options.proof
     if due and due != proof.run:
         return f"its fixed run gives {proof.run[:12]} ({proof.weights}), and the configuration asks for {due[:12]}"
-    register = ray.remote(Register).options(
-        name=REGISTER, namespace=NAMESPACE, get_if_exists=True, num_cpus=0, lifetime="detached", max_restarts=-1
-    )
-    return cast(str | None, ray.get(register.remote().claim.remote(model.key, proof)))
+    return cast(str | None, ray.get(register().claim.remote(model.key, proof)))
+
+
+def register() -> Any:
+    """The fleet's `Register`, an actor; made where there is none."""
+    options = {"name": REGISTER, "namespace": NAMESPACE, "get_if_exists": True}
+    return ray.remote(Register).options(**options, num_cpus=0, lifetime="detached", max_restarts=-1).remote()
+
+
+class _Front:
+    """See `Front`: the register knows."""
+
+    def __init__(self, name: str) -> None:
+        self._name, self._register = name, register()
+
+    async def accepting(self) -> None:
+        await self._register.accepting.remote(self._name)
+
+    async def who(self) -> Literal["this", "another", "none"]:
+        found = await self._register.front.remote()
+        return "this" if found == self._name else "another" if found else "none"
 
 
 class Ingress:
-    """A deployment: the routes of `geminate serve`."""
+    """A deployment: the routes of `geminate serve`.
+
+    Args:
+        listens: whether it accepts connections itself, as `geminate fleet up` has it; else Ray's proxy does.
+    """
 
     # Ray awaits it.
-    async def __init__(self, config: FleetConfig, **handles: DeploymentHandle[Any]) -> None:  # type: ignore[misc]
+    async def __init__(  # type: ignore[misc]
+        self, config: FleetConfig, listens: bool, **handles: DeploymentHandle[Any]
+    ) -> None:
         stay_on_loopback()
         configure(config.settings.log_format)
         by_name = {model.deployment: handles[f"handle_{i}"] for i, model in enumerate(config.models)}
@@ -98,7 +143,10 @@ class Ingress:
             model.deployment: RayLink(by_name[model.deployment], board_of(model.deployment, model.settings.max_running))
             for model in config.models
         }
-        self._app = await asyncio.to_thread(IngressApp, config, lambda model, board: links[model.deployment])
+        listener = bind(config.settings, shared=True) if listens else None
+        front = _Front(serve.get_replica_context().replica_id.unique_id) if listens else None
+        make = partial(IngressApp, config, lambda model, board: links[model.deployment], listener=listener, front=front)
+        self._app = await _made(make, config.settings.drain_seconds + AFTER_DRAIN_S)
         self._greeting = [
             asyncio.create_task(_greet(self._app, model.id, by_name[model.deployment])) for model in config.models
         ]
@@ -106,6 +154,22 @@ class Ingress:
     def __serve_build_asgi_app__(self) -> IngressApp:
         """See Ray."""
         return self._app
+
+
+async def _made(make: Callable[[], IngressApp], patience_s: float) -> IngressApp:
+    """The application, once the ingress before this one has closed the audit log.
+
+    Raises:
+        GeminateError: see `IngressApp`.
+    """
+    until = time.monotonic() + patience_s
+    while True:
+        try:
+            return await asyncio.to_thread(make)
+        except AuditLogInUseError:
+            if time.monotonic() > until:
+                raise
+        await asyncio.sleep(1.0)
 
 
 async def _greet(app: IngressApp, model_id: str, handle: DeploymentHandle[Any]) -> None:
@@ -120,21 +184,35 @@ async def _greet(app: IngressApp, model_id: str, handle: DeploymentHandle[Any]) 
     app.ready(model_id)
 
 
-def application(config: FleetConfig | None = None) -> serve.Application:
-    """The application; without a configuration that of `load_fleet`."""
-    config = config or load_fleet()
+def application(config: FleetConfig | None = None, *, here: bool = False) -> serve.Application:
+    """The application.
+
+    Args:
+        config: default: that of `load_fleet`.
+        here: the ingress runs on this machine and listens itself; else Ray's proxies do, where and how Ray is told.
+    """
+    config = config or load_fleet(listens=False)
+    options: dict[str, Any] = {"num_cpus": 0}
+    if here:
+        options["resources"] = {f"node:{ray.util.get_node_ip_address()}": NODE_SHARE}
     models = {f"handle_{i}": _replicas(model, config) for i, model in enumerate(config.models)}
     ingress = serve.deployment(
         serve.ingress()(Ingress),
         name="ingress",
+        version=_version(here, config.settings, [(model.id, model.settings) for model in config.models], config.fleet),
         num_replicas=1,
-        ray_actor_options={"num_cpus": 0},
+        ray_actor_options=options,
         max_ongoing_requests=ONGOING,
-        graceful_shutdown_timeout_s=config.settings.drain_seconds,
+        graceful_shutdown_timeout_s=config.settings.drain_seconds + AFTER_DRAIN_S,
         graceful_shutdown_wait_loop_s=0.2,
         logging_config=QUIET,
     )
-    return ingress.bind(config, **models)
+    return ingress.bind(config, here, **models)
+
+
+def _version(*settings: Any) -> str:
+    """Changes with the settings: an update replaces what has another one."""
+    return hashlib.sha256(repr(settings).encode()).hexdigest()[:16]
 
 
 def _replicas(model: ModelConfig, config: FleetConfig) -> serve.Application:
@@ -150,6 +228,7 @@ def _replicas(model: ModelConfig, config: FleetConfig) -> serve.Application:
     return serve.deployment(
         EngineReplica,
         name=model.deployment,
+        version=_version(settings, options.revision, options.proof, config.fleet),
         ray_actor_options={"num_cpus": settings.threads or 1},
         max_ongoing_requests=ONGOING,
         health_check_period_s=HEALTH_S,

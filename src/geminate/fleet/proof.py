@@ -46,10 +46,21 @@ def fixed_run(llm: LLM) -> str:
 
 
 class Register:
-    """Which proof the replicas of each model have to give: that of the first one."""
+    """What the processes of a fleet agree on: the proof of each model, which is that of its first replica, and which
+    ingress accepts connections.
+    """
 
     def __init__(self) -> None:
         self._known: dict[str, Proof] = {}
+        self._front = ""
+
+    def accepting(self, ingress: str) -> None:
+        """An ingress accepts connections; "": none is to."""
+        self._front = ingress
+
+    def front(self) -> str:
+        """The ingress that has begun to accept connections last."""
+        return self._front
 
     def claim(self, key: str, proof: Proof) -> str | None:
         """Ask to be admitted.

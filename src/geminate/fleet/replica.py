@@ -6,7 +6,6 @@ import asyncio
 import os
 import platform
 from collections.abc import AsyncIterator
-from contextlib import aclosing
 from dataclasses import replace
 
 from geminate.engine.client import AsyncEvents
@@ -19,7 +18,6 @@ from geminate.server.run import make_service
 from geminate.server.settings import Settings
 from geminate.speculation.costs import PROFILE_ROWS
 
-PACE_S = 0.004  # for each open request, between two batches of one: all together send some 250 a second at most
 BEAT_S = 1.0  # between two signs of life of a request that has nothing else to send
 MAX_BLOCKS = 8192  # digests that are published, the most recently used ones
 ANY = 100_000  # waiting requests: the ingress counts them for the whole fleet
@@ -36,19 +34,9 @@ class ReplicaEngine:
         self.name, self.llm, self.proof = name, llm, proof
         self.service = make_service(llm, replace(settings, max_waiting=ANY))
         self.service.start()
-        self._open = 0
 
     async def generate(self, request: EngineRequest) -> AsyncIterator[Batch]:
         """The batches of a request; leaving the iteration cancels it."""
-        self._open += 1
-        try:
-            async with aclosing(self._batches(request)) as batches:  # type: ignore[type-var]
-                async for batch in batches:
-                    yield batch
-        finally:
-            self._open -= 1
-
-    async def _batches(self, request: EngineRequest) -> AsyncIterator[Batch]:
         yield Batch(replica=self.name, proof=self.proof)
         try:
             preparing = asyncio.ensure_future(self._grammar(request))
@@ -64,8 +52,6 @@ class ReplicaEngine:
         try:
             began, passes = False, -1
             while True:
-                if began and self._open > 1:
-                    await asyncio.sleep(PACE_S * self._open)  # what comes meanwhile goes in one batch
                 task = asyncio.ensure_future(anext(source, None))
                 while not (await asyncio.wait({task}, timeout=BEAT_S))[0]:
                     # A loop that runs proves nothing: the engine itself has to have got on.

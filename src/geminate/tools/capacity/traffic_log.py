@@ -49,8 +49,8 @@ def read_log(path: Path) -> Workload:
     if len(times) < 2 or max(times) - min(times) < LEAST_SPAN_S:
         seconds = max(times, default=0.0) - min(times, default=0.0)
         raise ParameterError(
-            f"{path} holds {len(times)} requests over {seconds:.0f} s; a rate needs two or more "
-            f"over {LEAST_SPAN_S:.0f} s, so state requests_per_day and the lengths instead"
+            f"{path} holds {len(times)} request{'s' * (len(times) != 1)} over {seconds:.0f} s; a rate needs two or "
+            f"more over {LEAST_SPAN_S:.0f} s, so state requests_per_day and the lengths instead"
         )
     span = max(times) - min(times)
     # The last request has a gap behind it like the others.
