@@ -57,6 +57,8 @@ class ReplicaOptions:
 
     replicas: int = _key(2, "Replicas at the start, and the fewest there are.", low=1, high=1000)
     max_replicas: int | None = _key(None, "Most replicas that the load may call for; default: replicas.", low=1)
+    scale_up_seconds: float = _key(30.0, "Time for which the load must call for another replica.", low=0, high=86400)
+    scale_down_seconds: float = _key(600.0, "Time for which a replica must be too many.", low=0, high=86400)
     revision: str = _key("", "Change it when the weights behind the same path have changed.")
     proof: str = _key("", "Hash that the fixed run must give; default: that of the first replica.")
 

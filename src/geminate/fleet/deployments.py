@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import os
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from functools import partial
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # before Ray is imported
 
@@ -38,6 +37,7 @@ from geminate.server.state import fingerprint
 REGISTER, NAMESPACE = "geminate-register", "geminate"
 HEALTH_S = 2.0  # between two health checks of a replica
 GREETING_S = 2.0  # between two attempts to reach a model's first replica
+LOOK_BACK_S = 30.0  # over which the load is averaged for autoscaling
 ONGOING = 100_000  # requests at a time: the ingress bounds them itself
 NODE_SHARE = 0.001  # of a node's own resource, which says where something is to run
 QUIET = LoggingConfig(enable_access_log=False)
@@ -79,7 +79,9 @@ class EngineReplica:
         return sent
 
     async def events(self, wanted: Subscription) -> AsyncIterator[Parcel]:
-        """The batches of all requests of an ingress."""
+        """The batches of all requests of an ingress; nothing if another replica was meant, which has gone."""
+        if wanted.replica != self._engine.name:
+            return
         async with aclosing(self._outboxes.parcels(wanted.ingress)) as parcels:  # type: ignore[type-var]
             async for parcel in parcels:
                 yield parcel
@@ -114,15 +116,14 @@ def register() -> Any:
 class _Front:
     """See `Front`: the register knows."""
 
-    def __init__(self, name: str) -> None:
-        self._name, self._register = name, register()
+    def __init__(self) -> None:
+        self._register = register()
 
     async def accepting(self) -> None:
-        await self._register.accepting.remote(self._name)
+        await self._register.accept.remote(True)
 
-    async def who(self) -> Literal["this", "another", "none"]:
-        found = await self._register.front.remote()
-        return "this" if found == self._name else "another" if found else "none"
+    async def wanted(self) -> bool:
+        return cast(bool, await self._register.accepting.remote())
 
 
 class Ingress:
@@ -144,7 +145,7 @@ class Ingress:
             for model in config.models
         }
         listener = bind(config.settings, shared=True) if listens else None
-        front = _Front(serve.get_replica_context().replica_id.unique_id) if listens else None
+        front = _Front() if listens else None
         make = partial(IngressApp, config, lambda model, board: links[model.deployment], listener=listener, front=front)
         self._app = await _made(make, config.settings.drain_seconds + AFTER_DRAIN_S)
         self._greeting = [
@@ -199,8 +200,9 @@ def application(config: FleetConfig | None = None, *, here: bool = False) -> ser
     ingress = serve.deployment(
         serve.ingress()(Ingress),
         name="ingress",
-        version=_version(here, config.settings, [(model.id, model.settings) for model in config.models], config.fleet),
         num_replicas=1,
+        # An update: the next one accepts connections before this one stops to; but one alone writes an audit log.
+        max_surge_percent=0 if config.settings.audit_log else 100,
         ray_actor_options=options,
         max_ongoing_requests=ONGOING,
         graceful_shutdown_timeout_s=config.settings.drain_seconds + AFTER_DRAIN_S,
@@ -210,25 +212,27 @@ def application(config: FleetConfig | None = None, *, here: bool = False) -> ser
     return ingress.bind(config, here, **models)
 
 
-def _version(*settings: Any) -> str:
-    """Changes with the settings: an update replaces what has another one."""
-    return hashlib.sha256(repr(settings).encode()).hexdigest()[:16]
-
-
 def _replicas(model: ModelConfig, config: FleetConfig) -> serve.Application:
     settings, options = model.settings, model.options
     most = options.max_replicas or options.replicas
     scaling: dict[str, Any] = {"num_replicas": options.replicas}
     if most > options.replicas:
+        delays = (options.scale_up_seconds, options.scale_down_seconds)
+        look_s = max(1.0, min(LOOK_BACK_S, *delays))
         scaling = {
             "autoscaling_config": AutoscalingConfig(
-                min_replicas=options.replicas, max_replicas=most, target_ongoing_requests=settings.max_running / 2
+                min_replicas=options.replicas,
+                max_replicas=most,
+                target_ongoing_requests=settings.max_running / 2 + 1,  # the stream of events is a request for Ray
+                upscale_delay_s=delays[0],
+                downscale_delay_s=delays[1],
+                look_back_period_s=look_s,
+                metrics_interval_s=look_s / 3,
             )
         }
     return serve.deployment(
         EngineReplica,
         name=model.deployment,
-        version=_version(settings, options.revision, options.proof, config.fleet),
         ray_actor_options={"num_cpus": settings.threads or 1},
         max_ongoing_requests=ONGOING,
         health_check_period_s=HEALTH_S,

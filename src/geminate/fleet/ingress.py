@@ -9,7 +9,7 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from typing import Literal, Protocol
+from typing import Protocol
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -100,14 +100,14 @@ class FleetModel:
 
 
 class Front(Protocol):
-    """Knows which ingress of a fleet accepts connections."""
+    """Knows whether a fleet is to accept connections."""
 
     async def accepting(self) -> None:
-        """This one does from now on."""
+        """An ingress does from now on."""
         ...
 
-    async def who(self) -> Literal["this", "another", "none"]:
-        """Who does now; none: the fleet ends."""
+    async def wanted(self) -> bool:
+        """Whether there is to be one; False: the fleet ends."""
         ...
 
 
@@ -176,14 +176,11 @@ class IngressApp:
         await send({"type": "lifespan.shutdown.complete"})
 
     async def _drain(self, server: Server) -> None:
-        """Go on until a successor accepts connections, if there is one; then finish the open requests."""
+        """Finish the open requests; a successor has accepted connections before this one was to end."""
         assert self._front is not None
         until = time.perf_counter() + self.settings.drain_seconds
-        alone = self.state.audit is not None  # one process at a time writes a log: the successor waits for this one
-        while (who := await self._front.who()) == "this" and not alone and time.perf_counter() < until:
-            await asyncio.sleep(TICK_S)
         server.refuse()
-        if who == "none":
+        if not await self._front.wanted():
             self.state.drain()
         while not self.state.idle and time.perf_counter() < until:
             await asyncio.sleep(TICK_S)

@@ -46,21 +46,21 @@ def fixed_run(llm: LLM) -> str:
 
 
 class Register:
-    """What the processes of a fleet agree on: the proof of each model, which is that of its first replica, and which
-    ingress accepts connections.
+    """What the processes of a fleet agree on: the proof of each model, which is that of its first replica, and whether
+    connections are to be accepted.
     """
 
     def __init__(self) -> None:
         self._known: dict[str, Proof] = {}
-        self._front = ""
+        self._accepting = False
 
-    def accepting(self, ingress: str) -> None:
-        """An ingress accepts connections; "": none is to."""
-        self._front = ingress
+    def accept(self, accepting: bool) -> None:
+        """Connections are to be accepted, or no more: the fleet ends."""
+        self._accepting = accepting
 
-    def front(self) -> str:
-        """The ingress that has begun to accept connections last."""
-        return self._front
+    def accepting(self) -> bool:
+        """Whether they are."""
+        return self._accepting
 
     def claim(self, key: str, proof: Proof) -> str | None:
         """Ask to be admitted.

@@ -25,7 +25,9 @@ class PrefixRouter(RequestRouter):  # type: ignore[misc]  # Ray has no types
         """See Ray: ranks of replicas, of which the first with room gets the request."""
         first = pending_request.args[0] if pending_request is not None and pending_request.args else None
         if isinstance(first, Subscription):
-            return [[one] for one in candidate_replicas if one.replica_id.unique_id == first.replica]
+            wanted = [one for one in candidate_replicas if one.replica_id.unique_id == first.replica]
+            # One that has gone: another one ends the call. Without a choice Ray would ask again without a pause.
+            return [wanted or candidate_replicas]
         request = _request(pending_request)
         if request is None or pending_request is None:
             return [candidate_replicas]

@@ -143,7 +143,7 @@ def _serve(config: FleetConfig, signals: Signals) -> Iterator[None]:
         with signals.awaited():
             yield
     finally:
-        ray.get(register().accepting.remote(""))
+        ray.get(register().accept.remote(False))
         serve.delete(APP)  # what runs is finished; a shutdown alone cuts the connections
         if config.fleet.address is None:
             serve.shutdown()
