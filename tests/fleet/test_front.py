@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import json
 import socket
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -32,13 +33,13 @@ class Front:
     """See `geminate.fleet.ingress.Front`."""
 
     def __init__(self, *, stays: bool) -> None:
-        self.stays, self.begun = stays, False
+        self.stays, self.begun = stays, False  # there is no predecessor
 
     async def accepting(self) -> None:
         self.begun = True
 
     async def wanted(self) -> bool:
-        return self.stays
+        return self.stays and self.begun
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +73,7 @@ def living(
         return FakeLink(engines, board)
 
     async def main() -> Any:
-        app = IngressApp(config, connect, listener=listener, front=front)
+        app = IngressApp(config, connect, listen=lambda: listener, front=front)
         inbox: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
         outbox: asyncio.Queue[Any] = asyncio.Queue()
         life = asyncio.create_task(app({"type": "lifespan"}, inbox.get, outbox.put))
@@ -139,15 +140,44 @@ def test_a_kept_connection_is_told_to_go_when_the_fleet_ends(
 
 
 def test_limits_on_connections(tmp_path: Path, engines: dict[str, ReplicaEngine]) -> None:
-    async def work(url: str, end: Callable[[], Awaitable[None]]) -> bytes:
+    async def work(url: str, end: Callable[[], Awaitable[None]]) -> float:
         port = int(url.rsplit(":", 1)[1])
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(b"GET /v1/models HTTP/1.1\r\n")  # and no end of the head
-        made = await asyncio.wait_for(reader.read(), 10)
+        began = time.monotonic()
+        await asyncio.wait_for(reader.read(), 20)
         writer.close()
-        return made
+        return time.monotonic() - began
 
-    assert living(config_of(tmp_path, "head_seconds = 1"), engines, work).startswith(b"HTTP/1.1 408")
+    assert 0.9 < living(config_of(tmp_path, "head_seconds = 1"), engines, work) < 10
+
+
+def test_a_successor_listens_when_it_can_answer(tmp_path: Path, engines: dict[str, ReplicaEngine]) -> None:
+    config, opened = config_of(tmp_path, ""), []
+
+    def listen() -> socket.socket:
+        opened.append(bind(config.settings, shared=True))
+        return opened[0]
+
+    async def main() -> None:
+        front = Front(stays=True)
+        front.begun = True
+        app = IngressApp(config, lambda model, board: FakeLink(engines, board), listen=listen, front=front)
+        inbox: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        outbox: asyncio.Queue[Any] = asyncio.Queue()
+        life = asyncio.create_task(app({"type": "lifespan"}, inbox.get, outbox.put))
+        await inbox.put({"type": "lifespan.startup"})
+        await asyncio.sleep(0.2)
+        assert not opened and outbox.empty()
+        app.ready("geminate-embedded")
+        await outbox.get()
+        url = f"http://127.0.0.1:{opened[0].getsockname()[1]}"
+        async with httpx.AsyncClient() as client:
+            assert (await client.get(f"{url}/health/ready")).status_code == 200
+        await inbox.put({"type": "lifespan.shutdown"})
+        await life
+
+    asyncio.run(main())
 
 
 def test_two_may_listen_for_an_update(tmp_path: Path) -> None:
@@ -167,7 +197,7 @@ def test_the_audit_log_replays(tmp_path: Path, engines: dict[str, ReplicaEngine]
 
     async def work(url: str, end: Callable[[], Awaitable[None]]) -> None:
         async with httpx.AsyncClient(timeout=60) as client:
-            for more in ({"temperature": 0}, {"n": 2}, {"temperature": 1.1, "stream": True}, {"max_tokens": -1}):
+            for more in ({"temperature": 0}, {"n": 2}, {"temperature": 1.1, "stream": True}, {"temperature": -1}):
                 await client.post(f"{url}/v1/chat/completions", json={**BODY, "max_tokens": 20, **more})
 
     living(config, engines, work)

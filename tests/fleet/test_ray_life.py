@@ -16,10 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import numpy as np
 import psutil
 import pytest
-from safetensors.numpy import load_file, save_file
 
 import geminate
 from support.fleet_requests import answer, body_of
@@ -170,14 +168,14 @@ def test_an_update_replaces_one_after_the_other(fleet: FleetUp, whole: dict[int,
 def test_other_weights_are_refused(fleet: FleetUp, whole: dict[int, Any], model: Path) -> None:
     """A replica that is started again, after the files have changed, does not take part."""
     file = model / "target" / "model.safetensors"
-    tensors = load_file(file)
-    name = next(name for name, values in tensors.items() if values.ndim == 2)
-    tensors[name] = (tensors[name].astype(np.float32) * 1.5).astype(tensors[name].dtype)
-    save_file(tensors, f"{file}.new")
+    raw = bytearray(file.read_bytes())
+    half = len(raw) // 2
+    raw[half : half + 4096] = raw[half + 4096 : half + 8192]  # a few weights are now others
+    Path(f"{file}.new").write_bytes(raw)
     os.replace(f"{file}.new", file)
     os.kill(fleet.living()[0], signal.SIGKILL)
     said = fleet.wait_log("this replica is not admitted")[0]
-    assert "it has other weights, another configuration or another version" in said["reason"]
+    assert "it has other weights" in said["reason"]
     assert answer(fleet.url, 1) == whole[1]
 
 
@@ -189,13 +187,14 @@ def test_a_signal_ends_all_of_it(fleet: FleetUp, whole: dict[int, Any]) -> None:
     with httpx.stream("POST", f"{fleet.url}/v1/chat/completions", json=body, timeout=60) as response:
         lines = response.iter_lines()
         next(lines)
+        said = len(fleet.raw)
         os.killpg(fleet.process.pid, signal.SIGINT)
         assert [line for line in lines if line][-1] == "data: [DONE]"
     assert fleet.ended() == 0
     assert [line.get("message") for line in fleet.log][-1] == "stopped"
     _, alive = psutil.wait_procs(processes, 20)
     assert not alive
-    noise = [line for line in fleet.raw if '"message"' not in line]
+    noise = [line for line in fleet.raw[said:] if '"message"' not in line]
     assert not noise, noise
 
 

@@ -18,6 +18,7 @@ from ray.serve.config import AutoscalingConfig, RequestRouterConfig
 from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import LoggingConfig
 
+from geminate.audit.fingerprints import weights_fingerprint
 from geminate.engine.messages import EngineRequest
 from geminate.errors import AuditLogInUseError, BackendError
 from geminate.fleet.board import board_of
@@ -32,7 +33,6 @@ from geminate.fleet.replica import ReplicaEngine
 from geminate.llm import LLM
 from geminate.server.http.logs import configure, log
 from geminate.server.listen import AFTER_DRAIN_S, bind
-from geminate.server.state import fingerprint
 
 REGISTER, NAMESPACE = "geminate-register", "geminate"
 HEALTH_S = 2.0  # between two health checks of a replica
@@ -40,7 +40,7 @@ GREETING_S = 2.0  # between two attempts to reach a model's first replica
 LOOK_BACK_S = 30.0  # over which the load is averaged for autoscaling
 ONGOING = 100_000  # requests at a time: the ingress bounds them itself
 NODE_SHARE = 0.001  # of a node's own resource, which says where something is to run
-QUIET = LoggingConfig(enable_access_log=False)
+QUIET = LoggingConfig(enable_access_log=False, log_level="WARNING")
 
 
 class EngineReplica:
@@ -53,7 +53,7 @@ class EngineReplica:
         name = serve.get_replica_context().replica_id.unique_id
         cores = pin(settings.threads or 1) if pinned else []
         llm = LLM(**vars(settings.loading()), on_message=lambda message: log("info", message))
-        proof = Proof(weights=fingerprint(llm), run=fixed_run(llm))
+        proof = Proof(weights=weights_fingerprint(llm), run=fixed_run(llm))
         refused = _refused(model, proof)
         if refused is not None:
             log("error", "this replica is not admitted", model=model.id, replica=name, reason=refused)
@@ -103,7 +103,7 @@ def _refused(model: ModelConfig, proof: Proof) -> str | None:
     """Why a replica with this proof may not take part; None: it may."""
     due = model.options.proof
     if due and due != proof.run:
-        return f"its fixed run gives {proof.run[:12]} ({proof.weights}), and the configuration asks for {due[:12]}"
+        return f"its fixed run gives {proof.run[:12]}, and the configuration asks for {due[:12]}"
     return cast(str | None, ray.get(register().claim.remote(model.key, proof)))
 
 
@@ -144,9 +144,9 @@ class Ingress:
             model.deployment: RayLink(by_name[model.deployment], board_of(model.deployment, model.settings.max_running))
             for model in config.models
         }
-        listener = bind(config.settings, shared=True) if listens else None
+        listen = partial(bind, config.settings, shared=True) if listens else None
         front = _Front() if listens else None
-        make = partial(IngressApp, config, lambda model, board: links[model.deployment], listener=listener, front=front)
+        make = partial(IngressApp, config, lambda model, board: links[model.deployment], listen=listen, front=front)
         self._app = await _made(make, config.settings.drain_seconds + AFTER_DRAIN_S)
         self._greeting = [
             asyncio.create_task(_greet(self._app, model.id, by_name[model.deployment])) for model in config.models

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import gc
 import socket
@@ -29,6 +30,7 @@ from geminate.server.state import ServerState
 from geminate.server.watchdog import watch
 
 TICK_S = 0.1
+HANDOVER_S = 30.0  # within which an ingress should have a replica of each model before it takes over
 Connect = Callable[[ModelConfig, Board], ReplicaLink]
 
 
@@ -116,7 +118,8 @@ class IngressApp:
 
     Args:
         connect: makes the link to a model's replicas.
-        listener: where it accepts connections itself; None: somebody else does. front: with ``listener``.
+        listen: opens the socket on which it accepts connections itself; None: somebody else does.
+        front: with ``listen``.
 
     Raises:
         GeminateError: a model that cannot be loaded, bad API keys, or an audit log that cannot be written.
@@ -127,13 +130,14 @@ class IngressApp:
         config: FleetConfig,
         connect: Connect,
         *,
-        listener: socket.socket | None = None,
+        listen: Callable[[], socket.socket] | None = None,
         front: Front | None = None,
     ) -> None:
         self.settings = config.settings
         self.keys = Keys(load_keys(config.settings))
         self.state = ServerState(config.settings, program="geminate fleet")
-        self._listener, self._front = listener, front
+        self._listen, self._front = listen, front
+        self._all_ready = asyncio.Event()
         self.models = {model.id: FleetModel(model, config, connect) for model in config.models}
         self.app: ASGIApp = make_app(self.state, self.keys)
         if self.state.audit is not None:
@@ -149,6 +153,8 @@ class IngressApp:
         order = list(self.models)
         self.state.models.sort(key=lambda one: order.index(one.id))  # requests without a name get the first one
         log("info", "ready", model=model_id, replicas=model.board.count)
+        if len(order) == len(self.state.models):
+            self._all_ready.set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or take part in the start and the end of the process that serves it."""
@@ -162,9 +168,12 @@ class IngressApp:
         await receive()
         watching = asyncio.create_task(watch(self.state.metrics, self.state.drop_idle))
         server, serving = None, None
-        if self._listener is not None and self._front is not None:
+        if self._listen is not None and self._front is not None:
+            if await self._front.wanted():  # by another one until now, which could answer at once
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._all_ready.wait(), HANDOVER_S)
             server = make_server(self, self.settings)
-            serving = asyncio.create_task(server.serve(sockets=[self._listener]))
+            serving = asyncio.create_task(server.serve(sockets=[self._listen()]))
             await self._front.accepting()
         await send({"type": "lifespan.startup.complete"})
         await receive()

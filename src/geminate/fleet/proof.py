@@ -21,7 +21,7 @@ class Proof:
     """What a replica says of itself.
 
     Attributes:
-        weights: fingerprint of its program, configuration and weight files.
+        weights: `geminate.audit.fingerprints.weights_fingerprint`; the fixed run does not read all of a table.
         run: SHA-256 over the tokens and logits of the fixed run, in hexadecimal.
     """
 
@@ -72,14 +72,14 @@ class Register:
             None: admitted. Otherwise what differs, in words.
         """
         first = self._known.setdefault(key, proof)
-        if proof.run == first.run:
+        if proof == first:
             return None
         what = (
-            "the same files give other bits here: another arithmetic, or damaged weights"
+            "the same weights give other bits here: another configuration, version or arithmetic"
             if proof.weights == first.weights
-            else "it has other weights, another configuration or another version"
+            else "it has other weights"
         )
         return (
-            f"its fixed run gives {proof.run[:12]} ({proof.weights}) and that of the first replica {first.run[:12]} "
-            f"({first.weights}): {what}"
+            f"its fixed run gives {proof.run[:12]} (weights {proof.weights[:12]}) and that of the first replica "
+            f"{first.run[:12]} (weights {first.weights[:12]}): {what}"
         )

@@ -135,7 +135,7 @@ def _serve(config: FleetConfig, signals: Signals) -> Iterator[None]:
     Raises:
         BackendError: no replica can be started.
     """
-    quiet = LoggingConfig(log_level="WARNING", enable_access_log=False)
+    quiet = LoggingConfig(log_level="ERROR", enable_access_log=False)
     # The ingress listens itself: a token passes one process less, and connections have the limits of one server.
     serve.start(proxy_location="Disabled", logging_config=quiet)
     try:
@@ -145,10 +145,8 @@ def _serve(config: FleetConfig, signals: Signals) -> Iterator[None]:
     finally:
         ray.get(register().accept.remote(False))
         serve.delete(APP)  # what runs is finished; a shutdown alone cuts the connections
-        if config.fleet.address is None:
-            serve.shutdown()
-        else:
-            ray.kill(register())  # of a cluster that goes on, with applications of others perhaps
+        if config.fleet.address is not None:
+            ray.kill(register())  # the cluster goes on, with its controller; one of this command's own ends as a whole
 
 
 def _deploy(config: FleetConfig) -> None:
