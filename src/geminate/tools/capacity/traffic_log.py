@@ -36,6 +36,9 @@ def read_log(path: Path) -> Workload:
         parts = [*(part for _, part in rotated(path)), path]  # an audit log goes on from file to file
         if sum(part.stat().st_size for part in parts) > MAX_BYTES:
             raise ParameterError(f"{path} has more than {MAX_BYTES >> 30} GiB; use a part of it")
+        with parts[0].open("rb") as start:
+            if b"\0" in start.read(4096):
+                raise ParameterError(f"{path} is no request log: it is a binary file; expected {FORMAT}")
         audit = _is_audit_log(parts[0])
         for part in parts:
             with part.open(encoding="utf-8", errors="replace" if audit else "strict") as lines:
