@@ -209,12 +209,12 @@ def running(*flags: str) -> Iterator[FleetUp]:
 def test_scaling_up_and_down_under_streams(tmp_path: Path, packed_cache: Path) -> None:
     config = tmp_path / "fleet.toml"
     config.write_text(
-        "[[model]]\nreplicas = 1\nmax_replicas = 2\nthreads = 1\nmax_running = 2\n"
+        "[[model]]\nreplicas = 1\nmax_replicas = 2\nthreads = 1\nmax_running = 4\n"
         "scale_up_seconds = 0\nscale_down_seconds = 2\n"
     )
     with running("--config", str(config)) as fleet:
         whole = {number: answer(fleet.url, number) for number in NUMBERS}
-        with Load(fleet, whole, clients=5) as load:
+        with Load(fleet, whole, clients=8) as load:
             fleet.until(lambda: fleet.metric("geminate:fleet_replicas") == 2)
             fleet.wait_log("replica ready", 2)
             count = load.answers
