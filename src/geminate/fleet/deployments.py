@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import time
 from collections.abc import AsyncIterator, Callable
@@ -26,7 +27,8 @@ from geminate.fleet.config import FleetConfig, ModelConfig, load_fleet
 from geminate.fleet.cores import pin
 from geminate.fleet.ingress import IngressApp
 from geminate.fleet.loopback import stay_on_loopback
-from geminate.fleet.outbox import Outboxes, Parcel, Subscription
+from geminate.fleet.messages import Batch
+from geminate.fleet.outbox import Outboxes, Parcel, Subscription, UnsubscribedError
 from geminate.fleet.proof import Proof, Register, fixed_run
 from geminate.fleet.ray_link import RayLink
 from geminate.fleet.replica import ReplicaEngine
@@ -63,7 +65,7 @@ class EngineReplica:
         log("info", "replica ready", model=model.id, replica=name, proof=proof.run, cores=cores, pid=os.getpid())
 
     async def generate(self, request: EngineRequest, avoid: frozenset[str], ingress: str) -> int:
-        """Answer a request; see `ReplicaEngine.generate`.
+        """Answer a request; see `ReplicaEngine.answer`.
 
         Args:
             avoid: for the router. ingress: gets the batches with its `events`.
@@ -71,12 +73,22 @@ class EngineReplica:
         Returns:
             the number of batches.
         """
-        outbox, sent = await self._outboxes.of(ingress), 0
-        async with aclosing(self._engine.generate(request)) as batches:  # type: ignore[type-var]
-            async for batch in batches:
-                outbox.put(request.request_id, batch)
-                sent += 1
-        return sent
+        outbox, sent = await self._outboxes.of(ingress), itertools.count()
+
+        def put(batch: Batch) -> None:
+            next(sent)
+            outbox.put(request.request_id, batch)
+
+        tasks = [asyncio.ensure_future(one) for one in (self._engine.answer(request, put), outbox.gone.wait())]
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            if not tasks[0].done():
+                raise UnsubscribedError(f"the ingress of request {request.request_id} has gone")
+            await tasks[0]
+            return next(sent)
+        finally:
+            for task in tasks:
+                task.cancel()
 
     async def events(self, wanted: Subscription) -> AsyncIterator[Parcel]:
         """The batches of all requests of an ingress; nothing if another replica was meant, which has gone."""

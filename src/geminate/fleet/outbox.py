@@ -7,6 +7,8 @@ travel in parcels, together with those of all other requests.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections import deque
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
@@ -17,8 +19,8 @@ from geminate.fleet.messages import Batch
 PACE_S = 0.005  # between two parcels: a small model makes more events than are worth a message each
 SUBSCRIBED_S = 10.0  # within which an ingress that sends requests has to subscribe
 
-Parcel = list[tuple[Any, ...]]
-"""(request id, and `Batch`, plain events as tuples) for each batch."""
+Parcel = list[tuple[int, tuple[Any, ...]]]
+"""For each request the number of its batches, and these as one, `packed`."""
 
 
 class UnsubscribedError(Exception):
@@ -41,6 +43,19 @@ def packed(request_id: str, batch: Batch) -> tuple[Any, ...]:
     """A batch for a parcel. Tuples are written and read several times as fast as dataclasses."""
     events = tuple(_plain(event) for event in batch.events)
     return request_id, batch.replica, batch.proof, events, batch.prompt, batch.failure
+
+
+def merged(batches: list[Batch]) -> Batch:
+    """Batches of one request that follow each other, as one."""
+    if len(batches) == 1:
+        return batches[0]
+    return Batch(
+        replica=batches[0].replica,
+        proof=next((batch.proof for batch in batches if batch.proof), ""),
+        events=tuple(event for batch in batches for event in batch.events),
+        prompt=next((batch.prompt for batch in reversed(batches) if batch.prompt is not None), None),
+        failure=batches[-1].failure,
+    )
 
 
 def _plain(event: EngineEvent) -> tuple[Any, ...] | EngineEvent:
@@ -100,32 +115,39 @@ def _event(
 
 
 class Outbox:
-    """What one ingress is to be sent."""
+    """What one ingress is to be sent.
+
+    Attributes:
+        gone: set when nobody takes it any more.
+    """
 
     def __init__(self) -> None:
-        self._entries: Parcel = []
-        self._news = asyncio.Event()
-        self.closed = False
+        self.gone = asyncio.Event()
+        self._batches: deque[tuple[str, Batch]] = deque()
+        self._news, self._woken = asyncio.Event(), False
+        self._loop = asyncio.get_running_loop()
 
     def put(self, request_id: str, batch: Batch) -> None:
-        """Send a batch with the next parcel.
-
-        Raises:
-            UnsubscribedError: nobody takes it any more.
-        """
-        if self.closed:
-            raise UnsubscribedError(f"the ingress of request {request_id} has gone")
-        self._entries.append(packed(request_id, batch))
-        self._news.set()
+        """Send a batch with the next parcel; in any thread."""
+        self._batches.append((request_id, batch))
+        if not self._woken:
+            self._woken = True
+            with contextlib.suppress(RuntimeError):  # the loop is closed: the process ends
+                self._loop.call_soon_threadsafe(self._news.set)
 
     async def parcels(self) -> AsyncIterator[Parcel]:
         """What there is, at most every `PACE_S`; never ends."""
         while True:
             await self._news.wait()
-            parcel, self._entries = self._entries, []
             self._news.clear()
-            yield parcel
-            await asyncio.sleep(PACE_S)
+            self._woken = False  # before the queue is emptied: what comes now is in this parcel or wakes again
+            found: dict[str, list[Batch]] = {}
+            while self._batches:
+                request_id, batch = self._batches.popleft()
+                found.setdefault(request_id, []).append(batch)
+            if found:
+                yield [(len(batches), packed(name, merged(batches))) for name, batches in found.items()]
+                await asyncio.sleep(PACE_S)
 
 
 class Outboxes:
@@ -153,13 +175,13 @@ class Outboxes:
         async with self._changed:
             former = self._open.pop(ingress, None)
             if former is not None:
-                former.closed = True
+                former.gone.set()
             outbox = self._open[ingress] = Outbox()
             self._changed.notify_all()
         try:
             async for parcel in outbox.parcels():
                 yield parcel
         finally:
-            outbox.closed = True
+            outbox.gone.set()
             if self._open.get(ingress) is outbox:
                 del self._open[ingress]

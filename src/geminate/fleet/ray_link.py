@@ -36,7 +36,7 @@ class RayStream:
         self._response, self._on_close = response, on_close
         self._batches: deque[Batch] = deque()
         self._news = asyncio.Event()
-        self._taken, self._sent = 0, -1
+        self._came, self._sent = 0, -1
         self._lost: ReplicaLostError | None = None
         self._closed = False
         self._answer = asyncio.create_task(self._wait())
@@ -46,9 +46,10 @@ class RayStream:
         """See `ReplicaStream`."""
         return self._board.at(self.request_id)
 
-    def put(self, batch: Batch) -> None:
-        """A batch has come."""
+    def put(self, batch: Batch, count: int) -> None:
+        """A batch has come, which was so many when it was sent."""
         self._batches.append(batch)
+        self._came += count
         self._news.set()
 
     def lose(self, reason: str) -> None:
@@ -62,11 +63,10 @@ class RayStream:
         while not self._batches:
             if self._lost is not None:
                 raise self._lost
-            if self._taken == self._sent:
+            if self._came == self._sent:
                 return None
             self._news.clear()
             await self._news.wait()
-        self._taken += 1
         return self._batches.popleft()
 
     async def _wait(self) -> None:
@@ -124,11 +124,11 @@ class RayLink:
         reason = "its events have ended"
         try:
             async for parcel in source:
-                for entry in parcel:
+                for count, entry in parcel:
                     request_id, batch = unpacked(entry)
                     stream = self._streams.get(request_id)
                     if stream is not None:
-                        stream.put(batch)
+                        stream.put(batch, count)
         except FAILURES as error:
             _mark(self._board, name, error)
             reason = type(error).__name__
