@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from geminate.audit.lines import HEAD, ORIGIN, DamagedLineError, Line, digest, read_line
-from geminate.errors import AuditLogError
+from geminate.errors import AuditLogError, AuditLogInUseError
 
 _TRIES = 20
 _TAIL = 1 << 16  # bytes that are read from the end at first
@@ -99,12 +99,12 @@ def lock(fd: int, path: Path) -> None:
     """Take the lock of an open file.
 
     Raises:
-        AuditLogError: another process holds it.
+        AuditLogInUseError: another process holds it. AuditLogError: there are no locks.
     """
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise AuditLogError(_IN_USE.format(path)) from None
+        raise AuditLogInUseError(_IN_USE.format(path)) from None
     except OSError as error:
         raise AuditLogError(f"cannot lock the audit log {path}: {error.strerror}") from None
 
