@@ -10,6 +10,7 @@ never finish.
 from __future__ import annotations
 
 import hashlib
+import sys
 import threading
 import time
 import weakref
@@ -67,11 +68,17 @@ class GrammarCompiler:
         self._failed: OrderedDict[bytes, tuple[float, str]] = OrderedDict()
         self._lock = threading.Lock()
 
-    def isolate(self, memory: int) -> None:
+    def isolate(self, memory: int) -> bool:
         """Compile and follow grammars in processes of their own from now on, within ``memory`` bytes for all of them.
 
         A grammar that takes too much time or memory then fails alone, and masks are computed while the engine works.
+
+        Returns:
+            whether they do; False on Windows, which cannot fork: there grammars stay in this process, whose limits of
+            `llguidance` are the only ones.
         """
+        if sys.platform == "win32":
+            return False
         from geminate.grammar.host import GrammarHost  # of servers alone: it loads multiprocessing
 
         self._host = GrammarHost(
@@ -81,6 +88,7 @@ class GrammarCompiler:
             limits=LIMITS,
             memory=memory,
         )
+        return True
 
     def warm_up(self) -> None:
         """Do now what the first compilation would wait for.

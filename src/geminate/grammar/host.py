@@ -22,6 +22,7 @@ from geminate.errors import GeminateError, GrammarBusyError
 from geminate.grammar.matching import Answer, UnusableGrammarError
 from geminate.grammar.worker import CLOSE, COMPILE, FOLLOW, FORK, HEAD, STEP, decode, exactly
 
+assert sys.platform != "win32"  # see `geminate.grammar.worker`
 COMPILE_SECONDS = 2.0  # of the processor
 PATIENCE_S = 4.0  # for a compilation beside other work, and for the start of one
 COMPILING = 2  # grammars at a time
