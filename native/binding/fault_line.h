@@ -1,5 +1,5 @@
-// A line that is written to stderr when a mapped file cannot be read any more; made before, since little may be
-// called then.
+// A line that is written to stderr when a mapped file cannot be read any more; made before, since little may
+// be called then.
 #pragma once
 
 #include <cstddef>

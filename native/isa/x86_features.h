@@ -1,5 +1,5 @@
-// What an x86-64 processor and its operating system run. The compiler's __builtin_cpu_supports is not used: some
-// run-time libraries, zig's among them, answer no to everything.
+// What an x86-64 processor and its operating system run. The compiler's __builtin_cpu_supports is not used:
+// some run-time libraries, zig's among them, answer no to everything.
 #pragma once
 
 #if defined(GEMINATE_X86)

@@ -111,8 +111,9 @@ void ThreadPool::start_workers() {
     const size_t begun = workers_.size() + 1;
     stop_workers();
     owner_pid_ = 0;  // the next run tries again
-    throw NoThreadsError("cannot start " + std::to_string(size_) + " threads (" + error.code().message() + " after " +
-                         std::to_string(begun) + "): ask for fewer, with --threads 1 for one, or raise the limits of "
+    throw NoThreadsError("cannot start " + std::to_string(size_) + " threads (" + error.code().message() +
+                         " after " + std::to_string(begun) +
+                         "): ask for fewer, with --threads 1 for one, or raise the limits of "
                          "processes and memory of this user or container");
   }
 }

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import nanobind
+from baseline import problems
 from wheel_build.check import WrongWheelError, check_wheel
 from wheel_build.import_library import python_names, write_import_library
 from wheel_build.targets import TARGETS, Target
@@ -50,7 +51,7 @@ def python_of(executable: Path, tag: str, library: str) -> Python:
     Raises:
         SystemExit: it has none.
     """
-    asked = "import sysconfig; print(sysconfig.get_path('include', vars={'installed_base': sysconfig.get_config_var('installed_base')}))"
+    asked = "import sysconfig; print(sysconfig.get_config_var('INCLUDEPY'))"
     found = subprocess.run([executable, "-c", asked], capture_output=True, text=True, check=True).stdout.strip()
     if not (Path(found) / "Python.h").exists():
         sys.exit(f"scripts/wheels: {executable} has no headers in {found}; install Python's development files")
@@ -85,6 +86,7 @@ def build(target: Target, python: Python, zig: Path, sources: Path) -> Path:
     toolchain = write_toolchain(target, zig, sources, WORK / "toolchain" / target.name)
     include = headers(python.include, WORK / "include" / python.tag)
     defines = {"CMAKE_TOOLCHAIN_FILE": str(toolchain), "Python_INCLUDE_DIR": str(include)}
+    defines["CMAKE_EXPORT_COMPILE_COMMANDS"] = "ON"
     variables = environment()
     suffix = target.module_name(python.abi3).removeprefix("_native")
     if python.abi3:
@@ -108,6 +110,8 @@ def build(target: Target, python: Python, zig: Path, sources: Path) -> Path:
         done = subprocess.run(command, env=variables, stdout=file, stderr=subprocess.STDOUT)
     if done.returncode:
         sys.exit(f"scripts/wheels: {name} failed; the last lines of {log}:\n" + log.read_text()[-3000:])
+    if target.name == "linux-x86_64" and (found := problems(WORK / "cmake" / name)):
+        sys.exit("scripts/wheels: " + "\n".join(found))
     return next(out.glob("*.whl"))
 
 

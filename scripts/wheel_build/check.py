@@ -87,8 +87,13 @@ def _macho(raw: bytes, target: Target) -> tuple[set[str], str]:
     binary = None if parsed is None else parsed.at(0)
     if binary is None or binary.header.cpu_type != MACHINES[target.processor][1]:
         raise WrongWheelError("its module is for another processor")
-    _only({library.name for library in binary.libraries if library.command != lief.MachO.LoadCommand.TYPE.ID_DYLIB}, target)
-    version = tuple(binary.build_version.minos[:2]) if binary.has_build_version else tuple(binary.version_min.version[:2])
+    _only(
+        {library.name for library in binary.libraries if library.command != lief.MachO.LoadCommand.TYPE.ID_DYLIB},
+        target,
+    )
+    version = (
+        tuple(binary.build_version.minos[:2]) if binary.has_build_version else tuple(binary.version_min.version[:2])
+    )
     if version > MACOS:
         raise WrongWheelError(f"needs macOS {'.'.join(map(str, version))}")
     if target.processor == "arm64" and not binary.has_code_signature:
@@ -102,5 +107,7 @@ def _pe(raw: bytes, target: Target) -> tuple[set[str], str]:
     if binary is None or binary.header.machine != lief.PE.Header.MACHINE_TYPES.AMD64:
         raise WrongWheelError("its module is for another processor")
     _only({entry.name for entry in binary.imports}, target)
-    names = {str(item.name) for entry in binary.imports if entry.name.lower().startswith("python") for item in entry.entries}
+    names = {
+        str(item.name) for entry in binary.imports if entry.name.lower().startswith("python") for item in entry.entries
+    }
     return names, f"libraries {', '.join(sorted(e.name for e in binary.imports if not e.name.startswith('api-ms')))}"

@@ -56,7 +56,7 @@ def write_toolchain(target: Target, zig: Path, root: Path, folder: Path) -> Path
         f"set(CMAKE_CXX_COMPILER {folder}/c++)",
         f"set(CMAKE_AR {folder}/ar CACHE FILEPATH archiver)",
         f"set(CMAKE_RANLIB {folder}/ranlib CACHE FILEPATH ranlib)",
-        f"set(CMAKE_CXX_FLAGS_INIT \"{flags}\")",
+        f'set(CMAKE_CXX_FLAGS_INIT "{flags}")',
         "set(CMAKE_MODULE_LINKER_FLAGS_INIT -s)",
         "set(CMAKE_SKIP_RPATH ON)",
         "set(CMAKE_FIND_ROOT_PATH_MODE_PROGRAM NEVER)",

@@ -42,6 +42,9 @@ def test_the_documentation_lists_every_ending() -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="the script says so itself elsewhere")
 def test_an_unknown_interpreter_is_refused(tmp_path: Path) -> None:
     done = subprocess.run(
-        [ROOT / "scripts" / "wheels"], capture_output=True, text=True, env={"PATH": "/usr/bin:/bin", "PYTHON": "/no/python"}
+        [ROOT / "scripts" / "wheels"],
+        capture_output=True,
+        text=True,
+        env={"PATH": "/usr/bin:/bin", "PYTHON": "/no/python"},
     )
     assert done.returncode == 2 and done.stderr == "scripts/wheels: needs Python 3.11; name it in PYTHON\n"

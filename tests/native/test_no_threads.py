@@ -51,8 +51,8 @@ def copy(tmp_path: Path) -> Path:
 
 def test_a_module_that_cannot_be_loaded(copy: Path) -> None:
     prelude = f"import sys; sys.path.insert(0, {str(copy.parent)!r})"
+    refused("generate", "x", *SHORT, says="cannot be loaded (", prelude=prelude, env={"GEMINATE_ISA": "scalar"})
     says = "the native kernels cannot be loaded ("
-    refused("generate", "x", *SHORT, says=says, prelude=prelude, env={"GEMINATE_ISA": "scalar"})
     done = geminate("generate", "x", *SHORT, prelude=prelude)
     assert done.returncode == 0 and says in done.stderr and "Traceback" not in done.stderr, done.stderr
     done = geminate("doctor", "--fast", prelude=prelude)

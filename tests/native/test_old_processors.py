@@ -1,4 +1,4 @@
-"""A processor without AVX, or whose system does not save its registers, runs the portable kernels and dies of nothing."""
+"""A processor without AVX, or whose system does not save its registers, runs the portable kernels."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ pytestmark = [
     pytest.mark.skipif(platform.machine() != "x86_64", reason="these are models of x86-64 processors"),
     pytest.mark.skipif(QEMU is None, reason="qemu-x86_64 is not installed (Debian: qemu-user)"),
 ]
-MAIN_JOB = ("-m", "geminate", "generate", "Once upon a time", "--raw", "-n", "8", "-q", "--threads", "1")
+MAIN_JOB = ("-m", "geminate", "generate", "Once upon a time", "--raw", "-n", "8", "-q", "--temperature", "0", "--threads", "1")
 
 
 def on(model: str, *args: str, **env: str) -> subprocess.CompletedProcess[str]:

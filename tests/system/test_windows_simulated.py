@@ -16,18 +16,22 @@ from support.serving import Served
 from support.simulated_windows import PRELUDE
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the simulation is made of Linux' calls")
-SHORT = ("--raw", "-n", "12", "--threads", "2", "-q")
+SHORT = ("--raw", "-n", "12", "--temperature", "0", "--threads", "2", "-q")
 
 
 def python(text: str, *args: str) -> str:
     """What ``text`` prints on the simulated system."""
-    done = subprocess.run([sys.executable, "-c", f"{PRELUDE}\n{text}", *args], capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", f"{PRELUDE}\n{text}", *args], capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
 def test_the_simulation_takes_something_away() -> None:
-    assert python("import importlib.util, os; print(hasattr(os, 'fork'), hasattr(os, 'getuid'))").split() == ["False"] * 2
+    assert (
+        python("import importlib.util, os; print(hasattr(os, 'fork'), hasattr(os, 'getuid'))").split() == ["False"] * 2
+    )
     with pytest.raises(AssertionError, match="fcntl"):
         python("import fcntl")
 
@@ -36,9 +40,10 @@ def test_every_module_of_the_package_is_imported() -> None:
     """But for what is POSIX' alone by name, and for training and fleets, whose dependencies are not simulated."""
     found = python(
         "import importlib, pkgutil, geminate\n"
+        "alone = ('geminate.grammar.worker', 'geminate.grammar.host', 'geminate.cli.terminal_posix')\n"
+        "others = ('geminate.tools.train', 'geminate.fleet', 'geminate.__main')\n"
         "for module in pkgutil.walk_packages(geminate.__path__, 'geminate.'):\n"
-        "    alone = module.name in ('geminate.grammar.worker', 'geminate.grammar.host', 'geminate.cli.terminal_posix')\n"
-        "    if not alone and not module.name.startswith(('geminate.tools.train', 'geminate.fleet', 'geminate.__main')):\n"
+        "    if module.name not in alone and not module.name.startswith(others):\n"
         "        importlib.import_module(module.name)\n"
         "        print(module.name)"
     )
@@ -73,13 +78,12 @@ def test_the_server_answers_and_drains(packed_cache: Path, tmp_path: Path) -> No
     served = Served(*flags, prelude=PRELUDE)
     try:
         served.wait_log("ready")
-        body = {"model": "geminate-embedded", "prompt": "Once upon a time" * 20, "max_tokens": 8, "temperature": 0}
+        body = {"model": "geminate-embedded", "max_tokens": 60, "temperature": 0}
+        text = {**body, "prompt": "Once upon a time" * 20}
         grammar = {"response_format": {"type": "json_object"}, "messages": [{"role": "user", "content": "Hi"}]}
-        for _ in range(2):
-            answer = httpx.post(f"{served.url}/v1/completions", json=body, timeout=60)
+        for route, asked in (("completions", text), ("completions", text), ("chat/completions", {**body, **grammar})):
+            answer = httpx.post(f"{served.url}/v1/{route}", json=asked, timeout=60)
             assert answer.status_code == 200, answer.text
-        answer = httpx.post(f"{served.url}/v1/chat/completions", json={**body, **grammar, "max_tokens": 60}, timeout=60)
-        assert answer.status_code == 200, answer.text
         assert any("grammars are compiled in this process" in line["message"] for line in served.log)
         served.process.send_signal(signal.SIGTERM)
         assert served.process.wait(60) == 0, "".join(served.raw)

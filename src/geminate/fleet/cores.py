@@ -15,8 +15,10 @@ _HELD: list[int] = []  # descriptors of the locks, open as long as the process l
 
 def directory() -> Path:
     """Where the locks of this user's replicas on this machine are."""
-    user = "" if sys.platform == "win32" else f"-{os.getuid()}"  # there every user has a temporary directory
-    return Path(tempfile.gettempdir()) / f"geminate-cores{user}"
+    name = "geminate-cores"
+    if sys.platform != "win32":  # where every user has a temporary directory
+        name += f"-{os.getuid()}"
+    return Path(tempfile.gettempdir()) / name
 
 
 def _locked(lock: int) -> bool:

@@ -308,7 +308,10 @@ def make_service(llm: LLM, settings: Settings, check: Check | None = None) -> En
     memory = start.kv_budget(llm, settings)
     llm.measure_costs(check)
     if not llm.grammars.isolate(settings.grammar_bytes):
-        log("warning", "grammars are compiled in this process, without limits of time and memory: this system cannot fork")
+        log(
+            "warning",
+            "grammars are compiled in this process, without limits of time and memory: this system cannot fork",
+        )
     engine = llm.new_engine(
         prefill_share=settings.prefill_share,
         max_gap_s=settings.max_inter_token_ms / 1000,

@@ -15,7 +15,7 @@ if sys.platform == "win32":
     _AT_HIGH = 0x7FFFFFFF
 
     class _Overlapped(ctypes.Structure):
-        _fields_ = [  # noqa: RUF012
+        _fields_ = [
             ("internal", ctypes.c_void_p),
             ("internal_high", ctypes.c_void_p),
             ("offset", wintypes.DWORD),

@@ -9,7 +9,7 @@ import sys
 if sys.platform == "win32":
 
     class _Status(ctypes.Structure):  # MEMORYSTATUSEX
-        _fields_ = [  # noqa: RUF012
+        _fields_ = [
             ("length", ctypes.c_uint32),
             ("load", ctypes.c_uint32),
             ("total", ctypes.c_uint64),

@@ -10,7 +10,11 @@ _HEAD = struct.Struct("<IIBB")  # relationship, size, flags, efficiency class
 
 
 def parse(raw: bytes) -> tuple[int, int]:
-    """Physical cores, and those of the highest efficiency class, from SYSTEM_LOGICAL_PROCESSOR_INFORMATION_EX records."""
+    """Physical cores, and those of the highest efficiency class.
+
+    Args:
+        raw: SYSTEM_LOGICAL_PROCESSOR_INFORMATION_EX records, one after another.
+    """
     classes: list[int] = []
     at = 0
     while at + _HEAD.size <= len(raw):

@@ -13,6 +13,7 @@ import json
 import mmap
 import os
 import struct
+import sys
 import tempfile
 import time
 import zlib
@@ -116,7 +117,7 @@ def open_cache(file: IO[bytes], fingerprint: dict[str, Any]) -> tuple[dict[str, 
     if header["data_bytes"] != size - 16 - length:
         raise WeightsError("the packed cache has lost data")
     mapped = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
-    if hasattr(mmap, "MADV_HUGEPAGE"):
+    if sys.platform == "linux":
         with suppress(OSError):  # a kernel without huge pages for this kind of file
             mapped.madvise(mmap.MADV_HUGEPAGE)
     whole = np.frombuffer(mapped, dtype=np.uint8)
