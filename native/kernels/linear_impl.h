@@ -108,6 +108,7 @@ static inline void with_rows(int64_t rows, Body body) {
 static void linear_quantized(const Matrix& w, const TileRange& range, const GroupRange& groups,
                              const QuantGroup* panel, int64_t rows, float* out, int64_t out_stride,
                              float scale) {
+  if (own_products(w, range, groups, panel, rows, out, out_stride, scale)) return;
   panel += groups.begin * rows;
   const bool nibbles = w.format == Format::int4;
   // Blocks of about the same size.
