@@ -17,7 +17,7 @@ from geminate.backends.select import built_kernels, make_backend, native_backend
 from geminate.cores import pick_threads
 from geminate.kv.store import ARITHMETIC
 from geminate.tools.bench.ceilings import Ceilings
-from geminate.weights.packed_cache import cache_directory
+from geminate.weights.cache import cache_directory
 
 EXTRAS = {"server": "fastapi", "train": "torch"}
 FEATURES = (
