@@ -11,6 +11,7 @@ import pytest
 from geminate import LLM
 from geminate.checkpoint.packed_file import BLOCK
 from geminate.errors import WeightsError
+from support import fabricate
 from support.cache_files import arrays_of, flip, header_of, with_header
 from support.cli import geminate
 
@@ -64,14 +65,15 @@ def test_check_packs_damaged_weights_again(cache: Path, models: dict[str, Path])
     assert not [line for line in said if not line.startswith("drafter: ")]
 
 
-def test_verify_and_info_find_it(tmp_path: Path, models: dict[str, Path]) -> None:
-    env = {"GEMINATE_CACHE": str(tmp_path)}
-    wide = str(models["31B"])
+def test_verify_and_info_find_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = fabricate.text_settings("31B") | {"vocab_size": 4096}
+    monkeypatch.setattr(fabricate, "text_settings", lambda size: settings)
+    wide, env = str(fabricate.make_target("31B", tmp_path / "wide")), {"GEMINATE_CACHE": str(tmp_path / "cache")}
     assert geminate("info", wide, "--drafter", "none", env=env).returncode == 0
-    [file] = tmp_path.glob("*.geminate")
+    [file] = (tmp_path / "cache").glob("*.geminate")
     # In the middle of the largest array, past what every open looks at.
     largest = max(arrays_of(file).values(), key=lambda a: a["nbytes"])
-    assert largest["nbytes"] > 2 * BLOCK
+    assert largest["nbytes"] > 3 * BLOCK
     flip(file, largest["offset"] + largest["nbytes"] // 2)
     done = geminate("verify", wide, "--drafter", "none", "-n", "4", "--limit", "1", "--json", env=env)
     assert done.returncode == 2 and "damaged in" in done.stderr and not done.stdout

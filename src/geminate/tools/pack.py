@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
+from geminate import __version__
 from geminate.checkpoint.packed import LICENCE
 from geminate.checkpoint.packed_writer import PackedWriter
 from geminate.errors import ParameterError, StorageError
@@ -27,11 +28,12 @@ from geminate.loading.pairing import weights_mark
 from geminate.plan.config import AssistantConfig, TargetConfig
 from geminate.replacing import remove_abandoned, replacing
 from geminate.weights.cache import Message
-from geminate.weights.opening import MADE, Recipe, trained_codes
+from geminate.weights.opening import Recipe, trained_codes
 from geminate.weights.packing import Layouts, Progress, packed_bytes
 from geminate.weights.presets import Preset
 from geminate.weights.specs import Matched
 
+MADE = f"geminate {__version__}"
 SPARE = 16 << 20  # bytes beside arrays and documents: checksums, header, padding
 
 

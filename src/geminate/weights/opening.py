@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any, Protocol
 
-from geminate import __version__
 from geminate.backends import select
 from geminate.checkpoint.checkpoint import Checkpoint
 from geminate.checkpoint.entries import Entry
@@ -29,7 +28,7 @@ from geminate.weights.specs import Matched, canonical, expected_tensors, match
 from geminate.weights.store import WeightStore
 from geminate.weights.verification import find_damage
 
-MADE = f"geminate {__version__}"
+MADE = "geminate"  # what the header of a file of the cache names as its program
 
 
 class WeightSource(Protocol):
