@@ -5,7 +5,8 @@ Usage:
 
 A file of random bytes in the shape of E2B in int8 (one large matrix, 35 layers of small ones, a table read row by row)
 is written to ``--work``. Warm: the file is in the page cache. Cold: it was dropped from there (posix_fadvise), so the
-disk counts, and what is left of the cost is what verification adds to reading. The least of several runs.
+disk counts, and what is left of the cost is what verification adds to reading. The least of several runs. Processor
+seconds are what other programs on the machine change least.
 """
 
 from __future__ import annotations
@@ -61,14 +62,19 @@ def dropped(path: Path) -> None:
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def least(run: Callable[[], Any], before: Callable[[], object] = lambda: None, runs: int = RUNS) -> float:
+def least(
+    run: Callable[[], Any],
+    before: Callable[[], object] = lambda: None,
+    runs: int = RUNS,
+    clock: Callable[[], float] = time.perf_counter,
+) -> float:
     """Seconds of the fastest of several runs."""
     times = []
     for _ in range(runs):
         before()
-        began = time.perf_counter()
+        began = clock()
         run()
-        times.append(time.perf_counter() - began)
+        times.append(clock() - began)
     return min(times)
 
 
@@ -110,6 +116,7 @@ def main() -> None:
         for threads in sorted({1, os.cpu_count() or 1}):
             warm = least(lambda threads=threads: find_damage(arrays, threads))
             made[f"warm_gb_per_s_{threads}_threads"] = round(nbytes / warm / 1e9, 2)
+        made["cpu_s_per_gb"] = round(least(lambda: find_damage(arrays), clock=time.process_time) / nbytes * 1e9, 3)
         threads = os.cpu_count() or 1
         read = least(lambda: [array.data.max() for array in arrays], lambda: dropped(path), 3)
         cold = least(lambda: find_damage(arrays, threads), lambda: dropped(path), 3)
