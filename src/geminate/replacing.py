@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from geminate import file_locks
+from geminate.system import locks
 
 YOUNG_S = 60.0  # age below which a temporary file may not have its lock yet
 ABANDONED_S = 24 * 3600.0  # age from which one belongs to a killed run, where there are no locks
@@ -44,7 +44,8 @@ def replacing(
         handle, temporary = tempfile.mkstemp(dir=os.path.dirname(path) or ".", prefix=prefix)
     except OSError as error:
         raise OSError(error.errno, error.strerror, path) from None  # not a name that nobody gave
-    file_locks.hold(handle)
+    with contextlib.suppress(OSError):  # a file system without locks
+        locks.try_lock(handle)
     try:
         with os.fdopen(handle, "wb") as file:
             yield file
@@ -81,10 +82,14 @@ def remove_abandoned(directory: str | os.PathLike[str], prefix: str) -> None:
 
 
 def _is_unlocked(path: str) -> bool:
-    """Whether nobody writes a temporary file any more; False where there are no locks."""
+    """Whether nobody writes a temporary file any more.
+
+    Raises:
+        OSError: there are no locks, or no file.
+    """
     handle = os.open(path, os.O_RDONLY)
     try:
-        return file_locks.hold(handle)
+        return locks.try_lock(handle)
     finally:
         os.close(handle)
 

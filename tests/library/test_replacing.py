@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from geminate import file_locks
 from geminate.replacing import remove_abandoned, replacing
+from geminate.system import locks
 
 
 def test_whole_or_not_at_all(tmp_path: Path) -> None:
@@ -57,7 +57,7 @@ def test_only_what_killed_runs_left_is_removed(tmp_path: Path) -> None:
         os.utime(tmp_path / name, (then, then))
     (tmp_path / ".a-link").symlink_to(tmp_path / ".b-other")
     with (tmp_path / ".a-held").open("rb") as file:
-        held = file_locks.hold(file.fileno())
+        held = locks.try_lock(file.fileno())
         remove_abandoned(tmp_path, ".a-")
     assert sorted(os.listdir(tmp_path)) == [
         ".a-held",

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
 import numpy as np
 
-from geminate.arrays import F32, I8, U16
+from geminate.arrays import F32, I8, U16, is_permutation
 from geminate.backends.select import layout_named
 from geminate.checkpoint.documents import DocumentCheckpoint
 from geminate.checkpoint.entries import Grid
@@ -24,6 +24,7 @@ from geminate.formats.table import FORMATS, Codes, WeightFormat
 
 DRAFTER = "drafter"
 LICENCE = "LICENSE"  # the document with its text
+ORDERING = "masked_embedding.token_ordering"  # the order of rows that are packed in clusters
 CARRIED = ("input_scale", "output_scale", "blocks", "on_grid")
 WAY_OUT = "copy or download it again, or pack the checkpoint again"
 
@@ -146,10 +147,16 @@ class PackedCheckpoint(DocumentCheckpoint):
                     f"{self.file} was packed in the layout {shown(self.layouts.get(fmt))}, which this version "
                     "does not have; pack the checkpoint again"
                 )
+        experts = info["role"] == "experts"
+        order = arrays[ORDERING].data if stack > 1 and not experts and layout is not None else None
+        if order is not None and not is_permutation(order, stack * n):
+            raise ValueError
         return PackedEntry(
             name=name,
             dtype=fmt.upper(),
-            shape=(stack, n, k) if info["role"] == "experts" else (n, k),
+            shape=(stack, n, k) if experts else (stack * n, k),
+            stack=stack,
+            order=order,
             nbytes=sum(plane.data.nbytes for plane in planes.values()),
             offset=planes["codes"].offset,
             grid=None if fmt == "bf16" else fmt,
@@ -185,6 +192,8 @@ class PackedEntry:
 
     Attributes:
         planes: its arrays. format, layout: None for a vector; layout None for a row table, which is row-major.
+        stack: matrices in the planes, one behind the other. order: int32 [rows], the row at each place where they hold
+            clusters of the rows; None: in the order of the rows.
         carried: what else the header says of it: activation scales, scales of a row.
     """
 
@@ -198,6 +207,8 @@ class PackedEntry:
     grid: Grid | None = None
     format: WeightFormat | None = None
     layout: Layout | None = None
+    stack: int = 1
+    order: np.ndarray | None = None
     carried: Mapping[str, Any] = field(default_factory=dict)
 
     def map(self) -> np.ndarray:
@@ -212,18 +223,33 @@ class PackedEntry:
             raise WeightsError(f"{self.name} is quantized; it must not be")
         return self.stored(0, self.shape[0]).values.reshape(self.shape)
 
+    @functools.cached_property
+    def _unclustered(self) -> Codes:
+        """All rows in the order of the token ids."""
+        assert self.order is not None
+        whole = self._of(range(self.stack), self.shape[0] // self.stack)
+        back = np.empty(len(self.order), dtype=np.int32)
+        back[self.order] = np.arange(len(self.order), dtype=np.int32)
+        return _taken(whole, back)
+
+    def _of(self, matrices: Iterable[int], n: int) -> Codes:
+        assert self.layout is not None
+        each = {name: plane.reshape(self.stack, -1) for name, plane in self.planes.items()}
+        k = self.shape[-1]
+        return _joined(
+            [self.layout.unpack({name: plane[which] for name, plane in each.items()}, n, k) for which in matrices]
+        )
+
     def stored(self, start: int, stop: int) -> Codes:
         """`Codes` of rows start..stop of the leading axis, all rows of several matrices in one."""
         assert self.format is not None
         rows = np.arange(start, min(stop, self.shape[0]), dtype=np.int32)
         if self.layout is None:
             return self._table.codes(rows)
+        if self.order is not None:
+            return _taken(self._unclustered, rows)
         n, k = self.shape[-2:]
-        if len(self.shape) == 2:
-            return self.layout.unpack(self.planes, n, k, rows)
-        each = {name: plane.reshape(self.shape[0], -1) for name, plane in self.planes.items()}
-        return _joined([self.layout.unpack({name: plane[which] for name, plane in each.items()}, n, k)
-                        for which in rows])  # fmt: skip
+        return self.layout.unpack(self.planes, n, k, rows) if len(self.shape) == 2 else self._of(rows, n)
 
     @property
     def _table(self) -> RowTable:
@@ -256,3 +282,10 @@ def _joined(parts: Sequence[Codes]) -> Codes:
     fields = {f.name: [getattr(part, f.name) for part in parts] for f in dataclasses.fields(Codes)}
     joined: dict[str, Any] = {name: None if of[0] is None else np.concatenate(of) for name, of in fields.items()}
     return Codes(**joined)
+
+
+def _taken(codes: Codes, rows: np.ndarray) -> Codes:
+    """Some rows of `Codes`."""
+    fields = {f.name: getattr(codes, f.name) for f in dataclasses.fields(Codes)}
+    taken: dict[str, Any] = {name: None if value is None else value[rows] for name, value in fields.items()}
+    return Codes(**taken)

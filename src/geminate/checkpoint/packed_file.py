@@ -21,6 +21,7 @@ import mmap
 import os
 import stat
 import struct
+import sys
 import zlib
 from collections.abc import Mapping
 from contextlib import suppress
@@ -30,9 +31,10 @@ from typing import IO, Any
 
 import numpy as np
 
-from geminate import file_locks
 from geminate.arrays import U8
 from geminate.errors import WeightsError
+from geminate.system import locks
+from geminate.system.files import OPEN, others_write, same_user
 
 MAGIC = b"GEMINATE"
 VERSION = 4
@@ -154,11 +156,11 @@ class PackedFile:
 
     def __init__(self, file: IO[bytes], called: str) -> None:
         self.called = called
-        file_locks.share(file.fileno())  # held by the map: the cache removes no file that is in use
+        locks.try_share(file.fileno())  # held by the map: the cache removes no file that is in use
         self.nbytes = file.seek(0, os.SEEK_END)
         header = self._header(file)
         mapped = mmap.mmap(file.fileno(), self.nbytes, access=mmap.ACCESS_READ)
-        if hasattr(mmap, "MADV_HUGEPAGE"):
+        if sys.platform == "linux":
             with suppress(OSError):  # a kernel without huge pages for this kind of file
                 mapped.madvise(mmap.MADV_HUGEPAGE)
         self._whole: U8 = np.frombuffer(mapped, dtype=np.uint8)
@@ -184,9 +186,7 @@ class PackedFile:
             WeightsError: see `PackedFile`; or no regular file, or somebody else's. OSError: it cannot be opened.
         """
         called = called or str(path)
-        # Opening a pipe would wait for a writer.
-        flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-        with os.fdopen(os.open(path, flags), "rb") as file:
+        with os.fdopen(os.open(path, os.O_RDONLY | OPEN), "rb") as file:
             found = os.fstat(file.fileno())
             if not stat.S_ISREG(found.st_mode):
                 raise WeightsError(f"{called} is no regular file")
@@ -293,9 +293,7 @@ def _check_owner(found: os.stat_result, called: str) -> None:
     Raises:
         WeightsError: somebody else's, or writable by others.
     """
-    if not hasattr(os, "getuid"):
-        return
-    if found.st_uid not in (os.getuid(), 0):
+    if not same_user(found, or_root=True):
         raise WeightsError(f"{called} belongs to user {found.st_uid}")
-    if found.st_mode & 0o022:
+    if others_write(found):
         raise WeightsError(f"{called} can be written by other users")

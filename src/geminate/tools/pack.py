@@ -21,12 +21,12 @@ from geminate.checkpoint.packed_writer import PackedWriter
 from geminate.errors import ParameterError, StorageError
 from geminate.families.base import Model
 from geminate.families.registry import open_model
-from geminate.file_locks import turn
 from geminate.loading.drafters import check_drafter, drafter_errors
 from geminate.loading.load import locate
 from geminate.loading.pairing import weights_mark
 from geminate.plan.config import AssistantConfig, TargetConfig
 from geminate.replacing import remove_abandoned, replacing
+from geminate.system.locks import turn
 from geminate.weights.cache import Message
 from geminate.weights.opening import Recipe, trained_codes
 from geminate.weights.packing import Layouts, Progress, packed_bytes

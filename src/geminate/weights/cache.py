@@ -15,11 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from geminate import file_locks
 from geminate.checkpoint.packed_file import SUFFIX, VERSION, PackedFile, packed_version
 from geminate.errors import StorageError, WeightsError
 from geminate.replacing import remove_abandoned, replacing
 from geminate.sizes import parse_size
+from geminate.system import directories, locks
+from geminate.system.files import anonymous_file
 
 Message = Callable[[str], None]
 DEFAULT_LIMIT = 64 << 30
@@ -35,8 +36,7 @@ def cache_directory(chosen: Path | None = None) -> Path:
         return chosen
     if os.environ.get("GEMINATE_CACHE"):
         return Path(os.environ["GEMINATE_CACHE"]).expanduser()
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "geminate"
+    return directories.cache()
 
 
 def cache_limit() -> int | None:
@@ -104,7 +104,7 @@ def _entry(path: Path) -> Kept:
         part=part,
         weights=str(about.get("weights") or ""),
         used=stat.st_mtime,
-        in_use=file_locks.in_use(path),
+        in_use=locks.is_locked(path),
         usable=usable,
         orphaned=bool(model) and not os.path.exists(model),
     )
@@ -116,7 +116,7 @@ def remove(kept: Kept) -> int:
     Raises:
         StorageError: it is in use, or cannot be removed.
     """
-    if file_locks.in_use(kept.path):
+    if locks.is_locked(kept.path):
         raise StorageError(f"{kept.path} is in use; stop the process that runs {kept.model or 'it'} first")
     try:
         kept.path.unlink(missing_ok=True)
@@ -198,7 +198,7 @@ def keep_nowhere(write: Callable[[IO[bytes]], None], cache: Path | None) -> Pack
     Raises:
         StorageError: no space there either.
     """
-    with _nameless() as file:
+    with anonymous_file() as file:
         try:
             write(file)
         except OSError as error:
@@ -210,12 +210,3 @@ def keep_nowhere(write: Callable[[IO[bytes]], None], cache: Path | None) -> Pack
                 f"cannot write the packed weights to a temporary file in {where}: {error.strerror}; {way}"
             ) from None
         return PackedFile(file, "the packed weights")
-
-
-def _nameless() -> IO[bytes]:
-    try:
-        return tempfile.TemporaryFile()
-    except OSError:
-        if hasattr(os, "memfd_create"):
-            return os.fdopen(os.memfd_create("geminate-weights"), "w+b")
-        raise

@@ -17,8 +17,8 @@ from geminate.checkpoint.packed import WAY_OUT, PackedCheckpoint, PackedEntry
 from geminate.checkpoint.packed_file import SUFFIX, PackedFile
 from geminate.checkpoint.packed_writer import PackedWriter, PartWriter
 from geminate.errors import GeminateError, WeightsError
-from geminate.file_locks import turn
 from geminate.plan.config import AssistantConfig, TargetConfig
+from geminate.system.locks import turn
 from geminate.weights import cache
 from geminate.weights.cache import CALLED, COSTS, Message
 from geminate.weights.packed_header import check_header
@@ -83,12 +83,12 @@ class Recipe:
     def about(self) -> dict[str, Any]:
         """What the header of the packed file says of the whole model."""
         stored, config = self.stored, self.config
-        formats = [
-            (s.name, tensor_format(s, stored.get(s.name), self.preset, config)) for s in expected_tensors(config)
-        ]
+        specs = expected_tensors(config)
+        formats = [(s.name, tensor_format(s, stored.get(s.name), self.preset, config)) for s in specs]
+        clustered = [(s.name, s.clusters) for s in specs if s.clusters > 1]
         shape = hashlib.sha256(repr(sorted(asdict(config).items(), key=str)).encode()).hexdigest()
         # What a preset means may change with the version; a file packed under the old meaning is stale.
-        meaning = hashlib.sha256(repr(formats).encode()).hexdigest()
+        meaning = hashlib.sha256(repr(formats + clustered if clustered else formats).encode()).hexdigest()
         return {
             "weights": self.preset,
             "layout": {fmt: self.layouts(fmt).name for _, fmt in formats},

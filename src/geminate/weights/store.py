@@ -149,7 +149,8 @@ class WeightStore:
         Raises:
             WeightsError: not a permutation of the token ids; the kernels use them as addresses.
         """
-        vocab = self._info("embed_tokens")["n"]
+        table = self._info("embed_tokens")
+        vocab = table["n"] * table.get("stack", 1)
         found = np.array(self._arrays[name], dtype=np.int32)
         if not is_permutation(found, vocab):
             raise WeightsError(f"{name} is not a permutation of the {vocab} token ids")
