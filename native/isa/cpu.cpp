@@ -1,6 +1,10 @@
 #include "isa/cpu.h"
 
 #include "isa/x86_features.h"
+
+#if defined(GEMINATE_NEON)
+#include "isa/arm_features.h"
+#endif
 #include "sampling/kernels.h"
 
 namespace geminate {
@@ -14,6 +18,15 @@ static std::vector<const Kernels*> supported() {
   if (has.avxvnni) found.push_back(avxvnni_kernels());
 #endif
   if (has.avx2) found.push_back(avx2_kernels());
+#endif
+#if defined(GEMINATE_NEON)
+  // On Apple's cores smmla was measured 10 to 25 % slower than sdot; Arm's own take two steps' work in one.
+  const ArmFeatures has = arm_features();
+  const bool i8mm = has.dotprod && has.i8mm;
+  if (i8mm && !has.apple) found.push_back(neon_i8mm_kernels());
+  if (has.dotprod) found.push_back(neon_dotprod_kernels());
+  if (i8mm && has.apple) found.push_back(neon_i8mm_kernels());
+  found.push_back(neon_kernels());
 #endif
   found.push_back(scalar_kernels());
   return found;

@@ -13,7 +13,7 @@ import pytest
 
 from geminate.cores import of_windows
 from geminate.system import directories, files, locks, processor, windows_cores
-from geminate.weights.packed_cache import cache_directory
+from geminate.weights.cache import cache_directory
 from support.cli import refused
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from geminate.audit.lines import HEAD, ORIGIN, DamagedLineError, Line, digest, read_line
-from geminate.errors import AuditLogError
+from geminate.errors import AuditLogError, AuditLogInUseError
 from geminate.system import locks
 from geminate.system.files import OPEN, read_at
 
@@ -100,14 +100,14 @@ def lock(fd: int, path: Path) -> None:
     """Take the lock of an open file.
 
     Raises:
-        AuditLogError: another process holds it.
+        AuditLogInUseError: another process holds it. AuditLogError: there are no locks.
     """
     try:
         locked = locks.try_lock(fd)
     except OSError as error:
         raise AuditLogError(f"cannot lock the audit log {path}: {error.strerror}") from None
     if not locked:
-        raise AuditLogError(_IN_USE.format(path))
+        raise AuditLogInUseError(_IN_USE.format(path))
 
 
 def read_tail(fd: int, path: Path) -> Tail:

@@ -240,6 +240,8 @@ def _prepare(path: Path) -> None:
     Raises:
         PrefixStoreError: it is not, or cannot be made.
     """
+    if path.exists() and not path.is_dir():
+        raise PrefixStoreError(f"{path} is a file, and a prefix store is a directory; name another one")
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = path.stat()

@@ -11,10 +11,8 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
-from typing import Any, NoReturn, cast
-
-import uvicorn
+from collections.abc import Callable
+from typing import Any, NoReturn
 
 from geminate.backends.select import report_bus_errors
 from geminate.engine.service import EngineService
@@ -24,8 +22,8 @@ from geminate.server import start
 from geminate.server.app import make_app
 from geminate.server.http.auth import Keys, load_keys
 from geminate.server.http.heap import share_one_heap
-from geminate.server.http.limits import timed_protocol
-from geminate.server.http.logs import configure, line_around_time, log, log_left_out
+from geminate.server.http.logs import configure, line_around_time, log
+from geminate.server.listen import AFTER_DRAIN_S, bind, make_server
 from geminate.server.settings import Settings
 from geminate.server.state import Model, ServerState
 from geminate.server.watchdog import watch
@@ -34,31 +32,9 @@ from geminate.system.signals import ENDS, HANG_UP, on_signals
 
 TICK_S = 0.05
 LOG = 2  # stderr
-BACKLOG = 2048
-ACCEPTED_AT_ONCE = 64
-"""Connections that are accepted before others are read: more would starve those that have something to say."""
 CHECK_NICE = 10  # of the thread that reads all weights: answers come first
-AFTER_DRAIN_S = 5
-"""Time allowed for sending the last bytes of the last responses, and for a load to notice that it is to stop."""
 Check = Callable[[], None]
 Load = Callable[[Check], LLM]
-
-
-class _Server(uvicorn.Server):
-    """uvicorn's server without its signal handlers; ours drain first."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        for listener in sockets or ():
-            listener.listen(BACKLOG)  # asyncio has set it to what it accepts at once
-
-    async def on_tick(self, counter: int) -> bool:
-        log_left_out()
-        return await super().on_tick(counter)
 
 
 def serve(settings: Settings, load: Load) -> None:
@@ -78,23 +54,9 @@ def serve(settings: Settings, load: Load) -> None:
     keys = load_keys(settings)
     if not keys and settings.allow_unauthenticated:
         log("warning", "no API keys: anyone who can reach this address can use the server", host=settings.host)
-    listener = _bind(settings)
+    listener = bind(settings)
     with contextlib.closing(listener):
         _Run(settings, keys, load, listener).run()
-
-
-def _bind(settings: Settings) -> socket.socket:
-    host = settings.host.strip("[]")
-    try:
-        family, kind, proto, _, address = socket.getaddrinfo(host, settings.port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(family, kind, proto)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen(BACKLOG)  # before "listening" is logged
-    except OSError as error:
-        raise BackendError(f"cannot listen on {settings.host} port {settings.port}: {error.strerror}") from error
-    listener.set_inheritable(False)
-    return listener
 
 
 class _Run:
@@ -105,21 +67,7 @@ class _Run:
         self.keys = Keys(keys)
         self.state = ServerState(settings)
         self.service: EngineService | None = None
-        config = uvicorn.Config(
-            make_app(self.state, self.keys),
-            http=timed_protocol(settings),
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            workers=1,
-            backlog=ACCEPTED_AT_ONCE,
-            timeout_keep_alive=cast(int, settings.idle_seconds),
-            timeout_graceful_shutdown=AFTER_DRAIN_S,
-        )
-        self.server = _Server(config)
+        self.server = make_server(make_app(self.state, self.keys), settings)
         self.url = ""
         self._signals = 0
         self._terminal = os.isatty(LOG)
