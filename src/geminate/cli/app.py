@@ -11,6 +11,7 @@ import typer
 from geminate.cli.commands import HELP, Commands
 from geminate.cli.console import fail, last_errors, user_errors
 from geminate.errors import SHORTENED
+from geminate.system.processor import why_no_numpy
 from geminate.system.streams import write_utf8
 
 
@@ -190,7 +191,9 @@ def _version(wanted: bool) -> None:
 
 
 def _load_numpy() -> None:
-    """NumPy asks more of a processor than the kernels do: on x86-64 SSE4.2, which all have had since 2009."""
+    """NumPy asks more of a processor than the kernels do."""
+    if (why := why_no_numpy()) is not None:
+        fail(why)
     try:
         import numpy  # noqa: F401
     except (ImportError, RuntimeError) as error:
