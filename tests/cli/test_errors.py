@@ -31,9 +31,10 @@ def test_not_a_model(tmp_path: Path) -> None:
     refused("generate", "x", "--model", str(tmp_path), says="cannot read")
 
 
-def test_offline_hub_id(tmp_path: Path) -> None:
-    env = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
-    refused("generate", "x", "--model", "google/gemma-4-E2B-it", says="HF_HUB_OFFLINE", env=env)
+def test_a_hub_id_that_was_not_pulled(tmp_path: Path) -> None:
+    env = {"HF_HOME": str(tmp_path), "HF_HUB_CACHE": str(tmp_path / "hub"), "HF_ENDPOINT": "http://127.0.0.1:9"}
+    says = "geminate pull google/gemma-4-E2B-it downloads it"
+    refused("generate", "x", "--model", "google/gemma-4-E2B-it", says=says, env=env)
 
 
 @pytest.fixture

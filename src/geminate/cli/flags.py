@@ -20,7 +20,7 @@ from geminate.params import SamplingParams, parse_speculation
 
 ModelArg = Annotated[
     str | None,
-    typer.Argument(metavar="[MODEL]", help="Directory, GGUF file or hub id.", show_default="the embedded pair"),
+    typer.Argument(metavar="[MODEL]", help="Directory, GGUF file or pulled model.", show_default="the embedded pair"),
 ]
 ModelOpt = Annotated[
     str | None, typer.Option("--model", "-m", help="The same as the argument MODEL.", show_default=False)
