@@ -21,6 +21,7 @@ from geminate.errors import StorageError, WeightsError
 from geminate.formats.matrix import PackedMatrix, RowTable
 from geminate.formats.table import FORMATS, WeightFormat
 from geminate.plan.config import AssistantConfig, TargetConfig
+from geminate.system.files import anonymous_file, renamed
 from geminate.weights import packed_cache as pc
 from geminate.weights.packed_header import check_header
 from geminate.weights.packing import Layouts, Progress, pack_all, requantized
@@ -151,7 +152,8 @@ class WeightStore:
         Raises:
             WeightsError: not a permutation of the token ids; the kernels use them as addresses.
         """
-        vocab = self._info("embed_tokens")["n"]
+        table = self._info("embed_tokens")
+        vocab = table["n"] * table.get("stack", 1)
         found = np.array(self._arrays[name], dtype=np.int32)
         if not is_permutation(found, vocab):
             raise WeightsError(f"{name} is not a permutation of the {vocab} token ids")
@@ -314,11 +316,10 @@ def _packed_at(path: Path, write: Callable[[IO[bytes]], None], say: Message) -> 
         try:
             write(file)
             os.fsync(file.fileno())
-            os.replace(temporary, path)
+            return renamed(file, path)
         except BaseException:
             file.close()
             raise
-        return file
     except OSError as error:  # not writable, or a full disk
         say(f"cannot keep packed weights in {path.parent} ({error.strerror}); running without the cache")
         return None
@@ -336,7 +337,7 @@ def _packed_nowhere(write: Callable[[IO[bytes]], None], cache: Path | None) -> I
     Raises:
         StorageError: no space there either.
     """
-    file = pc.anonymous_file()
+    file = anonymous_file()
     try:
         write(file)
     except OSError as error:
@@ -371,7 +372,9 @@ def _fingerprint(
     shape = hashlib.sha256(repr(sorted(asdict(config).items(), key=str)).encode()).hexdigest()
     stored = {canonical(name): entry for name, entry in entries.items()}
     # What a preset means may change with the version; a file packed under the old meaning is stale.
-    formats = [(s.name, tensor_format(s, stored.get(s.name), preset, config)) for s in expected_tensors(config)]
-    meaning = hashlib.sha256(repr(formats).encode()).hexdigest()
+    specs = expected_tensors(config)
+    formats = [(s.name, tensor_format(s, stored.get(s.name), preset, config)) for s in specs]
+    clustered = [(s.name, s.clusters) for s in specs if s.clusters > 1]
+    meaning = hashlib.sha256(repr(formats + clustered if clustered else formats).encode()).hexdigest()
     arranged = {fmt: layouts(fmt).name for _, fmt in formats}
     return {"files": checkpoint.stamps, "config": shape, "format": preset, "meaning": meaning, "layout": arranged}
