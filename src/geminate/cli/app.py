@@ -67,6 +67,11 @@ class Root(Commands):
             "geminate.cli.show:show",
             "What a model is, what it takes on disk and in memory, and how fast it should be here.",
         ),
+        (
+            "cache",
+            "geminate.cli.cache:cache",
+            "Packed weights on this disk, which model each belongs to, and the limit.",
+        ),
         ("rm", "geminate.cli.rm:rm", "Remove pulled models, and drafters that no other model here uses."),
         ("info", "geminate.cli.info:info", "Shape, parameters and bytes of a model, and the drafter found for it."),
         (
@@ -83,6 +88,12 @@ class Root(Commands):
             "quantize",
             "geminate.cli.quantize:quantize_command",
             "Write a quantized copy with less error than plain rounding, which is served as it is.",
+        ),
+        (
+            "pack",
+            "geminate.cli.pack:pack",
+            "Write a model and its drafter into one file that every command takes and that needs the checkpoint no "
+            "more.",
         ),
         ("serve", "geminate.cli.serve:serve", "Serve a model over OpenAI's API, with a page at /."),
         (

@@ -20,7 +20,7 @@ from geminate.plan.batch import Batch, Rows
 from geminate.plan.costs import AttentionCosts
 from geminate.replacing import replacing
 from geminate.speculation.costs import PROFILE_CONTEXT, PROFILE_ROWS, CostModel, CostProfile
-from geminate.weights.store import Message
+from geminate.weights.cache import Message
 
 BUDGET = 1.5  # seconds to spend, unless a few passes alone take longer
 FEW = (1, 2, 3, 5, 9, 17)  # row counts timed where all of them would take too long
@@ -53,7 +53,7 @@ def cost_profile(
     """
     if pair.target.backend.name != "native":
         return None
-    path, key = _path(pair), _key(pair)
+    path, key = pair.target.store.costs, _key(pair)
     if (known := kept_profile(pair)) is not None:
         return known
     kept = _read(path)
@@ -71,7 +71,7 @@ def cost_profile(
 def kept_profile(pair: Pair) -> CostProfile | None:
     """The kept profile of this machine, pair and thread count; None if there is none."""
     try:
-        return CostProfile.from_dict(_read(_path(pair))[_key(pair)])
+        return CostProfile.from_dict(_read(pair.target.store.costs)[_key(pair)])
     except (KeyError, ValueError, TypeError):
         return None
 
@@ -170,11 +170,6 @@ def _key(pair: Pair) -> str:
     drafter = "none" if pair.drafter is None else f"{pair.located.drafter} {pair.drafter.store.format}"
     kv = pair.target.kv_format
     return f"{machine.describe()}; {backend.isa}, {backend.threads} threads; KV {kv}; drafter {drafter}"
-
-
-def _path(pair: Pair) -> Path | None:
-    packed = pair.target.store.path
-    return None if packed is None else packed.with_suffix(".costs.json")
 
 
 def _read(path: Path | None) -> dict[str, Any]:

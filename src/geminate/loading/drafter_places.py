@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from geminate.checkpoint.gguf_file import gguf_architecture
+from geminate.checkpoint.packed_file import SUFFIX
 from geminate.errors import GeminateError
 from geminate.families.registry import open_model
 from geminate.loading.hub.choice import is_drafter_name
@@ -134,6 +135,7 @@ def _beside(place: Path, is_file: bool) -> Iterator[Place]:
     if is_file:
         yield Place(path=place.with_name(place.stem + "-assistant"), where=BESIDE)
         yield Place(path=place.with_name(place.stem + "-assistant.gguf"), where=BESIDE)
+        yield Place(path=place.with_name(place.stem + "-assistant" + SUFFIX), where=BESIDE)
     else:
         yield Place(path=place / "drafter", where=FOLDER)
         yield Place(path=place / "assistant", where=FOLDER)

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from geminate.checkpoint.checkpoint import Checkpoint
+from geminate.checkpoint.packed import PackedCheckpoint, is_packed_path
 from geminate.errors import (
     ConfigError,
     DrafterMismatchError,
@@ -53,9 +55,10 @@ def find_drafter(name: str | Path, source: Path, choice: str | Path | None) -> D
 
     Args:
         name: what the user called the target. source: where it was found.
-        choice: ``auto`` takes the first that fits of the places of `drafter_places`: beside the target as it was named,
-            beside what links lead to, in folders such as ``MTP/`` and ``assistant/``, in the hub cache. Nothing is
-            downloaded. None or ``none`` is none; anything else is a path or the name of a pulled model.
+        choice: ``auto`` takes the one in the target's packed file, else the first that fits of the places of
+            `drafter_places`: beside the target as it was named, beside what links lead to, in folders such as ``MTP/``
+            and ``assistant/``, in the hub cache. Nothing is downloaded. None or ``none`` is none; anything else is a
+            path or the name of a pulled model.
 
     Raises:
         ModelNotFoundError: a drafter named explicitly that is not there.
@@ -66,13 +69,28 @@ def find_drafter(name: str | Path, source: Path, choice: str | Path | None) -> D
     if choice != "auto":
         with drafter_errors():
             path = search.in_folder(choice) or locate_model(choice)
+            path = drafter_within(path) or path
         return DrafterChoice(path=path, note=f"drafter: {path}", where="as named")
+    inside = drafter_within(source)
+    if inside is not None:
+        note = f"drafter: {inside}, packed together with the target"
+        return DrafterChoice(path=inside, note=note, where="in the packed file")
     for candidate, where in search.candidates():
         if search.fits(candidate):
             also = search.others(candidate)
             note = f"drafter: {candidate}{also}{search.passed_over('; ')}"
             return DrafterChoice(path=candidate, note=note, where=where)
     return search.none(str(name))
+
+
+def drafter_within(source: Path) -> Path | None:
+    """The drafter that stands beside a target in its packed file; None without one.
+
+    Raises:
+        WeightsError: a damaged packed file.
+    """
+    checkpoint = Checkpoint.open(source) if is_packed_path(source) else None
+    return checkpoint.drafter if isinstance(checkpoint, PackedCheckpoint) else None
 
 
 class _Search:

@@ -1,4 +1,4 @@
-"""From what a user names (a directory, a GGUF file, a pulled model, nothing) to what stands on disk."""
+"""From what a user names (a directory, a GGUF or packed file, a pulled model, nothing) to what stands on disk."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from pathlib import Path
 
 from geminate.checkpoint.gguf_file import gguf_architecture, is_gguf
 from geminate.checkpoint.missing import what_it_is
+from geminate.checkpoint.packed import is_packed_path
+from geminate.checkpoint.packed_file import SUFFIX
 from geminate.errors import GeminateError, ModelNotFoundError
 from geminate.families.registry import open_model
 from geminate.loading.hub.names import known_name, parse_name
@@ -31,13 +33,15 @@ def embedded_pair() -> tuple[Path, Path]:
 
 
 def is_model(text: str) -> bool:
-    """Whether a text names a model: a GGUF file, a directory with one or with a model's files, a name of the catalogue,
-    or a hub id that was pulled."""
+    """Whether a text names a model: a GGUF or packed file, a directory with one or with a model's files, a name of the
+    catalogue, or a hub id that was pulled."""
     try:
         path = Path(text).expanduser()
-        if is_gguf(path) or any((path / name).is_file() for name in ("config.json", "adapter_config.json")):
+        if is_gguf(path) or is_packed_path(path):
             return True
-        if any(path.glob("*.gguf")) or known_name(text) is not None:
+        if any((path / name).is_file() for name in ("config.json", "adapter_config.json")):
+            return True
+        if any(path.glob("*.gguf")) or any(path.glob(f"*{SUFFIX}")) or known_name(text) is not None:
             return True
         name = parse_name(text)
         return name is not None and find_pulled(name).path is not None
@@ -46,7 +50,7 @@ def is_model(text: str) -> bool:
 
 
 def locate_model(name: str | Path) -> Path:
-    """The directory or GGUF file of a model named by its path, or by the name under which it was pulled.
+    """The directory, GGUF or packed file of a model named by its path, or by the name under which it was pulled.
 
     Nothing is downloaded.
 
@@ -60,6 +64,8 @@ def locate_model(name: str | Path) -> Path:
         path = Path(name).expanduser()
         if path.is_dir():
             return _in_directory(path)
+        if is_packed_path(path):
+            return path
         exists, gguf = path.exists(), is_gguf(path)
     except (OSError, RuntimeError) as error:  # too long, unreadable, or ~ of a user that is not there
         cause = getattr(error, "strerror", None) or str(error)
@@ -69,27 +75,30 @@ def locate_model(name: str | Path) -> Path:
     if gguf or (exists and path.suffix == ".gguf"):
         return path  # a damaged one is reported by its reader
     if exists:
-        raise ModelNotFoundError(f"{name} is a file, but no GGUF; a model is that, or a directory with config.json")
-    known = parse_name(text)
+        raise ModelNotFoundError(
+            f"{name} is a file, but no GGUF or packed file; a model is one of these, or a directory with config.json"
+        )
+    known = None if text.lower().endswith(SUFFIX) else parse_name(text)
     if known is None:
         raise ModelNotFoundError(_no_such(text))
     return locate_pulled(text, known)
 
 
 def _in_directory(directory: Path) -> Path:
-    """A model directory itself, or the one GGUF target in it.
+    """A model directory itself, or the one GGUF target or packed file in it.
 
     Raises:
-        ModelNotFoundError: several GGUF targets, or no whole model.
+        ModelNotFoundError: several of them, or no whole model.
     """
     if (directory / "config.json").is_file() and any(directory.glob("*.safetensors")):
         return directory
-    targets = _gguf_targets(directory)
+    targets = [*_gguf_targets(directory), *sorted(directory.glob(f"*{SUFFIX}"))]
     if len(targets) == 1:
         return targets[0]
     if targets:
         names = ", ".join(path.name for path in targets[:_LISTED]) + (", ..." if len(targets) > _LISTED else "")
-        raise ModelNotFoundError(f"{directory} holds {len(targets)} GGUF models; name one of the files: {names}")
+        kinds = "GGUF" if all(path.suffix == ".gguf" for path in targets) else "GGUF or packed"
+        raise ModelNotFoundError(f"{directory} holds {len(targets)} {kinds} models; name one of the files: {names}")
     if not (directory / "config.json").is_file() and (problem := what_it_is(directory)):
         raise ModelNotFoundError(problem)
     return directory
@@ -123,7 +132,7 @@ def _is_other_gguf(path: Path) -> bool:
 
 def _no_such(text: str) -> str:
     """What to say of a name that is neither on disk nor one of the hub."""
-    if text.lower().endswith(".gguf"):
+    if text.lower().endswith((".gguf", SUFFIX)):
         return f"no such file: {text}"
     hint = unknown_name(text)
     if ":" in text and "/" not in text:

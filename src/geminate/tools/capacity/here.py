@@ -14,7 +14,7 @@ from geminate.cores import pick_threads
 from geminate.replacing import replacing
 from geminate.tools.capacity.machines import Machine
 from geminate.tools.capacity.measure import probe_machine
-from geminate.weights.packed_cache import cache_directory
+from geminate.weights.cache import cache_directory
 
 
 @dataclass(frozen=True, kw_only=True)

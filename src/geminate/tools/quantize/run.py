@@ -19,11 +19,11 @@ from geminate.arrays import F32, I8, U16
 from geminate.backends.select import make_backend
 from geminate.checkpoint.coded_tensors import CODES, METHOD, SCALES, STORED
 from geminate.checkpoint.entries import Entry
-from geminate.checkpoint.row_scaled import RowScaledEntry
+from geminate.checkpoint.packed import is_packed_path
 from geminate.errors import ParameterError, QuantizationError
 from geminate.families.base import Model
 from geminate.families.registry import open_model
-from geminate.formats.table import FORMATS, WeightFormat, grouped, padded
+from geminate.formats.table import FORMATS, ROW_FORMATS, WeightFormat, grouped, padded
 from geminate.loading.drafters import check_drafter, drafter_errors
 from geminate.loading.load import locate
 from geminate.plan.config import TargetConfig
@@ -31,14 +31,16 @@ from geminate.text.tokenizer import Tokenizer
 from geminate.text.windows import windows
 from geminate.tools.quantize.importance import channel_importance
 from geminate.tools.quantize.writer import Planned, write_safetensors
+from geminate.weights.cache import Message
+from geminate.weights.opening import open_weights
 from geminate.weights.packing import Progress, passes_through
 from geminate.weights.presets import Preset, tensor_format
 from geminate.weights.scale_search import quantize_searched, recovered, trained_for_int4
 from geminate.weights.specs import TensorSpec, canonical, expected_tensors, match
-from geminate.weights.store import Message, open_weights
 
 BLOCK_BYTES = 4 << 20
 DRAFTER = "assistant"  # the folder of the copy in which `auto` finds it
+NOT_CARRIED = "; it is in a packed file and stays there: name it with --drafter"
 CARRIED = ("*.json", "*.safetensors", "*.jinja", "LICENSE*", "README*", "MODEL_CARD*")  # of a drafter's directory
 TARGETS: tuple[Preset, ...] = ("int8", "int4+", "int4")
 Stage = Callable[[str, int, int], None]
@@ -100,7 +102,7 @@ def quantize_model(
     located = locate(model, drafter)
     source = open_model(located.target)
     config = source.target_config()
-    _check_sources(source, config, located.drafter)
+    carried = _check_sources(source, config, located.drafter)
     matched = match(source.tensors, config, str(source.path))
     say = on_message or (lambda text: None)
     for reason, (count, left_out) in matched.skipped.items():
@@ -117,8 +119,8 @@ def quantize_model(
         new.mkdir(parents=True)
         counts = _write_weights(new / "model.safetensors", plans, importance, on_stage)
         _write_rest(source, new, preset, calibrated=calibration is not None)
-        if located.drafter is not None:
-            _copy_drafter(located.drafter, new / DRAFTER)
+        if carried is not None:
+            _copy_drafter(carried, new / DRAFTER)
         size = sum(path.stat().st_size for path in new.rglob("*") if path.is_file())
         new.rename(out)
     except OSError as error:
@@ -128,8 +130,8 @@ def quantize_model(
     return Quantized(
         directory=out,
         nbytes=size,
-        drafter=None if located.drafter is None else out / DRAFTER,
-        drafter_note=located.drafter_note,
+        drafter=None if carried is None else out / DRAFTER,
+        drafter_note=located.drafter_note + ("" if located.drafter == carried else NOT_CARRIED),
         **counts,
     )
 
@@ -146,15 +148,17 @@ def _check_request(preset: Preset, out: Path) -> None:
         raise QuantizationError(f"{out} exists; name a new directory, or remove it first")
 
 
-def _check_sources(source: Model, config: TargetConfig, drafter: Path | None) -> None:
+def _check_sources(source: Model, config: TargetConfig, drafter: Path | None) -> Path | None:
+    """Check target and drafter; the drafter that can be copied."""
     if drafter is not None:
         with drafter_errors(drafter):
             check_drafter(config, open_model(drafter))
-    if any(isinstance(entry, RowScaledEntry) for entry in source.tensors.values()):
+    if any(entry.grid in ROW_FORMATS.values() for entry in source.tensors.values()):
         raise QuantizationError(
             f"{source.path} was trained for 2, 4 and 8 bits with static activations; it cannot be quantized further: "
             "serve it as it is, or quantize the bf16 checkpoint"
         )
+    return None if drafter is None or is_packed_path(drafter) else drafter
 
 
 def _copy_drafter(drafter: Path, to: Path) -> None:
