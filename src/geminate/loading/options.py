@@ -23,10 +23,10 @@ class LoadOptions:
     (what None means), ``none`` (the word for None).
 
     Attributes:
-        model: directory, GGUF or packed file, or hub id; None, or ``embedded``, is the embedded pair (./embedded a
-            directory).
-        drafter: ``auto`` (found beside the model), ``embedded``, a directory, GGUF or packed file, or hub id, or None
-            for none.
+        model: directory, GGUF or packed file, or the name of a pulled model; None, or ``embedded``, is the embedded
+            pair (./embedded a directory).
+        drafter: ``auto`` (found beside the model), ``embedded``, a directory, GGUF or packed file, pulled model, or
+            None for none.
         weights: ``bf16``, ``int8``, ``int4``, ``int4+``, ``mobile`` (of a checkpoint for devices only), or ``auto``:
             the file's own grid if it has one, else int8. The drafter is never kept below int8.
         kv: keys and values in float16 (``f16``) or ``int8``, which takes about half the memory.
@@ -50,14 +50,17 @@ class LoadOptions:
     model: str | Path | None = field(
         default=None,
         metadata={
-            "help": "Directory, GGUF or .geminate file, or hub id.",
+            "help": "Directory, GGUF or .geminate file, or pulled model.",
             "flags": ("--model", "-m"),
             "empty": "the embedded pair",
         },
     )
     drafter: str | Path | None = field(
         default="auto",
-        metadata={"help": "auto, none, embedded, or a directory, GGUF or .geminate file, or hub id.", "none": "none"},
+        metadata={
+            "help": "auto, none, embedded, or a directory, GGUF or .geminate file, or pulled model.",
+            "none": "none",
+        },
     )
     weights: Preset = field(
         default="auto",
