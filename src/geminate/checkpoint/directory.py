@@ -15,13 +15,14 @@ from geminate.checkpoint.coded_tensors import with_coded
 from geminate.checkpoint.entries import Entry
 from geminate.checkpoint.json_file import check_regular, read_object
 from geminate.checkpoint.missing import what_it_is
-from geminate.checkpoint.quantization_config import static_scheme
-from geminate.checkpoint.row_scaled import with_row_scaled
+from geminate.checkpoint.quantization_config import quantization_scheme, with_quantized
 from geminate.checkpoint.safetensors_reader import checkpoint_files, read_files
-from geminate.errors import ModelNotFoundError, TokenizerError
+from geminate.errors import GeminateError, ModelNotFoundError, TokenizerError, WeightsError
 
 MAX_TOKENIZER = 256 << 20
 MAX_TEMPLATE = 4 << 20
+# Last parts of the names of tensors that only quantized checkpoints have.
+QUANTIZED = ("weight_scale", "weight_packed", "embedding_quantized", "qweight", "weight_scale_inv")
 
 
 class DirectoryCheckpoint(Checkpoint):
@@ -64,8 +65,28 @@ class DirectoryCheckpoint(Checkpoint):
             ConfigError: a quantization_config that is not supported.
         """
         found = with_coded(read_files(self.files))
-        scheme = static_scheme(self.metadata) if (self.path / "config.json").exists() else None
-        return found if scheme is None else with_row_scaled(found, scheme)
+        scheme = quantization_scheme(self.metadata) if (self.path / "config.json").exists() else None
+        if scheme is None and (problem := self.undeclared()):
+            raise WeightsError(problem)
+        return found if scheme is None else with_quantized(found, scheme)
+
+    def undeclared(self) -> str | None:
+        """See `Checkpoint`."""
+        try:
+            config = read_object(self.path / "config.json")
+            names = read_files(self.files)
+        except GeminateError:
+            return None  # whoever reads them says what is wrong
+        sections = [section for section in (config, (config or {}).get("text_config")) if isinstance(section, Mapping)]
+        if not sections or any(section.get("quantization_config") for section in sections):
+            return None
+        stored = next((name for name in names if name.rpartition(".")[2] in QUANTIZED), None)
+        if stored is None:
+            return None
+        return (
+            f"{self.path} holds quantized weights ({stored}), but its config.json has no quantization_config, which "
+            "says how to read them; take the config.json that was published with these weights"
+        )
 
     @functools.cached_property
     def _tokenizer_config(self) -> Mapping[str, Any]:

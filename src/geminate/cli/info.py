@@ -14,7 +14,7 @@ from geminate.llm import LLM
 from geminate.loading.options import LoadOptions
 from geminate.loading.pairing import pairing
 
-LOADING = loading("drafter", "weights", "kv")
+LOADING = loading("adapter", "drafter", "weights", "kv")
 
 
 @options(LOADING)

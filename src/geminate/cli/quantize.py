@@ -14,7 +14,7 @@ from geminate.cli.flags import JsonOpt, ModelArg, loading, options
 from geminate.tools.quantize.run import quantize_model
 from geminate.weights.presets import check_preset
 
-LOADING = loading("threads")
+LOADING = loading("adapter", "threads")
 
 
 @options(LOADING)
@@ -38,14 +38,16 @@ def quantize_command(
     """Write a quantized copy with less error than plain rounding, which is served as it is."""
     preset = check_preset(weights)
     text = None if calibration is None else read_text(calibration)
+    loaded = LOADING.take(given)
     with Bars(counted=False) as bars:
         made = quantize_model(
             model,
             out,
             preset,
+            adapters=loaded.adapters,
             calibration=text,
             calibration_tokens=calibration_tokens,
-            threads=LOADING.take(given).threads,
+            threads=loaded.threads,
             on_stage=bars.part,
             on_message=say,
         )

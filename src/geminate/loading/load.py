@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from geminate.backends.select import make_backend
+from geminate.checkpoint.adapter import adapter_note, read_adapters
 from geminate.errors import ConfigError, WeightsError
 from geminate.families.base import Model
 from geminate.families.registry import open_model
@@ -99,7 +100,7 @@ def load_pair(options: LoadOptions, *, on_message: Message | None = None, progre
         GeminateError: with the cause and the way out.
     """
     located = locate(options.model, options.drafter)
-    source = open_model(located.target)
+    source = open_model(located.target, read_adapters(options.adapters))
     target_config = source.target_config()
     drafter_source = None
     if located.drafter is not None:
@@ -115,6 +116,9 @@ def load_pair(options: LoadOptions, *, on_message: Message | None = None, progre
         progress=progress,
         on_message=on_message,
     )
+    if on_message is not None:
+        for adapter in source.checkpoint.adapters:
+            on_message(adapter_note(adapter))
     store = open_packed(source, target_config, options.weights)
     rows = options.prefill_chunk + MAX_DRAFT
     target = compile_target(target_config, store, backend, max_rows=rows, kv=options.kv)
