@@ -64,7 +64,7 @@ std::vector<float> product(const Kernels& kernels, const Matrix& w, const std::v
       if (!info(w.format).row_scales()) {
         kernels.quantize(row, w.k, panel.data() + i, count);
       } else {
-        kernels.quantize_row(row, w.k, w.input_scale, codes.data() + i * w.halves(), count * w.halves());
+        kernels.quantize_row(row, w.k, w.input_scale, codes.data() + i, count * w.halves());
       }
     }
     const Activations activations{.panel = panel.data(), .codes = codes.data(), .x = from, .x_stride = w.k};

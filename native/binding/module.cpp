@@ -41,7 +41,7 @@ void add_steps(nb::class_<ProgramRef>& program) {
 void add_runs(nb::class_<ProgramRef>& program) {
   program
       .def("run", &ProgramRef::run, "ids"_a, "positions"_a, "sequences"_a, "head_rows"_a, "caches"_a,
-           "cosines"_a, "sines"_a, "hidden"_a, "logits"_a, "taps"_a)
+           "cosines"_a, "sines"_a, "hidden"_a, "logits"_a, "taps"_a, "largest"_a = false)
       .def("draft", &ProgramRef::draft, "token"_a, "hidden"_a, "position"_a, "rope_position"_a, "caches"_a,
            "cosines"_a, "sines"_a, "k"_a, "temperature"_a, "top_k"_a, "top_p"_a, "min_p"_a, "seed"_a,
            "choice"_a, "calibration"_a.none(), "ahead"_a.none(), "need"_a.none(), "ids"_a, "probabilities"_a,

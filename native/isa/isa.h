@@ -13,7 +13,7 @@ static_assert(requires {
   { kCodeBlock } -> Is<const int&>;        // likewise for int8 keys and values: 1 to 8
   { kCodeVecs } -> Is<const int&>;         // 1 to 4
   { kCodeRows } -> Is<const int&>;         // rows of codes that share one walk over a tile of a row format
-  { kPairRows } -> Is<const int&>;         // from two to so many rows walk over two tiles at a time
+  { kPairRows } -> Is<const int&>;         // up to so many rows of 2-bit codes walk over two tiles at a time
   requires sizeof(F) >= 16 * sizeof(float);  // 16 float lanes
   requires sizeof(I) >= 64;                  // 16 int32 lanes
   requires sizeof(Acc4) > 0;                 // sums of the int4 products of one group

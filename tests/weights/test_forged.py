@@ -104,7 +104,7 @@ def test_sizes_that_are_not_the_configurations_are_packed_again(
 
 @pytest.mark.parametrize("which", ["negative", "repeated", "past the vocabulary"])
 def test_no_plan_has_such_an_ordering(which: str) -> None:
-    table = pack_matrix(np.ones((12, 8), np.float32), "bf16")
+    table = pack_matrix(np.ones((4, 3, 8), np.float32), "bf16")
     centroids = pack_matrix(np.ones((4, 8), np.float32), "bf16")
     with pytest.raises(WeightsError, match="not a permutation of its 12 token ids"):
         CentroidHead(x="x", out="logits", ids="ids", centroids=centroids, table=table,

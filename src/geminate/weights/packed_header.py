@@ -21,8 +21,7 @@ def check_header(spec: TensorSpec, info: dict[str, Any], arrays: dict[str, np.nd
     if spec.role in ("vector", "scalar", "order"):
         planes = {"codes": ("<i4" if spec.role == "order" else "<f4", spec.shape)}
     else:
-        n, k = spec.shape[-2:]
-        stack = spec.shape[0] if spec.role == "experts" else 1
+        (n, k), stack = spec.matrix_shape, spec.stack
         if (info["n"], info["k"], info["stack"]) != (n, k, stack):
             raise WeightsError(f"the packed cache has another size of {spec.name}")
         if spec.role == "row_table":

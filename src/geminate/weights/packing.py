@@ -20,7 +20,7 @@ from geminate.plan.config import AssistantConfig, TargetConfig
 from geminate.weights import packed_cache as pc
 from geminate.weights.presets import Preset, tensor_format
 from geminate.weights.scale_search import recovered, trained_for_int4
-from geminate.weights.specs import BLOCKS, Matched, TensorSpec, expected_tensors
+from geminate.weights.specs import BLOCKS, ORDERING, Matched, TensorSpec, expected_tensors
 
 Layouts = Callable[[WeightFormat], Layout]  # `Backend.layout`
 Progress = Callable[[str, int, int], None]  # tensor name, bytes done, total bytes
@@ -72,7 +72,8 @@ def pack_all(
         fmt = tensor_format(spec, entry, preset, config)
         if progress is not None:
             writer.on_block = functools.partial(progress, spec.name, done, total)
-        tensors[spec.name] = _pack_one(writer, spec, entry, layouts(fmt), fmt)
+        order = matched.tensors[ORDERING] if spec.clusters > 1 else None
+        tensors[spec.name] = _pack_one(writer, spec, entry, layouts(fmt), fmt, order)
         done += entry.nbytes
         if progress is not None:
             progress(spec.name, done, total)
@@ -87,7 +88,7 @@ def _steps(rows: int, width: int, multiple: int = 1) -> Iterator[tuple[int, int]
 
 
 def _pack_one(
-    writer: pc.CacheWriter, spec: TensorSpec, entry: Entry, layout: Layout, fmt: WeightFormat
+    writer: pc.CacheWriter, spec: TensorSpec, entry: Entry, layout: Layout, fmt: WeightFormat, order: Entry | None
 ) -> dict[str, Any]:
     info: dict[str, Any] = {"role": spec.role, "parameters": int(np.prod(spec.shape))}
     if spec.role in ("vector", "scalar"):
@@ -102,9 +103,8 @@ def _pack_one(
     if spec.role == "order":
         writer.add(spec.name, "<i4", spec.shape, [_checked_order(entry, spec.shape[0])])
         return info
-    n, k = spec.shape[-2:]
-    stack = spec.shape[0] if spec.role == "experts" else 1
-    info |= {"n": n, "k": k, "stack": stack, "format": fmt}
+    n, k = spec.matrix_shape
+    info |= {"n": n, "k": k, "stack": spec.stack, "format": fmt}
     if spec.role == "row_table":
         # The largest tensor, already row-major bfloat16: read in place, never copied to the cache or to memory.
         if fmt == "bf16" and entry.dtype == "BF16" and entry.offset % 2 == 0:
@@ -115,7 +115,9 @@ def _pack_one(
         return info
     if isinstance(entry, RowScaledEntry):
         info |= _activation_scales(spec, entry)
-    _pack_matrix(writer, spec.name, entry, layout, info)
+    _pack_matrix(
+        writer, spec.name, entry, layout, info, None if order is None else _checked_order(order, spec.shape[0])
+    )
     return info
 
 
@@ -217,7 +219,14 @@ def _codes(entry: Entry, start: int, stop: int, fmt: WeightFormat, *, trained: b
     return FORMATS[fmt].quantize(rows)
 
 
-def _pack_matrix(writer: pc.CacheWriter, name: str, entry: Entry, layout: Layout, info: dict[str, Any]) -> None:
+def _pack_matrix(
+    writer: pc.CacheWriter, name: str, entry: Entry, layout: Layout, info: dict[str, Any], order: I32 | None
+) -> None:
+    """Pack a matrix or a stack of them.
+
+    Args:
+        order: rows of the stack's matrices, one behind the other; None: as they are stored.
+    """
     n, k, stack, fmt = info["n"], info["k"], info["stack"], info["format"]
     # A block's codes are written at once; its other planes, small, behind all codes.
     rest: dict[str, list[np.ndarray]] = {plane: [] for plane in FORMATS[fmt].planes[1:]}
@@ -225,10 +234,20 @@ def _pack_matrix(writer: pc.CacheWriter, name: str, entry: Entry, layout: Layout
     if trained:
         info["on_grid"] = True
 
-    def blocks() -> Iterator[np.ndarray]:
+    def coded() -> Iterator[Codes]:
+        if order is not None:
+            whole = _joined([_codes(entry, *step, fmt, trained=trained) for step in _steps(n * stack, k)])
+            for rows in order.reshape(stack, n):
+                scales = None if whole.scales is None else whole.scales[rows]
+                yield Codes(values=whole.values[rows], scales=scales)
+            return
         steps = _steps(n, k, layout.rows) if stack == 1 else ((which, which + 1) for which in range(stack))
         for start, stop in steps:
-            planes = layout.pack(_codes(entry, start, stop, fmt, trained=trained))
+            yield _codes(entry, start, stop, fmt, trained=trained)
+
+    def blocks() -> Iterator[np.ndarray]:
+        for codes in coded():
+            planes = layout.pack(codes)
             for plane, parts in rest.items():
                 parts.append(planes[plane])
             yield planes["codes"]
@@ -237,3 +256,9 @@ def _pack_matrix(writer: pc.CacheWriter, name: str, entry: Entry, layout: Layout
     for plane, (dtype, shape) in shapes.items():
         parts = blocks() if plane == "codes" else rest[plane]
         writer.add(name if plane == "codes" else f"{name}#{plane}", dtype, (stack, *shape), parts)
+
+
+def _joined(parts: list[Codes]) -> Codes:
+    scales: list[Any] = [part.scales for part in parts if part.scales is not None]
+    values = np.concatenate([part.values for part in parts])
+    return Codes(values=values, scales=np.concatenate(scales) if scales else None)

@@ -151,7 +151,8 @@ class WeightStore:
         Raises:
             WeightsError: not a permutation of the token ids; the kernels use them as addresses.
         """
-        vocab = self._info("embed_tokens")["n"]
+        table = self._info("embed_tokens")
+        vocab = table["n"] * table.get("stack", 1)
         found = np.array(self._arrays[name], dtype=np.int32)
         if not is_permutation(found, vocab):
             raise WeightsError(f"{name} is not a permutation of the {vocab} token ids")
@@ -371,7 +372,9 @@ def _fingerprint(
     shape = hashlib.sha256(repr(sorted(asdict(config).items(), key=str)).encode()).hexdigest()
     stored = {canonical(name): entry for name, entry in entries.items()}
     # What a preset means may change with the version; a file packed under the old meaning is stale.
-    formats = [(s.name, tensor_format(s, stored.get(s.name), preset, config)) for s in expected_tensors(config)]
-    meaning = hashlib.sha256(repr(formats).encode()).hexdigest()
+    specs = expected_tensors(config)
+    formats = [(s.name, tensor_format(s, stored.get(s.name), preset, config)) for s in specs]
+    clustered = [(s.name, s.clusters) for s in specs if s.clusters > 1]
+    meaning = hashlib.sha256(repr(formats + clustered if clustered else formats).encode()).hexdigest()
     arranged = {fmt: layouts(fmt).name for _, fmt in formats}
     return {"files": checkpoint.stamps, "config": shape, "format": preset, "meaning": meaning, "layout": arranged}

@@ -13,13 +13,8 @@ from geminate.tools.train.loop import Progress
 from geminate.tools.train.rounds import Acceptance
 from geminate.tools.train.workspace import Workspace
 
-PLAN: dict[str, Any] = {
-    "target": "m",
-    "new_tokens": 20,
-    "temperature": None,
-    "hidden": None,
-    "loop": {"seed": 0, "rate": 1},
-}
+LOOP = {"seed": 0, "rate": 1}
+PLAN: dict[str, Any] = {"target": "m", "new_tokens": 20, "temperature": None, "hidden": None, "loop": LOOP}
 
 
 def space(tmp_path: Path, **changes: Any) -> Workspace:

@@ -205,13 +205,12 @@ class NativeProgram:
                 add.gather(at[node.x])
             case p.CentroidHead():
                 order = np.ascontiguousarray(node.ordering, np.int32)
-                clusters = LAYOUTS[node.table.format].clustered(node.table, order, node.centroids.n)
                 add.centroid_head(
                     at[node.x],
                     at[node.out],
                     at[node.ids],
                     self._matrix(node.centroids),
-                    self._matrix(clusters),
+                    self._matrix(node.table),
                     order,
                     node.top_k,
                 )
@@ -248,7 +247,17 @@ class NativeProgram:
             taps.update(zip(self._tap_names, tapped, strict=True))
         tables = table(caches[0])[None] if len(caches) == 1 else np.stack([table(cache) for cache in caches])
         self._program.run(
-            ids, batch.positions, batch.sequences, batch.wanted, tables, cosines, sines, hidden, logits, tapped
+            ids,
+            batch.positions,
+            batch.sequences,
+            batch.wanted,
+            tables,
+            cosines,
+            sines,
+            hidden,
+            logits,
+            tapped,
+            batch.largest,
         )
         return hidden, logits
 
