@@ -13,7 +13,14 @@ from gguf import GGMLQuantizationType as T
 from safetensors.torch import load_file
 
 from geminate import LLM, SamplingParams
-from geminate.errors import ConfigError, DrafterMismatchError, GeminateError, ParameterError, QuantizationError, TokenizerError
+from geminate.errors import (
+    ConfigError,
+    DrafterMismatchError,
+    GeminateError,
+    ParameterError,
+    QuantizationError,
+    TokenizerError,
+)
 from geminate.families.registry import load_assistant_config, open_model
 from geminate.loading.pairing import made_survival
 from geminate.tools.export import export_drafter
