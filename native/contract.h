@@ -153,9 +153,9 @@ struct AttentionTask {
 // Bytes from a query to the next: constant for the address of a query in a block, and no multiple of what a
 // cache has in a way.
 constexpr int64_t kQueryBytes = 4 * kMaxHeadDim + 64;
-// Floats of scratch for a task: queries, scores and codes of a tile, and three of bookkeeping.
+// Floats of scratch for a task: queries, scores and codes of a tile, and four of bookkeeping.
 static constexpr int64_t attention_scratch(int64_t queries) {
-  return queries * (kQueryBytes / 4 + kKeyTile + kKeyTile / 4) + round_up(queries, 16) * 5;
+  return queries * (kQueryBytes / 4 + kKeyTile + kKeyTile / 4) + round_up(queries, 16) * 6;
 }
 
 struct Kernels {
@@ -215,6 +215,11 @@ const Kernels* scalar_kernels();
 const Kernels* avx2_kernels();
 const Kernels* avxvnni_kernels();
 const Kernels* avx512_kernels();
+#endif
+#if defined(GEMINATE_NEON)
+const Kernels* neon_kernels();
+const Kernels* neon_dotprod_kernels();
+const Kernels* neon_i8mm_kernels();
 #endif
 
 }  // namespace geminate

@@ -69,12 +69,23 @@ void add_sampler(nb::module_& m) {
            "values"_a);
 }
 
+// What users can mend becomes the package's own error.
+void translate(const std::exception_ptr& thrown, void*) {
+  try {
+    std::rethrow_exception(thrown);
+  } catch (const NoThreadsError& error) {
+    const nb::object type = nb::module_::import_("geminate.errors").attr("BackendError");
+    PyErr_SetString(type.ptr(), error.what());
+  }
+}
+
 }  // namespace
 }  // namespace geminate
 
 NB_MODULE(_native, m) {
   using namespace geminate;
   m.doc() = "Geminate's kernels; use geminate.backends.cpu.program.";
+  nb::register_exception_translator(translate);
   nb::set_leak_warnings(false);  // a daemon thread holds its objects when the process exits
   m.def("arithmetic", [] { return kArithmetic; });
   m.def("report_bus_errors", &report_bus_errors, "head"_a, "tail"_a);

@@ -141,3 +141,5 @@ class LoadOptions:
             object.__setattr__(self, "prefix_store_bytes", size)
         if isinstance(size, bool) or not isinstance(size, int) or size < 1:
             raise ParameterError(f"prefix_store_bytes must be a positive number of bytes, not {size!r}")
+        if self.prefix_store is None and size != DEFAULT_BYTES:
+            raise ParameterError("prefix_store_bytes limits a prefix store, and none is named (--prefix-store)")

@@ -77,10 +77,7 @@ def _features() -> list[str]:
 def _kernels(problems: list[str]) -> dict[str, Any]:
     built = built_kernels()
     if built.file is None:
-        problems.append(
-            "the native kernels are not built, so models run on NumPy, which is slow: reinstall with a C++ compiler "
-            "present and without GEMINATE_NATIVE=0"
-        )
+        problems.append(f"models run on NumPy, which is slow: the native kernels {built.absent}")
     elif built.arithmetic != ARITHMETIC:
         problems.append(f"{built.file} belongs to another version of Geminate: reinstall")
     elif built.isas[0] == "scalar":

@@ -13,6 +13,7 @@ import json
 import mmap
 import os
 import struct
+import sys
 import tempfile
 import time
 import zlib
@@ -25,6 +26,7 @@ from typing import IO, Any
 import numpy as np
 
 from geminate.errors import WeightsError
+from geminate.system import directories, files
 
 MAGIC = b"GEMINATE"
 VERSION = 3
@@ -115,7 +117,7 @@ def open_cache(file: IO[bytes], fingerprint: dict[str, Any]) -> tuple[dict[str, 
     if header["data_bytes"] != size - 16 - length:
         raise WeightsError("the packed cache has lost data")
     mapped = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
-    if hasattr(mmap, "MADV_HUGEPAGE"):
+    if sys.platform == "linux":
         with suppress(OSError):  # a kernel without huge pages for this kind of file
             mapped.madvise(mmap.MADV_HUGEPAGE)
     whole = np.frombuffer(mapped, dtype=np.uint8)
@@ -136,12 +138,10 @@ def _check_owner(file: IO[bytes]) -> None:
     Raises:
         WeightsError: somebody else's, or writable by others.
     """
-    if not hasattr(os, "getuid"):
-        return
     found = os.fstat(file.fileno())
-    if found.st_uid not in (os.getuid(), 0):
+    if not files.same_user(found, or_root=True):
         raise WeightsError(f"the packed cache belongs to user {found.st_uid}")
-    if found.st_mode & 0o022:
+    if files.others_write(found):
         raise WeightsError("the packed cache can be written by other users")
 
 
@@ -163,8 +163,7 @@ def cache_directory(chosen: Path | None = None) -> Path:
         return chosen
     if os.environ.get("GEMINATE_CACHE"):
         return Path(os.environ["GEMINATE_CACHE"]).expanduser()
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "geminate"
+    return directories.cache()
 
 
 def new_file(directory: Path) -> IO[bytes]:
@@ -181,13 +180,3 @@ def new_file(directory: Path) -> IO[bytes]:
             if time.time() - left.stat().st_mtime > ABANDONED:
                 left.unlink()
     return tempfile.NamedTemporaryFile(dir=directory, prefix=".packing-", delete=False)
-
-
-def anonymous_file() -> IO[bytes]:
-    """A file without a name: in the temporary directory, else in memory."""
-    try:
-        return tempfile.TemporaryFile()
-    except OSError:
-        if hasattr(os, "memfd_create"):
-            return os.fdopen(os.memfd_create("geminate-weights"), "w+b")
-        raise

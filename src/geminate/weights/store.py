@@ -21,6 +21,7 @@ from geminate.errors import StorageError, WeightsError
 from geminate.formats.matrix import PackedMatrix, RowTable
 from geminate.formats.table import FORMATS, WeightFormat
 from geminate.plan.config import AssistantConfig, TargetConfig
+from geminate.system.files import anonymous_file, renamed
 from geminate.weights import packed_cache as pc
 from geminate.weights.packed_header import check_header
 from geminate.weights.packing import Layouts, Progress, pack_all, requantized
@@ -315,11 +316,10 @@ def _packed_at(path: Path, write: Callable[[IO[bytes]], None], say: Message) -> 
         try:
             write(file)
             os.fsync(file.fileno())
-            os.replace(temporary, path)
+            return renamed(file, path)
         except BaseException:
             file.close()
             raise
-        return file
     except OSError as error:  # not writable, or a full disk
         say(f"cannot keep packed weights in {path.parent} ({error.strerror}); running without the cache")
         return None
@@ -337,7 +337,7 @@ def _packed_nowhere(write: Callable[[IO[bytes]], None], cache: Path | None) -> I
     Raises:
         StorageError: no space there either.
     """
-    file = pc.anonymous_file()
+    file = anonymous_file()
     try:
         write(file)
     except OSError as error:

@@ -23,16 +23,30 @@ from geminate.plan.batch import Batch
 
 if TYPE_CHECKING:
     import geminate._native as _native
+
+    _failure: str
 else:
+    _failure = ""
     try:
         _native = importlib.import_module("geminate._native")
-    except ImportError:  # built with GEMINATE_NATIVE=0
+    except ModuleNotFoundError:  # built with GEMINATE_NATIVE=0, or for another Python
         _native = None
+    except ImportError as error:  # built for another processor or system
+        _native, _failure = None, str(error)
 
 
 def native_available() -> bool:
     """Whether the kernels are built."""
     return _native is not None
+
+
+def why_not_native() -> str:
+    """Why there are no kernels, and what to do; a sentence without its subject."""
+    cause = f"cannot be loaded ({_failure})" if _failure else "are not built"
+    return (
+        f"{cause}; install a wheel for this machine, or reinstall with a C++ compiler present and without "
+        "GEMINATE_NATIVE=0 (docs/install.md)"
+    )
 
 
 def native_file() -> str | None:
@@ -75,12 +89,13 @@ class NativeBackend:
 
     def __init__(self, threads: int | None = None, isa: str | None = None) -> None:
         if not native_available():
-            raise BackendError("the native kernels are not built; reinstall with a C++ compiler present")
+            raise BackendError(f"the native kernels {why_not_native()}")
         legal = supported_isas()
         wanted = isa or os.environ.get("GEMINATE_ISA") or legal[0]
         if wanted not in legal:
             raise BackendError(
-                f"GEMINATE_ISA={wanted} is not available here; this machine and build have: {', '.join(legal)}"
+                f"GEMINATE_ISA={wanted} is not available here; this machine and build have: {', '.join(legal)}; "
+                "without the variable the first of these is taken"
             )
         self.isa = wanted
         self.threads = threads if threads is not None else pick_threads().count
