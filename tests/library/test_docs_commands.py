@@ -12,11 +12,14 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import typer
+from safetensors.numpy import save_file
 from typer.testing import CliRunner
 
 from geminate.cli.app import app
+from geminate.families.registry import open_model
 from geminate.server.http.auth import load_keys
 from support.docs_commands import Shown, curls, shown_commands, simple_commands, words_of
 from support.serving import Served

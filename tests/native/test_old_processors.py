@@ -15,7 +15,20 @@ pytestmark = [
     pytest.mark.skipif(platform.machine() != "x86_64", reason="these are models of x86-64 processors"),
     pytest.mark.skipif(QEMU is None, reason="qemu-x86_64 is not installed (Debian: qemu-user)"),
 ]
-MAIN_JOB = ("-m", "geminate", "generate", "Once upon a time", "--raw", "-n", "8", "-q", "--temperature", "0", "--threads", "1")
+MAIN_JOB = (
+    "-m",
+    "geminate",
+    "generate",
+    "Once upon a time",
+    "--raw",
+    "-n",
+    "8",
+    "-q",
+    "--temperature",
+    "0",
+    "--threads",
+    "1",
+)
 
 
 def on(model: str, *args: str, **env: str) -> subprocess.CompletedProcess[str]:

@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+import shutil
+from pathlib import Path
+
+import httpx
 import numpy as np
 
+from geminate import LLM
+from geminate.families.registry import open_model
 from geminate.server.acceptance import BLOCK, BLOCKS, LEAST, AcceptanceWatch
+from geminate.server.app import make_app
+from geminate.server.http.auth import Keys
+from geminate.server.settings import Settings
+from geminate.server.state import ServerState
+
+EMBEDDED = Path(open_model.__code__.co_filename).parents[1] / "assets" / "embedded"
 
 SURVIVAL = (0.8, 0.6, 0.4, 0.3)
 
@@ -52,3 +66,25 @@ def test_long_drafts_are_expected_to_fade() -> None:
     for _ in range(LEAST):
         watch.add(16, 1)  # 0.5 + 0.25 + ... = 1
     assert watch.ratio is not None and abs(watch.ratio - 1) < 1e-3
+
+
+def test_health_and_metrics_say_it(tmp_path: Path) -> None:
+    drafter = shutil.copytree(EMBEDDED / "drafter", tmp_path / "drafter")
+    raw = json.loads((drafter / "config.json").read_text())
+    (drafter / "config.json").write_text(json.dumps(raw | {"geminate": {"survival": list(SURVIVAL)}}))
+    llm = LLM(drafter=drafter)
+    state = ServerState(Settings())
+    state.attach(llm, llm.service)
+    app = make_app(state, Keys(()))
+
+    async def ready() -> httpx.Response:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://localhost") as client:
+            return await client.get("/health/ready")
+
+    assert asyncio.run(ready()).json() == {"status": "ready"}
+    rounds(state.models[0].acceptance, 2 * BLOCKS * BLOCK, 0.4)
+    answer = asyncio.run(ready()).json()
+    assert answer["status"] == "ready" and "retrain it" in answer["notes"][0]
+    assert b'geminate:spec_decode_drafter_outdated{model_name="geminate-embedded"} 1.0' in state.metrics.text()
+    state.close()
+    llm.close()

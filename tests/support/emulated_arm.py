@@ -90,7 +90,9 @@ class EmulatedArm:
         for part in ("lists/partial", "archives/partial", "parts"):
             (apt / part).mkdir(parents=True, exist_ok=True)
         (apt / "status").touch()
-        sources = [p for p in (Path("/etc/apt/sources.list.d/debian.sources"), Path("/etc/apt/sources.list")) if p.exists()]
+        sources = [
+            p for p in (Path("/etc/apt/sources.list.d/debian.sources"), Path("/etc/apt/sources.list")) if p.exists()
+        ]
         if not sources:
             raise Unavailable("arm64 packages: apt has no sources of Debian here")
         for source in sources:
@@ -243,4 +245,3 @@ class EmulatedArm:
         """What Geminate finds on an emulated processor, best first."""
         text = self.run(cpu, self.python, "-c", "from geminate import _native; print(*_native.supported_isas())")
         return text.split()
-

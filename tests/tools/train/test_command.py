@@ -50,7 +50,9 @@ def test_a_drafter_for_a_target_with_an_adapter(prompts: Path, tmp_path: Path) -
     embedded = Path(open_model.__code__.co_filename).parents[1] / "assets" / "embedded" / "target"
     adapter = make_adapter(embedded, tmp_path / "lora", rank=2, modules=("up_proj", "o_proj"))
     out = tmp_path / "new"
-    done = geminate("train", "drafter", "--adapter", f"{adapter}=0.5", "--data", str(prompts), "--out", str(out), *SMALL)
+    done = geminate(
+        "train", "drafter", "--adapter", f"{adapter}=0.5", "--data", str(prompts), "--out", str(out), *SMALL
+    )
     assert done.returncode in (0, 3) and "with weight 0.5" in done.stderr, done.stderr
     where = out if done.returncode == 0 else tmp_path / "new.training" / "not-better"
     llm = LLM(adapter=f"{adapter}=0.5", drafter=where)
