@@ -13,7 +13,7 @@ import pytest
 
 from geminate.cores import of_windows
 from geminate.system import directories, files, locks, windows_cores
-from geminate.weights.packed_cache import cache_directory
+from geminate.weights.cache import cache_directory
 
 
 def test_a_lock_keeps_others_out_and_ends_with_its_descriptor(tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ def test_an_ordering_that_is_no_permutation_is_packed_again(
 
 def smaller(name: str, key: str) -> Callable[[dict[str, Any]], None]:
     def change(header: dict[str, Any]) -> None:
-        header["meta"]["tensors"][name][key] -= 1
+        header["tensors"][name][key] -= 1
 
     return change
 
@@ -72,11 +72,11 @@ def shortened(name: str) -> Callable[[dict[str, Any]], None]:
 
 
 def other_role(header: dict[str, Any]) -> None:
-    header["meta"]["tensors"]["embed_tokens"]["role"] = "row_table"
+    header["tensors"]["embed_tokens"]["role"] = "row_table"
 
 
 def without_a_tensor(header: dict[str, Any]) -> None:
-    del header["meta"]["tensors"]["norm"]
+    del header["tensors"]["norm"]
 
 
 FORGED: dict[str, Callable[[dict[str, Any]], None]] = {

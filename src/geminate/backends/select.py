@@ -19,6 +19,12 @@ def layout(fmt: WeightFormat) -> Layout:
     return LAYOUTS[fmt]
 
 
+def layout_named(name: str, fmt: WeightFormat) -> Layout | None:
+    """The layout that a packed file names, whatever machine it was written for; None for one that is not known."""
+    known = layout(fmt)
+    return known if known.name == name else None
+
+
 @dataclass(frozen=True, kw_only=True)
 class BuiltKernels:
     """The native kernels of this installation.

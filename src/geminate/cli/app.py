@@ -67,6 +67,12 @@ class Root(Commands):
             "geminate.cli.quantize:quantize_command",
             "Write a quantized copy with less error than plain rounding, which is served as it is.",
         ),
+        (
+            "pack",
+            "geminate.cli.pack:pack",
+            "Write a model and its drafter into one file that every command takes and that needs the checkpoint no "
+            "more.",
+        ),
         ("serve", "geminate.cli.serve:serve", "Serve a model over OpenAI's API, with a page at /."),
         (
             "doctor",

@@ -16,8 +16,8 @@ import numpy as np
 from geminate.arrays import F32, I8, U16
 from geminate.checkpoint.adapter import Adapter, LowRank
 from geminate.checkpoint.entries import Entry, Grid
-from geminate.checkpoint.row_scaled import RowScaledEntry
 from geminate.errors import WeightsError
+from geminate.formats.table import ROW_FORMATS
 from geminate.weights.specs import canonical
 
 Merged = dict[str, Entry]
@@ -127,7 +127,7 @@ def with_adapters(
 
 
 def _with(entry: Entry, adapter: Adapter, module: str, part: LowRank) -> MergedEntry:
-    if isinstance(entry, RowScaledEntry):
+    if entry.grid in ROW_FORMATS.values():
         raise WeightsError(
             f"{adapter.path} cannot be merged into {module}: the weights were trained together with static "
             "activations; merge it into the bf16 checkpoint"

@@ -34,7 +34,7 @@ from geminate.tools.capacity.machines import HERE, KERNELS, Machine
 from geminate.tools.capacity.overheads import with_overheads
 from geminate.tools.capacity.pass_costs import Knots, PassCosts
 from geminate.tools.capacity.work import plan_work
-from geminate.weights.packed_cache import cache_directory
+from geminate.weights.cache import cache_directory
 
 WHOLE_ROWS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 17, 32, 64)
 BODY_ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 192, 256)
