@@ -15,11 +15,13 @@ from safetensors.torch import load_file, save_file
 
 from geminate import LLM, SamplingParams
 from geminate.checkpoint.adapter import read_adapters
+from geminate.checkpoint.packed_file import PackedFile
 from geminate.errors import ConfigError, GeminateError, ModelNotFoundError, ParameterError, WeightsError
 from geminate.families.registry import load_target_config, open_model
 from geminate.loading.identity import kv_identity
 from geminate.loading.pairing import pairing, weights_mark
-from geminate.weights.store import open_weights
+from geminate.tools.pack import pack_model
+from geminate.weights.opening import open_weights
 from support.adapters import MODULES, make_adapter, merged
 from support.cli import geminate, refused
 from support.coded import coded
@@ -108,6 +110,24 @@ def test_packed_weights_belong_to_their_adapters(models: dict[str, Path], tmp_pa
     found = load_file(adapter / "adapter_model.safetensors")
     save_file({name: value * 2 for name, value in found.items()}, adapter / "adapter_model.safetensors")
     assert packed().from_cache and not packed(adapter).from_cache
+
+
+def test_packed_files(models: dict[str, Path], tmp_path: Path) -> None:
+    """Merged while a file is packed, or into the weights of one: never passed over."""
+    adapter = make_adapter(models["E4B"], tmp_path / "a", exact=True)
+    want = LLM(models["E4B"], adapter=adapter, drafter=None, weights="int8", use_cache=False).logits(IDS)
+    pack_model(models["E4B"], tmp_path / "m.geminate", drafter=None, weights="int8", adapters=[adapter])
+    shutil.rmtree(adapter)
+    assert np.array_equal(LLM(tmp_path / "m.geminate", drafter=None, use_cache=False).logits(IDS), want)
+    assert PackedFile.open(tmp_path / "m.geminate").parts["target"].about["adapters"] == [{"name": "a", "weight": 1.0}]
+    adapter = make_adapter(models["E4B"], tmp_path / "a", exact=True)
+    pack_model(models["E4B"], tmp_path / "base.geminate", drafter=None, weights="bf16")
+    for weights in ("auto", "int8"):
+        plain = LLM(tmp_path / "base.geminate", drafter=None, weights=weights, use_cache=False).logits(IDS)
+        both = LLM(tmp_path / "base.geminate", adapter=adapter, drafter=None, weights=weights, use_cache=False).logits(
+            IDS
+        )
+        assert not np.array_equal(both, plain)
 
 
 def test_identities(models: dict[str, Path], tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from geminate.arrays import F32
 from geminate.backends.cpu.program import supported_isas
 from geminate.errors import ConfigError, GeminateError, WeightsError
 from geminate.families.registry import load_target_config, open_model
-from geminate.weights.store import open_weights
+from geminate.weights.opening import open_weights
 from support.coded import LINEAR, Method, Tensors, coded, grid
 from support.mobile import changed
 
