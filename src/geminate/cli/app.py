@@ -164,6 +164,11 @@ class Train(Commands):
             "geminate.cli.train_drafter:drafter",
             "Train a drafter for the weights that are served; written only if it beats the old one (else exit code 3).",
         ),
+        (
+            "export",
+            "geminate.cli.train_export:export",
+            "Write a drafter as a GGUF file (gemma4-assistant), as llama.cpp and --drafter read it.",
+        ),
     )
 
 

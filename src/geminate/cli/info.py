@@ -19,7 +19,7 @@ from geminate.loading.pairing import pairing
 from geminate.tools.describe.model import Described, describe_pair
 from geminate.tools.describe.sentences import as_json, format_rows, needs_lines, reasons
 
-LOADING = loading("drafter", "weights", "kv")
+LOADING = loading("adapter", "drafter", "weights", "kv")
 
 
 @options(LOADING)

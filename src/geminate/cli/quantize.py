@@ -14,7 +14,7 @@ from geminate.cli.flags import options as with_options
 from geminate.tools.quantize.run import quantize_model
 from geminate.weights.presets import check_preset
 
-LOADING = loading("drafter", "threads")
+LOADING = loading("drafter", "adapter", "threads")
 
 
 @with_options(LOADING)
@@ -37,17 +37,18 @@ def quantize_command(
 ) -> None:
     """Write a quantized copy with less error than plain rounding, which is served as it is."""
     preset = check_preset(weights)
-    options = LOADING.take(given)
     text = None if calibration is None else read_text(calibration)
+    loaded = LOADING.take(given)
     with Bars(counted=False) as bars:
         made = quantize_model(
             model,
             out,
             preset,
+            adapters=loaded.adapters,
             calibration=text,
-            drafter=options.drafter,
+            drafter=loaded.drafter,
             calibration_tokens=calibration_tokens,
-            threads=options.threads,
+            threads=loaded.threads,
             on_stage=bars.part,
             on_message=say,
         )

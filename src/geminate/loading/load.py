@@ -7,6 +7,7 @@ from pathlib import Path
 
 from geminate.backends.base import Backend
 from geminate.backends.select import make_backend
+from geminate.checkpoint.adapter import adapter_note, read_adapters
 from geminate.checkpoint.packed import PackedCheckpoint
 from geminate.errors import ConfigError, WeightsError
 from geminate.families.base import Model
@@ -144,7 +145,7 @@ def load_pair(options: LoadOptions, *, on_message: Message | None = None, progre
         GeminateError: with the cause and the way out.
     """
     located = locate(options.model, options.drafter)
-    source = open_model(located.target)
+    source = open_model(located.target, read_adapters(options.adapters))
     target_config = source.target_config()
     drafter_source = None
     if located.drafter is not None:
@@ -153,6 +154,9 @@ def load_pair(options: LoadOptions, *, on_message: Message | None = None, progre
             check_drafter(target_config, drafter_source)  # before packing, which may take minutes
     backend = make_backend(options.threads)
     opener = _Opener(options=options, backend=backend, on_message=on_message, progress=progress)
+    if on_message is not None:
+        for adapter in source.checkpoint.adapters:
+            on_message(adapter_note(adapter))
     store = opener.open(source, target_config)
     rows = options.prefill_chunk + MAX_DRAFT
     target = compile_target(target_config, store, backend, max_rows=rows, kv=options.kv)

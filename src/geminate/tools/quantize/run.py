@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,14 @@ import numpy as np
 
 from geminate.arrays import F32, I8, U16
 from geminate.backends.select import make_backend
-from geminate.checkpoint.coded_tensors import CODES, METHOD, SCALES, STORED
+from geminate.checkpoint.adapter import read_adapters
+from geminate.checkpoint.coded_tensors import CODE_TYPES, CODES, METHOD, SCALES
 from geminate.checkpoint.entries import Entry
 from geminate.checkpoint.packed import is_packed_path
 from geminate.errors import ParameterError, QuantizationError
 from geminate.families.base import Model
 from geminate.families.registry import open_model
+from geminate.formats.row_codes import pack_codes
 from geminate.formats.table import FORMATS, ROW_FORMATS, WeightFormat, grouped, padded
 from geminate.loading.drafters import check_drafter, drafter_errors
 from geminate.loading.load import locate
@@ -80,6 +82,7 @@ def quantize_model(
     preset: Preset,
     *,
     drafter: str | Path | None = "auto",
+    adapters: Sequence[str | Path] = (),
     calibration: str | None = None,
     calibration_tokens: int = 8192,
     context: int = 512,
@@ -91,7 +94,7 @@ def quantize_model(
 
     Args:
         model, drafter: as for `geminate.LLM`. out: a directory that does not exist yet.
-        preset: int8, int4 or int4+.
+        preset: int8, int4 or int4+. adapters: merged before; see `read_adapters`.
         calibration: a text; errors then count by what enters each matrix on it. None weighs all channels alike.
         on_stage: called with (what, done, total).
 
@@ -100,7 +103,7 @@ def quantize_model(
     """
     _check_request(preset, out)
     located = locate(model, drafter)
-    source = open_model(located.target)
+    source = open_model(located.target, read_adapters(adapters))
     config = source.target_config()
     carried = _check_sources(source, config, located.drafter)
     matched = match(source.tensors, config, str(source.path))
@@ -182,7 +185,7 @@ def _planned(spec: TensorSpec, entry: Entry, preset: Preset, config: TargetConfi
     if not chosen:
         return _Plan(spec=spec, entry=entry, name=name, format=None)
     fmt = tensor_format(spec, entry, preset, config)
-    per_number = STORED[fmt].per_number
+    per_number = 8 // FORMATS[fmt].bits
     if spec.shape[-1] % per_number:
         raise QuantizationError(f"{entry.name} has {spec.shape[-1]} columns; {fmt} needs a multiple of {per_number}")
     return _Plan(spec=spec, entry=entry, name=name.removesuffix(".weight"), format=fmt)
@@ -219,8 +222,8 @@ def _shapes(plan: _Plan) -> dict[str, Planned]:
         dtype = plan.entry.dtype if plan.entry.dtype in ("BF16", "F16") and not plan.entry.whole_norm else "F32"
         return {plan.name: Planned(dtype=dtype, shape=spec.shape)}
     *front, k = spec.shape
-    stored, group = STORED[fmt], FORMATS[fmt].group
-    codes = Planned(dtype=stored.dtype, shape=(*front, k // stored.per_number))
+    bits, group = FORMATS[fmt].bits, FORMATS[fmt].group
+    codes = Planned(dtype=CODE_TYPES[fmt], shape=(*front, k * bits // 8))
     scales = Planned(dtype="F16", shape=(*front, padded(k, group) // group))
     return {plan.name + CODES: codes, plan.name + SCALES: scales}
 
@@ -280,7 +283,7 @@ def _codes(plan: _Plan, importance: F32 | None, scales: list[U16], counts: dict[
             codes, bits = recovered(flat) if trained else _searched(flat, fmt, importance)
             codes, bits = codes.reshape(*rows.shape[:-1], -1), bits.reshape(*rows.shape[:-1], -1)
         scales.append(bits)
-        yield STORED[fmt].encode(codes[..., :k])
+        yield pack_codes(codes[..., :k], FORMATS[fmt].bits)
 
 
 def _searched(rows: F32, fmt: WeightFormat, importance: F32 | None) -> tuple[I8, U16]:
