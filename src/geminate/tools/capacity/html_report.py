@@ -48,7 +48,8 @@ def _summary(plan: CapacityPlan) -> Iterator[str]:
     workload, wanted, prices, best = plan.workload, plan.objectives, plan.prices, plan.cheapest
     yield (
         f"<p>{workload.requests_per_day:,.0f} request{'s' * (round(workload.requests_per_day) != 1)} a day "
-        f"({escape(workload.source)}), {workload.peak_rate:.3g} a second in the busiest hour. Wanted: first token within {wanted.first_token_p95_s:g} s for 95 % of "
+        f"({escape(workload.source)}), {workload.peak_rate:.3g} a second in the busiest hour. "
+        f"Wanted: first token within {wanted.first_token_p95_s:g} s for 95 % of "
         f"the requests, {wanted.tokens_per_s:g} tokens a second for 95 % of the streams"
         + (f", availability {wanted.availability:g}" if wanted.availability is not None else "")
         + ".</p>"
@@ -143,7 +144,8 @@ def _sensitivity(plan: CapacityPlan) -> Iterator[str]:
     yield '<h2>Sensitivity</h2><p class="soft">The busiest hour on the same machines with one thing changed; all c.</p>'
     yield '<div class="wide"><table><thead><tr><th scope="col">model, machine</th>'
     yield '<th scope="col" class="left">speculation</th><th scope="col" class="left">change</th>'
-    yield '<th scope="col">first token p95 s</th><th scope="col">tokens/s (p5)</th><th scope="col">utilisation %</th><th scope="col">refused</th></tr></thead><tbody>'
+    yield '<th scope="col">first token p95 s</th><th scope="col">tokens/s (p5)</th>'
+    yield '<th scope="col">utilisation %</th><th scope="col">refused</th></tr></thead><tbody>'
     for row in rows:
         for one in row.changes:
             yield (
