@@ -8,8 +8,8 @@
 namespace geminate::avx512 {
 
 constexpr const char* kIsaName = "avx512";
-constexpr int kRowBlock = 8, kHalfBlock = 12, kHalfVecs = 2, kCodeBlock = 8, kCodeVecs = 2, kCodeRows = 16,
-              kPairRows = 8;
+constexpr int kRowBlock = 8, kNibbleRows = 8, kHalfBlock = 12, kHalfVecs = 2, kCodeBlock = 8, kCodeVecs = 2,
+              kCodeRows = 16, kPairRows = 8, kValueBias = 0;
 
 struct F {
   __m512 v;
@@ -211,6 +211,12 @@ static inline void add_codes(const uint8_t* w, int64_t tile_bytes, int64_t group
     sums[m].v = sum[m][0];
   }
 }
+
+static inline bool own_products(const Matrix&, const TileRange&, const GroupRange&, const QuantGroup*,
+                                int64_t, float*, int64_t, float) {
+  return false;
+}
+
 #include "kernels/kernels_impl.h"
 
 }  // namespace geminate::avx512

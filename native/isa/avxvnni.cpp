@@ -9,8 +9,8 @@ namespace geminate::avxvnni {
 
 constexpr const char* kIsaName = "avxvnni";
 // Sixteen registers: two of sums for a row, two of codes, one with four activations, one mask.
-constexpr int kRowBlock = 5, kHalfBlock = 6, kHalfVecs = 1, kCodeBlock = 6, kCodeVecs = 1, kCodeRows = 4,
-              kPairRows = 0;
+constexpr int kRowBlock = 5, kNibbleRows = 5, kHalfBlock = 6, kHalfVecs = 1, kCodeBlock = 6, kCodeVecs = 1,
+              kCodeRows = 4, kPairRows = 0, kValueBias = 0;
 
 #include "isa/lanes256.h"
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import gc
 import os
 import signal
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -27,6 +27,8 @@ from geminate.server.listen import AFTER_DRAIN_S, bind, make_server
 from geminate.server.settings import Settings
 from geminate.server.state import Model, ServerState
 from geminate.server.watchdog import watch
+from geminate.system.priority import give_way
+from geminate.system.signals import ENDS, HANG_UP, on_signals
 
 TICK_S = 0.05
 LOG = 2  # stderr
@@ -80,9 +82,10 @@ class _Run:
 
     async def _main(self) -> None:
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, self._signal, number)
-        loop.add_signal_handler(signal.SIGHUP, self._hang_up)
+        calls: dict[signal.Signals, Callable[[], None]] = {n: functools.partial(self._signal, n) for n in ENDS}
+        if HANG_UP is not None:
+            calls[HANG_UP] = self._hang_up
+        on_signals(loop, calls)
         host, port = self.listener.getsockname()[:2]
         self.url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
         lines = [f"{self.url}, while the model is being loaded"]
@@ -174,8 +177,7 @@ class _Run:
 
     def _check_weights(self, loop: asyncio.AbstractEventLoop, llm: LLM) -> None:
         """Runs in a thread, after the start: reading everything before would delay the first answer."""
-        if sys.platform == "linux":
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), CHECK_NICE)
+        give_way(CHECK_NICE)
         try:
             llm.check_weights()
             log("info", "the packed weights are intact")
@@ -215,8 +217,8 @@ class _Run:
 
     def _hang_up(self) -> None:
         """SIGHUP: read the API keys again, unless it says that the terminal of this server is gone."""
-        if self._terminal and not os.isatty(LOG):
-            self._signal(signal.SIGHUP)
+        if HANG_UP is not None and self._terminal and not os.isatty(LOG):
+            self._signal(HANG_UP)
         else:
             self._reload = asyncio.ensure_future(self._reload_keys())
 
@@ -253,7 +255,11 @@ def make_service(llm: LLM, settings: Settings, check: Check | None = None) -> En
     """
     memory = start.kv_budget(llm, settings)
     llm.measure_costs(check)
-    llm.grammars.isolate(settings.grammar_bytes)
+    if not llm.grammars.isolate(settings.grammar_bytes):
+        log(
+            "warning",
+            "grammars are compiled in this process, without limits of time and memory: this system cannot fork",
+        )
     engine = llm.new_engine(
         prefill_share=settings.prefill_share,
         max_gap_s=settings.max_inter_token_ms / 1000,
