@@ -44,8 +44,14 @@ Weights random_weights(Format format, int64_t n, int64_t k, std::mt19937& rng) {
       b = static_cast<uint8_t>(rng());
       if (format == Format::int8 && b == 0) b = 1;  // -128 is no code
     }
-    w.scales.resize(static_cast<size_t>(cells * 16));
-    for (uint16_t& s : w.scales) s = static_cast<uint16_t>(0x2000 + (rng() & 0x3ff));
+    // Records: float16 numbers of either sign in the block formats, any bytes behind them.
+    const int64_t words = 16 * info(format).record_words(), halves = 16 * info(format).halves;
+    w.scales.resize(static_cast<size_t>(w.m.tiles * w.m.blocks() * words));
+    for (size_t i = 0; i < w.scales.size(); ++i) {
+      const bool half = static_cast<int64_t>(i) % words < halves;
+      const uint32_t sign = info(format).stored > 0 ? rng() & 0x8000 : 0;
+      w.scales[i] = static_cast<uint16_t>(half ? sign + 0x2000 + (rng() & 0x3ff) : rng());
+    }
     w.m.scales = w.scales.data();
   }
   w.m.data = w.data.data();
@@ -86,7 +92,7 @@ int main() {
   std::mt19937 rng(1);
   std::normal_distribution<float> normal;
   int failures = 0, checks = 0;
-  const int64_t sizes[][2] = {{1, 1}, {16, 32}, {17, 33}, {40, 31}, {63, 100}, {96, 257}};
+  const int64_t sizes[][2] = {{1, 1}, {16, 32}, {17, 33}, {40, 31}, {63, 100}, {96, 257}, {33, 600}};
   for (const FormatInfo& row : kFormats) {
     const int tries = row.row_scales() ? 4 : 1;  // with and without scales of activations
     for (int i = 0; i < tries * static_cast<int>(std::size(sizes)); ++i) {

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from geminate.checkpoint.gguf_file import gguf_architecture, is_gguf
+from geminate.checkpoint.gguf_parts import first_part
 from geminate.checkpoint.missing import what_it_is
 from geminate.errors import GeminateError, ModelNotFoundError
 from geminate.families.registry import open_model
@@ -95,6 +96,8 @@ def _gguf_targets(directory: Path) -> list[Path]:
     usable: dict[str, bool] = {}
     targets = []
     for path in sorted(directory.glob("*.gguf")):
+        if first_part(path) != path:
+            continue  # of a file in several parts, which the first stands for
         try:
             architecture = gguf_architecture(path)
             if architecture not in usable:

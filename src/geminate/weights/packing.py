@@ -15,7 +15,7 @@ from geminate.errors import WeightsError
 from geminate.formats.matrix import Layout
 from geminate.formats.rounding import bf16_to_f32
 from geminate.formats.row_codes import packed_width
-from geminate.formats.table import FORMATS, Codes, WeightFormat, padded
+from geminate.formats.table import BLOCK_FORMATS, FORMATS, Codes, WeightFormat, padded
 from geminate.plan.config import AssistantConfig, TargetConfig
 from geminate.weights import packed_cache as pc
 from geminate.weights.presets import Preset, tensor_format
@@ -109,6 +109,8 @@ def _pack_one(
         # The largest tensor, already row-major bfloat16: read in place, never copied to the cache or to memory.
         if fmt == "bf16" and entry.dtype == "BF16" and entry.offset % 2 == 0:
             return info | {"mapped": True}
+        if fmt in BLOCK_FORMATS and entry.grid == fmt:
+            return info | {"mapped": True}
         if isinstance(entry, RowScaledEntry):
             return info | _pack_row_scaled_table(writer, spec, entry)
         _pack_row_table(writer, spec, entry, fmt)
@@ -174,6 +176,8 @@ def row_table_planes(
     row = FORMATS[fmt]
     if row.row_scaled:
         return {"codes": ("|u1", (rows, packed_width(width, row.bits))), "scales": ("<f4", (rows, blocks))}
+    if row.blocks is not None:
+        return {"codes": ("|u1", (rows, padded(width, row.blocks.columns) // row.blocks.columns * row.blocks.nbytes))}
     wide = padded(width, row.group or 1)
     planes: dict[str, tuple[str, tuple[int, ...]]] = {"codes": (row.dtype, (rows, wide))}
     if row.group:
