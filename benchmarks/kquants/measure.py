@@ -1,6 +1,7 @@
 """Pass times T(M) of a GGUF file in its own formats, beside llama-cpp-python on the same file, in turn in one run.
 
-Usage: python benchmarks/kquants/measure.py --model FILE.gguf [--threads 2] [--rounds 9] [--rows 1,2,3,5,8] [--json FILE]
+Usage: python benchmarks/kquants/measure.py --model FILE.gguf [--threads 2] [--rounds 9] [--rows 1,2,3,5,8]
+           [--no-llama-cpp] [--json FILE]
 
 Every round gives both engines their turn at every row count (three passes in a row, the first dropped, the better of
 the others counted), so that ratios come from the same minutes; in one process, since both map the same file. A pass

@@ -5,8 +5,8 @@ Usage: python benchmarks/peers/peers.py --peers DIR --gguf E2B.gguf [--assistant
 
 DIR is the environment that setup.sh makes; write_gguf.py writes the files. Run it with the Python that has geminate.
 Every round gives each engine its turn at every row count (three passes in a row, the first dropped, the better of
-the others counted), so ratios come from the same minutes. Ours is int4, llama.cpp Q4_0 (head too), transformers bf16; with
---weights q4_k_m ours is in that mix, beside a file of write_gguf.py --format q4_k_m.
+the others counted), so ratios come from the same minutes. Ours is int4, llama.cpp Q4_0 (head too), transformers bf16;
+with --weights q4_k_m ours is in that mix, beside a file of write_gguf.py --format q4_k_m.
 With a --context other than 128, steps stand behind so many positions, the only prompt is that context, read once, and
 transformers is left out. --kv is ours; llama.cpp keeps float16.
 With --assistant, tokens per second end to end as well: ours with auto against its own plain decoding, and

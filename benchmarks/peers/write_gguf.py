@@ -3,8 +3,9 @@
 Usage: python write_gguf.py --out FILE [--assistant FILE] [--layers N] [--format q4_0]
 
 Every matrix, the tied head and the per-layer table have the same format, so that a pass reads as many bits a weight
-as ours; q4_k_m is llama.cpp's mix, with Q8_0 where files have BF16, since ours is int8 there. Norms are float32. llama.cpp does not read the drafter's centroid head, so it is left out. The tokenizer is
-262144 made-up words: feed token ids. 2.6 GB, and 44 MB for the drafter, in q4_0.
+as ours; q4_k_m is llama.cpp's mix, with Q8_0 where files have BF16, since ours is int8 there. Norms are float32.
+llama.cpp does not read the drafter's centroid head, so it is left out. The tokenizer is 262144 made-up words: feed
+token ids. 2.6 GB, and 44 MB for the drafter, in q4_0.
 """
 
 from __future__ import annotations

@@ -259,7 +259,6 @@ static inline void add_words(const uint8_t* cell, const __m512i* bits, const Qua
 template <Cells C, int R>
 static inline void add_cell(const uint8_t* cell, const QuantGroup* x, I* sums) {
   __m512i bits[2] = {};
-#pragma GCC unroll 2
   for (int i = 0; i < high_vectors(C); ++i) {
     prefetch(cell + kAhead + 64 * i);
     bits[i] = _mm512_loadu_si512(cell + 64 * i);

@@ -29,8 +29,8 @@ class Blocks:
     Attributes:
         columns: of a block. nbytes: of a block in a file.
         halves: float16 numbers of a record. small: bytes of a record. part: columns that share one sc.
-        unpack: stored rows uint8 [n, bytes] to codes int8 [n, k] and records uint16 [n, blocks * words]; codes are those
-            of the file but for an offset that makes Q6_K's and Q5_0's signed. Q5_1's minimum has its sign turned.
+        unpack: stored rows uint8 [n, bytes] to codes int8 [n, k] and records uint16 [n, blocks * words]; codes are
+            those of the file but for an offset that makes Q6_K's and Q5_0's signed. Q5_1's minimum has its sign turned.
         table: what codes stand for, int8 [16]; None: for themselves.
     """
 

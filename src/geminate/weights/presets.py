@@ -124,9 +124,9 @@ def mobile_format(spec: TensorSpec, config: TargetConfig) -> WeightFormat:
 def mixed_format(spec: TensorSpec, config: TargetConfig) -> WeightFormat:
     """llama.cpp's Q4_K_M: Q6_K in tables, and in values and down projections of some layers; elsewhere Q4_K.
 
-    The layers are the first and last eighth and every third of the others, of those that have the matrix; per-layer gates
-    are Q5_K. Down projections whose rows fill no blocks of 256 are Q5_0 or Q8_0 (int8). What files keep in BF16 is int8,
-    as ``auto`` takes it. Counted in published files of E2B and 26B-A4B.
+    The layers are the first and last eighth and every third of the others, of those that have the matrix; per-layer
+    gates are Q5_K. Down projections whose rows fill no blocks of 256 are Q5_0 or Q8_0 (int8). What files keep in BF16
+    is int8, as ``auto`` takes it. Counted in published files of E2B and 26B-A4B.
     """
     if spec.role == "keep":
         return "bf16"

@@ -27,7 +27,7 @@ def fused(a: F32, b: F32 | np.float32, c: F32) -> F32:
 
 
 def group_codes(x: F32) -> tuple[I32, F32]:
-    """Activations [k] as the kernels see them: codes int32 [groups, 32] and a scale for each group, float32 [groups]."""
+    """Activations [k] as the kernels see them: codes int32 [groups, 32] and a scale for each, float32 [groups]."""
     wide = np.zeros(padded(len(x), GROUP), dtype=np.float32)
     wide[: len(x)] = x
     groups = wide.reshape(-1, GROUP)
