@@ -29,7 +29,7 @@ def split(
         path = directory / f"big-{i + 1:05d}-of-{parts:05d}.gguf"
         writer = gguf.GGUFWriter(path, "gemma4" if i == 0 else "")
         if i > 0:
-            del writer.kv_data[0]["general.architecture"]
+            writer.kv_data[0].pop("general.architecture", None)
         for field in reader.fields.values():
             if i == 0 and not field.name.startswith("GGUF.") and field.name != "general.architecture":
                 kinds = field.types

@@ -112,7 +112,7 @@ SEEDS = {"E4B": 1}  # with seed 0 its greedy text has fewer than 20 distinct tok
 
 # Rows that fill the 256 weights of a K-quant block, nearly everywhere.
 WIDE = {"hidden_size": 256, "intermediate_size": 256, "head_dim": 64, "global_head_dim": 128,
-        "hidden_size_per_layer_input": 32}  # fmt: skip
+        "hidden_size_per_layer_input": 128}  # fmt: skip
 
 
 def make_target(

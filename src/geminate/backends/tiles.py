@@ -31,8 +31,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from geminate.arrays import I32, U8
+from geminate.formats.blocks import GROUP
 from geminate.formats.matrix import PackedMatrix, Planes
-from geminate.formats.table import FORMATS, GROUP, Codes, WeightFormat, padded
+from geminate.formats.table import FORMATS, Codes, WeightFormat, padded
 
 TILE_ROWS = 16
 ROW_COLUMNS = 64  # of a cell of the row formats

@@ -17,8 +17,9 @@ from geminate.backends.reference.blocks import block_product
 from geminate.backends.tiles import LAYOUTS, TileLayout
 from geminate.decoding.draft_rule import DraftRule, DraftStop, choose_draft_token, confidence_bin
 from geminate.decoding.sampler import ReferenceSampler
+from geminate.formats.blocks import GROUP
 from geminate.formats.matrix import PackedMatrix
-from geminate.formats.table import FORMATS, GROUP, Codes, WeightFormat
+from geminate.formats.table import FORMATS, Codes, WeightFormat
 from geminate.kv.store import KVDtype, KVFactory, KVStore, SlotSpec
 from geminate.plan import nodes as p
 from geminate.plan.batch import Batch

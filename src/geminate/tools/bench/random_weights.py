@@ -160,7 +160,7 @@ class RandomStore:
 
 
 def _room(size: int) -> U8:
-    """Bytes that begin at a page, as in the packed file; loads that cross cache lines cost a seventh of the products."""
+    """Bytes that begin at a page, as in the packed file: loads across cache lines cost a seventh of the products."""
     room = np.empty(size + ALIGN, dtype=np.uint8)
     aligned: U8 = room[-room.ctypes.data % ALIGN :][:size]
     return aligned
