@@ -71,8 +71,9 @@ struct alignas(64) CodeLine {
   int8_t code[kRowColumns];
 };
 struct RowScale {
-  int32_t sum;  // of the row's codes
-  float scale;  // of a code
+  int32_t sum;   // of the row's codes
+  float scale;   // of a code
+  int32_t size;  // of low halves: the sum of what they are without their signs
 };
 constexpr int kMostCodeRows = 2 * kPanelRows;  // of a panel, where a row has a high and a low half
 
@@ -106,6 +107,13 @@ struct RowTable {
   const uint16_t* scales;             // int8: [rows, stride / 32]
   const float* row_scales = nullptr;  // row formats: [rows, blocks], each for width / blocks columns
   int64_t blocks = 1;
+};
+
+// For each row of a product, the largest of what has been computed; for passes that want no other outputs.
+// Threads share it: it only tells what need not be computed.
+struct Largest {
+  float* seen;  // [rows]
+  float cap;    // of the soft cap behind the product; 0: none
 };
 
 // A range of output tiles of matrix `which` of the stack.
@@ -159,9 +167,9 @@ struct AttentionTask {
 // Bytes from a query to the next: constant for the address of a query in a block, and no multiple of what a
 // cache has in a way.
 constexpr int64_t kQueryBytes = 4 * kMaxHeadDim + 64;
-// Floats of scratch for a task: queries, scores and codes of a tile, and three of bookkeeping.
+// Floats of scratch for a task: queries, scores and codes of a tile, and four of bookkeeping.
 static constexpr int64_t attention_scratch(int64_t queries) {
-  return queries * (kQueryBytes / 4 + kKeyTile + kKeyTile / 4) + round_up(queries, 16) * 5;
+  return queries * (kQueryBytes / 4 + kKeyTile + kKeyTile / 4) + round_up(queries, 16) * 6;
 }
 
 struct Kernels {
@@ -178,11 +186,12 @@ struct Kernels {
                       float* out, int64_t out_stride, float scale);
 
   // x [k] -> codes, line g at out[g * stride], zero-padded to a multiple of 64, and a RowScale behind them.
-  // scale 0: the row's own scale and 16 bits; low halves stand one line behind the high ones.
+  // scale 0: the row's own scale and 16 bits; low halves stand stride / 2 lines behind the high ones.
   void (*quantize_row)(const float* x, int64_t k, float scale, CodeLine* out, int64_t stride);
-  // As linear_quantized, of a row format; panel [groups + 1][rows * halves].
+  // As linear_quantized, of a row format; panel [groups + 1][halves][rows]. With `largest` only outputs that
+  // may be the largest of a row are exact, and all others smaller than that, too.
   void (*linear_rows)(const Matrix& w, const TileRange& range, const CodeLine* panel, int64_t rows,
-                      float* out, int64_t out_stride, float scale);
+                      float* out, int64_t out_stride, float scale, const Largest* largest);
 
   void (*embed)(const Matrix& w, int64_t row, float scale, float* out);
   // Columns column .. column + width - 1 of a row.
@@ -220,6 +229,11 @@ const Kernels* scalar_kernels();
 const Kernels* avx2_kernels();
 const Kernels* avxvnni_kernels();
 const Kernels* avx512_kernels();
+#endif
+#if defined(GEMINATE_NEON)
+const Kernels* neon_kernels();
+const Kernels* neon_dotprod_kernels();
+const Kernels* neon_i8mm_kernels();
 #endif
 
 }  // namespace geminate

@@ -9,8 +9,8 @@
 namespace geminate::avx2 {
 
 constexpr const char* kIsaName = "avx2";
-constexpr int kRowBlock = 2, kHalfBlock = 6, kHalfVecs = 1, kCodeBlock = 4, kCodeVecs = 1, kCodeRows = 4,
-              kPairRows = 0;
+constexpr int kRowBlock = 2, kNibbleRows = 5, kHalfBlock = 6, kHalfVecs = 1, kCodeBlock = 4, kCodeVecs = 1,
+              kCodeRows = 4, kPairRows = 0, kValueBias = 0;
 
 #include "isa/lanes256.h"
 

@@ -9,8 +9,8 @@
 namespace geminate::avx512 {
 
 constexpr const char* kIsaName = "avx512";
-constexpr int kRowBlock = 8, kHalfBlock = 12, kHalfVecs = 2, kCodeBlock = 8, kCodeVecs = 2, kCodeRows = 16,
-              kPairRows = 8;
+constexpr int kRowBlock = 8, kNibbleRows = 8, kHalfBlock = 12, kHalfVecs = 2, kCodeBlock = 8, kCodeVecs = 2,
+              kCodeRows = 16, kPairRows = 8, kValueBias = 0;
 
 struct F {
   __m512 v;
@@ -258,6 +258,9 @@ static inline void add_words(const uint8_t* cell, const __m512i* bits, const Qua
 }
 template <Cells C, int R>
 static inline void add_cell(const uint8_t* cell, const QuantGroup* x, I* sums) {
+  if constexpr (C == Cells::looked_up) {  // as unsigned bytes, 128 added
+    for (int m = 0; m < R; ++m) sums[m].v = _mm512_add_epi32(sums[m].v, _mm512_set1_epi32(x[m].start8));
+  }
   __m512i bits[2] = {};
   for (int i = 0; i < high_vectors(C); ++i) {
     prefetch(cell + kAhead + 64 * i);
@@ -267,6 +270,11 @@ static inline void add_cell(const uint8_t* cell, const QuantGroup* x, I* sums) {
   add_words<C, R, 1>(cell, bits, x, sums);
   add_words<C, R, 2>(cell, bits, x, sums);
   add_words<C, R, 3>(cell, bits, x, sums);
+}
+
+static inline bool own_products(const Matrix&, const TileRange&, const GroupRange&, const QuantGroup*,
+                                int64_t, float*, int64_t, float) {
+  return false;
 }
 
 #include "kernels/kernels_impl.h"

@@ -10,8 +10,8 @@ namespace geminate::avxvnni {
 
 constexpr const char* kIsaName = "avxvnni";
 // Sixteen registers: two of sums for a row, two of codes, one with four activations, one mask.
-constexpr int kRowBlock = 5, kHalfBlock = 6, kHalfVecs = 1, kCodeBlock = 6, kCodeVecs = 1, kCodeRows = 4,
-              kPairRows = 0;
+constexpr int kRowBlock = 5, kNibbleRows = 5, kHalfBlock = 6, kHalfVecs = 1, kCodeBlock = 6, kCodeVecs = 1,
+              kCodeRows = 4, kPairRows = 0, kValueBias = 0;
 
 #include "isa/lanes256.h"
 
@@ -85,6 +85,12 @@ static inline void add_words(const uint8_t* cell, const QuantGroup* x, I* sums) 
 template <Cells C, int R>
 static inline void add_cell(const uint8_t* cell, const QuantGroup* x, I* sums) {
   prefetch_cell<C>(cell);
+  if constexpr (C == Cells::looked_up) {  // as unsigned bytes, 128 added
+    for (int m = 0; m < R; ++m) {
+      const __m256i start = _mm256_set1_epi32(x[m].start8);
+      sums[m] = {_mm256_add_epi32(sums[m].a, start), _mm256_add_epi32(sums[m].b, start)};
+    }
+  }
   if constexpr (C == Cells::six) {
     add_words<C, R, 0, 1, 2, 3>(cell, x, sums);
     add_words<C, R, 4, 5, 6, 7>(cell, x, sums + R);

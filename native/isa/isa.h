@@ -8,12 +8,14 @@ concept Is = __is_same(A, B);
 static_assert(requires {
   { kIsaName } -> Is<const char* const&>;  // what GEMINATE_ISA and supported_isas() call it
   { kRowBlock } -> Is<const int&>;         // activation rows that share one walk over a weight tile: 1 to 8
+  { kNibbleRows } -> Is<const int&>;       // the same of int4
   { kHalfBlock } -> Is<const int&>;        // queries that share keys or values in registers, float16: 1 to 12
   { kHalfVecs } -> Is<const int&>;         // vectors of keys or values beside them: 1 or 2
   { kCodeBlock } -> Is<const int&>;        // likewise for int8 keys and values: 1 to 8
   { kCodeVecs } -> Is<const int&>;         // 1 to 4
   { kCodeRows } -> Is<const int&>;         // rows of codes that share one walk over a tile of a row format
-  { kPairRows } -> Is<const int&>;         // from two to so many rows walk over two tiles at a time
+  { kPairRows } -> Is<const int&>;         // up to so many rows of 2-bit codes walk over two tiles at a time
+  { kValueBias } -> Is<const int&>;        // what load_v8 adds to its codes: 0 or 128
   requires sizeof(F) >= 16 * sizeof(float);  // 16 float lanes
   requires sizeof(I) >= 64;                  // 16 int32 lanes
   requires sizeof(Acc4) > 0;                 // sums of the int4 products of one group
@@ -72,7 +74,7 @@ static_assert(requires(I sum, Acc4 sum4, W8 w8, W4 w4, V8 v8, Four four, int32_t
   { dot4(sum4, w4, x) } -> Is<Acc4>;        // as dot8
   { finish4(sum4, s) } -> Is<I>;            // the group's int32 sums; s as given to start4
   { same_sums(s) } -> Is<I>;                // s in every lane
-  { zero_sums() } -> Is<I>;                 // where sums of dot_v8 begin
+  { zero_sums() } -> Is<I>;                 // where sums of dot_v8 begin if kValueBias is 0
   { load_v8(x) } -> Is<V8>;                 // 64 signed codes
   { four_codes(from) } -> Is<Four>;         // codes from[0 .. 3], signed or not
   { dot_w8(sum, w8, four) } -> Is<I>;       // as dot8, the four signed
@@ -87,7 +89,14 @@ static_assert(requires(I* sums, const uint8_t* tile, const CodeLine* lines, int6
 
 static_assert(requires(const uint8_t* cell, const QuantGroup* x, I* sums) {
   // A cell of a block format times R rows of codes. Adds to sums[m], exactly; of six bits the first 16
-  // columns to sums[m], the others to sums[R + m]. Codes as they are stored; looked-up ones with 128 added if
-  // start8 takes it off. <Cells, R>
+  // columns to sums[m], the others to sums[R + m]. Codes as they are stored, or what they are looked
+  // up as. <Cells, R>
   { add_cell<Cells::four, 1>(cell, x, sums) } -> Is<void>;
+});
+
+static_assert(requires(const Matrix& w, const TileRange& range, const GroupRange& groups,
+                       const QuantGroup* panel, int64_t n, float* out, float scale) {
+  // Kernels::linear_quantized for formats that the set has loops of its own for; otherwise false, nothing
+  // done.
+  { own_products(w, range, groups, panel, n, out, n, scale) } -> Is<bool>;
 });

@@ -10,7 +10,7 @@ static inline void add_cell(const uint8_t* cell, const QuantGroup* x, I* sums) {
     for (int row = 0; row < 16; ++row) {
       for (int column = first; column < last; ++column) {
         int code = cell_code(C, cell, row, column);
-        if (C == Cells::looked_up) code = kLookedUp[code] + 128;
+        if (C == Cells::looked_up) code = kLookedUp[code];
         lanes[row] += code * x[m % R].code[column];
       }
     }

@@ -7,8 +7,8 @@
 namespace geminate::scalar {
 
 constexpr const char* kIsaName = "scalar";
-constexpr int kRowBlock = 2, kHalfBlock = 2, kHalfVecs = 1, kCodeBlock = 2, kCodeVecs = 1, kCodeRows = 2,
-              kPairRows = 0;
+constexpr int kRowBlock = 2, kNibbleRows = 2, kHalfBlock = 2, kHalfVecs = 1, kCodeBlock = 2, kCodeVecs = 1,
+              kCodeRows = 2, kPairRows = 0, kValueBias = 0;
 
 struct F {
   float v[16];
@@ -210,6 +210,11 @@ static inline void add_codes(const uint8_t* w, int64_t, int64_t groups, const Co
       }
     }
   }
+}
+
+static inline bool own_products(const Matrix&, const TileRange&, const GroupRange&, const QuantGroup*,
+                                int64_t, float*, int64_t, float) {
+  return false;
 }
 
 #include "isa/portable_cells.h"

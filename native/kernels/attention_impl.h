@@ -17,6 +17,7 @@ struct AttentionScratch {
   float* score;      // [queries][kKeyTile], then probabilities
   uint8_t* p;        // [queries][kKeyTile] codes of probability times value scale
   float* p_scale;    // [queries]
+  int32_t* p_start;  // [queries] -kValueBias * sum of the codes, likewise for values
 };
 
 // Query i stands in row i / heads.
@@ -30,6 +31,7 @@ static inline AttentionScratch attention_arrays(const AttentionTask& t) {
   s.q_scale = at, at += padded;
   s.q_start = reinterpret_cast<int32_t*>(at), at += padded;
   s.p_scale = at, at += padded;
+  s.p_start = reinterpret_cast<int32_t*>(at), at += padded;
   s.p = reinterpret_cast<uint8_t*>(at);
   for (int i = 0; i < t.count; ++i) {
     for (int h = 0; h < t.heads; ++h) {

@@ -39,14 +39,14 @@ static inline void score_codes(const int8_t* q, const int32_t* start, const floa
 // Adds B vectors of the values of key groups begin .. end-1, four keys each, weighed by codes p, to R
 // records.
 template <int R, int B, bool Fetch>
-static inline void add_codes(const uint8_t* p, const float* p_scale, const int8_t* values,
-                             int64_t group_bytes, int begin, int end, float* const* records,
-                             const char* ahead) {
+static inline void add_codes(const uint8_t* p, const int32_t* p_start, const float* p_scale,
+                             const int8_t* values, int64_t group_bytes, int begin, int end,
+                             float* const* records, const char* ahead) {
   I sum[R][B];
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 4
-    for (int b = 0; b < B; ++b) sum[r][b] = zero_sums();
+    for (int b = 0; b < B; ++b) sum[r][b] = kValueBias == 0 ? zero_sums() : same_sums(p_start[r]);
   }
   for (int g = begin; g < end; ++g) {
     if constexpr (Fetch) {
@@ -151,6 +151,11 @@ static inline void quantize_tile(const AttentionTask& t, const AttentionScratch&
     const F inverse = set1(most < 1e-30f ? 0.0f : 255.0f / most);
     for (int c = 0; c < kTileVecs; ++c) p[c] = mul(p[c], inverse);
     store_u8(s.p + i * kKeyTile, p[0], p[1], p[2], p[3]);
+    if constexpr (kValueBias != 0) {
+      int32_t sum = 0;  // beyond the keys that are read, codes are 0
+      for (int key = 0; key < kKeyTile; ++key) sum += s.p[i * kKeyTile + key];
+      s.p_start[i] = -kValueBias * sum;
+    }
     s.p_scale[i] = most < 1e-30f ? 0.0f : most * (1.0f / 255.0f);
   });
 }
@@ -168,10 +173,11 @@ static inline void add_tile_codes(const AttentionTask& t, const AttentionScratch
       const uint8_t* p = s.p + i * kKeyTile;
       if (tile.next >= 0 && i == 0) {
         const int8_t* ahead = head.values + tile.next * head.value_bytes + v * 16 * kKeyTile;
-        add_codes<R, B, true>(p, s.p_scale, values, 4 * head.value_bytes, begin, end, records,
+        add_codes<R, B, true>(p, s.p_start, s.p_scale, values, 4 * head.value_bytes, begin, end, records,
                               reinterpret_cast<const char*>(ahead));
       } else {
-        add_codes<R, B, false>(p, s.p_scale + i, values, 4 * head.value_bytes, begin, end, records, nullptr);
+        add_codes<R, B, false>(p, s.p_start + i, s.p_scale + i, values, 4 * head.value_bytes, begin, end,
+                               records, nullptr);
       }
     });
   });

@@ -6,7 +6,6 @@ template <Format T>
 static inline I block_start(const QuantGroup& x, int half) {
   if constexpr (T == Format::q6_k) return same_sums(x.start6[half]);
   if constexpr (T == Format::q5_0) return same_sums(2 * x.start4);
-  if constexpr (T == Format::iq4_nl) return start8(x.start8);
   return same_sums(0);
 }
 

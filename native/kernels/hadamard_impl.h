@@ -43,7 +43,8 @@ static inline float quantize_head(const float* x, int64_t n, int8_t* codes, int3
     return mul(load(x + i, n - i < 16 ? static_cast<int>(n - i) : 16), inverse);
   };
   static const uint8_t ones[4] = {1, 1, 1, 1};
-  I sums = zero_sums();
+  const int32_t steps = static_cast<int32_t>((n + 63) / 64);
+  I sums = kValueBias == 0 ? zero_sums() : same_sums(-kValueBias * 4 * steps);
   for (int64_t i = 0; i < n; i += 64) {
     quantize_lanes(part(i), part(i + 16), codes + i);
     quantize_lanes(part(i + 32), part(i + 48), codes + i + 32);

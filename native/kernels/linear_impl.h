@@ -134,11 +134,18 @@ static inline void with_rows(int64_t rows, Body body) {
 static void linear_quantized(const Matrix& w, const TileRange& range, const GroupRange& groups,
                              const QuantGroup* panel, int64_t rows, float* out, int64_t out_stride,
                              float scale) {
+  if (own_products(w, range, groups, panel, rows, out, out_stride, scale)) return;
   panel += groups.begin * rows;
-  for (int64_t m = 0; m < rows; m += kRowBlock) {
-    with_rows<kRowBlock>(rows - m, [&](auto block) {
-      rows_quantized<block.value>(w, range, groups, panel + m, rows, out + m * out_stride, out_stride, scale);
-    });
+  const bool nibbles = w.format == Format::int4 || w.format == Format::q4_k;
+  // Blocks of about the same size.
+  const int64_t most = nibbles ? kNibbleRows : kRowBlock, blocks = (rows + most - 1) / most,
+                size = (rows + blocks - 1) / blocks;
+  for (int64_t m = 0; m < rows; m += size) {
+    with_rows<(kNibbleRows > kRowBlock ? kNibbleRows : kRowBlock)>(
+        size < rows - m ? size : rows - m, [&](auto block) {
+          rows_quantized<block.value>(w, range, groups, panel + m, rows, out + m * out_stride, out_stride,
+                                      scale);
+        });
   }
 }
 

@@ -70,6 +70,10 @@ class AuditLogError(GeminateError):
     """A file that cannot be written as an audit log, or that is none."""
 
 
+class AuditLogInUseError(AuditLogError):
+    """An audit log that another process writes."""
+
+
 class StorageError(WeightsError):
     """No place for packed weights."""
 

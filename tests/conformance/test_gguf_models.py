@@ -21,7 +21,7 @@ from geminate.families.registry import load_assistant_config, load_target_config
 from geminate.loading.compile import compile_target
 from geminate.params import SamplingParams
 from geminate.plan.batch import Rows
-from geminate.weights.store import open_weights
+from geminate.weights.opening import open_weights
 from support import fabricate, fabricate_gemma3
 from support.cli import geminate
 from support.fabricate_gguf import to_gguf

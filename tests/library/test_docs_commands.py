@@ -33,7 +33,7 @@ COMMANDS = [
 EMBEDDED = ROOT / "src" / "geminate" / "assets" / "embedded"
 TARGET, DRAFTER = str(EMBEDDED / "target"), str(EMBEDDED / "drafter")
 MODEL = re.compile(
-    r"(google|unsloth)/\S+|/(srv/)?models/\S+|.*\.gguf|MODEL|DIR|target|gemma-4-\S+|my-\S+|build/\S+/(target|drafter)"
+    r"(google|unsloth)/\S+|/(srv/)?models/\S+|.*\.gguf|.*\.geminate|MODEL|DIR|target|gemma-4-\S+|my-\S+|build/\S+/(target|drafter)"
 )
 ROOT_COMMAND = typer.main.get_command(app)
 PLACEHOLDER = re.compile(r"[A-Z][A-Z0-9_]*")  # such as N
@@ -46,6 +46,7 @@ LIMITS: dict[str, tuple[str, ...]] = {
     "verify": ("--limit", "1", "-n", "4", "--threads", "1"),
     "eval": ("--max-tokens", "64", "--context", "32", "--threads", "1"),
     "quantize": ("--calibration-tokens", "512", "--threads", "1"),
+    "pack": (),
     "serve": (),
     "demo": ("--shape", TARGET, "--seconds", "0.5", "--threads", "1"),
     "bench step": ("--rows", "1,2", "--context", "16", "--repeats", "3", "--threads", "1"),
@@ -128,7 +129,7 @@ def substituted(words: tuple[str, ...], out: Path) -> list[str]:
     made: list[str] = []
     before = ""
     for word in words:
-        if before == "--out":
+        if before in ("--out", "-o"):
             made.append(str(out))
         elif before == "--drafter":
             made.append(DRAFTER if MODEL.fullmatch(word) else word)

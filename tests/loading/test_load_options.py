@@ -28,7 +28,7 @@ def test_the_server_settings_become_load_options() -> None:
         threads=3,
         rope_position="P-1",
         cache=False,
-        check=True,
+        verify_weights=True,
         prefault=True,
     )
     expected = LoadOptions(
@@ -39,7 +39,7 @@ def test_the_server_settings_become_load_options() -> None:
         threads=3,
         rope_position="P-1",
         use_cache=False,
-        check=True,
+        verify_weights=True,
         prefault=True,
     )
     assert given.loading() == expected

@@ -114,19 +114,24 @@ def test_this_machine_computes_the_committed_bits(
     assert len(set(table.values())) == len(table) == 42, "every format has bits of its own"
 
 
+def fabricate(place: Path) -> dict[str, Path | None]:
+    """The table's models, by name, made in ``place``; None is the embedded pair."""
+    from support.fabricate import make_drafter, make_target
+
+    found = dict[str, Path | None]({"embedded pair": None})
+    for size in SIZES:
+        make_target(size, place / size)
+        make_drafter(size, place / f"{size}-assistant")
+        for name in (size, f"{size}-assistant"):
+            rewritten(place / name, place / "hashed" / name)
+        found[size] = place / "hashed" / size
+    found[BLOCKS] = block_model(place / "blocks")
+    return found
+
+
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parents[1]))
     import tempfile
 
-    from support.fabricate import make_drafter, make_target
-
     with tempfile.TemporaryDirectory() as place:
-        made, found = Path(place), dict[str, Path | None]({"embedded pair": None})
-        for size in SIZES:
-            make_target(size, made / size)
-            make_drafter(size, made / f"{size}-assistant")
-            for name in (size, f"{size}-assistant"):
-                rewritten(made / name, made / "hashed" / name)
-            found[size] = made / "hashed" / size
-        found[BLOCKS] = block_model(made / "blocks")
-        print(json.dumps(rows(found), indent=1))
+        print(json.dumps(rows(fabricate(Path(place))), indent=1))

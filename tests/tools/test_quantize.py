@@ -24,9 +24,9 @@ from geminate.formats.rounding import bf16_to_f32, f32_to_bf16, quantize_int4, q
 from geminate.loading.drafters import find_drafter
 from geminate.tools.quantize.importance import channel_importance
 from geminate.tools.quantize.run import quantize_model
+from geminate.weights.opening import open_weights
 from geminate.weights.scale_search import on_int4_grid, quantize_searched
 from geminate.weights.specs import expected_tensors
-from geminate.weights.store import open_weights
 from support import fabricate_gemma3
 from support.cli import geminate, refused
 from support.fabricate_gguf import to_gguf

@@ -37,7 +37,6 @@ from geminate.formats.table import FORMATS, Codes, WeightFormat, padded
 
 TILE_ROWS = 16
 ROW_COLUMNS = 64  # of a cell of the row formats
-CLUSTERS = 64  # rearranged at a time: a vocabulary's codes are never whole in memory twice
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -231,19 +230,6 @@ class TileLayout:
             planes = {name: plane.reshape(shapes[name][1])[tiles] for name, plane in w.planes.items()}
         return replace(w, n=len(rows), planes=planes)
 
-    def clustered(self, table: PackedMatrix, order: I32, clusters: int) -> PackedMatrix:
-        """The table's rows in cluster order, one matrix of the stack per cluster; codes are moved, not requantized."""
-        size = len(order) // clusters
-        rows = padded(size, TILE_ROWS)
-        parts: list[dict[str, np.ndarray]] = []
-        for some in np.split(order.reshape(clusters, size), range(CLUSTERS, clusters, CLUSTERS)):
-            codes = self.unpack(table.planes, table.n, table.k, some.reshape(-1))
-            values = _spaced(codes.values, size, rows)
-            scales = None if codes.scales is None else _spaced(codes.scales, size, rows)
-            parts.append(self.pack(Codes(values=values, scales=scales)))
-        planes = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-        return replace(table, n=size, planes=planes, stack=clusters)
-
 
 def _strips(plane: np.ndarray, groups: int, shape: tuple[int, int], rows: I32 | None) -> np.ndarray:
     """Strips [rows, groups, *shape] of a plane; None: of all its rows, those that pad included."""
@@ -253,13 +239,6 @@ def _strips(plane: np.ndarray, groups: int, shape: tuple[int, int], rows: I32 | 
         return by_row.reshape(-1, *by_row.shape[2:])
     at, within = np.divmod(rows, TILE_ROWS)
     return np.ascontiguousarray(tiles[at, :, :, within, :])
-
-
-def _spaced(array: np.ndarray, size: int, rows: int) -> np.ndarray:
-    """[clusters * size, m] as [clusters * rows, m], zeros behind each cluster."""
-    out = np.zeros((len(array) // size, rows, array.shape[1]), dtype=array.dtype)
-    out[:, :size] = array.reshape(-1, size, array.shape[1])
-    return out.reshape(-1, array.shape[1])
 
 
 def _tiled(strips: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""A model on disk behind one face: a directory with safetensors, or a GGUF file; parts are read once, when needed."""
+"""A model on disk behind one face: a directory, a GGUF file or a packed file; parts are read once, when needed."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class TokenizerParts:
     add_bos: bool
 
 
-def check_generation(values: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
+def check_generation(values: Mapping[str, Any], path: Path | str) -> Mapping[str, Any]:
     """The sampling that a file recommends, if every request can be answered with it.
 
     Raises:
@@ -57,17 +57,21 @@ class Checkpoint(ABC):
 
     @staticmethod
     def open(path: str | Path) -> Checkpoint:
-        """The checkpoint at a path; a file is a GGUF file, anything else a directory.
+        """The checkpoint at a path; a file is a packed file or a GGUF file, anything else a directory.
 
-        Nothing but a GGUF file's header is read before it is asked for.
+        Nothing but a file's header is read before it is asked for. The drafter in a packed file has the path
+        ``FILE/drafter``.
 
         Raises:
-            WeightsError: a file that is not GGUF, or is damaged.
+            WeightsError: a file that is neither, or is damaged.
         """
         from geminate.checkpoint.directory import DirectoryCheckpoint
         from geminate.checkpoint.gguf import GgufCheckpoint
+        from geminate.checkpoint.packed import PackedCheckpoint, is_packed_path
 
         place = Path(path)
+        if is_packed_path(place):
+            return PackedCheckpoint(place)
         return GgufCheckpoint(place) if place.exists() and not place.is_dir() else DirectoryCheckpoint(place)
 
     @property
@@ -143,6 +147,24 @@ class Checkpoint(ABC):
         Raises:
             OSError: it cannot be written. TokenizerError: a damaged tokenizer.
         """
+
+    def licence(self) -> Mapping[str, str]:
+        """What the files say of the licence: ``name``, ``link``, ``text``; empty where they say nothing."""
+        return {}
+
+    @functools.cached_property
+    def origin(self) -> Mapping[str, Any]:
+        """Where it comes from: ``name``, ``hub`` and ``revision`` of a snapshot of the hub, ``files``: [name, bytes].
+
+        Raises:
+            ModelNotFoundError, WeightsError: see `files`.
+        """
+        found: dict[str, Any] = {"name": self.name}
+        for parent in self.path.absolute().parents:
+            if parent.name == "snapshots" and parent.parent.name.startswith("models--"):
+                found["hub"] = parent.parent.name.removeprefix("models--").replace("--", "/")
+                found["revision"] = self.path.absolute().relative_to(parent).parts[0]
+        return {**found, "files": [stamp[:2] for stamp in self.stamps]}
 
     @functools.cached_property
     def stamps(self) -> list[list[Any]]:

@@ -97,3 +97,10 @@ class GgufCheckpoint(Checkpoint):
     def specials(self) -> Mapping[str, str]:
         """See `Checkpoint`."""
         return gguf_specials(self.file)
+
+    def licence(self) -> Mapping[str, str]:
+        """See `Checkpoint`: ``general.license`` and what goes with it."""
+        keys = {"name": ("general.license.name", "general.license"), "link": ("general.license.link",)}
+        found = {key: next((v for name in names if isinstance(v := self.file.metadata.get(name), str)), "")
+                 for key, names in keys.items()}  # fmt: skip
+        return {key: value for key, value in found.items() if value}

@@ -9,8 +9,9 @@ from typing import Annotated, Any
 import typer
 
 from geminate.cli.commands import HELP, Commands
-from geminate.cli.console import last_errors, user_errors
+from geminate.cli.console import fail, last_errors, user_errors
 from geminate.errors import SHORTENED
+from geminate.system.streams import write_utf8
 
 
 class App(typer.Typer):
@@ -20,6 +21,7 @@ class App(typer.Typer):
         """Run the command line."""
         if sys.stdout is None:  # closed by the shell (>&-)
             sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+        write_utf8()
         with last_errors():
             return super().__call__(*args, **kwargs)
 
@@ -64,6 +66,12 @@ class Root(Commands):
             "quantize",
             "geminate.cli.quantize:quantize_command",
             "Write a quantized copy with less error than plain rounding, which is served as it is.",
+        ),
+        (
+            "pack",
+            "geminate.cli.pack:pack",
+            "Write a model and its drafter into one file that every command takes and that needs the checkpoint no "
+            "more.",
         ),
         ("serve", "geminate.cli.serve:serve", "Serve a model over OpenAI's API, with a page at /."),
         (
@@ -181,6 +189,15 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
+def _load_numpy() -> None:
+    """NumPy asks more of a processor than the kernels do: on x86-64 SSE4.2, which all have had since 2009."""
+    try:
+        import numpy  # noqa: F401
+    except (ImportError, RuntimeError) as error:
+        cause = next((line.strip() for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)
+        fail(f"NumPy cannot be loaded ({cause}); reinstall it for this machine, see docs/install.md")
+
+
 @app.callback()
 def root(
     version: Annotated[
@@ -188,6 +205,7 @@ def root(
     ] = False,
 ) -> None:
     """Gemma 4 with its MTP drafter on the CPU: the same output with speculation on or off, only faster."""
+    _load_numpy()
     from geminate.backends.select import report_bus_errors
 
     report_bus_errors(f"error: {SHORTENED}\n")

@@ -27,6 +27,7 @@ FOREIGN = {  # options of other programs, where these have none of that name
     **dict.fromkeys(["-c", "--ctx-size", "--max-model-len"], "--max-context bounds prompt and completion together"),
     **dict.fromkeys(["-np", "--parallel", "--max-num-seqs"], "--max-running bounds the requests that run at once"),
     "--gpu-memory-utilization": NO_GPU,
+    "--check": "--verify-weights compares packed weights with their checksums",
     "--api-key": "--api-key-file names a file with keys: others can read a command line",
     "--served-model-name": "--model-id and --alias name the model in the API",
     "--repeat-penalty": "--repetition-penalty looks at the whole context",

@@ -94,15 +94,19 @@ class RowTable:
     width: int
     planes: Planes
 
-    def dequantized_rows(self, rows: I32) -> F32:
-        """Some rows, float32 [len(rows), width]."""
+    def codes(self, rows: I32) -> Codes:
+        """Some rows as the format stores them."""
         row, values, scales = FORMATS[self.format], self.planes["codes"][rows], self.planes.get("scales")
         if row.blocks is not None:
-            return row.blocks.dequantize(*row.blocks.unpack(np.ascontiguousarray(values)))
+            unpacked, records = row.blocks.unpack(np.ascontiguousarray(values))
+            return Codes(values=unpacked, scales=records)
         if row.row_scaled:
             values = unpack_codes(values, row.bits, self.width)
-        codes = Codes(values=values, scales=None if scales is None else scales[rows])
-        return row.dequantize(codes)[:, : self.width]
+        return Codes(values=values, scales=None if scales is None else scales[rows])
+
+    def dequantized_rows(self, rows: I32) -> F32:
+        """Some rows, float32 [len(rows), width]."""
+        return FORMATS[self.format].dequantize(self.codes(rows))[:, : self.width]
 
     def dequantized(self) -> F32:
         """All rows, float32 [rows, width]."""

@@ -20,7 +20,7 @@ from geminate.plan.batch import Batch, Rows
 from geminate.plan.costs import AttentionCosts
 from geminate.replacing import replacing
 from geminate.speculation.costs import PROFILE_CONTEXT, PROFILE_ROWS, CostModel, CostProfile
-from geminate.weights.store import Message
+from geminate.weights.cache import Message
 
 BUDGET = 1.5  # seconds to spend, unless a few passes alone take longer
 FEW = (1, 2, 3, 5, 9, 17)  # row counts timed where all of them would take too long
@@ -53,7 +53,7 @@ def cost_profile(
     """
     if pair.target.backend.name != "native":
         return None
-    path = _path(pair)
+    path = pair.target.store.costs
     key = _key(pair)
     kept = _read(path)
     try:
@@ -165,11 +165,6 @@ def _key(pair: Pair) -> str:
     drafter = "none" if pair.drafter is None else f"{pair.located.drafter} {pair.drafter.store.format}"
     kv = pair.target.kv_format
     return f"{machine.describe()}; {backend.isa}, {backend.threads} threads; KV {kv}; drafter {drafter}"
-
-
-def _path(pair: Pair) -> Path | None:
-    packed = pair.target.store.path
-    return None if packed is None else packed.with_suffix(".costs.json")
 
 
 def _read(path: Path | None) -> dict[str, Any]:

@@ -10,7 +10,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from geminate.checkpoint.checkpoint import Checkpoint
 from geminate.checkpoint.gguf_file import gguf_architecture
+from geminate.checkpoint.packed import PackedCheckpoint, is_packed_path
+from geminate.checkpoint.packed_file import SUFFIX
 from geminate.errors import (
     ConfigError,
     DrafterMismatchError,
@@ -53,10 +56,10 @@ def find_drafter(name: str | Path, source: Path, choice: str | Path | None) -> D
 
     Args:
         name: what the user called the target. source: where it was found.
-        choice: ``auto`` takes the first that fits of: ``<target>-assistant`` and ``drafter`` or ``assistant``
-            directories beside or inside the target, GGUF files with a drafter beside it or in ``MTP/``, the drafter's
-            snapshot in the hub cache, and for a hub id the hub; links are not resolved at first. None or ``none`` is
-            none; anything else is a path or hub id.
+        choice: ``auto`` takes the one in the target's packed file, else the first that fits of:
+            ``<target>-assistant`` and ``drafter`` or ``assistant`` directories beside or inside the target, GGUF files
+            with a drafter beside it or in ``MTP/``, the drafter's snapshot in the hub cache, and for a hub id the hub;
+            links are not resolved at first. None or ``none`` is none; anything else is a path or hub id.
 
     Raises:
         ModelNotFoundError: a drafter named explicitly that is not there.
@@ -66,12 +69,26 @@ def find_drafter(name: str | Path, source: Path, choice: str | Path | None) -> D
     if choice != "auto":
         with drafter_errors():
             path = locate_model(choice)
+            path = drafter_within(path) or path
         return DrafterChoice(path=path, note=f"drafter: {path}")
+    inside = drafter_within(source)
+    if inside is not None:
+        return DrafterChoice(path=inside, note=f"drafter: {inside}, packed together with the target")
     search = _Search(Path(os.path.abspath(source)))
     for candidate in search.candidates():
         if search.fits(candidate):
             return DrafterChoice(path=candidate, note=f"drafter: {candidate}{search.passed_over('; ')}")
     return search.on_hub(str(name))
+
+
+def drafter_within(source: Path) -> Path | None:
+    """The drafter that stands beside a target in its packed file; None without one.
+
+    Raises:
+        WeightsError: a damaged packed file.
+    """
+    checkpoint = Checkpoint.open(source) if is_packed_path(source) else None
+    return checkpoint.drafter if isinstance(checkpoint, PackedCheckpoint) else None
 
 
 def drafter_names(target: str) -> list[str]:
@@ -111,6 +128,7 @@ class _Search:
             if self.is_file:
                 yield place.with_name(place.stem + "-assistant")
                 yield place.with_name(place.stem + "-assistant.gguf")
+                yield place.with_name(place.stem + "-assistant" + SUFFIX)
             else:
                 yield from (place / "drafter", place / "assistant")
             yield from (place.with_name("drafter"), place.with_name("assistant"))

@@ -1,4 +1,4 @@
-"""From what a user names (a directory, a GGUF file, a hub id, nothing) to what stands on disk."""
+"""From what a user names (a directory, a GGUF or packed file, a hub id, nothing) to what stands on disk."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from pathlib import Path
 from geminate.checkpoint.gguf_file import gguf_architecture, is_gguf
 from geminate.checkpoint.gguf_parts import first_part
 from geminate.checkpoint.missing import what_it_is
+from geminate.checkpoint.packed import is_packed_path
+from geminate.checkpoint.packed_file import SUFFIX
 from geminate.errors import GeminateError, ModelNotFoundError
 from geminate.families.registry import open_model
 from geminate.loading.hub import HUB_ID, from_hub
@@ -32,18 +34,18 @@ def embedded_pair() -> tuple[Path, Path]:
 
 
 def is_model(text: str) -> bool:
-    """Whether a text names a model on disk: a GGUF file, or a directory that holds one or a model's files."""
+    """Whether a text names a model on disk: a GGUF or packed file, or a directory with one or with a model's files."""
     try:
         path = Path(text).expanduser()
-        return is_gguf(path) or any(
+        return is_gguf(path) or is_packed_path(path) or any(
             (path / name).is_file() for name in ("config.json", "adapter_config.json")
-        ) or any(path.glob("*.gguf"))  # fmt: skip
+        ) or any(path.glob("*.gguf")) or any(path.glob(f"*{SUFFIX}"))  # fmt: skip
     except (OSError, RuntimeError, ValueError):  # too long or too odd for a path
         return False
 
 
 def locate_model(name: str | Path) -> Path:
-    """The directory or GGUF file of a model named by path or hub id.
+    """The directory, GGUF or packed file of a model named by path or hub id.
 
     A hub id is fetched with huggingface-hub into its cache (HF_HUB_OFFLINE is honoured).
 
@@ -57,6 +59,8 @@ def locate_model(name: str | Path) -> Path:
         path = Path(name).expanduser()
         if path.is_dir():
             return _in_directory(path)
+        if is_packed_path(path):
+            return path
         exists, gguf = path.exists(), is_gguf(path)
     except (OSError, RuntimeError) as error:  # too long, unreadable, or ~ of a user that is not there
         cause = getattr(error, "strerror", None) or str(error)
@@ -66,26 +70,29 @@ def locate_model(name: str | Path) -> Path:
     if gguf or (exists and path.suffix == ".gguf"):
         return path  # a damaged one is reported by its reader
     if exists:
-        raise ModelNotFoundError(f"{name} is a file, but no GGUF; a model is that, or a directory with config.json")
-    if not HUB_ID.fullmatch(text) or text.lower().endswith(".gguf"):
+        raise ModelNotFoundError(
+            f"{name} is a file, but no GGUF or packed file; a model is one of these, or a directory with config.json"
+        )
+    if not HUB_ID.fullmatch(text) or text.lower().endswith((".gguf", SUFFIX)):
         raise ModelNotFoundError(_no_such(text))
     return from_hub(text)
 
 
 def _in_directory(directory: Path) -> Path:
-    """A model directory itself, or the one GGUF target in it.
+    """A model directory itself, or the one GGUF target or packed file in it.
 
     Raises:
-        ModelNotFoundError: several GGUF targets, or no whole model.
+        ModelNotFoundError: several of them, or no whole model.
     """
     if (directory / "config.json").is_file() and any(directory.glob("*.safetensors")):
         return directory
-    targets = _gguf_targets(directory)
+    targets = [*_gguf_targets(directory), *sorted(directory.glob(f"*{SUFFIX}"))]
     if len(targets) == 1:
         return targets[0]
     if targets:
         names = ", ".join(path.name for path in targets[:_LISTED]) + (", ..." if len(targets) > _LISTED else "")
-        raise ModelNotFoundError(f"{directory} holds {len(targets)} GGUF models; name one of the files: {names}")
+        kinds = "GGUF" if all(path.suffix == ".gguf" for path in targets) else "GGUF or packed"
+        raise ModelNotFoundError(f"{directory} holds {len(targets)} {kinds} models; name one of the files: {names}")
     if not (directory / "config.json").is_file() and (problem := what_it_is(directory)):
         raise ModelNotFoundError(problem)
     return directory
@@ -136,7 +143,7 @@ def _no_such(text: str) -> str:
         return (
             f"no such directory: {text} (names like Ollama's are not known; name a directory, a .gguf file or a hub id)"
         )
-    if bare.lower().endswith(".gguf"):
+    if bare.lower().endswith((".gguf", SUFFIX)):
         return f"no such file: {text}"
     return f"no such directory: {text} (a hub id looks like google/gemma-4-E2B-it)"
 

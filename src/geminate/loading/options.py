@@ -23,8 +23,10 @@ class LoadOptions:
     (what None means), ``none`` (the word for None).
 
     Attributes:
-        model: directory, GGUF file or hub id; None, or ``embedded``, is the embedded pair (./embedded a directory).
-        drafter: ``auto`` (found beside the model), ``embedded``, a directory, GGUF file or hub id, or None for none.
+        model: directory, GGUF or packed file, or hub id; None, or ``embedded``, is the embedded pair (./embedded a
+            directory).
+        drafter: ``auto`` (found beside the model), ``embedded``, a directory, GGUF or packed file, or hub id, or None
+            for none.
         weights: ``bf16``, ``int8``, ``int4``, ``int4+``, ``mobile`` (of a checkpoint for devices only), or ``auto``:
             the file's own grid if it has one, else int8. The drafter is never kept below int8.
         kv: keys and values in float16 (``f16``) or ``int8``, which takes about half the memory.
@@ -33,7 +35,9 @@ class LoadOptions:
         rope_position: the drafter's rotary position, ``P`` (transformers) or ``P-1`` (LiteRT-LM, vLLM); changes
             acceptance, never the output.
         use_cache, cache_dir: whether packed weights are kept on disk, and where; None is the user's cache directory.
-        check: compare packed weights with their checksums before they are used, and pack damaged ones again.
+        verify_weights: compare packed weights with their checksums before a token depends on them, at every start: what
+            all passes read at once, rows of tables when they are first read; damaged files of the cache are packed
+            again. None: everything, at the first use of a packed file on this machine. False: never.
         prefault: load all weights into memory now, so that the first answer does not wait for the disk.
         max_context: tokens that prompt and completion together may have; None is the model's own limit.
         prefix_store: directory in which the KV cache of prompts is kept across restarts; None keeps none.
@@ -45,10 +49,15 @@ class LoadOptions:
 
     model: str | Path | None = field(
         default=None,
-        metadata={"help": "Directory, GGUF file or hub id.", "flags": ("--model", "-m"), "empty": "the embedded pair"},
+        metadata={
+            "help": "Directory, GGUF or .geminate file, or hub id.",
+            "flags": ("--model", "-m"),
+            "empty": "the embedded pair",
+        },
     )
     drafter: str | Path | None = field(
-        default="auto", metadata={"help": "auto, none, embedded, or a directory, GGUF file or hub id.", "none": "none"}
+        default="auto",
+        metadata={"help": "auto, none, embedded, or a directory, GGUF or .geminate file, or hub id.", "none": "none"},
     )
     weights: Preset = field(
         default="auto",
@@ -72,9 +81,13 @@ class LoadOptions:
         default=True, metadata={"help": "Do not keep packed weights on disk.", "flags": ("--no-cache",)}
     )
     cache_dir: str | Path | None = None
-    check: bool = field(
-        default=False,
-        metadata={"help": "Compare packed weights with their checksums at start; damaged ones are packed again."},
+    verify_weights: bool | None = field(
+        default=None,
+        metadata={
+            "help": "Compare packed weights with their checksums before a token depends on them, at every start.",
+            "flags": ("--verify-weights/--no-verify-weights",),
+            "empty": "at the first use of a .geminate file",
+        },
     )
     prefault: bool = field(
         default=False,
@@ -122,3 +135,5 @@ class LoadOptions:
             object.__setattr__(self, "prefix_store_bytes", size)
         if isinstance(size, bool) or not isinstance(size, int) or size < 1:
             raise ParameterError(f"prefix_store_bytes must be a positive number of bytes, not {size!r}")
+        if self.prefix_store is None and size != DEFAULT_BYTES:
+            raise ParameterError("prefix_store_bytes limits a prefix store, and none is named (--prefix-store)")

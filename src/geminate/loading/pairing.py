@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from geminate.checkpoint.packed import PackedCheckpoint
 from geminate.families.base import Model
 from geminate.families.registry import open_model
 from geminate.loading.load import Pair
@@ -38,8 +39,11 @@ class Pairing:
 def weights_mark(source: Model) -> str:
     """A hash that tells a model's weights from those of a fine-tune or another quantization, however they are packed.
 
-    The first `PROBE` bytes of every stored text tensor enter, with names, types and shapes.
+    The first `PROBE` bytes of every stored text tensor enter, with names, types and shapes. A packed file has that of
+    the checkpoint that was packed.
     """
+    if isinstance(source.checkpoint, PackedCheckpoint) and source.checkpoint.mark is not None:
+        return source.checkpoint.mark
     digest = hashlib.sha256()
     for name, entry in sorted(source.tensors.items()):
         if any(part in name for part in ("vision", "audio")):

@@ -142,12 +142,15 @@ def fingerprint(llm: LLM) -> str:
 class ServerState:
     """The server's status (loading, ready, draining or failed), and its models.
 
+    Args:
+        program: what the audit log calls it.
+
     Raises:
         AuditLogError: an audit log that cannot be written.
     """
 
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
+    def __init__(self, settings: Settings, *, program: str = "geminate serve") -> None:
+        self.settings, self.program = settings, program
         self.metrics = Metrics(gauge_aliases(settings.gauge_alias))
         self.audit = open_audit(settings, self.metrics.registry)
         self.items = KeptItems(settings.kept_items_bytes)
@@ -178,7 +181,7 @@ class ServerState:
         )
         self.models.append(model)
         if self.audit is not None:
-            self.audit.begin(model.id, llm, self.settings)
+            self.audit.begin(model.id, llm, model.settings, by=self.program)
         if self.status == "loading":
             self.status = "ready"
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Literal, get_args
 
 from geminate.checkpoint.entries import Entry
+from geminate.checkpoint.packed import PackedEntry
 from geminate.errors import ParameterError, WeightsError
 from geminate.formats.table import BLOCK_FORMATS, ROW_FORMATS, WeightFormat
 from geminate.plan.config import AssistantConfig, TargetConfig
@@ -67,10 +68,13 @@ def tensor_format(
         preset: ``auto`` takes what is stored on a grid as it is stored, and anything else as int8; ``int4+`` is int4
             but for the matrices of `keeps_int8`. A drafter's matrices never go below int8: its acceptance would suffer,
             and it is small. ``mobile`` takes what a checkpoint for devices holds; without a file, `mobile_format`.
-            ``q4_k_m`` is for weights that come from no file: `mixed_format`.
+            ``q4_k_m`` is for weights that come from no file: `mixed_format`. Of a packed file ``auto`` takes everything
+            as it was packed.
     """
     if preset == "q4_k_m":
         return "int8" if isinstance(config, AssistantConfig) else mixed_format(spec, config)
+    if preset == "auto" and isinstance(entry, PackedEntry) and entry.format is not None:
+        return entry.format
     if preset == "mobile" and not isinstance(config, AssistantConfig):
         if entry is not None and entry.grid is not None:
             return entry.grid

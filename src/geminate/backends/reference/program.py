@@ -267,7 +267,7 @@ class ReferenceProgram:
                 scores = self._linear(row[node.x], node.centroids)
                 chosen = np.argsort(-scores, kind="stable")[: node.top_k]
                 candidates = node.ordering.reshape(len(scores), -1)[chosen].reshape(-1)
-                row[node.out] = self._linear(row[node.x], node.table)[candidates]
+                row[node.out] = np.concatenate([self._linear(row[node.x], node.table, int(c)) for c in chosen])
                 row[node.ids] = candidates.astype(np.float32)
             case _:
                 raise TypeError(f"no reference for {type(node).__name__}")

@@ -23,8 +23,8 @@ MATRIX_ROLES = ("matrix", "embedding", "keep", "experts")
 
 def plane_shapes(spec: TensorSpec, fmt: WeightFormat) -> dict[str, tuple[np.dtype[Any], tuple[int, ...]]]:
     """Type and shape of each plane of a tensor, stack included."""
-    *stack, n, k = spec.shape
-    shapes = select.layout(fmt).shapes(n, k)
+    shapes = select.layout(fmt).shapes(*spec.matrix_shape)
+    stack = (spec.stack,) if spec.stack > 1 else ()
     return {plane: (np.dtype(dtype), (*stack, *shape)) for plane, (dtype, shape) in shapes.items()}
 
 
@@ -90,11 +90,11 @@ class RandomStore:
                 planes["scales"] = np.full(shapes["scales"][1], scale, dtype=np.float16).view(np.uint16)
             self._made[name] = PackedMatrix(
                 format=fmt,
-                n=spec.shape[-2],
-                k=spec.shape[-1],
+                n=spec.matrix_shape[0],
+                k=spec.matrix_shape[1],
                 planes=planes,
                 layout=select.layout(fmt),
-                stack=spec.shape[0] if len(spec.shape) == 3 else 1,
+                stack=spec.stack,
                 input_scale=input_scale,
                 output_scale=output_scale,
             )

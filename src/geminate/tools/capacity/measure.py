@@ -7,7 +7,6 @@ best it could see. The engine's own time is what real runs of the engine take be
 from __future__ import annotations
 
 import json
-import os
 import statistics
 import time
 from collections.abc import Callable
@@ -29,12 +28,13 @@ from geminate.replacing import replacing
 from geminate.runtime.drafter import DrafterModel
 from geminate.runtime.target import TargetModel
 from geminate.speculation.costs import PROFILE_CONTEXT
+from geminate.system.memory import installed_bytes
 from geminate.tools.bench.ceilings import Ceilings
 from geminate.tools.capacity.machines import HERE, KERNELS, Machine
 from geminate.tools.capacity.overheads import with_overheads
 from geminate.tools.capacity.pass_costs import Knots, PassCosts
 from geminate.tools.capacity.work import plan_work
-from geminate.weights.packed_cache import cache_directory
+from geminate.weights.cache import cache_directory
 
 WHOLE_ROWS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 17, 32, 64)
 BODY_ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 192, 256)
@@ -70,7 +70,7 @@ def this_machine(threads: int | None = None) -> Machine:
     bandwidth = statistics.median(ceilings.bandwidth() for _ in range(PROBES))
     peak = statistics.median(ceilings.int8_peak() for _ in range(PROBES))
     free = machine.available_bytes()
-    memory = free if free is not None else _installed()
+    memory = free if free is not None else installed_bytes()
     kernels = backend.isa if backend.isa in KERNELS else "portable"
     return Machine(
         key=HERE,
@@ -82,10 +82,6 @@ def this_machine(threads: int | None = None) -> Machine:
         kernels=kernels,
         source="measured",
     )
-
-
-def _installed() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def measure_costs(

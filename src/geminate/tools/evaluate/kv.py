@@ -16,9 +16,10 @@ from geminate.loading.compile import compile_target
 from geminate.loading.load import locate
 from geminate.tools.evaluate.run import OnRows, text_windows
 from geminate.tools.evaluate.score import CHUNK, Score, compare
+from geminate.weights.cache import Message
+from geminate.weights.opening import open_weights
 from geminate.weights.packing import Progress
 from geminate.weights.presets import Preset
-from geminate.weights.store import Message, open_weights
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,9 +21,11 @@ from geminate.text.tokenizer import Tokenizer
 from geminate.text.windows import windows
 from geminate.tools.evaluate.score import CHUNK, Score, compare
 from geminate.tools.evaluate.sensitivity import GroupCost, by_group
+from geminate.weights.cache import Message
+from geminate.weights.opening import open_weights
 from geminate.weights.packing import Progress
 from geminate.weights.presets import Preset
-from geminate.weights.store import Message, WeightStore, open_weights
+from geminate.weights.store import WeightStore
 
 OnRows = Callable[[int, int], None]  # positions done, total positions
 

@@ -19,11 +19,10 @@ from geminate.arrays import F32, I8, U16
 from geminate.backends.select import make_backend
 from geminate.checkpoint.coded_tensors import CODES, METHOD, SCALES, STORED
 from geminate.checkpoint.entries import Entry
-from geminate.checkpoint.row_scaled import RowScaledEntry
 from geminate.errors import ParameterError, QuantizationError
 from geminate.families.base import Model
 from geminate.families.registry import open_model
-from geminate.formats.table import FORMATS, WeightFormat, grouped, padded
+from geminate.formats.table import FORMATS, ROW_FORMATS, WeightFormat, grouped, padded
 from geminate.loading.drafters import find_drafter
 from geminate.loading.hub import HUB_ID
 from geminate.loading.load import locate
@@ -33,11 +32,12 @@ from geminate.text.tokenizer import Tokenizer
 from geminate.text.windows import windows
 from geminate.tools.quantize.importance import channel_importance
 from geminate.tools.quantize.writer import Planned, write_safetensors
+from geminate.weights.cache import Message
+from geminate.weights.opening import open_weights
 from geminate.weights.packing import Progress, passes_through
 from geminate.weights.presets import Preset, tensor_format
 from geminate.weights.scale_search import quantize_searched, recovered, trained_for_int4
 from geminate.weights.specs import TensorSpec, canonical, expected_tensors, match
-from geminate.weights.store import Message, open_weights
 
 BLOCK_BYTES = 4 << 20
 TARGETS: tuple[Preset, ...] = ("int8", "int4+", "int4")
@@ -133,7 +133,7 @@ def quantize_model(
 
 
 def _check_source(source: Model) -> None:
-    if any(isinstance(entry, RowScaledEntry) for entry in source.tensors.values()):
+    if any(entry.grid in ROW_FORMATS.values() for entry in source.tensors.values()):
         raise QuantizationError(
             f"{source.path} was trained for 2, 4 and 8 bits with static activations; it cannot be quantized further: "
             "serve it as it is, or quantize the bf16 checkpoint"

@@ -1,0 +1,52 @@
+"""The NEON kernels on emulated processors: a reduced form of ``scripts/emulate``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from geminate import LLM, SamplingParams
+from support.emulated_arm import CPUS, ROOT, EmulatedArm, Unavailable
+
+TABLE = ROOT / "tests" / "property" / "hashes.json"
+# Every kind of product and both formats of keys and values.
+ROWS = ("embedded pair, int4, f16", "embedded pair, int8, int8", "embedded pair, bf16, int8", "mobile e2b, auto, f16")
+ASK = """
+from geminate import LLM, SamplingParams
+[out] = LLM().generate(["Once upon a time"], SamplingParams(max_tokens=12))
+print(out.token_ids)
+"""
+
+
+@pytest.fixture(scope="module")
+def arm() -> EmulatedArm:
+    made = EmulatedArm(ROOT / "build" / "emulate")
+    try:
+        made.prepare()
+        made.qemu  # noqa: B018 - fetches it
+    except Unavailable as error:
+        pytest.skip(f"no emulated ARM here: {error}")
+    return made
+
+
+@pytest.mark.parametrize("cpu", CPUS)
+def test_an_arm_processor_computes_the_committed_bits(cpu: str, arm: EmulatedArm) -> None:
+    assert arm.isas(cpu) == CPUS[cpu], "what the processor has is found, and nothing else"
+    assert " 0 differ" in arm.selftest(cpu, "quick")
+    table = json.loads(TABLE.read_text())
+    text = arm.run(cpu, arm.python, Path(__file__).parents[1] / "support" / "hash_rows.py", "-", *ROWS)
+    assert dict(map(json.loads, text.splitlines())) == {row: table[row] for row in ROWS}
+
+
+def test_an_instruction_set_that_is_not_there_is_one_line(arm: EmulatedArm) -> None:
+    with pytest.raises(RuntimeError) as error:
+        arm.geminate("cortex-a57", "generate", "-q", "Hello", isa="neon-i8mm")
+    lines = [line for line in str(error.value).splitlines() if "GEMINATE_ISA" in line]
+    assert lines and "neon, scalar" in lines[0]
+
+
+def test_tokens_are_this_machine_s(arm: EmulatedArm) -> None:
+    [out] = LLM().generate(["Once upon a time"], SamplingParams(max_tokens=12))
+    assert json.loads(arm.run("max,pauth-impdef=on", arm.python, "-c", ASK)) == list(out.token_ids)
