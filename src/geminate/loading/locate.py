@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from geminate.checkpoint.gguf_file import gguf_architecture, is_gguf
+from geminate.checkpoint.gguf_parts import first_part
 from geminate.checkpoint.missing import what_it_is
 from geminate.checkpoint.packed import is_packed_path
 from geminate.checkpoint.packed_file import SUFFIX
@@ -109,6 +110,8 @@ def _gguf_targets(directory: Path) -> list[Path]:
     usable: dict[str, bool] = {}
     targets = []
     for path in sorted(directory.glob("*.gguf")):
+        if first_part(path) != path:
+            continue  # of a file in several parts, which the first stands for
         try:
             architecture = gguf_architecture(path)
             if architecture not in usable:

@@ -76,7 +76,8 @@ class LoadOptions:
         default="auto",
         metadata={
             "help": "Weight format: bf16, int8, int4 or int4+; auto: keep the file's own quantization (Q4_0, Q8_0, "
-            "mobile) if it has one, otherwise int8; mobile: 2, 4 and 8 bits, of checkpoints made for devices only."
+            "K-quants, mobile) if it has one, otherwise int8; mobile: 2, 4 and 8 bits, of checkpoints made for devices "
+            "only."
         },
     )
     kv: KVFormat = field(
