@@ -39,9 +39,9 @@ from geminate.tools.evaluate.run import evaluate
 from geminate.tools.evaluate.score import CHUNK, compare
 from geminate.tools.quantize.run import quantize_model
 from geminate.tools.quantize.writer import Planned, write_safetensors
+from geminate.weights.opening import open_weights
 from geminate.weights.presets import CHOSEN_ROLES
 from geminate.weights.specs import expected_tensors
-from geminate.weights.store import open_weights
 
 MODULES = {"calibration": ("heapq.py", "textwrap.py", "fnmatch.py"), "held_out": ("bisect.py", "shelve.py")}
 MARKS = re.compile(r"<bos>|<eos>|<\|turn>(user|model|system)?\n?|<turn\|>")

@@ -1,11 +1,13 @@
 """Two replicas on Ray beside two bare servers: tokens a second, and what the way through Ray adds to the first token.
 
-Usage: python benchmarks/fleet/throughput.py [--model DIR] [--repeats 3] --json benchmarks/fleet/throughput.json
+Usage: python benchmarks/fleet/throughput.py [--model DIR] [--repeats 3] [--clients 2,4,8,16]
+           --json benchmarks/fleet/throughput.json
 
 Two replicas of one thread each, behind one address, and two `geminate serve` of one thread each, each with half of the
 clients, take turns; the clients run on the same cores. The default model has the layers of Gemma 3 270M with random
 weights. Sampled with a seed, end tokens ignored, speculation off: every answer has the same length. Marks: 0.85 of the
-bare throughput, and 15 ms more to the first token of a client alone, at the median.
+bare throughput, and 15 ms more to the first token of a client alone, at the median. The processor time that each kind
+of process has used meanwhile is reported, in cores.
 """
 
 from __future__ import annotations
@@ -17,9 +19,11 @@ import statistics
 import sys
 import time
 import urllib.request
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import psutil
 from rich.progress import Progress
 
 from geminate import machine
@@ -40,6 +44,25 @@ def body(number: int, name: str) -> dict[str, Any]:
             "speculation": "off", "ignore_eos": True, "stream_options": {"include_usage": True}}  # fmt: skip
 
 
+KINDS = {"ServeReplica:geminate:ingress": "ingress", "ServeReplica:geminate:model": "replicas", "ProxyActor": "proxy",
+         "ServeController": "controller", "raylet": "ray", "gcs_server": "ray", "ray::": "ray",
+         "/ray/": "ray"}  # fmt: skip
+
+
+def spent(server: Started | None) -> Counter[str]:
+    """Processor seconds so far of a server's processes by kind; None: of the clients, which are this process."""
+    mine = psutil.Process() if server is None else psutil.Process(server.process.pid)
+    found: Counter[str] = Counter()
+    for process in [mine] if server is None else [mine, *mine.children(recursive=True)]:
+        try:
+            times, line = process.cpu_times(), " ".join(process.cmdline())
+        except psutil.Error:  # has ended meanwhile
+            continue
+        kind = next((kind for part, kind in KINDS.items() if part in line), "server")
+        found["clients" if server is None else kind] += times.user + times.system
+    return found
+
+
 async def together(ports: list[int], bodies: list[dict[str, Any]], clients: int) -> tuple[list[Answer], float]:
     """All requests, shared out over the ports; answers and seconds."""
     share = len(ports)
@@ -49,10 +72,13 @@ async def together(ports: list[int], bodies: list[dict[str, Any]], clients: int)
     return answers, time.perf_counter() - began
 
 
-def rate(ports: list[int], bodies: list[dict[str, Any]], clients: int) -> float:
-    """Tokens a second."""
-    answers, seconds = asyncio.run(together(ports, bodies, clients))
-    return sum(answer.tokens for answer in answers) / seconds
+def rate(servers: list[Started], bodies: list[dict[str, Any]], clients: int) -> tuple[float, dict[str, float]]:
+    """Tokens a second, and cores that were busy by kind of process."""
+    before = sum(map(spent, [None, *servers]), Counter())
+    answers, seconds = asyncio.run(together([server.port for server in servers], bodies, clients))
+    after = sum(map(spent, [None, *servers]), Counter())
+    cores = {kind: (after[kind] - before[kind]) / seconds for kind in after}
+    return sum(answer.tokens for answer in answers) / seconds, cores
 
 
 def first_ms(port: int, bodies: list[dict[str, Any]]) -> float:
@@ -66,12 +92,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, help="default: made below build/")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--clients", default=",".join(map(str, CLIENTS)), help="clients at a time, even numbers")
     parser.add_argument("--json", type=Path, required=True)
     args = parser.parse_args()
     model = args.model or random_model(Path("build") / "fleet-model")
     words = (str(model), "--threads", "1")
     count = 0
-    found: dict[str, list[dict[str, float]]] = {str(clients): [] for clients in CLIENTS}
+    wanted = [int(word) for word in args.clients.split(",")]
+    found: dict[str, list[dict[str, Any]]] = {str(clients): [] for clients in wanted}
     firsts: list[dict[str, float]] = []
     with (
         Started("serve", *words, "--model-id", "m") as a,
@@ -79,23 +107,23 @@ def main() -> int:
         Started("fleet", "up", *words, "--replicas", "2") as fleet,
         Progress(transient=True) as progress,
     ):
-        both = [("bare", [a.port, b.port], "m"), ("fleet", [fleet.port], model_name(fleet))]
-        bar = progress.add_task("load", total=args.repeats * (len(CLIENTS) + 1))
+        both = [("bare", [a, b], "m"), ("fleet", [fleet], model_name(fleet))]
+        bar = progress.add_task("load", total=args.repeats * (len(wanted) + 1))
         for repeat in range(args.repeats):
             ways = both if repeat % 2 == 0 else both[::-1]
-            for clients in CLIENTS:
-                made = {}
-                for way, ports, model_id in ways:
+            for clients in wanted:
+                made: dict[str, Any] = {}
+                for way, servers, model_id in ways:
                     bodies = [body(count + i, model_id) for i in range(clients * EACH)]
                     count += len(bodies)
-                    made[way] = rate(ports, bodies, clients)
+                    made[way], made[f"{way}_cores"] = rate(servers, bodies, clients)
                 found[str(clients)].append(made)
                 progress.advance(bar)
             alone = {}
-            for way, ports, model_id in ways:
+            for way, servers, model_id in ways:
                 bodies = [body(count + i, model_id) for i in range(ALONE)]
                 count += len(bodies)
-                alone[way] = first_ms(ports[0], bodies)
+                alone[way] = first_ms(servers[0].port, bodies)
             firsts.append(alone)
             progress.advance(bar)
     result = report(found, firsts, model)
@@ -110,13 +138,20 @@ def model_name(server: Started) -> str:
         return str(json.load(answer)["data"][0]["id"])
 
 
-def report(found: dict[str, list[dict[str, float]]], firsts: list[dict[str, float]], model: Path) -> dict[str, Any]:
+def middle(rows: list[dict[str, float]]) -> dict[str, float]:
+    """The median of each kind."""
+    return {kind: round(statistics.median(row.get(kind, 0.0) for row in rows), 2) for kind in sorted(rows[0])}
+
+
+def report(found: dict[str, list[dict[str, Any]]], firsts: list[dict[str, float]], model: Path) -> dict[str, Any]:
     """Medians; ratios are taken within a repeat."""
     clients = {
         key: {
             "bare_tokens_s": round(statistics.median(one["bare"] for one in rows), 1),
             "fleet_tokens_s": round(statistics.median(one["fleet"] for one in rows), 1),
             "ratio": round(statistics.median(one["fleet"] / one["bare"] for one in rows), 3),
+            "bare_cores": middle([one["bare_cores"] for one in rows]),
+            "fleet_cores": middle([one["fleet_cores"] for one in rows]),
         }
         for key, rows in found.items()
     }

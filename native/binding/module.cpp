@@ -41,7 +41,7 @@ void add_steps(nb::class_<ProgramRef>& program) {
 void add_runs(nb::class_<ProgramRef>& program) {
   program
       .def("run", &ProgramRef::run, "ids"_a, "positions"_a, "sequences"_a, "head_rows"_a, "caches"_a,
-           "cosines"_a, "sines"_a, "hidden"_a, "logits"_a, "taps"_a)
+           "cosines"_a, "sines"_a, "hidden"_a, "logits"_a, "taps"_a, "largest"_a = false)
       .def("draft", &ProgramRef::draft, "token"_a, "hidden"_a, "position"_a, "rope_position"_a, "caches"_a,
            "cosines"_a, "sines"_a, "k"_a, "temperature"_a, "top_k"_a, "top_p"_a, "min_p"_a, "seed"_a,
            "choice"_a, "calibration"_a.none(), "ahead"_a.none(), "need"_a.none(), "ids"_a, "probabilities"_a,
@@ -69,12 +69,23 @@ void add_sampler(nb::module_& m) {
            "values"_a);
 }
 
+// What users can mend becomes the package's own error.
+void translate(const std::exception_ptr& thrown, void*) {
+  try {
+    std::rethrow_exception(thrown);
+  } catch (const NoThreadsError& error) {
+    const nb::object type = nb::module_::import_("geminate.errors").attr("BackendError");
+    PyErr_SetString(type.ptr(), error.what());
+  }
+}
+
 }  // namespace
 }  // namespace geminate
 
 NB_MODULE(_native, m) {
   using namespace geminate;
   m.doc() = "Geminate's kernels; use geminate.backends.cpu.program.";
+  nb::register_exception_translator(translate);
   nb::set_leak_warnings(false);  // a daemon thread holds its objects when the process exits
   m.def("arithmetic", [] { return kArithmetic; });
   m.def("report_bus_errors", &report_bus_errors, "head"_a, "tail"_a);

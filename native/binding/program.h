@@ -43,7 +43,7 @@ class ProgramRef {
   // run.cpp
   void run(In<int32_t> ids, In<int32_t> positions, In<int32_t> sequences, In<int32_t> head_rows,
            In<uint64_t> caches, const std::vector<In<float>>& cosines, const std::vector<In<float>>& sines,
-           Out<float> hidden, Out<float> logits, std::vector<Out<float>> taps);
+           Out<float> hidden, Out<float> logits, std::vector<Out<float>> taps, bool largest);
   int64_t draft(int32_t token, In<float> hidden, int32_t position, int32_t rope_position, In<uint64_t> caches,
                 const std::vector<In<float>>& cosines, const std::vector<In<float>>& sines, int64_t k,
                 double temperature, int64_t top_k, double top_p, double min_p, uint64_t seed, uint64_t choice,

@@ -64,7 +64,7 @@ Pass ProgramRef::make_pass(const char* call, const In<uint64_t>& caches,
 void ProgramRef::run(In<int32_t> ids, In<int32_t> positions, In<int32_t> sequences, In<int32_t> head_rows,
                      In<uint64_t> caches, const std::vector<In<float>>& cosines,
                      const std::vector<In<float>>& sines, Out<float> hidden, Out<float> logits,
-                     std::vector<Out<float>> taps) {
+                     std::vector<Out<float>> taps, bool largest) {
   require(caches.ndim() == 3, "run: caches has ", caches.ndim(), " dimensions, expected [caches, slots, ",
           kSlotFields, "]");
   require_rows(ids, positions, sequences, head_rows, caches.shape(0));
@@ -83,6 +83,7 @@ void ProgramRef::run(In<int32_t> ids, In<int32_t> positions, In<int32_t> sequenc
   pass.positions = pass.rope_positions = positions.data();
   pass.sequences = sequences.data();
   pass.head_rows = head_rows.data();
+  pass.largest = largest;
   for (Out<float>& tap : taps) pass.taps.push_back(tap.data());
   const nb::gil_scoped_release release;
   const std::lock_guard<std::mutex> lock(busy_);

@@ -1,8 +1,6 @@
 #include "isa/cpu.h"
 
-#if defined(GEMINATE_AVXVNNI)
-#include <cpuid.h>
-#endif
+#include "isa/x86_features.h"
 
 #if defined(GEMINATE_NEON)
 #include "isa/arm_features.h"
@@ -11,29 +9,15 @@
 
 namespace geminate {
 
-#if defined(GEMINATE_AVXVNNI)
-static bool has_avxvnni() {
-  unsigned a = 0, b = 0, c = 0, d = 0;
-  return __get_cpuid_count(7, 1, &a, &b, &c, &d) != 0 && (a >> 4 & 1) != 0;
-}
-#endif
-
 static std::vector<const Kernels*> supported() {
   std::vector<const Kernels*> found;
 #if defined(GEMINATE_X86)
-  // The compiler's run-time test also asks the operating system (xgetbv).
-  __builtin_cpu_init();
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
-      __builtin_cpu_supports("avx512vnni")) {
-    found.push_back(avx512_kernels());
-  }
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c")) {
+  const X86Features has = x86_features();
+  if (has.avx512) found.push_back(avx512_kernels());
 #if defined(GEMINATE_AVXVNNI)
-    if (has_avxvnni()) found.push_back(avxvnni_kernels());
+  if (has.avxvnni) found.push_back(avxvnni_kernels());
 #endif
-    found.push_back(avx2_kernels());
-  }
+  if (has.avx2) found.push_back(avx2_kernels());
 #endif
 #if defined(GEMINATE_NEON)
   // On Apple's cores smmla was measured 10 to 25 % slower than sdot; Arm's own take two steps' work in one.

@@ -8,12 +8,13 @@ concept Is = __is_same(A, B);
 static_assert(requires {
   { kIsaName } -> Is<const char* const&>;  // what GEMINATE_ISA and supported_isas() call it
   { kRowBlock } -> Is<const int&>;         // activation rows that share one walk over a weight tile: 1 to 8
+  { kNibbleRows } -> Is<const int&>;       // the same of int4
   { kHalfBlock } -> Is<const int&>;        // queries that share keys or values in registers, float16: 1 to 12
   { kHalfVecs } -> Is<const int&>;         // vectors of keys or values beside them: 1 or 2
   { kCodeBlock } -> Is<const int&>;        // likewise for int8 keys and values: 1 to 8
   { kCodeVecs } -> Is<const int&>;         // 1 to 4
   { kCodeRows } -> Is<const int&>;         // rows of codes that share one walk over a tile of a row format
-  { kPairRows } -> Is<const int&>;         // from two to so many rows walk over two tiles at a time
+  { kPairRows } -> Is<const int&>;         // up to so many rows of 2-bit codes walk over two tiles at a time
   { kValueBias } -> Is<const int&>;        // what load_v8 adds to its codes: 0 or 128
   requires sizeof(F) >= 16 * sizeof(float);  // 16 float lanes
   requires sizeof(I) >= 64;                  // 16 int32 lanes
@@ -55,6 +56,8 @@ static_assert(requires(F a, F b, const uint16_t* from, uint16_t* to, int8_t* cod
   { load_half(from) } -> Is<F>;       // 16 float16
   { store_half(to, a) } -> Is<void>;  // 16 float16, rounded to nearest even
   { load_bf16(from) } -> Is<F>;       // 16 bfloat16
+  { load_u8(bytes) } -> Is<F>;        // 16 bytes as numbers from 0 to 255
+  { load_s8(bytes) } -> Is<F>;        // 16 bytes as numbers from -128 to 127
   // 32 values, rounded to nearest even, as int8 into codes; returns their sum.
   { quantize_lanes(a, b, codes) } -> Is<int32_t>;
   { store_u8(bytes, a, a, b, b) } -> Is<void>;  // 64 values from 0 to 255, rounded to nearest even
@@ -82,6 +85,13 @@ static_assert(requires(I* sums, const uint8_t* tile, const CodeLine* lines, int6
   // T tiles of a row format, `n` bytes apart, with `n` groups times R rows of codes: line g of row m is
   // lines[g * n + m]. Adds to sums[t * R + m], exactly; codes are unsigned as they are stored. <Bits, R, T>
   { add_codes<2, 1, 1>(tile, n, n, lines, n, sums) } -> Is<void>;
+});
+
+static_assert(requires(const uint8_t* cell, const QuantGroup* x, I* sums) {
+  // A cell of a block format times R rows of codes. Adds to sums[m], exactly; of six bits the first 16
+  // columns to sums[m], the others to sums[R + m]. Codes as they are stored, or what they are looked
+  // up as. <Cells, R>
+  { add_cell<Cells::four, 1>(cell, x, sums) } -> Is<void>;
 });
 
 static_assert(requires(const Matrix& w, const TileRange& range, const GroupRange& groups,

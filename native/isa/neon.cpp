@@ -2,14 +2,15 @@
 #include <arm_neon.h>
 
 #include "contract.h"
+#include "kernels/cells.h"
 #include "kernels/half.h"
 #include "kernels/prefetch.h"
 
 namespace geminate::neon {
 
 constexpr const char* kIsaName = "neon";
-constexpr int kRowBlock = 2, kHalfBlock = 6, kHalfVecs = 1, kCodeBlock = 2, kCodeVecs = 1, kCodeRows = 16,
-              kPairRows = 0, kValueBias = 0;
+constexpr int kRowBlock = 2, kNibbleRows = 2, kHalfBlock = 6, kHalfVecs = 1, kCodeBlock = 2, kCodeVecs = 1,
+              kCodeRows = 16, kPairRows = 0, kValueBias = 0;
 
 #include "isa/lanes128.h"
 
@@ -106,6 +107,7 @@ static inline void dot32_twice(int32x4_t& a, int32x4_t& b, const int8x16_t (&w)[
 
 static bool own_products(const Matrix& w, const TileRange& range, const GroupRange& groups,
                          const QuantGroup* panel, int64_t rows, float* out, int64_t out_stride, float scale);
+#include "isa/portable_cells.h"
 #include "kernels/kernels_impl.h"
 #include "isa/neon_groups.h"
 

@@ -2,14 +2,15 @@
 #include <arm_neon.h>
 
 #include "contract.h"
+#include "kernels/cells.h"
 #include "kernels/half.h"
 #include "kernels/prefetch.h"
 
 namespace geminate::neon_dotprod {
 
 constexpr const char* kIsaName = "neon-dotprod";
-constexpr int kRowBlock = 2, kHalfBlock = 6, kHalfVecs = 1, kCodeBlock = 6, kCodeVecs = 1, kCodeRows = 16,
-              kPairRows = 0, kValueBias = 128;
+constexpr int kRowBlock = 2, kNibbleRows = 2, kHalfBlock = 6, kHalfVecs = 1, kCodeBlock = 6, kCodeVecs = 1,
+              kCodeRows = 16, kPairRows = 0, kValueBias = 128;
 
 #include "isa/lanes128.h"
 #include "isa/neon_dots.h"
@@ -40,6 +41,7 @@ static inline I dot_v8(I sum, V8 v, Four four) {
 
 static bool own_products(const Matrix& w, const TileRange& range, const GroupRange& groups,
                          const QuantGroup* panel, int64_t rows, float* out, int64_t out_stride, float scale);
+#include "isa/portable_cells.h"
 #include "kernels/kernels_impl.h"
 #include "isa/neon_groups.h"
 

@@ -1,13 +1,14 @@
 // Plain C++: every machine, and the yardstick of the others. 16 lanes in a loop.
 #include "contract.h"
+#include "kernels/cells.h"
 #include "kernels/half.h"
 #include "kernels/prefetch.h"
 
 namespace geminate::scalar {
 
 constexpr const char* kIsaName = "scalar";
-constexpr int kRowBlock = 2, kHalfBlock = 2, kHalfVecs = 1, kCodeBlock = 2, kCodeVecs = 1, kCodeRows = 2,
-              kPairRows = 0, kValueBias = 0;
+constexpr int kRowBlock = 2, kNibbleRows = 2, kHalfBlock = 2, kHalfVecs = 1, kCodeBlock = 2, kCodeVecs = 1,
+              kCodeRows = 2, kPairRows = 0, kValueBias = 0;
 
 struct F {
   float v[16];
@@ -128,6 +129,13 @@ static inline F load_bf16(const uint16_t* x) {
   return lanes([&](int i) { return widen_bf16(x[i]); });
 }
 
+static inline F load_u8(const uint8_t* x) {
+  return lanes([&](int i) { return static_cast<float>(x[i]); });
+}
+static inline F load_s8(const uint8_t* x) {
+  return lanes([&](int i) { return static_cast<float>(static_cast<int8_t>(x[i])); });
+}
+
 static inline int32_t quantize_lanes(F a, F b, int8_t* out) {
   int32_t sum = 0;
   for (int i = 0; i < 32; ++i) {
@@ -209,6 +217,7 @@ static inline bool own_products(const Matrix&, const TileRange&, const GroupRang
   return false;
 }
 
+#include "isa/portable_cells.h"
 #include "kernels/kernels_impl.h"
 
 }  // namespace geminate::scalar

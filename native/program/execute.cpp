@@ -1,5 +1,6 @@
 // Runs a compiled plan: stage by stage, piece by piece.
 #include <algorithm>
+#include <limits>
 #include <new>
 
 #include "program/program.h"
@@ -54,6 +55,8 @@ void Program::prepare(const Pass& pass, int threads) {
   threads_ = threads;
   starved_.store(false, std::memory_order_relaxed);
   expert_reads_ = 0;
+  largest_.assign(pass.largest ? static_cast<size_t>(pass.heads) : 0,
+                  -std::numeric_limits<float>::infinity());
   make_runs(pass, nullptr, pass.rows, runs_);
   make_runs(pass, pass.head_rows, pass.heads, head_runs_);
   positions_ = 0;
@@ -149,7 +152,7 @@ QuantGroup* Program::panel_row(int64_t r, int64_t rows, int64_t groups, int64_t*
 CodeLine* Program::code_row(int64_t r, int64_t rows, int64_t groups, int64_t halves, int64_t* stride) const {
   const int64_t panel = r / kPanelRows;
   *stride = std::min<int64_t>(kPanelRows, rows - panel * kPanelRows) * halves;
-  return static_cast<CodeLine*>(panels_) + (panel * kPanelRows * (groups + 1) + r % kPanelRows) * halves;
+  return static_cast<CodeLine*>(panels_) + panel * kPanelRows * (groups + 1) * halves + r % kPanelRows;
 }
 
 Activations Program::activations(int x, const Matrix& w, int64_t r, int64_t rows) const {

@@ -37,11 +37,15 @@ void Program::run_part(const LinearStep& s, const PieceAt& at) {
                 end = std::min(begin + tiles, s.w.tiles);
   const TileRange range{0, begin, end, s.w.n - 16 * begin};
   const int64_t columns = std::min(16 * (end - begin), range.valid);
+  const bool largest =
+      at.pass.largest && s.out == logits_ && at.head_rows && s.w.halves() == 2 && s.scale > 0.0f;
   for (int64_t r = 0; r < at.rows; r += kPanelRows) {
     const int64_t block = std::min<int64_t>(kPanelRows, at.rows - r);
     float* to = out.row(r) + 16 * begin;
     const Activations x = activations(s.x, s.w, r, at.rows);
-    multiply(*kernels_, s.w, range, x, block, to, out.stride, s.scale, at.rows >= kManyRows);
+    const Largest seen{largest ? largest_.data() + r : nullptr, s.cap};
+    multiply(*kernels_, s.w, range, x, block, to, out.stride, s.scale, at.rows >= kManyRows,
+             largest ? &seen : nullptr);
     for (int64_t i = 0; s.cap > 0.0f && i < block; ++i) {
       kernels_->softcap(to + i * out.stride, columns, s.cap);
     }

@@ -1,7 +1,6 @@
 #include "program/program.h"
 
 #include <algorithm>
-#include <cstdlib>
 #include <cstring>
 #include <new>
 
@@ -9,6 +8,8 @@
 
 namespace geminate {
 namespace {
+
+constexpr std::align_val_t kPage{4096};
 
 // Resources other than buffers.
 constexpr int kPanels = -1, kExperts = -2, kClusters = -3, kRecords = -4, kSlots = -5;  // slot i: kSlots - i
@@ -51,13 +52,12 @@ Program::Program(std::shared_ptr<ThreadPool> pool, const Kernels* kernels, int64
 }
 
 Program::~Program() {
-  for (void* block : blocks_) std::free(block);
+  for (void* block : blocks_) ::operator delete(block, kPage);
 }
 
 float* Program::allocate(int64_t floats) {
   const size_t bytes = (static_cast<size_t>(floats) * sizeof(float) + 4095) / 4096 * 4096;
-  void* block = std::aligned_alloc(4096, bytes);
-  if (block == nullptr) throw std::bad_alloc();
+  void* block = ::operator new(bytes, kPage);
   blocks_.push_back(block);
   return static_cast<float*>(block);
 }

@@ -55,6 +55,7 @@ struct Pass {
   std::vector<CacheTable> caches;
   std::vector<RopeRows> ropes;
   std::vector<float*> taps;  // null entries: not wanted
+  bool largest = false;      // of a row's logits only the largest is wanted; the others may be too small
 };
 
 // Parts that hold positions 0 .. positions - 1.
@@ -211,9 +212,10 @@ class Program {
   std::vector<std::vector<int64_t>> ends_;  // of each stage in this pass: pieces up to the end of each work
   std::vector<Run> runs_, head_runs_;       // all rows of this pass, and its head rows
   int threads_ = 1;                         // of this pass
-  std::atomic<bool> starved_{false};        // whether a piece of this pass got no memory
-  int64_t positions_ = 0;                   // beyond the last row of this pass
-  int64_t widest_records_ = 0;              // floats of a row's records of a part
+  std::vector<float> largest_;  // logit of each head row of this pass so far, where that is all it wants
+  std::atomic<bool> starved_{false};  // whether a piece of this pass got no memory
+  int64_t positions_ = 0;             // beyond the last row of this pass
+  int64_t widest_records_ = 0;        // floats of a row's records of a part
   AlignedFloats record_memory_;
   float* records_ = nullptr;  // of parts that are walked apart: [rows, parts, heads, record]
   std::vector<void*> blocks_;

@@ -1,8 +1,12 @@
 #include "program/thread_pool.h"
 
-#include <unistd.h>
-
 #include <chrono>
+#include <string>
+#include <system_error>
+
+#if !defined(_WIN32)
+#include <unistd.h>
+#endif
 
 #if defined(__x86_64__) || defined(__i386__)
 #include <immintrin.h>
@@ -10,6 +14,15 @@
 
 namespace geminate {
 namespace {
+
+// By which a fork is noticed; Windows has none.
+int process_id() {
+#if defined(_WIN32)
+  return 1;
+#else
+  return static_cast<int>(getpid());
+#endif
+}
 
 // How long a waiting thread keeps its core. Longer than the imbalance of a step, shorter than a time slice:
 // a peer that lost its core may be moved to the one that a sleeping thread gives up.
@@ -72,22 +85,37 @@ void Pieces::wait(uint32_t total) {
 ThreadPool::ThreadPool(int threads) : size_(threads < 1 ? 1 : threads > 255 ? 255 : threads) {}
 
 ThreadPool::~ThreadPool() {
-  if (owner_pid_ != getpid()) {  // a forked child: the threads live in the parent
+  if (owner_pid_ != process_id()) {  // a forked child: the threads live in the parent
     for (std::thread& t : workers_) t.detach();
     return;
   }
+  stop_workers();
+}
+
+void ThreadPool::stop_workers() {
   // A new number: a thread that no job has met yet would not notice the ticket it began with.
   ticket_.store(((ticket_.load(std::memory_order_relaxed) >> 8) + 1) << 8, std::memory_order_release);
   ticket_.notify_all();
   for (std::thread& t : workers_) t.join();
+  workers_.clear();
 }
 
 void ThreadPool::start_workers() {
   for (std::thread& t : workers_) t.detach();  // only after a fork, where they are gone
   workers_.clear();
-  owner_pid_ = getpid();
+  owner_pid_ = process_id();
   const uint32_t seen = ticket_.load();
-  for (int i = 1; i < size_; ++i) workers_.emplace_back([this, i, seen] { work(i, seen); });
+  try {
+    for (int i = 1; i < size_; ++i) workers_.emplace_back([this, i, seen] { work(i, seen); });
+  } catch (const std::system_error& error) {
+    const size_t begun = workers_.size() + 1;
+    stop_workers();
+    owner_pid_ = 0;  // the next run tries again
+    throw NoThreadsError("cannot start " + std::to_string(size_) + " threads (" + error.code().message() +
+                         " after " + std::to_string(begun) +
+                         "): ask for fewer, with --threads 1 for one, or raise the limits of "
+                         "processes and memory of this user or container");
+  }
 }
 
 void ThreadPool::run(int threads, void (*job)(void*, int), void* context, bool on_all) {
@@ -98,7 +126,7 @@ void ThreadPool::run(int threads, void (*job)(void*, int), void* context, bool o
     job(context, 0);
     return;
   }
-  if (owner_pid_ != getpid()) start_workers();
+  if (owner_pid_ != process_id()) start_workers();
   job_ = job;
   context_ = context;
   finished_.done.store(0, std::memory_order_relaxed);

@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cstdint>
 #include <mutex>
+#include <stdexcept>
 #include <thread>
 #include <vector>
 
@@ -20,6 +21,11 @@ struct alignas(64) Pieces {
   void wait(uint32_t total);
 };
 
+// The system, or a build without threads, refused one; the message says what to do.
+struct NoThreadsError : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
 class ThreadPool {
  public:
   // `threads` in all, the caller of run() being the first. Workers start at the first run that needs them.
@@ -32,7 +38,7 @@ class ThreadPool {
 
   // Calls job(context, thread) on thread 0 and on those of 1 .. threads-1 that come before thread 0 is done,
   // and returns when all of these are: a thread that has no core now holds up nobody. So the job must be done
-  // when any thread comes to its end. It must not throw.
+  // when any thread comes to its end. It must not throw. Throws NoThreadsError.
   void run(int threads, void (*job)(void*, int), void* context) { run(threads, job, context, false); }
   // The same, on all threads.
   void run_on_all(void (*job)(void*, int), void* context) { run(size_, job, context, true); }
@@ -41,6 +47,7 @@ class ThreadPool {
   void run(int threads, void (*job)(void*, int), void* context, bool on_all);
   bool enter(uint32_t ticket);
   void start_workers();
+  void stop_workers();
   void work(int thread, uint32_t seen);
 
   const int size_;

@@ -108,10 +108,12 @@ class Program:
         hidden: F32,
         logits: F32,
         taps: Sequence[F32],
+        largest: bool = False,
     ) -> None:
         """One pass over rows ``ids``; fills hidden [head rows, width], logits [head rows, vocabulary] and the taps.
 
         Args:
+            largest: only the largest logit of each row need be exact; others may be too large, but stay below it.
             caches: uint64 [sequences, slots, 5]: addresses of keys and values, rows of the ring, addresses of key
                 and value scales (0: float16).
             cosines: of each rope table, float32 [positions, pairs].

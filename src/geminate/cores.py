@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import os
-import platform
+import sys
 from dataclasses import dataclass
 from pathlib import Path
+
+from geminate.system import windows_cores
 
 SLOW = 0.5  # of the fastest core's capacity: cores below are left out
 
@@ -27,16 +29,18 @@ def pick_threads(root: Path = Path("/")) -> Threads:
     """Threads for the kernels of this process.
 
     Of the processors that it may run on, one for each physical core, without cores of less than half the fastest one's
-    capacity (Linux: ``cpu_capacity``, or ``cpu_core`` of hybrid Intel processors; macOS: the first performance level);
+    capacity (Linux: ``cpu_capacity``, or ``cpu_core`` of hybrid Intel processors; macOS: the first performance level;
+    Windows: the highest efficiency class);
     at most the whole processors of the control group's quota, since a thread that is throttled holds up the others.
 
     Args:
         root: of the file system, for tests.
     """
-    if platform.system() == "Darwin":
+    if sys.platform == "darwin":
         return _of_macos()
-    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
-    return of_linux(allowed, root)
+    if sys.platform == "linux":
+        return of_linux(os.sched_getaffinity(0), root)
+    return of_windows(*windows_cores.count())
 
 
 def of_linux(allowed: set[int], root: Path) -> Threads:
@@ -97,6 +101,15 @@ def _quota(root: Path) -> float | None:
     except (ValueError, IndexError):  # "max", or no such file
         return None
     return quota / period if quota > 0 and period > 0 else None
+
+
+def of_windows(cores: int, fast: int) -> Threads:
+    """`pick_threads` of a machine with so many physical cores and fast ones; has not been tried on Windows."""
+    if not cores:
+        return Threads(count=os.cpu_count() or 1, why=_counted(os.cpu_count() or 1, "processor"))
+    if fast < cores:
+        return Threads(count=fast, why=f"{_counted(fast, 'fast core')} of {_counted(cores, 'physical core')}")
+    return Threads(count=cores, why=_counted(cores, "physical core"))
 
 
 def _of_macos() -> Threads:

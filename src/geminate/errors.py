@@ -70,6 +70,10 @@ class AuditLogError(GeminateError):
     """A file that cannot be written as an audit log, or that is none."""
 
 
+class AuditLogInUseError(AuditLogError):
+    """An audit log that another process writes."""
+
+
 class StorageError(WeightsError):
     """No place for packed weights."""
 
@@ -80,6 +84,14 @@ class DrafterMismatchError(GeminateError):
 
 class ModelNotFoundError(GeminateError):
     """A path or hub id that leads to no model."""
+
+
+class DownloadError(GeminateError):
+    """A model that cannot be downloaded: connection, hub, disk, or contents that are not what was announced."""
+
+
+class HubUnreachableError(DownloadError):
+    """The hub does not answer, or the network is off."""
 
 
 class ParameterError(GeminateError, ValueError):

@@ -36,9 +36,9 @@ from geminate.speculation.sources.mtp import MtpDrafter
 from geminate.text.reply import make_reply, open_thought
 from geminate.text.template import ChatTemplate
 from geminate.text.tokenizer import Tokenizer
+from geminate.weights.cache import Message
 from geminate.weights.packing import Progress
 from geminate.weights.presets import Preset
-from geminate.weights.store import Message
 
 SpeculationArg = Literal["auto", "off", "ngram"] | int | str
 MAX_RUNNING = 8  # completions of one LLM that share passes; more of them wait
@@ -69,6 +69,7 @@ class LoadedModel:
         self,
         model: str | Path | None = None,
         *,
+        adapter: str | Path | Sequence[str | Path] = (),
         drafter: str | Path | None = "auto",
         weights: Preset = "auto",
         kv: KVFormat = "f16",
@@ -77,7 +78,7 @@ class LoadedModel:
         rope_position: RopePosition = "P",
         use_cache: bool = True,
         cache_dir: str | Path | None = None,
-        check: bool = False,
+        verify_weights: bool | None = None,
         prefault: bool = False,
         max_context: int | None = None,
         prefix_store: str | Path | None = None,
@@ -86,21 +87,11 @@ class LoadedModel:
         progress: Progress | None = None,
     ) -> None:
         options = LoadOptions(
-            model=model,
-            drafter=drafter,
-            weights=weights,
-            kv=kv,
-            threads=threads,
-            prefill_chunk=prefill_chunk,
-            rope_position=rope_position,
-            use_cache=use_cache,
-            cache_dir=cache_dir,
-            check=check,
-            prefault=prefault,
-            max_context=max_context,
-            prefix_store=prefix_store,
+            model=model, adapter=adapter, drafter=drafter, weights=weights, kv=kv, threads=threads,
+            prefill_chunk=prefill_chunk, rope_position=rope_position, use_cache=use_cache, cache_dir=cache_dir,
+            verify_weights=verify_weights, prefault=prefault, max_context=max_context, prefix_store=prefix_store,
             prefix_store_bytes=prefix_store_bytes,
-        )
+        )  # fmt: skip
         pair = load_pair(options, on_message=on_message, progress=progress)
         self.pair = pair
         source = pair.source
@@ -283,7 +274,7 @@ class LoadedModel:
         """Read all packed weights of target and drafter and compare them with their checksums.
 
         Raises:
-            WeightsError: damage; the packed file is removed, so that loading again packs it anew.
+            WeightsError: damage; a file of the cache is removed, so that loading again packs it anew.
         """
         self.pair.target.store.check()
         if self.pair.drafter is not None:

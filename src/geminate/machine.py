@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import platform
 
+from geminate.system import memory
+
 
 def describe() -> str:
     """Processor name, core count, Python version."""
@@ -26,14 +28,7 @@ _GROUPS = (
 
 def available_bytes() -> int | None:
     """Memory that can be used without swapping, or None where the system does not say; containers have their own."""
-    free: int | None = None
-    try:
-        with open("/proc/meminfo") as f:
-            for line in f:
-                if line.startswith("MemAvailable:"):
-                    free = int(line.split()[1]) * 1024
-    except OSError:
-        pass
+    free = memory.available_bytes()
     for limit, used in _GROUPS:
         try:
             with open(limit) as most, open(used) as now:

@@ -180,6 +180,11 @@ class ResolvedSampling:
         return self.temperature == 0.0
 
     @property
+    def only_largest(self) -> bool:
+        """Whether of all logits only the largest one matters, as the model gives it."""
+        return self.greedy and self.logprobs is None and not self.logit_bias and not self.counts_tokens
+
+    @property
     def counts_tokens(self) -> bool:
         """Whether the distribution depends on which tokens stand in the context."""
         return self.repetition_penalty != 1.0 or self.presence_penalty != 0.0 or self.frequency_penalty != 0.0

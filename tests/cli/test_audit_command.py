@@ -126,7 +126,18 @@ def test_a_generation_that_is_stopped_has_its_line(tmp_path: Path) -> None:
     assert report.intact and not report.gaps and report.requests == 1
     [choice] = records_of(path)[1]["runs"][0]["choices"]
     assert choice["finish"] == "abort" and 0 < choice["tokens"] < 2000
-    assert geminate("audit", "replay", str(path)).stdout == f"the same: 1 lines, {choice['tokens']:,} tokens\n"
+    assert geminate("audit", "replay", str(path)).stdout == f"the same: 1 line, {choice['tokens']:,} tokens\n"
+
+
+def test_replay_takes_each_line_with_its_own_formats(tmp_path: Path) -> None:
+    path = tmp_path / "audit.log"
+    for kv, seed in (("f16", "1"), ("int8", "2"), ("f16", "3")):
+        more = ("--audit-log", str(path), "--audit-content", "ids", "--kv", kv, "--seed", seed)
+        assert geminate(*GENERATE, *more).returncode == 0
+    done = geminate("audit", "replay", str(path), "--json")
+    assert done.returncode == 0 and json.loads(done.stdout)["same"] == 3, done.stderr
+    one = json.loads(geminate("audit", "replay", str(path), "--kv", "int8", "--json").stdout)
+    assert one["same"] == 1 and one["skipped"] == {"another KV format": 2}
 
 
 def refused(*args: str, says: str) -> None:

@@ -48,10 +48,13 @@ def test_step_of_experts(models: dict[str, Path]) -> None:
 def test_step_of_the_mobile_mix(models: dict[str, Path]) -> None:
     r = last_line("step", "--shape", str(models["E2B"]), "--rows", "1,5", "--repeats", "3", "--weights", "mobile")
     config, _, _ = load_shape(str(models["E2B"]), None)
-    work, coarse = Work(config, "mobile"), Work(config, "int4")
+    work, whole = Work(config, "mobile", all_logits=False), Work(config, "mobile", all_logits=True)
     assert r["weights"] == "mobile" and r["macs_per_row"] == work.macs() and r["weight_bytes"] == work.bytes(0, 1)
     # The head's activations have 16 bits: two products for each of its weights.
-    assert work.macs() - coarse.macs() == config.vocab_size * config.hidden_size
+    assert whole.macs() - work.macs() == config.vocab_size * config.hidden_size
+    rest = ("--rows", "1,5", "--repeats", "3", "--weights", "mobile", "--all-logits")
+    r = last_line("step", "--shape", str(models["E2B"]), *rest)
+    assert r["all_logits"] and r["macs_per_row"] == whole.macs()
 
 
 def test_decode_the_mobile_mix(models: dict[str, Path]) -> None:

@@ -189,7 +189,7 @@ def test_no_more_than_all_of_the_context_is_used(talk: Talked, monkeypatch: pyte
 
 def test_nothing_is_echoed_into_an_answer(talk: Talked, monkeypatch: pytest.MonkeyPatch) -> None:
     ours, theirs = pty.openpty()
-    monkeypatch.setattr("geminate.cli.terminal._foreground", lambda fd: True)
+    monkeypatch.setattr("geminate.cli.terminal_posix._foreground", lambda fd: True)
     echoed: list[bool] = []
 
     def echo() -> bool:

@@ -38,7 +38,7 @@ def test_forced_kernels_are_named() -> None:
 @pytest.mark.parametrize(
     ("built", "problem"),
     [
-        (BuiltKernels(), "are not built"),
+        (BuiltKernels(absent="are not built"), "are not built"),
         (BuiltKernels(file="/x/_native.so", arithmetic=-1, isas=("avx2",)), "belongs to another version"),
         (BuiltKernels(file="/x/_native.so", arithmetic=doctor.ARITHMETIC, isas=("scalar",)), "portable kernels"),
     ],

@@ -185,7 +185,7 @@ def test_a_terminal_wraps_at_words_and_echoes_nothing(packed_cache: Path) -> Non
 @pytest.mark.parametrize("ended", [False, True])
 def test_nothing_typed_stands_in_an_answer(ended: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     ours, theirs = pty.openpty()
-    monkeypatch.setattr("geminate.cli.terminal._foreground", lambda fd: True)
+    monkeypatch.setattr("geminate.cli.terminal_posix._foreground", lambda fd: True)
     echoed: list[bool] = []
 
     def echo() -> bool:

@@ -150,7 +150,7 @@ def test_silent_and_avoided_replicas(clock: Clock) -> None:
 def test_gone_replicas_are_forgotten(clock: Clock) -> None:
     made = board()
     changes: list[int] = []
-    made.on_change = lambda: changes.append(made.count)
+    made.listeners.append(lambda: changes.append(made.count))
     made.sent(request(1), "a")
     made.update({"b": None})
     assert changes == [1] and made.at("q1") == "a"

@@ -8,7 +8,7 @@ import pytest
 
 from geminate.cores import pick_threads
 from geminate.errors import ParameterError
-from geminate.fleet.config import CONFIG_ENV, PROXY_OWNS, load_fleet
+from geminate.fleet.config import CONFIG_ENV, SOCKET_LIMITS, load_fleet
 from support.cli import refused
 
 GOOD = """
@@ -79,7 +79,6 @@ BAD = {
     '[fleet]\nretries = "3"': "[fleet]: retries must be an integer, not '3'",
     "[fleet]\ndashboard = 1": "dashboard must be true or false, not 1",
     "[serve]\nthreads = 2": "[serve]: threads belongs to a model: put it into [[model]]",
-    '[serve]\naudit_log = "x"': "a fleet writes no audit log, geminate serve does",
     "[serve]\nprot = 1": "there is no setting 'prot'; did you mean 'port'?",
     "[serve]\nport = 99999": "port must be from 0 to 65535",
     "[[model]]\nport = 1": "[[model]] 1: port holds for all models: put it into [serve]",
@@ -89,7 +88,6 @@ BAD = {
     '[[model]]\nkv = "f32"': "kv must be one of",
     "[[model]]\n[[model]]": "models need names of their own (model_id)",
     '[fleet]\naddress = "auto"': "on a cluster every [[model]] needs threads",
-    **{f"[serve]\n{name} = 5": f"{name} is a setting of geminate serve's own socket" for name in PROXY_OWNS},
 }
 
 
@@ -100,6 +98,20 @@ def test_what_is_wrong_is_said_with_the_file(tmp_path: Path, text: str) -> None:
         load_fleet(path)
     said = str(error.value)
     assert BAD[text] in said and said.startswith(str(path)) and "\n" not in said
+
+
+@pytest.mark.parametrize("name", SOCKET_LIMITS)
+def test_limits_on_connections_need_a_socket_of_their_own(tmp_path: Path, name: str) -> None:
+    path = written(tmp_path, f"[serve]\n{name} = 5")
+    assert getattr(load_fleet(path).settings, name) == 5
+    with pytest.raises(ParameterError, match=f"{name} is a limit on connections, and under serve run"):
+        load_fleet(path, listens=False)
+
+
+def test_an_audit_log_is_found_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = load_fleet(written(tmp_path, '[serve]\naudit_log = "logs/audit.log"'))
+    assert config.settings.audit_log == str(tmp_path / "logs" / "audit.log")
 
 
 def test_the_command_ends_with_a_line(tmp_path: Path) -> None:

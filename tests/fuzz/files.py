@@ -28,6 +28,7 @@ ODD_FIELDS = ["num_hidden_layers", "layer_types", "rope_parameters", "quantizati
 def prepare(base: Path) -> None:
     """Random models as a directory, as a GGUF file and for devices, a drafter, and the packed files of all."""
     from geminate import LLM
+    from geminate.tools.pack import pack_model
     from support.fabricate import make_drafter, make_target
     from support.fabricate_gguf import to_gguf
     from support.mobile import copied
@@ -48,6 +49,7 @@ def prepare(base: Path) -> None:
     LLM(base / "mobile", drafter=None, cache_dir=base / "cache", threads=1).close()
     for file in ("model", "model.gguf"):
         LLM(base / file, drafter=base / "model-assistant", cache_dir=base / "cache", threads=1).close()
+    pack_model(target, base / "whole.geminate", drafter=base / "model-assistant")
 
 
 def split(data: bytes) -> tuple[dict[str, str], bytes]:
@@ -73,6 +75,9 @@ def load(data: bytes) -> None:
         if what["kind"] == "gguf":
             model = place / "changed.gguf"
             model.write_bytes(content)
+        elif what["kind"] == "whole":
+            model = place / "changed.geminate"
+            model.write_bytes(content)
         elif what["kind"] == "packed":
             # The same files under the same paths, so that the packed ones belong to them.
             model, cache = base / what["model"], place / "cache"
@@ -83,6 +88,7 @@ def load(data: bytes) -> None:
             changed.unlink(missing_ok=True)
             changed.write_bytes(content)
         drafter = None if mobile else (base if what["kind"] == "packed" else place) / "model-assistant"
+        drafter = "auto" if what["kind"] == "whole" else drafter
         with LLM(model, drafter=drafter, cache_dir=cache, threads=1) as llm:
             llm.generate([[5, 7, 9]], SamplingParams(max_tokens=3), speculation=2)
             if llm.tokenizer is not None:
@@ -108,7 +114,10 @@ class Files:
 
     def make(self, rng: random.Random) -> bytes:
         """See `Target`."""
-        kind = rng.choice(["json", "json", "safetensors", "gguf", "gguf", "packed"])
+        kind = rng.choice(["json", "json", "safetensors", "gguf", "gguf", "packed", "whole"])
+        if kind == "whole":
+            change = forged if rng.random() < 0.7 else damaged
+            return dumped({"kind": kind}) + b"\n" + change(rng, (self._base / "whole.geminate").read_bytes())
         if kind == "gguf":
             data = damaged(rng, (self._base / "model.gguf").read_bytes(), reach=rng.choice([64, 2000, 20_000, None]))
             return dumped({"kind": kind}) + b"\n" + data
@@ -150,6 +159,6 @@ def forged(rng: random.Random, data: bytes) -> bytes:
     """A packed file whose header is another JSON value, with a right checksum."""
     length = struct.unpack("<II8s", data[-16:])[0]
     header = json.loads(data[-16 - length : -16])
-    changed = {**header, **{key: mutated(rng, header[key]) for key in rng.sample(["meta", "arrays"], 1)}}
+    changed = {**header, **{key: mutated(rng, header[key]) for key in rng.choices(["parts", "checksums"], [9, 1])}}
     raw = dumped(changed)
     return data[: -16 - length] + raw + struct.pack("<II", len(raw), zlib.crc32(raw)) + b"GEMINATE"

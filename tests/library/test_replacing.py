@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 import pytest
 
-from geminate.replacing import replacing
+from geminate.replacing import remove_abandoned, replacing
+from geminate.system import locks
 
 
 def test_whole_or_not_at_all(tmp_path: Path) -> None:
@@ -34,3 +36,40 @@ def test_only_files_are_replaced(tmp_path: Path) -> None:
         pass
     assert missing.value.filename == tmp_path / "none" / "a", "not the temporary file"
     assert sorted(os.listdir(tmp_path)) == ["directory", "link", "pipe"]
+
+
+def test_who_may_read(tmp_path: Path) -> None:
+    for public, mode in ((False, 0o600), (True, 0o644)):
+        old = os.umask(0o022)
+        try:
+            with replacing(tmp_path / "a", ".a-", public=public, durable=True) as file:
+                file.write(b"x")
+        finally:
+            os.umask(old)
+        assert (tmp_path / "a").stat().st_mode & 0o777 == mode
+
+
+def test_only_what_killed_runs_left_is_removed(tmp_path: Path) -> None:
+    ages = {".a-young": 10, ".a-left": 120, ".a-held": 120, ".a-ancient": 3 * 86400, ".b-other": 120}
+    for name, age in ages.items():
+        (tmp_path / name).write_bytes(b"x")
+        then = time.time() - age
+        os.utime(tmp_path / name, (then, then))
+    (tmp_path / ".a-link").symlink_to(tmp_path / ".b-other")
+    with (tmp_path / ".a-held").open("rb") as file:
+        held = locks.try_lock(file.fileno())
+        remove_abandoned(tmp_path, ".a-")
+    assert sorted(os.listdir(tmp_path)) == [
+        ".a-held",
+        ".a-link",
+        *([] if held else [".a-left"]),
+        ".a-young",
+        ".b-other",
+    ]
+    with replacing(tmp_path / "c", ".c-") as file:
+        [mine] = [path for path in tmp_path.iterdir() if path.name.startswith(".c-")]
+        then = time.time() - 3600
+        os.utime(mine, (then, then))
+        remove_abandoned(tmp_path, ".c-")
+        assert mine.exists() or not held, "it is being written"
+    remove_abandoned(tmp_path / "none", ".a-")

@@ -22,24 +22,26 @@ def test_llm_takes_the_same_arguments_with_the_same_defaults() -> None:
 def test_the_server_settings_become_load_options() -> None:
     given = Settings(
         model="m",
+        adapter=("a", "b=0.5"),
         drafter="none",
         weights="int4",
         kv="int8",
         threads=3,
         rope_position="P-1",
         cache=False,
-        check=True,
+        verify_weights=True,
         prefault=True,
     )
     expected = LoadOptions(
         model="m",
+        adapter=("a", "b=0.5"),
         drafter=None,
         weights="int4",
         kv="int8",
         threads=3,
         rope_position="P-1",
         use_cache=False,
-        check=True,
+        verify_weights=True,
         prefault=True,
     )
     assert given.loading() == expected

@@ -293,8 +293,8 @@ def test_streams_of_one_server_share_the_chain(client: httpx.Client, log: Path) 
 def test_several_models_have_their_facts(tmp_path: Path, packed_cache: Path) -> None:
     audit = ServerAudit(AuditOptions(audit_log=str(tmp_path / "audit.log")))
     with LLM(threads=1) as one, LLM(threads=1, kv="int8") as other:
-        audit.begin("one", one, Settings())
-        audit.begin("other", other, Settings(kv="int8"))
+        audit.begin("one", one, Settings(), by="a test")
+        audit.begin("other", other, Settings(kv="int8"), by="a test")
     audit.close()
     first, second, stop = records_of(tmp_path / "audit.log")
     assert (first["name"], first["why"], first["facts"]["kv"]) == ("one", "new", "f16")

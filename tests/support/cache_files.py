@@ -1,4 +1,4 @@
-"""Packed cache files forged with valid checksums, as somebody who may write the directory could."""
+"""Packed files read and forged with valid checksums, as somebody who may write the directory could."""
 
 from __future__ import annotations
 
@@ -11,7 +11,39 @@ from typing import Any
 
 import numpy as np
 
-from geminate.weights.packed_cache import PROBE
+from geminate.checkpoint.packed_file import BLOCK, TAIL
+
+
+def header_of(path: Path) -> dict[str, Any]:
+    """The header of a packed file."""
+    whole = path.read_bytes()
+    length = TAIL.unpack(whole[-TAIL.size :])[0]
+    return json.loads(whole[-TAIL.size - length : -TAIL.size])
+
+
+def arrays_of(path: Path) -> dict[str, dict[str, Any]]:
+    """Every array of a packed file by ``part/name``: its entry of the header."""
+    return {
+        f"{part}/{name}": array
+        for part, content in header_of(path)["parts"].items()
+        for name, array in content["arrays"].items()
+    }
+
+
+def with_header(whole: bytes, header: dict[str, Any]) -> bytes:
+    """The bytes of a packed file with another header."""
+    length = TAIL.unpack(whole[-TAIL.size :])[0]
+    text = json.dumps(header).encode()
+    return whole[: -TAIL.size - length] + text + TAIL.pack(len(text), zlib.crc32(text), b"GEMINATE")
+
+
+def flip(path: Path, at: int, bit: int = 0) -> None:
+    """Change one bit of a file."""
+    with path.open("r+b") as file:
+        file.seek(at)
+        (byte,) = file.read(1)
+        file.seek(at)
+        file.write(bytes([byte ^ (1 << bit)]))
 
 
 def forge(
@@ -19,15 +51,20 @@ def forge(
     change_header: Callable[[dict[str, Any]], None] = lambda header: None,
     arrays: dict[str, np.ndarray] | None = None,
 ) -> None:
-    """Rewrite a packed file: arrays replaced by others of the same size, the header changed, checksums made anew."""
+    """Rewrite a packed file of one part: arrays replaced by others of the same size, the header changed by
+    ``change_header`` (which gets that of the part), checksums made anew."""
     whole = bytearray(path.read_bytes())
-    length = struct.unpack("<II8s", whole[-16:])[0]
-    header = json.loads(whole[-16 - length : -16])
+    header = header_of(path)
+    (part,) = header["parts"].values()
+    sums = header["checksums"]
     for name, array in (arrays or {}).items():
-        entry, raw = header["arrays"][name], array.tobytes()
+        entry, raw = part["arrays"][name], array.tobytes()
         assert len(raw) == entry["nbytes"], name
         whole[entry["offset"] : entry["offset"] + len(raw)] = raw
-        entry["crc"] = [zlib.crc32(raw[:PROBE]), zlib.crc32(raw[max(0, len(raw) - PROBE) :]), zlib.crc32(raw)]
-    change_header(header)
-    text = json.dumps(header).encode()
-    path.write_bytes(whole[: -16 - length] + text + struct.pack("<II", len(text), zlib.crc32(text)) + b"GEMINATE")
+        entry["crc"] = zlib.crc32(raw)
+        for number, start in enumerate(range(0, len(raw), BLOCK)):
+            at = sums["offset"] + 4 * (entry["block"] + number)
+            whole[at : at + 4] = struct.pack("<I", zlib.crc32(raw[start : start + BLOCK]))
+    sums["crc"] = zlib.crc32(whole[sums["offset"] : sums["offset"] + sums["nbytes"]])
+    change_header(part)
+    path.write_bytes(with_header(bytes(whole), header))

@@ -28,7 +28,7 @@ class FakeStream:
 
     def __init__(self, link: FakeLink, name: str, request: EngineRequest) -> None:
         self._link, self._name, self._id = link, name, request.request_id
-        self._source = _single(link.engines[name].generate(request))
+        self._source = _single(batches(link.engines[name], request))
         self.closed = False
 
     @property
@@ -50,6 +50,21 @@ class FakeStream:
     def close(self) -> None:
         self.closed = True
         self._link.closed.append(self._id)
+
+
+async def batches(engine: ReplicaEngine, request: EngineRequest) -> AsyncIterator[Batch]:
+    """The batches of a request at a replica; leaving the iteration cancels it."""
+    loop = asyncio.get_running_loop()
+    queue: asyncio.Queue[Batch | None] = asyncio.Queue()
+    answer = asyncio.ensure_future(
+        engine.answer(request, lambda batch: loop.call_soon_threadsafe(queue.put_nowait, batch) and None)
+    )
+    answer.add_done_callback(lambda _: queue.put_nowait(None))
+    try:
+        while (batch := await queue.get()) is not None:
+            yield batch
+    finally:
+        answer.cancel()
 
 
 async def _single(source: AsyncIterator[Batch]) -> AsyncIterator[Batch]:

@@ -21,9 +21,9 @@ from geminate.tools.evaluate.run import evaluate
 from geminate.tools.evaluate.score import ReferenceRows, compare
 from geminate.tools.evaluate.sensitivity import by_group, groups
 from geminate.tools.quantize.run import quantize_model
+from geminate.weights.opening import open_weights
 from geminate.weights.presets import Preset, keeps_int8, tensor_format
 from geminate.weights.specs import expected_tensors
-from geminate.weights.store import open_weights
 from support.cli import geminate, refused
 
 EMBEDDED = embedded_pair()[0]

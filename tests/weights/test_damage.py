@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
-import struct
-import zlib
 from pathlib import Path
 
 import pytest
 
 from geminate import LLM
+from geminate.checkpoint.packed_file import BLOCK
 from geminate.errors import WeightsError
+from support import fabricate
+from support.cache_files import arrays_of, flip, header_of, with_header
 from support.cli import geminate
 
 
@@ -31,16 +31,13 @@ def reopened(cache: Path, models: dict[str, Path]) -> tuple[LLM, list[str]]:
 
 def test_a_flipped_byte_anywhere_is_found(cache: Path, models: dict[str, Path]) -> None:
     whole = cache.read_bytes()
-    length, _, _ = struct.unpack("<II8s", whole[-16:])
-    header = json.loads(whole[-16 - length : -16])
     rng = random.Random(1)
-    arrays = [a for a in header["arrays"].values() if a["nbytes"] > 0]
+    arrays = [a for a in arrays_of(cache).values() if a["nbytes"] > 0]
     for _ in range(40):
         array = rng.choice(arrays)
         at = array["offset"] + rng.randrange(array["nbytes"])
-        damaged = bytearray(whole)
-        damaged[at] ^= 1 << rng.randrange(8)
-        cache.write_bytes(damaged)
+        cache.write_bytes(whole)
+        flip(cache, at, rng.randrange(8))
         llm, said = reopened(cache, models)
         if not any("packing the weights again" in line for line in said):
             with pytest.raises(WeightsError, match="damaged in"):
@@ -54,39 +51,30 @@ def test_a_flipped_byte_anywhere_is_found(cache: Path, models: dict[str, Path]) 
 
 def test_check_packs_damaged_weights_again(cache: Path, models: dict[str, Path]) -> None:
     whole = cache.read_bytes()
-    length, _, _ = struct.unpack("<II8s", whole[-16:])
-    arrays = json.loads(whole[-16 - length : -16])["arrays"].values()
-    largest = max(arrays, key=lambda array: array["nbytes"])
-    damaged = bytearray(whole)
-    damaged[largest["offset"] + largest["nbytes"] // 2] ^= 1
-    cache.write_bytes(damaged)
+    arrays = {name: array for name, array in arrays_of(cache).items() if "per_layer" not in name}
+    largest = max(arrays.values(), key=lambda array: array["nbytes"])
+    flip(cache, largest["offset"] + largest["nbytes"] // 2)
     said: list[str] = []
-    llm = LLM(models["E2B"], drafter=None, cache_dir=cache.parent, threads=1, check=True, on_message=said.append)
+    llm = LLM(
+        models["E2B"], drafter=None, cache_dir=cache.parent, threads=1, verify_weights=True, on_message=said.append
+    )
     assert any("damaged in" in line and "packing the weights again" in line for line in said)
     assert not llm.pair.target.store.from_cache and cache.read_bytes() == whole
     said.clear()
-    LLM(models["E2B"], drafter=None, cache_dir=cache.parent, threads=1, check=True, on_message=said.append)
+    LLM(models["E2B"], drafter=None, cache_dir=cache.parent, threads=1, verify_weights=True, on_message=said.append)
     assert not [line for line in said if not line.startswith("drafter: ")]
 
 
-def test_verify_and_info_find_it(tmp_path: Path, models: dict[str, Path]) -> None:
-    env = {"GEMINATE_CACHE": str(tmp_path)}
-    wide = str(models["31B"])
+def test_verify_and_info_find_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = fabricate.text_settings("31B") | {"vocab_size": 4096}
+    monkeypatch.setattr(fabricate, "text_settings", lambda size: settings)
+    wide, env = str(fabricate.make_target("31B", tmp_path / "wide")), {"GEMINATE_CACHE": str(tmp_path / "cache")}
     assert geminate("info", wide, "--drafter", "none", env=env).returncode == 0
-    [file] = tmp_path.glob("*.geminate")
-    data = bytearray(file.read_bytes())
-    length = struct.unpack("<II8s", data[-16:])[0]
-    header = json.loads(data[-16 - length : -16])
+    [file] = (tmp_path / "cache").glob("*.geminate")
     # In the middle of the largest array, past what every open looks at.
-    largest = max(header["arrays"].values(), key=lambda a: a["nbytes"])
-    if largest["nbytes"] <= 2 * 65536:
-        for array in header["arrays"].values():
-            array["crc"][2] ^= 1
-        raw = json.dumps(header).encode()
-        data = data[: -16 - length] + raw + struct.pack("<II", len(raw), zlib.crc32(raw)) + b"GEMINATE"
-    else:
-        data[largest["offset"] + largest["nbytes"] // 2] ^= 1
-    file.write_bytes(data)
+    largest = max(arrays_of(file).values(), key=lambda a: a["nbytes"])
+    assert largest["nbytes"] > 3 * BLOCK
+    flip(file, largest["offset"] + largest["nbytes"] // 2)
     done = geminate("verify", wide, "--drafter", "none", "-n", "4", "--limit", "1", "--json", env=env)
     assert done.returncode == 2 and "damaged in" in done.stderr and not done.stdout
     assert not file.exists()
@@ -105,26 +93,26 @@ def test_a_file_of_somebody_else_is_packed_again(cache: Path, models: dict[str, 
     assert not llm.pair.target.store.from_cache and any("belongs to user 65534" in line for line in said)
 
 
-@pytest.mark.parametrize("what", ["list", "no arrays", "bad dtype", "bad shape", "no meta", "offset"])
+@pytest.mark.parametrize("what", ["list", "no arrays", "bad dtype", "bad shape", "no meta", "offset", "block"])
 def test_a_forged_header_ends_in_packing(what: str, cache: Path, models: dict[str, Path]) -> None:
-    whole = cache.read_bytes()
-    length = struct.unpack("<II8s", whole[-16:])[0]
-    header = json.loads(whole[-16 - length : -16])
-    first = next(iter(header["arrays"].values()))
+    header = header_of(cache)
+    part = header["parts"]["target"]
+    first = next(iter(part["arrays"].values()))
     if what == "list":
-        header["arrays"] = [1, 2]
+        part["arrays"] = [1, 2]
     elif what == "no arrays":
-        del header["arrays"]
+        del part["arrays"]
     elif what == "bad dtype":
         first["dtype"] = "nonsense"
     elif what == "bad shape":
         first["shape"] = [10**9]
     elif what == "no meta":
-        header["meta"] = None
+        part["tensors"] = None
+    elif what == "block":
+        first["block"] = 1 << 40
     else:
         first["offset"] = -(10**12)
-    raw = json.dumps(header).encode()
-    cache.write_bytes(whole[: -16 - length] + raw + struct.pack("<II", len(raw), zlib.crc32(raw)) + b"GEMINATE")
+    cache.write_bytes(with_header(cache.read_bytes(), header))
     llm, said = reopened(cache, models)
     assert not llm.pair.target.store.from_cache and any("packing the weights again" in line for line in said)
 

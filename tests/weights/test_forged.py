@@ -51,7 +51,7 @@ def test_an_ordering_that_is_no_permutation_is_packed_again(
 
 def smaller(name: str, key: str) -> Callable[[dict[str, Any]], None]:
     def change(header: dict[str, Any]) -> None:
-        header["meta"]["tensors"][name][key] -= 1
+        header["tensors"][name][key] -= 1
 
     return change
 
@@ -72,11 +72,11 @@ def shortened(name: str) -> Callable[[dict[str, Any]], None]:
 
 
 def other_role(header: dict[str, Any]) -> None:
-    header["meta"]["tensors"]["embed_tokens"]["role"] = "row_table"
+    header["tensors"]["embed_tokens"]["role"] = "row_table"
 
 
 def without_a_tensor(header: dict[str, Any]) -> None:
-    del header["meta"]["tensors"]["norm"]
+    del header["tensors"]["norm"]
 
 
 FORGED: dict[str, Callable[[dict[str, Any]], None]] = {
@@ -104,7 +104,7 @@ def test_sizes_that_are_not_the_configurations_are_packed_again(
 
 @pytest.mark.parametrize("which", ["negative", "repeated", "past the vocabulary"])
 def test_no_plan_has_such_an_ordering(which: str) -> None:
-    table = pack_matrix(np.ones((12, 8), np.float32), "bf16")
+    table = pack_matrix(np.ones((4, 3, 8), np.float32), "bf16")
     centroids = pack_matrix(np.ones((4, 8), np.float32), "bf16")
     with pytest.raises(WeightsError, match="not a permutation of its 12 token ids"):
         CentroidHead(x="x", out="logits", ids="ids", centroids=centroids, table=table,

@@ -14,9 +14,9 @@ import torch
 from geminate.checkpoint.safetensors_reader import checkpoint_files, read_files
 from geminate.errors import StorageError
 from geminate.families.registry import load_target_config, open_model
-from geminate.weights import store as store_module
-from geminate.weights.packed_cache import ABANDONED, cache_directory, new_file
-from geminate.weights.store import open_weights
+from geminate.weights import opening
+from geminate.weights.cache import cache_directory
+from geminate.weights.opening import open_weights
 from support.fabricate import make_target
 
 
@@ -60,7 +60,7 @@ def test_a_full_disk_names_what_has_to_be_changed(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(tempfile, "tempdir", str(temporary))
-    monkeypatch.setattr(store_module, "pack_all", full)
+    monkeypatch.setattr(opening, "pack_all", full)
     config = load_target_config(models["31B"])
     with pytest.raises(StorageError) as failed:
         open_weights(open_model(models["31B"]), config, "int8", cache_dir=cache, use_cache=kept)
@@ -68,16 +68,6 @@ def test_a_full_disk_names_what_has_to_be_changed(
     assert f"a temporary file in {temporary}: No space left" in said
     assert ("GEMINATE_CACHE" in said, "TMPDIR" in said) == (kept, not kept)
     assert (f"free some space in {cache if kept else temporary}," in said) and not list(temporary.iterdir())
-
-
-def test_files_of_killed_runs_are_removed(tmp_path: Path) -> None:
-    old, young = tmp_path / ".packing-old", tmp_path / ".packing-young"
-    for path in (old, young):
-        path.write_bytes(b"x")
-    then = old.stat().st_mtime - ABANDONED - 60
-    os.utime(old, (then, then))
-    new_file(tmp_path).close()
-    assert not old.exists() and young.exists(), "the young one may be another process at work"
 
 
 def test_per_layer_table_is_read_in_place_in_bf16(tmp_path: Path) -> None:

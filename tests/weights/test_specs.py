@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 from geminate.checkpoint.safetensors_reader import TensorEntry, checkpoint_files, read_files
 from geminate.errors import WeightsError
 from geminate.families.registry import load_assistant_config, load_target_config, open_model
+from geminate.weights.opening import open_weights
 from geminate.weights.specs import Matched, canonical, expected_tensors, match
-from geminate.weights.store import open_weights
 from support import fabricate_gemma3 as gemma3
 from support.fabricate import SIZES, published
 

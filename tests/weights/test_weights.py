@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from geminate.checkpoint.packed_writer import PartWriter
 from geminate.checkpoint.safetensors_reader import read_header
 from geminate.errors import DrafterMismatchError, WeightsError
 from geminate.families.registry import load_assistant_config, load_target_config, open_model
 from geminate.runtime.compatibility import check_fit
-from geminate.weights import packed_cache
-from geminate.weights.store import open_weights
+from geminate.weights.opening import open_weights
 
 
 def test_cache_is_kept_reused_and_rebuilt(models: dict[str, Path], tmp_path: Path) -> None:
@@ -55,7 +55,7 @@ def test_cache_is_kept_reused_and_rebuilt(models: dict[str, Path], tmp_path: Pat
 
 def test_full_disk(models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A disk that fills up while packing: run without the cache, say so, leave nothing behind."""
-    real = packed_cache.CacheWriter.add
+    real = PartWriter.add
     calls = []
 
     def failing(self, name, *rest):  # type: ignore[no-untyped-def]
@@ -64,7 +64,7 @@ def test_full_disk(models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.
             raise OSError(28, "No space left on device")
         return real(self, name, *rest)
 
-    monkeypatch.setattr(packed_cache.CacheWriter, "add", failing)
+    monkeypatch.setattr(PartWriter, "add", failing)
     said: list[str] = []
     config = load_target_config(models["31B"])
     store = open_weights(open_model(models["31B"]), config, "int4", cache_dir=tmp_path, on_message=said.append)
@@ -105,7 +105,7 @@ import json, sys, threading, time
 from pathlib import Path
 from geminate.families.registry import load_target_config
 from geminate.families.registry import open_model
-from geminate.weights.store import open_weights
+from geminate.weights.opening import open_weights
 
 def anonymous():
     for line in open("/proc/self/status"):

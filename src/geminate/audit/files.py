@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import re
 import stat
@@ -12,7 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from geminate.audit.lines import HEAD, ORIGIN, DamagedLineError, Line, digest, read_line
-from geminate.errors import AuditLogError
+from geminate.errors import AuditLogError, AuditLogInUseError
+from geminate.system import locks
+from geminate.system.files import OPEN, read_at
 
 _TRIES = 20
 _TAIL = 1 << 16  # bytes that are read from the end at first
@@ -77,7 +78,7 @@ def open_for_writing(path: Path) -> int:
     """
     for _ in range(_TRIES):
         try:
-            fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK, 0o600)
+            fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | OPEN, 0o600)
         except OSError as error:
             raise AuditLogError(f"cannot open the audit log {path}: {error.strerror}") from None
         try:
@@ -99,14 +100,14 @@ def lock(fd: int, path: Path) -> None:
     """Take the lock of an open file.
 
     Raises:
-        AuditLogError: another process holds it.
+        AuditLogInUseError: another process holds it. AuditLogError: there are no locks.
     """
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise AuditLogError(_IN_USE.format(path)) from None
+        locked = locks.try_lock(fd)
     except OSError as error:
         raise AuditLogError(f"cannot lock the audit log {path}: {error.strerror}") from None
+    if not locked:
+        raise AuditLogInUseError(_IN_USE.format(path))
 
 
 def read_tail(fd: int, path: Path) -> Tail:
@@ -143,7 +144,7 @@ def read_tail(fd: int, path: Path) -> Tail:
 
 
 def _begins_like_one(fd: int) -> bool:
-    return os.pread(fd, len(HEAD), 0) == HEAD
+    return read_at(fd, len(HEAD), 0) == HEAD
 
 
 def _last_line(fd: int, size: int) -> tuple[bytes | None, bytes]:
@@ -162,7 +163,7 @@ def _last_line(fd: int, size: int) -> tuple[bytes | None, bytes]:
 
 def _read(fd: int, start: int, stop: int) -> Iterator[bytes]:
     while start < stop:
-        data = os.pread(fd, min(1 << 20, stop - start), start)
+        data = read_at(fd, min(1 << 20, stop - start), start)
         if not data:
             return
         yield data
@@ -177,7 +178,7 @@ def tail_before(path: Path) -> Tail:
     """
     for _, file in reversed(rotated(path)):
         try:
-            fd = os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            fd = os.open(file, os.O_RDONLY | OPEN)
         except OSError as error:
             raise AuditLogError(f"cannot read the audit log {file}: {error.strerror}") from None
         try:

@@ -44,14 +44,21 @@ class Fingerprints:
         return {**own, "model": name, "preset": preset, **more}
 
 
-def fingerprints(llm: LLM) -> Fingerprints:
-    """The fingerprints of what an LLM has loaded; the drafter is left out, since it changes no bit.
+def weights_fingerprint(llm: LLM) -> str:
+    """Hash of names, formats and checksums of the packed weights; the drafter is left out, since it changes no bit.
 
     Tensors that stay in the checkpoint have no checksum: name and size of its files stand for them.
     """
-    target, source, tokenizer = llm.pair.target, llm.pair.source, llm.tokenizer
+    target, source = llm.pair.target, llm.pair.source
     checkpoint = None if source is None else source.checkpoint
     files = [stamp[:2] for stamp in checkpoint.stamps] if checkpoint is not None and target.store.unchecked else []
+    return digest(canonical([target.store.contents, files]))
+
+
+def fingerprints(llm: LLM) -> Fingerprints:
+    """The fingerprints of what an LLM has loaded."""
+    target, source, tokenizer = llm.pair.target, llm.pair.source, llm.tokenizer
+    checkpoint = None if source is None else source.checkpoint
     config = {name: value for name, value in asdict(target.config).items() if name not in _NO_MATTER}
     templates = {} if checkpoint is None else dict(checkpoint.templates())
     facts = {
@@ -63,6 +70,4 @@ def fingerprints(llm: LLM) -> Fingerprints:
         "tokenizer": None if tokenizer is None else digest(tokenizer.to_json().encode()),
         "template": digest(canonical(templates)) if templates else None,
     }
-    return Fingerprints(
-        weights=digest(canonical([target.store.contents, files])), program=digest(canonical(facts)), facts=facts
-    )
+    return Fingerprints(weights=weights_fingerprint(llm), program=digest(canonical(facts)), facts=facts)

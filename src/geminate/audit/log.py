@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import threading
 import time
 from collections import deque
@@ -20,6 +21,7 @@ from geminate.audit import files
 from geminate.audit.lines import FORMAT, sealed
 from geminate.audit.options import AuditOptions
 from geminate.errors import AuditLogError
+from geminate.system.files import OPEN
 
 QUEUE_BYTES = 64 << 20  # estimated, of records that wait for the disk
 LINE_BYTES = 1024  # of a record without ids or body, roughly
@@ -321,14 +323,17 @@ class AuditLog:
         self._chain({**self._start, "why": "moved", "time": now()})
 
     def _rotate(self) -> None:
-        """Keep the file under a number and begin a new one; the name is never without a file."""
+        """Keep the file under a number and begin a new one; but on Windows the name is never without a file."""
         fresh = self.path.with_name(self.path.name + ".new")
         kept = files.numbered(self.path, self._seq - 1)
+        if sys.platform == "win32":
+            self._rotate_closed(kept)
+            return
         fd, made = -1, [fresh]
         try:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(fresh)
-            fd = os.open(fresh, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            fd = os.open(fresh, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL | OPEN, 0o600)
             files.lock(fd, fresh)
             os.link(self.path, kept)
             made.append(kept)
@@ -339,12 +344,33 @@ class AuditLog:
             for path in made:
                 with contextlib.suppress(OSError):
                     os.unlink(path)
-            self._rotate_from = self._size + self.options.file_bytes // 8
-            self._tell(f"cannot begin a new file of the audit log {self.path}, the old one goes on: {error}")
+            self._not_rotated(error)
             return
+        self._sync_whole()
+        os.close(self._fd)
+        self._begin_file(fd)
+
+    def _rotate_closed(self, kept: Path) -> None:
+        """`_rotate` where open files cannot be renamed: for a moment the log has no lock, and may have no file."""
+        self._sync_whole()
+        os.close(self._fd)
+        try:
+            os.rename(self.path, kept)
+        except OSError as error:
+            self._fd = files.open_for_writing(self.path)
+            self._not_rotated(error)
+            return
+        self._begin_file(files.open_for_writing(self.path))
+
+    def _not_rotated(self, error: Exception) -> None:
+        self._rotate_from = self._size + self.options.file_bytes // 8
+        self._tell(f"cannot begin a new file of the audit log {self.path}, the old one goes on: {error}")
+
+    def _sync_whole(self) -> None:
         if self.options.audit_fsync != "never":
             with contextlib.suppress(OSError):  # the lines are in the file; whatever is wrong with the disk comes again
                 os.fsync(self._fd)
-        os.close(self._fd)
+
+    def _begin_file(self, fd: int) -> None:
         self._fd, self._size, self._rotate_from = fd, 0, self.options.file_bytes
         self._chain({**self._start, "why": "rotated", "time": now()})

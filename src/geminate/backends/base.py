@@ -26,8 +26,8 @@ class Program(Protocol):
             taps: filled with a copy [M, width] for every Tap node when given.
 
         Returns:
-            hidden float32 [H, width] (post-norm) and logits float32 [H, vocab] of the H wanted rows. The caller owns
-            both.
+            hidden float32 [H, width] (post-norm) and logits float32 [H, vocab] of the H wanted rows, all of them exact
+            unless ``batch.largest``. The caller owns both.
 
         Raises:
             ValueError: taps of a pass that does not want every row: the others do not reach all of them.

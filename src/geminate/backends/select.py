@@ -19,24 +19,33 @@ def layout(fmt: WeightFormat) -> Layout:
     return LAYOUTS[fmt]
 
 
+def layout_named(name: str, fmt: WeightFormat) -> Layout | None:
+    """The layout that a packed file names, whatever machine it was written for; None for one that is not known."""
+    known = layout(fmt)
+    return known if known.name == name else None
+
+
 @dataclass(frozen=True, kw_only=True)
 class BuiltKernels:
     """The native kernels of this installation.
 
     Attributes:
         file: of the module; None: not built. arithmetic: its number of the arithmetic.
-        isas: instruction sets that this machine runs, best first.
+        isas: instruction sets that this machine runs, best first. absent: why there are none, and what to do.
     """
 
     file: str | None = None
     arithmetic: int | None = None
     isas: tuple[str, ...] = ()
+    absent: str = ""
 
 
 def built_kernels() -> BuiltKernels:
     """What was built, whatever ``GEMINATE_ISA`` says."""
     from geminate.backends.cpu import program
 
+    if not program.native_available():
+        return BuiltKernels(absent=program.why_not_native())
     return BuiltKernels(
         file=program.native_file(), arithmetic=program.native_arithmetic(), isas=tuple(program.supported_isas())
     )
@@ -77,19 +86,14 @@ def make_backend(threads: int | None = None) -> Backend:
     _check_threads(threads)
     forced = os.environ.get("GEMINATE_ISA", "")
     if forced != "reference":
-        from geminate.backends.cpu.program import NativeBackend, native_available
+        from geminate.backends.cpu.program import NativeBackend, native_available, why_not_native
 
         if native_available():
             return NativeBackend(threads=threads)
         if forced:
-            raise BackendError(
-                f"GEMINATE_ISA={forced} needs the native kernels, which are not built; "
-                "reinstall with a C++ compiler present and without GEMINATE_NATIVE=0"
-            )
+            raise BackendError(f"GEMINATE_ISA={forced} needs the native kernels, which {why_not_native()}")
         warnings.warn(
-            "the native kernels are not built: running on the NumPy reference, which is slow; "
-            "reinstall with a C++ compiler present and without GEMINATE_NATIVE=0",
-            stacklevel=2,
+            f"running on the NumPy reference, which is slow: the native kernels {why_not_native()}", stacklevel=2
         )
     from geminate.backends.reference.program import ReferenceBackend
 

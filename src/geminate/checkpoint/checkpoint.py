@@ -1,17 +1,18 @@
-"""A model on disk behind one face: a directory with safetensors, or a GGUF file; parts are read once, when needed."""
+"""A model on disk behind one face: a directory, a GGUF file or a packed file; parts are read once, when needed."""
 
 from __future__ import annotations
 
 import functools
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import tokenizers
 
+from geminate.checkpoint.adapter import Adapter
 from geminate.checkpoint.entries import Entry
 from geminate.errors import ConfigError, ParameterError
 from geminate.params import SamplingParams
@@ -32,7 +33,7 @@ class TokenizerParts:
     add_bos: bool
 
 
-def check_generation(values: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
+def check_generation(values: Mapping[str, Any], path: Path | str) -> Mapping[str, Any]:
     """The sampling that a file recommends, if every request can be answered with it.
 
     Raises:
@@ -50,25 +51,36 @@ class Checkpoint(ABC):
 
     Attributes:
         path: the directory or the file.
+        adapters: what is to be merged into the weights; `geminate.families.base.Model.tensors` has them merged.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.adapters: tuple[Adapter, ...] = ()
 
     @staticmethod
-    def open(path: str | Path) -> Checkpoint:
-        """The checkpoint at a path; a file is a GGUF file, anything else a directory.
+    def open(path: str | Path, adapters: Sequence[Adapter] = ()) -> Checkpoint:
+        """The checkpoint at a path; a file is a packed file or a GGUF file, anything else a directory.
 
-        Nothing but a GGUF file's header is read before it is asked for.
+        Nothing but a file's header is read before it is asked for. The drafter in a packed file has the path
+        ``FILE/drafter``.
 
         Raises:
-            WeightsError: a file that is not GGUF, or is damaged.
+            WeightsError: a file that is neither, or is damaged.
         """
         from geminate.checkpoint.directory import DirectoryCheckpoint
         from geminate.checkpoint.gguf import GgufCheckpoint
+        from geminate.checkpoint.packed import PackedCheckpoint, is_packed_path
 
         place = Path(path)
-        return GgufCheckpoint(place) if place.exists() and not place.is_dir() else DirectoryCheckpoint(place)
+        found: Checkpoint
+        if is_packed_path(place):
+            found = PackedCheckpoint(place)
+        else:
+            is_file = place.exists() and not place.is_dir()
+            found = GgufCheckpoint(place) if is_file else DirectoryCheckpoint(place)
+        found.adapters = tuple(adapters)
+        return found
 
     @property
     @abstractmethod
@@ -107,6 +119,10 @@ class Checkpoint(ABC):
             ModelNotFoundError, WeightsError: no weights, or damaged ones.
         """
 
+    def undeclared(self) -> str | None:
+        """What to say of quantized weights whose configuration does not say how to read them; None otherwise."""
+        return None
+
     @property
     @abstractmethod
     def files(self) -> tuple[Path, ...]:
@@ -144,16 +160,36 @@ class Checkpoint(ABC):
             OSError: it cannot be written. TokenizerError: a damaged tokenizer.
         """
 
+    def licence(self) -> Mapping[str, str]:
+        """What the files say of the licence: ``name``, ``link``, ``text``; empty where they say nothing."""
+        return {}
+
+    @functools.cached_property
+    def origin(self) -> Mapping[str, Any]:
+        """Where it comes from: ``name``, ``hub`` and ``revision`` of a snapshot of the hub, ``files``: [name, bytes].
+
+        Raises:
+            ModelNotFoundError, WeightsError: see `files`.
+        """
+        found: dict[str, Any] = {"name": self.name}
+        for parent in self.path.absolute().parents:
+            if parent.name == "snapshots" and parent.parent.name.startswith("models--"):
+                found["hub"] = parent.parent.name.removeprefix("models--").replace("--", "/")
+                found["revision"] = self.path.absolute().relative_to(parent).parts[0]
+        return {**found, "files": [stamp[:2] for stamp in self.stamps]}
+
     @functools.cached_property
     def stamps(self) -> list[list[Any]]:
-        """[name, bytes, modification time and change time in ns, inode] of every weight file.
+        """[name, bytes, modification time and change time in ns, inode] of every weight file, adapters included.
 
         Copying with times kept (cp -p, rsync -t) leaves name, size and modification time as they were.
         """
         stats = [(file.name, file.stat()) for file in self.files]
-        return [[name, s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino] for name, s in stats]
+        own = [[name, s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino] for name, s in stats]
+        return own + [adapter.stamp for adapter in self.adapters]
 
     @property
     def place(self) -> str:
-        """Hash of where the checkpoint stands, for the names of files that belong to it."""
-        return hashlib.sha256(str(self.path.resolve()).encode()).hexdigest()[:8]
+        """Hash of where the checkpoint and its adapters stand, for the names of files that belong to them."""
+        merged = "".join(f"\n{adapter.path.resolve()}={adapter.weight!r}" for adapter in self.adapters)
+        return hashlib.sha256(f"{self.path.resolve()}{merged}".encode()).hexdigest()[:8]

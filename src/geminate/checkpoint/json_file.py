@@ -48,11 +48,27 @@ def read_object(path: Path, error: type[GeminateError] = ConfigError) -> dict[st
     """
     try:
         check_regular(path, error, MAX_JSON)
-        value = json.loads(path.read_text(encoding="utf-8"))
+        raw = path.read_bytes()
     except FileNotFoundError:
         return None
-    except (ValueError, OSError, RecursionError) as cause:
+    except OSError as cause:
         raise error(f"cannot read {path}: {str(cause)[:300]}") from None
+    return parsed_object(raw, path, error)
+
+
+def parsed_object(raw: bytes, called: str | Path, error: type[GeminateError] = ConfigError) -> dict[str, Any]:
+    """The JSON object that a file holds.
+
+    Args:
+        called: the file, as messages name it.
+
+    Raises:
+        GeminateError: of the given type, if it holds something else.
+    """
+    try:
+        value = json.loads(raw.decode("utf-8"))
+    except (ValueError, RecursionError) as cause:
+        raise error(f"cannot read {called}: {str(cause)[:300]}") from None
     if not isinstance(value, dict):
-        raise error(f"{path} must hold a JSON object, not {kind_of(value)}")
+        raise error(f"{called} must hold a JSON object, not {kind_of(value)}")
     return value

@@ -13,7 +13,7 @@ from geminate.audit.files import files_of
 from geminate.audit.lines import is_hash
 from geminate.audit.verify import Report, check_hash, verify
 from geminate.cli.bars import Bars
-from geminate.cli.console import fail, printable, read_text, remark, say, user_errors, write, write_json
+from geminate.cli.console import fail, plural, printable, read_text, remark, say, user_errors, write, write_json
 from geminate.cli.flags import JsonOpt
 from geminate.replacing import replacing
 
@@ -59,7 +59,7 @@ def verify_command(
         show(report)
     if not report.intact:
         if json_out:
-            remark(f"NOT intact: {report.found:,} problems")
+            remark(f"NOT intact: {plural(report.found, 'problem')}")
         raise typer.Exit(1)
 
 
@@ -97,14 +97,14 @@ def show(report: Report) -> None:
     for place, record in report.gaps[:SHOWN]:
         say(f"{place}: gap: {explained(record)}")
     if len(report.gaps) > SHOWN:
-        say(f"and {len(report.gaps) - SHOWN:,} gaps more")
+        say(f"and {plural(len(report.gaps) - SHOWN, 'gap')} more")
     for problem in report.problems[:SHOWN]:
         remark(printable(str(problem)))
     if report.found > SHOWN:
-        remark(f"and {report.found - SHOWN:,} problems more; --json lists up to 1,000")
+        remark(f"and {plural(report.found - SHOWN, 'problem')} more; --json lists up to 1,000")
     verdict = "intact" if report.intact else "NOT intact"
-    files = f"{len(report.files):,} file{'s' * (len(report.files) != 1)}"
-    write(f"{verdict}: {report.lines:,} lines, {report.requests:,} of requests, in {files}\n")
+    files = plural(len(report.files), "file")
+    write(f"{verdict}: {plural(report.lines, 'line')}, {report.requests:,} of requests, in {files}\n")
     if report.head is not None:
         write(f"head: line {report.head[0]}, {report.head[1]}\n")
 
@@ -117,5 +117,5 @@ def explained(record: dict[str, Any]) -> str:
     if why == "crash":
         return "the program had ended without closing the log; requests that were running then have no line"
     if why == "lost":
-        return f"{record.get('lines')} records were lost, because the log could not be written or the disk was slow"
+        return f"records were lost ({record.get('lines')}), because the log could not be written or the disk was slow"
     return str(why)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,16 +15,17 @@ from geminate.audit.lines import Line
 from geminate.audit.verify import Report, check_hash, read_log
 from geminate.cli.audit import SHOWN, BeginOpt, LogArg, followed
 from geminate.cli.bars import Bars
-from geminate.cli.console import fail, printable, read_text, remark, say, user_errors, write, write_json
+from geminate.cli.console import fail, plural, printable, read_text, remark, say, user_errors, write, write_json
 from geminate.cli.flags import JsonOpt, ModelArg, loading, options, speculation_of
 from geminate.cli.model import load
+from geminate.errors import GeminateError
 from geminate.kv.store import check_kv
 from geminate.llm import LLM
 from geminate.loading.options import LoadOptions
 from geminate.tools.replay import Known, Replayer, Tally
 from geminate.weights.presets import check_preset
 
-LOADING = loading("drafter", "threads")
+LOADING = loading("adapter", "drafter", "threads")
 AS_LOGGED = "as in the log"
 SpeculationAsLogged = Annotated[
     str | None,
@@ -85,20 +86,68 @@ def replay_command(
     if not found.seqs:
         fail(f"{file} has no line of a request" + (f" from line {first} on" if first else ""))
     chosen = _sampled(found.seqs, sample, seed)
-    llm = load(_as_logged(found.starts, LoadOptions(**vars(loaded) | {"model": model}), weights, kv))
-    known = None if text is None else _known(llm, text, requests)
-    replayer = Replayer(llm, fingerprints(llm), speculation=speculation, known=known, force=force)
-    for line in found.starts:
-        replayer.learn(line)
-    _replay(replayer, file, chosen)
-    _end(replayer.tally, report, file, json_out)
+    wanted = LoadOptions(**vars(loaded) | {"model": model})
+    named = not (model is None and weights is None and kv is None) or force
+    groups = _groups(found, chosen, lambda starts: _as_logged(starts, wanted, weights, kv), named)
+    work = _Replays(file, found.starts, set(chosen))
+    try:
+        with Bars() as bars:
+            work.run(groups, bars, text, requests, speculation=speculation, force=force)
+    except KeyboardInterrupt:
+        _show(work.tally)
+        say(f"interrupted; go on with --from {min(work.left, default=first)}")
+        raise typer.Exit(130) from None
+    _end(work.tally, report, file, json_out)
+
+
+class _Replays:
+    """The replays of a log's lines, model by model.
+
+    Attributes:
+        left: numbers of the lines that are still to replay.
+    """
+
+    def __init__(self, file: Path, starts: list[Line], left: set[int]) -> None:
+        self.file, self.starts, self.left = file, starts, left
+        self.tally = Tally()
+        self._total = len(left)
+
+    def run(
+        self, groups: dict[LoadOptions, set[int]], bars: Bars, text: str | None, requests: Path | None, **more: Any
+    ) -> None:
+        """Load each model and replay its lines; ``more``: options of `Replayer`."""
+        for wanted, seqs in groups.items():
+            try:
+                llm = load(wanted)
+            except GeminateError as error:
+                if len(groups) == 1:
+                    raise
+                self.tally.skipped[f"their model cannot be loaded ({error})"] += len(seqs)
+                self.left -= seqs
+                continue
+            known = None if text is None else _known(llm, text, requests)
+            replayer = Replayer(llm, fingerprints(llm), known=known, tally=self.tally, **more)
+            for line in self.starts:
+                replayer.learn(line)
+            for line in _lines(self.file, seqs):
+                bars.part("lines", self._total - len(self.left), self._total)
+                replayer.replay(line)
+                self.left.discard(line.seq)
+            llm.close()
 
 
 class _Found:
-    """What a first reading notes: numbers of the requests from ``first`` on, and the lines that begin a run."""
+    """What a first reading notes: the requests from ``first`` on, and the lines that begin a run.
+
+    Attributes:
+        seqs: numbers of the requests. origins: of what each was computed with, an index into ``known``.
+        known: fingerprints of weights and program.
+    """
 
     def __init__(self, first: int) -> None:
         self.seqs: list[int] = []
+        self.origins: list[int] = []
+        self.known: dict[tuple[str, str], int] = {}
         self.starts: list[Line] = []
         self._first = first
 
@@ -106,8 +155,31 @@ class _Found:
         """A line."""
         if line.type == "request" and line.seq >= self._first:
             self.seqs.append(line.seq)
+            self.origins.append(self.known.setdefault(_origin(line), len(self.known)))
         elif line.type == "start":
             self.starts.append(line)
+
+
+def _origin(line: Line) -> tuple[str, str]:
+    return str(line.record.get("weights")), str(line.record.get("program"))
+
+
+def _groups(
+    found: _Found, chosen: set[int], options_of: Callable[[list[Line]], LoadOptions], named: bool
+) -> dict[LoadOptions, set[int]]:
+    """Numbers of the chosen lines by what they are to be replayed with.
+
+    Args:
+        options_of: what the last of some starts was loaded with. named: whether the user has said with what.
+    """
+    last = options_of(found.starts)
+    by_origin = {_origin(line): line for line in found.starts}
+    made: dict[LoadOptions, set[int]] = {}
+    options = [last if named or origin not in by_origin else options_of([by_origin[origin]]) for origin in found.known]
+    for seq, index in zip(found.seqs, found.origins, strict=True):
+        if seq in chosen:
+            made.setdefault(options[index], set()).add(seq)
+    return made
 
 
 def _sampled(seqs: list[int], sample: int | None, seed: int | None) -> set[int]:
@@ -142,21 +214,6 @@ def _known(llm: LLM, text: str, path: Path | None) -> Known:
     return known
 
 
-def _replay(replayer: Replayer, file: Path, chosen: set[int]) -> None:
-    done, at = 0, 0
-    try:
-        with Bars() as bars:
-            for line in _lines(file, chosen):
-                at = line.seq
-                bars.part("lines", done, len(chosen))
-                replayer.replay(line)
-                done += 1
-    except KeyboardInterrupt:
-        _show(replayer.tally)
-        say(f"interrupted; go on with --from {at}")
-        raise typer.Exit(130) from None
-
-
 def _lines(file: Path, chosen: set[int]) -> Iterator[Line]:
     """The chosen lines, each once: a duplicated one has the same number."""
     left = set(chosen)
@@ -170,11 +227,11 @@ def _show(tally: Tally) -> None:
     for difference in tally.differences[:SHOWN]:
         remark(printable(f"DIFFERS: {difference}"))
     if tally.differ > SHOWN:
-        remark(f"and {tally.differ - SHOWN:,} lines more that differ; --json lists up to 1,000")
+        remark(f"and {plural(tally.differ - SHOWN, 'line')} more that differ; --json lists up to 1,000")
     for reason, count in tally.skipped.most_common():
-        say(f"not replayed, {count:,} line{'s' * (count != 1)}: {printable(reason)}")
+        say(f"not replayed, {plural(count, 'line')}: {printable(reason)}")
     verdict = f"{tally.differ:,} DIFFER, " if tally.differ else ""
-    write(f"{verdict}the same: {tally.same:,} lines, {tally.tokens:,} tokens\n")
+    write(f"{verdict}the same: {plural(tally.same, 'line')}, {plural(tally.tokens, 'token')}\n")
 
 
 def _end(tally: Tally, report: Report, file: Path, json_out: bool) -> None:

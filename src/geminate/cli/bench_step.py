@@ -36,6 +36,12 @@ def step(
     layers: Annotated[
         int | None, typer.Option("--layers", help="Use fewer layers.", show_default="all that fit in memory")
     ] = None,
+    all_logits: Annotated[
+        bool,
+        typer.Option(
+            "--all-logits", help="Passes give all logits, as sampling needs, and not the largest of each row."
+        ),
+    ] = False,
     repeats: Annotated[int, typer.Option("--repeats", min=3, help="Number of interleaved rounds.")] = 9,
     json_out: JsonOpt = False,
     **given: Any,
@@ -53,6 +59,7 @@ def step(
         context=context,
         prefill=prefill,
         layers=layers,
+        all_logits=all_logits,
         on_message=say,
     )
     with Bars() as bars:
@@ -78,6 +85,7 @@ def print_step(r: dict[str, Any]) -> None:
     of = "" if r["layers"] == r["of_layers"] else f" ({r['layers']} of {r['of_layers']} layers)"
     out.print(
         f"{r['shape']}{of}, {r['weights']}, context {r['context']} in {r['kv']}; {r['isa']}, {r['threads']} threads"
+        + (", all logits" if r["all_logits"] else "")
     )
     out.print(f"machine: {r['machine']}", markup=False)
     read, macs, attention = r["weight_bytes"] + r["kv_bytes"], r["macs_per_row"], r["attention_macs_per_row"]

@@ -140,6 +140,11 @@ def harmless(text: str) -> str:
     return _HARMFUL.sub(lambda c: ascii(c[0])[1:-1], text)
 
 
+def plural(count: int, noun: str) -> str:
+    """A number of things: 1 line, 2 lines."""
+    return f"{count:,} {noun}{'s' * (count != 1)}"
+
+
 def write_json(body: Mapping[str, Any]) -> None:
     """One JSON line on stdout."""
     write(json.dumps(body) + "\n")

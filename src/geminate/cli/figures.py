@@ -18,6 +18,8 @@ def summary(out: Output) -> str:
         line += f"; {why}"
     if s.prefill_s >= SLOW_PREFILL:
         line += f"; prompt of {s.prompt_tokens:,} tokens read in {_seconds(s.prefill_s)}"
+    if s.reused_tokens:
+        line += f"; {s.reused_tokens:,} of {s.prompt_tokens:,} prompt tokens from the cache"
     return f"{line}; seed {out.seed}" if out.seed else line
 
 
@@ -93,7 +95,7 @@ def _seconds(seconds: float) -> str:
 
 
 JSON_STATS = (
-    "prompt_tokens", "generated_tokens", "rounds", "drafted", "accepted", "accepted_per_position",
+    "prompt_tokens", "reused_tokens", "generated_tokens", "rounds", "drafted", "accepted", "accepted_per_position",
     "drafted_per_position", "acceptance_length", "draft_lengths", "undrafted", "copied", "copied_accepted", "prefill_s",
     "decode_s", "tokens_per_s",
 )  # fmt: skip

@@ -20,7 +20,9 @@ from geminate.params import SamplingParams, parse_speculation
 
 ModelArg = Annotated[
     str | None,
-    typer.Argument(metavar="[MODEL]", help="Directory, GGUF file or hub id.", show_default="the embedded pair"),
+    typer.Argument(
+        metavar="[MODEL]", help="Directory, GGUF or .geminate file, or pulled model.", show_default="the embedded pair"
+    ),
 ]
 ModelOpt = Annotated[
     str | None, typer.Option("--model", "-m", help="The same as the argument MODEL.", show_default=False)
@@ -134,6 +136,7 @@ def _flags(item: dataclasses.Field[Any]) -> tuple[str, ...]:
 def _typed(item: dataclasses.Field[Any]) -> list[str]:
     """The flags that a message names: the long one and the short one, without the names of other programs."""
     long, *others = _flags(item)
+    long = long.partition("/")[0]  # of a switch that has both forms
     return [long, *(flag for flag in others if not flag.startswith("--"))]
 
 

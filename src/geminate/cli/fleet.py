@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import importlib.util
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from geminate.cli.console import fail, user_errors
 from geminate.cli.model import load
 from geminate.cli.serve import NEEDS
+
+if TYPE_CHECKING:
+    from geminate.fleet.config import FleetConfig
 
 MISSING = "a fleet needs {}, which is not installed; in a checkout: pip install '.[fleet]'"
 
@@ -27,7 +30,7 @@ def _missing() -> str | None:
 
 def up(
     model: Annotated[
-        str | None, typer.Argument(metavar="[MODEL]", help="Directory, GGUF file or hub id.", show_default=False)
+        str | None, typer.Argument(metavar="[MODEL]", help="Directory, GGUF file or pulled model.", show_default=False)
     ] = None,
     config: Annotated[str | None, typer.Option("--config", help="TOML file; see docs/fleet.md.")] = None,
     replicas: Annotated[int | None, typer.Option("--replicas", help="Replicas of each model. Default: 2.")] = None,
@@ -50,18 +53,20 @@ def up(
             fail(MISSING.format(missing))
         from geminate.fleet.config import load_fleet
 
-        wanted = load_fleet(
-            config,
-            overrides={
-                "model.model": model,
-                "model.replicas": replicas,
-                "model.threads": threads,
-                "serve.host": host,
-                "serve.port": port,
-                "fleet.address": address,
-                "fleet.dashboard": dashboard,
-            },
-        )
+        given = {
+            "model.model": model,
+            "model.replicas": replicas,
+            "model.threads": threads,
+            "serve.host": host,
+            "serve.port": port,
+            "fleet.address": address,
+            "fleet.dashboard": dashboard,
+        }
+
+        def read() -> FleetConfig:
+            return load_fleet(config, overrides=given)
+
+        wanted = read()
         from geminate.server.http.auth import load_keys
         from geminate.server.http.logs import configure, log
 
@@ -72,4 +77,4 @@ def up(
                 load(one.settings.loading(), on_message=lambda message: log("info", message)).close()
         from geminate.fleet.up import run
 
-        run(wanted)
+        run(wanted, read)

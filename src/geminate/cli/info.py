@@ -7,24 +7,32 @@ from typing import Annotated, Any
 
 import typer
 
+from geminate.checkpoint.packed import PackedCheckpoint
 from geminate.cli.console import printable, say, tell, user_errors, write_json
 from geminate.cli.flags import ModelArg, loading, options
 from geminate.cli.model import load
+from geminate.families.base import Model
 from geminate.llm import LLM
+from geminate.loading.calibrate import kept_profile
 from geminate.loading.options import LoadOptions
 from geminate.loading.pairing import pairing
+from geminate.tools.describe.model import Described, describe_pair
+from geminate.tools.describe.sentences import as_json, format_rows, needs_lines, reasons
 
-LOADING = loading("drafter", "weights", "kv")
+LOADING = loading("adapter", "drafter", "weights", "kv")
 
 
 @options(LOADING)
 @user_errors()
 def info(
     model: ModelArg = None,
+    no_measure: Annotated[
+        bool, typer.Option("--no-measure", help="Do not probe this machine where nothing was measured yet.")
+    ] = False,
     json_out: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     **given: Any,
 ) -> None:
-    """Shape, parameters and bytes of a model, and the drafter found for it."""
+    """Shape, parameters and bytes of a model, the drafter found for it, its formats, and how fast it should be here."""
     # The report has the line about the drafter too.
     llm = load(
         LoadOptions(**vars(LOADING.take(given)) | {"model": model}),
@@ -32,11 +40,26 @@ def info(
     )
     llm.check_weights()
     body = describe(llm)
+    found = describe_pair(llm.pair, kept_profile(llm.pair), measure=not no_measure, on_message=say)
     if json_out:
-        write_json(body)
+        expected = as_json(found)
+        write_json(body | {name: expected[name] for name in ("formats", "arithmetic", "file_bytes")})
         return
-    for line in sentences(body):
+    for line in [*sentences(body), *needs_lines(found), *_formats(found), *reasons(found)]:
         tell(printable(line))
+
+
+def _formats(found: Described) -> list[str]:
+    """The formats to choose from, a line each."""
+    lines = []
+    for weights, memory, quality, plain, drafted in format_rows(found):
+        speed = (
+            ""
+            if plain == "-"
+            else f", {plain} tokens a second" + (f", {drafted} with drafts" if drafted != "-" else "")
+        )
+        lines.append(f"--weights {weights}: {memory} in memory{speed}; {quality}")
+    return lines
 
 
 def describe(llm: LLM) -> dict[str, Any]:
@@ -62,6 +85,7 @@ def describe(llm: LLM) -> dict[str, Any]:
         "on_disk_only": {"row_table": store.bytes_by_kind().get("row_table", 0)},
         "skipped": store.skipped,
         "packed_cache": None if store.path is None else str(store.path),
+        "packed_file": _packed_file(pair.source),
         "backend": {"name": pair.target.backend.name, "isa": pair.target.backend.isa,
                     "threads": pair.target.backend.threads},
         "tokenizer": None if llm.tokenizer is None else llm.tokenizer.vocab_size,
@@ -84,6 +108,34 @@ def describe(llm: LLM) -> dict[str, Any]:
         if (found := pairing(pair)) is not None:
             body["drafter"]["pairing"] = {"matched": found.matched, "note": found.note}
     return body
+
+
+def _packed_file(source: Model | None) -> dict[str, Any] | None:
+    """What a packed file says of itself; None for other models."""
+    if source is None or not isinstance(source.checkpoint, PackedCheckpoint):
+        return None
+    checkpoint = source.checkpoint
+    licence = {key: value for key, value in checkpoint.licence().items() if key != "text"}
+    return {
+        "parts": list(checkpoint.packed.parts),
+        "made_by": checkpoint.packed.made,
+        "bytes": checkpoint.packed.nbytes,
+        "origin": dict(checkpoint.origin),
+        "licence": licence,
+    }
+
+
+def _origin(packed: dict[str, Any] | None) -> list[str]:
+    if packed is None:
+        return []
+    origin, licence = packed["origin"], packed["licence"]
+    model = origin.get("hub") or origin.get("name") or "an unknown model"
+    said = " ".join(licence[key] for key in ("name", "link") if key in licence)
+    return [
+        f"packed file: {' and '.join(packed['parts'])}, {_bytes(packed['bytes'])}, made of {model} by "
+        f"{packed['made_by']}",
+        f"licence: {said or 'the checkpoint named none'}",
+    ]
 
 
 def _lengths(context: int) -> list[int]:
@@ -110,6 +162,7 @@ def sentences(body: dict[str, Any]) -> list[str]:
         + (f", {_bytes(row_table)} more read from disk row by row (embeddings)" if row_table else ""),
         f"KV cache: {body['kv']['format']}, "
         + ", ".join(f"{_bytes(size)} for {int(n):,} tokens" for n, size in body["kv"]["bytes"].items()),
+        *_origin(body["packed_file"]),
         "packed weights: " + (body["packed_cache"] or "not kept on disk"),
         *(f"skipped: {count} tensors ({_bytes(size)}), {reason}" for reason, (count, size) in body["skipped"].items()),
         f"kernels: {backend['name']} {backend['isa']}, {backend['threads']} threads",

@@ -10,6 +10,9 @@ from geminate.cli.console import say
 from geminate.cli.flags import loading
 from geminate.llm import LLM
 from geminate.loading.options import LoadOptions
+from geminate.weights.verification import VERIFYING
+
+DOING = {"touching": "loading", VERIFYING: "verifying", "waiting": "waiting for another process"}
 
 
 def load(
@@ -30,7 +33,7 @@ def load(
     def progress(name: str, done: int, total: int) -> None:
         if on_progress is not None:
             on_progress()
-        bars.part("weights", done, total, "loading" if name == "touching" else "packing")
+        bars.part("weights", done, total, DOING.get(name, "packing"))
 
     flags = loading()
     with warnings.catch_warnings(record=True) as caught, bars, flags.flagged():

@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 
 from geminate.cli.bars import Bars
-from geminate.cli.console import fail, out, say, tell, user_errors, write_json
+from geminate.cli.console import fail, out, plural, say, tell, user_errors, write_json
 from geminate.cli.flags import Group, JsonOpt, options
 from geminate.replacing import replacing
 from geminate.tools.capacity.explain import explain as explained
@@ -61,8 +61,9 @@ def plan(
     chosen = OPTIONS.take(given)
     if html is not None and (html.is_dir() or not html.resolve().parent.is_dir()):
         fail(f"cannot write {html}: {'it is a directory' if html.is_dir() else 'its directory does not exist'}")
+    stated = PlanFile() if file is None else read_plan(file)
     with OPTIONS.flagged():
-        asked = chosen.applied(PlanFile() if file is None else read_plan(file))
+        asked = chosen.applied(stated)
     with Bars(counted=False) as bars:
         choices = Choices(
             effort=QUICK if quick else Effort(),
@@ -111,9 +112,10 @@ def print_plan(made: CapacityPlan) -> None:
     """The table, what it says, and what it stands on."""
     workload, prices = made.workload, made.prices
     tell(
-        f"{workload.requests_per_day:,.0f} requests a day ({workload.source}), {workload.peak_rate:.3g} a second in "
-        f"the busiest hour; wanted: first token within {made.objectives.first_token_p95_s:g} s, "
-        f"{made.objectives.tokens_per_s:g} tokens a second of a stream, 95 % each"
+        f"{plural(round(workload.requests_per_day), 'request')} a day ({workload.source}), "
+        f"{workload.peak_rate:.3g} a second in the busiest hour; wanted: first token within "
+        f"{made.objectives.first_token_p95_s:g} s, {made.objectives.tokens_per_s:g} tokens a second of a stream, "
+        "95 % each"
     )
     table = Table(box=None)
     for name in ("row", "model", "machine", "speculation", "fits"):

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from geminate.cli.console import fail, say
+from geminate.system import directories
+from geminate.system.files import NOFOLLOW
 
 if TYPE_CHECKING:  # loaded where there is a terminal
     from prompt_toolkit.history import History
@@ -147,8 +149,7 @@ def _keys() -> KeyBindings:
 
 def history_file() -> Path:
     """Where messages are kept: in the user's data directory."""
-    home = os.environ.get("XDG_DATA_HOME")
-    return (Path(home) if home else Path.home() / ".local" / "share") / "geminate" / "chat_history"
+    return directories.data() / "chat_history"
 
 
 def _history(path: Path | None) -> History:
@@ -158,7 +159,7 @@ def _history(path: Path | None) -> History:
         return InMemoryHistory()
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o600))
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR | NOFOLLOW, 0o600))
         path.chmod(0o600)  # what people ask is nobody else's business
     except OSError as error:
         say(f"no history is kept: {path}: {error.strerror}")

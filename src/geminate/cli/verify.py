@@ -11,10 +11,11 @@ from typing import Annotated, Any
 import typer
 
 from geminate.cli.bars import Bars
-from geminate.cli.console import fail, printable, read_text, remark, user_errors, write, write_json
+from geminate.cli.console import fail, plural, printable, read_text, remark, say, user_errors, write, write_json
 from geminate.cli.flags import ModelArg, loading, options, sampling
 from geminate.cli.model import load
 from geminate.cores import pick_threads
+from geminate.errors import GeminateError
 from geminate.kv.store import KV_FORMATS, KVFormat, check_kv
 from geminate.llm import LLM
 from geminate.loading.options import LoadOptions
@@ -33,7 +34,7 @@ EMBEDDED_PROMPTS = (
 )
 
 
-LOADING = loading("drafter", "weights", "threads")
+LOADING = loading("adapter", "drafter", "weights", "threads")
 PARAMS = sampling("max_tokens", max_tokens=48)
 
 
@@ -67,13 +68,14 @@ def verify_command(
 
     first = make(counts[0], formats[0])
     first.check_weights()
-    chosen = _default_prompts(first) if prompts is None else read_prompts(prompts)
+    numbered = [(0, one) for one in _default_prompts(first)] if prompts is None else read_prompts(prompts)
+    chosen = _encoded(first, numbered[:limit], prompts, params.max_tokens)
     started = time.perf_counter()
     with Bars() as bars:
         report = verify(
             make,
             counts,
-            chosen[:limit],
+            chosen,
             SamplingParams(max_tokens=params.max_tokens, seed=7, ignore_eos=True),
             kvs=formats,
             full=full,
@@ -93,18 +95,43 @@ def _default_prompts(llm: LLM) -> list[str | list[int]]:
     return [[(i * step + 3) % vocab for i in range(150)]]
 
 
-def read_prompts(path: Path) -> list[str | list[int]]:
-    """Prompts of a file: JSON lines with ``prompt`` (text or ids) or ``turns``, or plain lines of text."""
-    prompts: list[str | list[int]] = []
+def _encoded(llm: LLM, prompts: list[tuple[int, str | list[int]]], path: Path | None, most: int) -> list[list[int]]:
+    """The prompts' tokens; stops where one leaves no room, and says where answers are shorter than asked for.
+
+    Args:
+        prompts: with the numbers of their lines in ``path``. most: tokens of an answer.
+    """
+    made, context, short = [], llm.context_length, 0
+    for number, prompt in prompts:
+        where = "" if path is None else f"{path}, line {number}: "
+        try:
+            ids = llm.encode(prompt)
+        except GeminateError as error:
+            fail(f"{where}{error}")
+        if len(ids) >= context:
+            fail(f"{where}the prompt has {len(ids):,} tokens and the context holds {context:,}; shorten it")
+        short += len(ids) + most > context
+        made.append(ids)
+    if short:
+        say(
+            f"{plural(short, 'prompt')} and -n {most:,} tokens are more than the context of {context:,}: "
+            "what fits is compared"
+        )
+    return made
+
+
+def read_prompts(path: Path) -> list[tuple[int, str | list[int]]]:
+    """Prompts of a file with the numbers of their lines: JSON with ``prompt`` (text or ids) or ``turns``, or text."""
+    prompts: list[tuple[int, str | list[int]]] = []
     for number, line in enumerate(read_text(path).splitlines(), 1):
         if not line.strip():
             continue
         if not line.lstrip().startswith("{"):
-            prompts.append(line)
+            prompts.append((number, line))
             continue
         try:
             item = json.loads(line)
-            prompts.append(item["prompt"] if "prompt" in item else item["turns"][0])
+            prompts.append((number, item["prompt"] if "prompt" in item else item["turns"][0]))
         except (ValueError, KeyError, IndexError, TypeError):
             fail(f"{path}, line {number}: expected JSON with 'prompt' or 'turns'")
     if not prompts:
@@ -118,8 +145,9 @@ def _print(report: Report, seconds: float, as_json: bool) -> None:
     elif report.identical:
         hashes = ", ".join(f"{value} ({kv} KV cache)" for kv, value in report.kv_hashes.items())
         write(
-            f"identical: {report.prompts} prompts, {report.runs} runs, {report.tokens} tokens, "
-            f"{report.reused} prompt tokens from the prefix cache, logits hash {hashes} ({seconds:.1f} s)\n"
+            f"identical: {plural(report.prompts, 'prompt')}, {plural(report.runs, 'run')}, "
+            f"{plural(report.tokens, 'token')}, {plural(report.reused, 'prompt token')} from the prefix cache, "
+            f"logits hash {hashes} ({seconds:.1f} s)\n"
         )
 
 

@@ -81,8 +81,8 @@ def check_place(client: str, others: Sequence[str], places: int, running: int) -
     here = len(others)
     if here >= places:
         raise QueueFullError(
-            f"the queue is full: {here} requests are here, and {running} may run (--max-running) and "
-            f"{places - running} wait (--max-waiting); try again later"
+            f"the queue is full: {here} request{'s are' if here != 1 else ' is'} here, and {running} may run "
+            f"(--max-running) and {places - running} wait (--max-waiting); try again later"
         )
     own = others.count(client) if client else 0
     most = places - places // RESERVE

@@ -71,7 +71,8 @@ class Turn:
     def rows(self) -> Rows:
         """For the batch."""
         ids = [*self.pending, *self.draft.token_ids]
-        return Rows(cache=self.sequence.cache, ids=ids, wanted=self.wanted)
+        largest = self.sequence.only_largest and not self.scored
+        return Rows(cache=self.sequence.cache, ids=ids, wanted=self.wanted, largest=largest)
 
 
 class Scheduler:

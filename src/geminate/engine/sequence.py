@@ -33,6 +33,7 @@ class Sequence:
         finish_reason: None while waiting or running. stop_token: the token that ended it, if one did.
         cache: set by `begin`; a waiting sequence has none.
         lease: where the cache came from, if its memory is bounded.
+        only_largest: whether its tokens are the largest logits, and nobody sees others.
         prompt_logprobs: of the prompt so far, if asked for, until they are reported.
         stored: its prompt's place in the prefix store, as long as there may be blocks to add.
         blocked_since: when it could have begun for the first time, but for its memory.
@@ -67,6 +68,7 @@ class Sequence:
         self.arrived = arrived
         self.sampler = sampler
         self.rule = draft_rule(self.sampling, choice)
+        self.only_largest = constraint is None and self.sampling.only_largest and not request.want_logits
         self.hidden: F32 | None = None
         self.finish_reason: FinishReason | None = None
         self.stop_token: int | None = None

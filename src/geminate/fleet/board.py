@@ -102,7 +102,7 @@ class Board:
         max_running: sequences that a replica decodes at once. chance: draws the two replicas that are compared.
 
     Attributes:
-        on_change: called when the replicas are others, in the thread that says so.
+        listeners: called when the replicas may be others, in the thread that says so.
     """
 
     def __init__(self, *, max_running: int, chance: random.Random | None = None) -> None:
@@ -112,12 +112,18 @@ class Board:
         self._replicas: dict[str, _Replica] = {}
         self._at: dict[str, str] = {}  # request id -> replica
         self._tokens = FIRST_TOKENS
-        self.on_change: Callable[[], None] | None = None
+        self.listeners: list[Callable[[], None]] = []
 
     @property
     def count(self) -> int:
         """Number of replicas."""
         return len(self._replicas)
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The replicas."""
+        with self._lock:
+            return frozenset(self._replicas)
 
     def stats(self) -> dict[str, ReplicaStats | None]:
         """What each replica has published last."""
@@ -148,8 +154,8 @@ class Board:
                 replica = self._replicas.setdefault(name, _Replica())
                 if stats is not None and stats != replica.stats:
                     replica.stats, replica.blocks = stats, stats.digests()
-        if self.on_change is not None:
-            self.on_change()
+        for listener in self.listeners:
+            listener()
 
     def gone(self, name: str) -> None:
         """A replica has died."""

@@ -89,7 +89,7 @@ class FleetService:
         self._draining = False
         self._mean_s = 1.0
         self._loop: asyncio.AbstractEventLoop | None = None
-        board.on_change = self._replicas_changed
+        board.listeners.append(self._replicas_changed)
 
     def _places(self) -> int:
         return self.board.count * self._max_running
@@ -259,16 +259,11 @@ class FleetService:
         Raises:
             ReplicaLostError: nothing has come for `stall_s` from the replica that has the request.
         """
-        task = asyncio.ensure_future(source.next())
-        try:
-            while True:
-                done, _ = await asyncio.wait({task}, timeout=self._stall_s)
-                if done:
-                    return task.result()
+        while True:
+            try:
+                async with asyncio.timeout(self._stall_s):
+                    return await source.next()
+            except TimeoutError:
                 if source.replica:
                     self.board.suspect(source.replica)
-                    raise ReplicaLostError(source.replica, f"it was silent for {self._stall_s:g} s")
-        finally:
-            if not task.done():
-                task.cancel()
-                task.add_done_callback(lambda left: left.cancelled() or left.exception())  # nobody else looks
+                    raise ReplicaLostError(source.replica, f"it was silent for {self._stall_s:g} s") from None

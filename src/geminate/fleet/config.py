@@ -21,7 +21,7 @@ CONFIG_ENV = "GEMINATE_FLEET_CONFIG"
 TABLES = ("fleet", "serve", "model")
 MODEL_GROUPS = ("model", "engine")
 SERVE_ONLY = ("kept_items_bytes", "max_tokens", "max_choices")  # of the engine's group, but read by the ingress
-PROXY_OWNS = (
+SOCKET_LIMITS = (
     "max_connections",
     "max_connections_per_address",
     "head_seconds",
@@ -29,7 +29,7 @@ PROXY_OWNS = (
     "body_seconds",
     "write_seconds",
 )
-"""Settings of the socket, which in a fleet is that of Ray's proxy."""
+"""Settings of connections, which the ingress keeps where it listens itself; Ray's proxy has none of them."""
 
 
 def _key(default: Any, help: str, *, low: float | None = None, high: float | None = None) -> Any:
@@ -57,6 +57,8 @@ class ReplicaOptions:
 
     replicas: int = _key(2, "Replicas at the start, and the fewest there are.", low=1, high=1000)
     max_replicas: int | None = _key(None, "Most replicas that the load may call for; default: replicas.", low=1)
+    scale_up_seconds: float = _key(30.0, "Time for which the load must call for another replica.", low=0, high=86400)
+    scale_down_seconds: float = _key(600.0, "Time for which a replica must be too many.", low=0, high=86400)
     revision: str = _key("", "Change it when the weights behind the same path have changed.")
     proof: str = _key("", "Hash that the fixed run must give; default: that of the first replica.")
 
@@ -103,12 +105,15 @@ class FleetConfig:
         return sum((model.settings.threads or 1) * model.options.replicas for model in self.models)
 
 
-def load_fleet(path: str | Path | None = None, *, overrides: Mapping[str, Any] | None = None) -> FleetConfig:
+def load_fleet(
+    path: str | Path | None = None, *, overrides: Mapping[str, Any] | None = None, listens: bool = True
+) -> FleetConfig:
     """Read a configuration.
 
     Args:
         path: a TOML file; None: what ``GEMINATE_FLEET_CONFIG`` names, else two replicas of the embedded pair.
         overrides: values of ``table.name`` that go before the file's; those of ``model`` hold for every model.
+        listens: whether the ingress listens itself; else Ray's proxy does, which has no limits on connections.
 
     Raises:
         ParameterError: the file cannot be read; a table, a key or a value that does not exist or contradicts others.
@@ -130,7 +135,7 @@ def load_fleet(path: str | Path | None = None, *, overrides: Mapping[str, Any] |
     if not isinstance(models, list) or not models or not all(isinstance(one, dict) for one in models):
         raise ParameterError(f"{source}model must be an array of tables: [[model]]")
     fleet = _options(FleetOptions, {**_table(raw, "fleet", source), **given["fleet"]}, f"{source}[fleet]")
-    serve = _serve_settings({**_table(raw, "serve", source), **given["serve"]}, f"{source}[serve]")
+    serve = _serve_settings({**_table(raw, "serve", source), **given["serve"]}, f"{source}[serve]", listens)
     made = tuple(
         _model({**one, **given["model"]}, serve, f"{source}[[model]] {number}", given)
         for number, one in enumerate(models, 1)
@@ -149,19 +154,20 @@ def _table(raw: Mapping[str, Any], name: str, source: str) -> dict[str, Any]:
     return table
 
 
-def _serve_settings(table: Mapping[str, Any], source: str) -> dict[str, Any]:
+def _serve_settings(table: Mapping[str, Any], source: str, listens: bool) -> dict[str, Any]:
     groups = {row.name: row.group for row in rows()}
     for name in table:
-        if name in PROXY_OWNS:
+        if name in SOCKET_LIMITS and not listens:
             raise ParameterError(
-                f"{source}: {name} is a setting of geminate serve's own socket; a fleet's is Ray's proxy, which has no "
-                "such limit: set it in the balancer before the fleet"
+                f"{source}: {name} is a limit on connections, and under serve run they end in Ray's proxy, which has "
+                "none: use geminate fleet up, or set it in the balancer before the fleet"
             )
-        if name.startswith("audit_"):
-            raise ParameterError(f"{source}: {name}: a fleet writes no audit log, geminate serve does")
         if groups.get(name) in MODEL_GROUPS and name not in SERVE_ONLY:
             raise ParameterError(f"{source}: {name} belongs to a model: put it into [[model]]")
-    return checked(table, source)
+    made = checked(table, source)
+    if made.get("audit_log"):
+        made["audit_log"] = os.path.abspath(os.path.expanduser(made["audit_log"]))  # the ingress may start elsewhere
+    return made
 
 
 def _model(table: dict[str, Any], serve: dict[str, Any], source: str, given: Mapping[str, Any]) -> ModelConfig:

@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
+import sys
 import tempfile
 from pathlib import Path
+
+from geminate.system import locks
 
 _HELD: list[int] = []  # descriptors of the locks, open as long as the process lives
 
 
 def directory() -> Path:
     """Where the locks of this user's replicas on this machine are."""
-    return Path(tempfile.gettempdir()) / f"geminate-cores-{os.getuid()}"
+    name = "geminate-cores"
+    if sys.platform != "win32":  # where every user has a temporary directory
+        name += f"-{os.getuid()}"
+    return Path(tempfile.gettempdir()) / name
+
+
+def _locked(lock: int) -> bool:
+    try:
+        return locks.try_lock(lock)
+    except OSError:
+        return False
 
 
 def pin(count: int) -> list[int]:
@@ -25,7 +37,7 @@ def pin(count: int) -> list[int]:
     Returns:
         the cores; empty, and nothing is pinned, where not so many are free or the system has no such thing.
     """
-    if not hasattr(os, "sched_setaffinity"):
+    if sys.platform != "linux":
         return []
     place = directory()
     place.mkdir(mode=0o700, exist_ok=True)
@@ -34,10 +46,9 @@ def pin(count: int) -> list[int]:
         if len(taken) == count:
             break
         lock = os.open(place / str(core), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if _locked(lock):
             taken[core] = lock
-        except OSError:
+        else:
             os.close(lock)
     if len(taken) < count:
         for lock in taken.values():

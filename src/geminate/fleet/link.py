@@ -30,7 +30,7 @@ class ReplicaStream(Protocol):
         ...
 
     async def next(self) -> Batch | None:
-        """The next batch; None: there are no more.
+        """The next batch; None: there are no more. It may be cancelled, and called again while nobody has the request.
 
         Raises:
             ReplicaLostError: the replica has died or cannot be reached.

@@ -21,7 +21,7 @@ class Proof:
     """What a replica says of itself.
 
     Attributes:
-        weights: fingerprint of its program, configuration and weight files.
+        weights: `geminate.audit.fingerprints.weights_fingerprint`; the fixed run does not read all of a table.
         run: SHA-256 over the tokens and logits of the fixed run, in hexadecimal.
     """
 
@@ -46,10 +46,21 @@ def fixed_run(llm: LLM) -> str:
 
 
 class Register:
-    """Which proof the replicas of each model have to give: that of the first one."""
+    """What the processes of a fleet agree on: the proof of each model, which is that of its first replica, and whether
+    connections are to be accepted.
+    """
 
     def __init__(self) -> None:
         self._known: dict[str, Proof] = {}
+        self._accepting = False
+
+    def accept(self, accepting: bool) -> None:
+        """Connections are to be accepted, or no more: the fleet ends."""
+        self._accepting = accepting
+
+    def accepting(self) -> bool:
+        """Whether they are."""
+        return self._accepting
 
     def claim(self, key: str, proof: Proof) -> str | None:
         """Ask to be admitted.
@@ -61,14 +72,14 @@ class Register:
             None: admitted. Otherwise what differs, in words.
         """
         first = self._known.setdefault(key, proof)
-        if proof.run == first.run:
+        if proof == first:
             return None
         what = (
-            "the same files give other bits here: another arithmetic, or damaged weights"
+            "the same weights give other bits here: another configuration, version or arithmetic"
             if proof.weights == first.weights
-            else "it has other weights, another configuration or another version"
+            else "it has other weights"
         )
         return (
-            f"its fixed run gives {proof.run[:12]} ({proof.weights}) and that of the first replica {first.run[:12]} "
-            f"({first.weights}): {what}"
+            f"its fixed run gives {proof.run[:12]} (weights {proof.weights[:12]}) and that of the first replica "
+            f"{first.run[:12]} (weights {first.weights[:12]}): {what}"
         )

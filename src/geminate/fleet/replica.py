@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import platform
-from collections.abc import AsyncIterator
-from contextlib import aclosing
+from collections.abc import Callable
 from dataclasses import replace
 
-from geminate.engine.client import AsyncEvents
 from geminate.engine.messages import EngineEvent, EngineRequest
 from geminate.errors import EngineFailedError
 from geminate.fleet.messages import Batch, Failure, ReplicaStats
@@ -19,10 +18,31 @@ from geminate.server.run import make_service
 from geminate.server.settings import Settings
 from geminate.speculation.costs import PROFILE_ROWS
 
-PACE_S = 0.004  # for each open request, between two batches of one: all together send some 250 a second at most
 BEAT_S = 1.0  # between two signs of life of a request that has nothing else to send
 MAX_BLOCKS = 8192  # digests that are published, the most recently used ones
+Put = Callable[[Batch], None]
 ANY = 100_000  # waiting requests: the ingress counts them for the whole fleet
+
+
+class _Answer:
+    """The events of a request on their way out; `take` is called in the thread that steps."""
+
+    def __init__(self, name: str, request: EngineRequest, put: Put) -> None:
+        self.ended, self.batches = asyncio.Event(), 0
+        self._name, self._put, self._unfinished = name, put, request.n
+        self._loop = asyncio.get_running_loop()
+
+    def take(self, events: list[EngineEvent]) -> None:
+        """Send events; an error among them is the last of them."""
+        failed = next((i for i, event in enumerate(events) if event.error is not None), None)
+        error = None if failed is None else events[failed].error
+        fine = tuple(events[:failed])
+        self._unfinished -= sum(event.finish_reason is not None for event in fine)
+        self.batches += 1
+        self._put(Batch(replica=self._name, events=fine, failure=None if error is None else Failure.of(error)))
+        if error is not None or not self._unfinished:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: the process ends
+                self._loop.call_soon_threadsafe(self.ended.set)
 
 
 class ReplicaEngine:
@@ -36,56 +56,38 @@ class ReplicaEngine:
         self.name, self.llm, self.proof = name, llm, proof
         self.service = make_service(llm, replace(settings, max_waiting=ANY))
         self.service.start()
-        self._open = 0
 
-    async def generate(self, request: EngineRequest) -> AsyncIterator[Batch]:
-        """The batches of a request; leaving the iteration cancels it."""
-        self._open += 1
-        try:
-            async with aclosing(self._batches(request)) as batches:  # type: ignore[type-var]
-                async for batch in batches:
-                    yield batch
-        finally:
-            self._open -= 1
+    async def answer(self, request: EngineRequest, put: Put) -> None:
+        """Answer a request; cancelling this cancels it.
 
-    async def _batches(self, request: EngineRequest) -> AsyncIterator[Batch]:
-        yield Batch(replica=self.name, proof=self.proof)
+        Args:
+            put: takes its batches, in order; called in any thread.
+        """
+        put(Batch(replica=self.name, proof=self.proof))
+        answer = _Answer(self.name, request, put)
         try:
             preparing = asyncio.ensure_future(self._grammar(request))
             while not (await asyncio.wait({preparing}, timeout=BEAT_S))[0]:
-                yield Batch(replica=self.name)
+                put(Batch(replica=self.name))
             grammar = preparing.result()  # kept until the end: the engine only starts grammars that are compiled
-            stream = AsyncEvents(self.service, request)
+            self.service.submit(request, answer.take)
         except Exception as error:
-            yield Batch(replica=self.name, failure=Failure.of(error))
+            put(Batch(replica=self.name, failure=Failure.of(error)))
             return
-        source = stream.batches()
-        task: asyncio.Future[list[EngineEvent] | None] | None = None
+        passes, batches = -1, 0
         try:
-            began, passes = False, -1
-            while True:
-                if began and self._open > 1:
-                    await asyncio.sleep(PACE_S * self._open)  # what comes meanwhile goes in one batch
-                task = asyncio.ensure_future(anext(source, None))
-                while not (await asyncio.wait({task}, timeout=BEAT_S))[0]:
-                    # A loop that runs proves nothing: the engine itself has to have got on.
-                    if self.service.engine.passes != passes:
-                        passes = self.service.engine.passes
-                        yield self._beat(request, began)
-                try:
-                    events = task.result()
-                except Exception as error:
-                    yield Batch(replica=self.name, failure=Failure.of(error))
-                    return
-                if events is None:
-                    return
-                began = True
-                yield Batch(replica=self.name, events=tuple(events))
+            while not answer.ended.is_set():
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(answer.ended.wait(), BEAT_S)
+                # A loop that runs proves nothing: the engine itself has to have got on.
+                now = self.service.engine.passes
+                if not answer.ended.is_set() and answer.batches == batches and now != passes:
+                    put(self._beat(request, bool(batches)))
+                passes, batches = now, answer.batches
         finally:
             del grammar
-            stream.cancel()
-            if task is not None and not task.done():
-                task.cancel()
+            if not answer.ended.is_set():
+                self.service.cancel(request.request_id)
 
     async def _grammar(self, request: EngineRequest) -> Grammar | None:
         if request.grammar is None:

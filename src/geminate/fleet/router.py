@@ -9,6 +9,7 @@ from ray.serve.request_router import PendingRequest, ReplicaID, ReplicaResult, R
 from geminate.engine.messages import EngineRequest
 from geminate.fleet.board import Board, board_of
 from geminate.fleet.messages import ReplicaStats
+from geminate.fleet.outbox import Subscription
 
 
 class PrefixRouter(RequestRouter):  # type: ignore[misc]  # Ray has no types
@@ -22,6 +23,11 @@ class PrefixRouter(RequestRouter):  # type: ignore[misc]  # Ray has no types
         self, candidate_replicas: list[RunningReplica], pending_request: PendingRequest | None = None
     ) -> list[list[RunningReplica]]:
         """See Ray: ranks of replicas, of which the first with room gets the request."""
+        first = pending_request.args[0] if pending_request is not None and pending_request.args else None
+        if isinstance(first, Subscription):
+            wanted = [one for one in candidate_replicas if one.replica_id.unique_id == first.replica]
+            # One that has gone: another one ends the call. Without a choice Ray would ask again without a pause.
+            return [wanted or candidate_replicas]
         request = _request(pending_request)
         if request is None or pending_request is None:
             return [candidate_replicas]

@@ -10,13 +10,14 @@ never finish.
 from __future__ import annotations
 
 import hashlib
+import sys
 import threading
 import time
 import weakref
 from collections import OrderedDict
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from geminate.decoding.constraint import Constraint
 from geminate.errors import GeminateError, GrammarBusyError, ParameterError
@@ -36,7 +37,10 @@ from geminate.grammar.state import Grammar as Grammar
 from geminate.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
-    from geminate.grammar.host import GrammarHost
+    if sys.platform == "win32":
+        GrammarHost: TypeAlias = Any
+    else:
+        from geminate.grammar.host import GrammarHost
 
 _KEPT = 16  # compiled grammars
 _REMEMBERED_S = 600.0  # failures: on a busy machine a grammar may have failed for lack of time
@@ -67,20 +71,26 @@ class GrammarCompiler:
         self._failed: OrderedDict[bytes, tuple[float, str]] = OrderedDict()
         self._lock = threading.Lock()
 
-    def isolate(self, memory: int) -> None:
+    def isolate(self, memory: int) -> bool:
         """Compile and follow grammars in processes of their own from now on, within ``memory`` bytes for all of them.
 
         A grammar that takes too much time or memory then fails alone, and masks are computed while the engine works.
-        """
-        from geminate.grammar.host import GrammarHost  # of servers alone: it loads multiprocessing
 
-        self._host = GrammarHost(
-            self._tokenizer.to_json(),
-            vocab_size=self._vocab_size,
-            eos_ids=self._eos_ids,
-            limits=LIMITS,
-            memory=memory,
-        )
+        Returns:
+            whether they do; False on Windows, which cannot fork: there grammars stay in this process, whose limits of
+            `llguidance` are the only ones.
+        """
+        if sys.platform != "win32":
+            from geminate.grammar.host import GrammarHost  # of servers alone: it loads multiprocessing
+
+            self._host = GrammarHost(
+                self._tokenizer.to_json(),
+                vocab_size=self._vocab_size,
+                eos_ids=self._eos_ids,
+                limits=LIMITS,
+                memory=memory,
+            )
+        return self._host is not None
 
     def warm_up(self) -> None:
         """Do now what the first compilation would wait for.

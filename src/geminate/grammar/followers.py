@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections import deque
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from geminate.errors import GrammarBusyError, GrammarError
 from geminate.grammar.matching import Answer, CompiledGrammar, Matching
 
 if TYPE_CHECKING:
-    from geminate.grammar.host import GrammarProcess
+    if sys.platform == "win32":
+        GrammarProcess: TypeAlias = Any
+    else:
+        from geminate.grammar.host import GrammarProcess
 
 STEP_SECONDS = 2.0  # for one answer
 BUDGET_S, BUDGET_PER_MASK_S = 2.0, 0.02  # processor time that the masks of one completion may take

@@ -20,7 +20,9 @@ from typing import Any
 
 from geminate.errors import GeminateError, GrammarBusyError
 from geminate.grammar.matching import Answer, UnusableGrammarError
-from geminate.grammar.worker import CLOSE, COMPILE, FOLLOW, FORK, HEAD, STEP, decode, exactly
+
+assert sys.platform != "win32"  # see `geminate.grammar.worker`
+from geminate.grammar.worker import CLOSE, COMPILE, FOLLOW, FORK, HEAD, STEP, decode, exactly  # noqa: E402
 
 COMPILE_SECONDS = 2.0  # of the processor
 PATIENCE_S = 4.0  # for a compilation beside other work, and for the start of one
@@ -342,7 +344,9 @@ class _Killer:
 
     def __init__(self, pid: int) -> None:
         self.pid, self._done = pid, False
-        self._fd = os.pidfd_open(pid) if sys.platform == "linux" else None
+        self._fd: int | None = None
+        if sys.platform == "linux":
+            self._fd = os.pidfd_open(pid)
 
     def processor_seconds(self) -> float | None:
         """Processor time that it has used; None where that is not known."""
@@ -365,7 +369,7 @@ class _Killer:
             return
         self._done = True
         with contextlib.suppress(ProcessLookupError):
-            if self._fd is None:
+            if sys.platform != "linux" or self._fd is None:
                 os.kill(self.pid, signal.SIGKILL)
                 return
             try:

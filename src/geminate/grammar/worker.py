@@ -24,6 +24,7 @@ from typing import Any
 
 from geminate.grammar.matching import Answer, CompiledGrammar, Library, Matching, UnusableGrammarError
 
+assert sys.platform != "win32"  # which cannot fork: `GrammarCompiler.isolate` does not come here
 FORK = b"F"
 COMPILE, FOLLOW, CLOSE = 0, 1, 2
 STEP = struct.Struct("<BIIIIB")  # operation, completion, keep, first, number of tokens, whether to report forced ones

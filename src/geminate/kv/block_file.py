@@ -16,11 +16,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from geminate.kv.store import BlockData
+from geminate.system import files
 
 MAGIC = b"GMNKV1\n\0"
 NAME_BYTES = 20
 _FIXED = struct.Struct(f"<8sII{NAME_BYTES}s")
-_OPEN = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
+_OPEN = os.O_RDONLY | files.OPEN | files.NOFOLLOW
 
 
 class DamagedBlockError(Exception):
@@ -58,7 +59,7 @@ def read_block(path: str, name: bytes, index: int, sizes: Sequence[int], wanted:
     try:
         first = header_bytes(len(sizes))
         _check(os.fstat(file), first + sum(sizes))
-        head = os.pread(file, first, 0)
+        head = files.read_at(file, first, 0)
         if len(head) != first or struct.unpack("<I", head[-4:])[0] != zlib.crc32(head[:-4]):
             raise DamagedBlockError("its header is damaged")
         if _FIXED.unpack_from(head) != (MAGIC, index, len(sizes), name):
@@ -68,7 +69,7 @@ def read_block(path: str, name: bytes, index: int, sizes: Sequence[int], wanted:
         at = 0
         for size, expected, needed in zip(sizes, sums, wanted, strict=True):
             part = block[at : at + size]
-            if needed and (os.preadv(file, [part], first + at) != size or zlib.crc32(part) != expected):
+            if needed and (files.read_into(file, part, first + at) != size or zlib.crc32(part) != expected):
                 raise DamagedBlockError("its data are damaged")
             at += size
         return block
@@ -80,7 +81,7 @@ def _check(found: os.stat_result, size: int) -> None:
     """Whoever can write a block decides what the model has read: only this user may."""
     if not stat.S_ISREG(found.st_mode):
         raise DamagedBlockError("it is no regular file")
-    if hasattr(os, "getuid") and (found.st_uid != os.getuid() or found.st_mode & 0o022):
+    if not files.same_user(found) or files.others_write(found):
         raise DamagedBlockError("other users can write it")
     if found.st_size != size:
         raise DamagedBlockError("it has another size")

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
 import threading
 import time
 from collections import OrderedDict, deque
@@ -20,6 +19,7 @@ from pathlib import Path
 from geminate.kv.block_file import header, header_bytes
 from geminate.kv.store import BlockData
 from geminate.replacing import replacing
+from geminate.system.priority import give_way
 
 QUEUE_BYTES = 64 << 20  # blocks that wait for the disk; at least four of them
 RESCAN = 256  # blocks written between two looks at what others have written and removed
@@ -127,8 +127,7 @@ class BlockWriter:
             self._changed.notify_all()
 
     def _run(self) -> None:
-        if sys.platform == "linux":
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
+        give_way(NICE)
         self._scan()
         while True:
             with self._changed:
@@ -177,8 +176,8 @@ class BlockWriter:
         with replacing(path, TEMPORARY) as file:
             _write_all(file.fileno(), head)
             _write_all(file.fileno(), block.data)
-            # All blocks of a prompt are as old as its last use; of equals the later block goes first.
-            os.utime(file.fileno(), ns=(block.used_ns, block.used_ns))
+        # All blocks of a prompt are as old as its last use; of equals the later block goes first.
+        os.utime(path, ns=(block.used_ns, block.used_ns))
 
     def _make_room(self) -> bool:
         """Remove what was not used for longest until a further block fits; False if none ever will."""

@@ -23,6 +23,7 @@ from geminate.kv.block_writer import BlockWriter, StoredName
 from geminate.kv.prefix_tree import ContentSpan, block_key
 from geminate.kv.store import BLOCK, BlockData, KVFactory, KVStore, first_needed
 from geminate.replacing import replacing
+from geminate.system import files
 
 MARKER = "geminate-prefix-store.json"
 VERSION = 1
@@ -239,10 +240,12 @@ def _prepare(path: Path) -> None:
     Raises:
         PrefixStoreError: it is not, or cannot be made.
     """
+    if path.exists() and not path.is_dir():
+        raise PrefixStoreError(f"{path} is a file, and a prefix store is a directory; name another one")
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = path.stat()
-        if hasattr(os, "getuid") and (found.st_uid != os.getuid() or found.st_mode & 0o022):
+        if not files.same_user(found) or files.others_write(found):
             raise PrefixStoreError(f"the prefix store {path} belongs to others or can be written by them; chmod 700 it")
         marker = path / MARKER
         if not marker.exists():

@@ -20,7 +20,7 @@ from geminate.plan.batch import Batch, Rows
 from geminate.plan.costs import AttentionCosts
 from geminate.replacing import replacing
 from geminate.speculation.costs import PROFILE_CONTEXT, PROFILE_ROWS, CostModel, CostProfile
-from geminate.weights.store import Message
+from geminate.weights.cache import Message
 
 BUDGET = 1.5  # seconds to spend, unless a few passes alone take longer
 FEW = (1, 2, 3, 5, 9, 17)  # row counts timed where all of them would take too long
@@ -53,13 +53,10 @@ def cost_profile(
     """
     if pair.target.backend.name != "native":
         return None
-    path = _path(pair)
-    key = _key(pair)
+    path, key = pair.target.store.costs, _key(pair)
+    if (known := kept_profile(pair)) is not None:
+        return known
     kept = _read(path)
-    try:
-        return CostProfile.from_dict(kept[key])
-    except (KeyError, ValueError, TypeError):
-        pass
     profile = measure(pair, on_pass=on_pass)
     if on_message is not None and profile.passes[0] > 0.01:
         on_message(
@@ -69,6 +66,14 @@ def cost_profile(
     if profile.quiet:
         _write(path, {**kept, key: profile.as_dict()})
     return profile
+
+
+def kept_profile(pair: Pair) -> CostProfile | None:
+    """The kept profile of this machine, pair and thread count; None if there is none."""
+    try:
+        return CostProfile.from_dict(_read(pair.target.store.costs)[_key(pair)])
+    except (KeyError, ValueError, TypeError):
+        return None
 
 
 def measure(pair: Pair, budget: float = BUDGET, on_pass: Callable[[], None] | None = None) -> CostProfile:
@@ -165,11 +170,6 @@ def _key(pair: Pair) -> str:
     drafter = "none" if pair.drafter is None else f"{pair.located.drafter} {pair.drafter.store.format}"
     kv = pair.target.kv_format
     return f"{machine.describe()}; {backend.isa}, {backend.threads} threads; KV {kv}; drafter {drafter}"
-
-
-def _path(pair: Pair) -> Path | None:
-    packed = pair.target.store.path
-    return None if packed is None else packed.with_suffix(".costs.json")
 
 
 def _read(path: Path | None) -> dict[str, Any]:

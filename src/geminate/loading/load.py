@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
+from geminate.backends.base import Backend
 from geminate.backends.select import make_backend
+from geminate.checkpoint.adapter import adapter_note, read_adapters
+from geminate.checkpoint.packed import PackedCheckpoint
 from geminate.errors import ConfigError, WeightsError
 from geminate.families.base import Model
 from geminate.families.registry import open_model
@@ -16,11 +17,14 @@ from geminate.loading.drafters import DrafterChoice, check_drafter, drafter_erro
 from geminate.loading.locate import EMBEDDED, embedded_pair, locate_model
 from geminate.loading.options import LoadOptions
 from geminate.params import MAX_DRAFT
-from geminate.plan.config import TargetConfig
+from geminate.plan.config import AssistantConfig, TargetConfig
 from geminate.runtime.drafter import DrafterModel
 from geminate.runtime.target import TargetModel
+from geminate.weights.cache import Message, cache_directory
+from geminate.weights.opening import open_weights
 from geminate.weights.packing import Progress
-from geminate.weights.store import Message, WeightStore, open_weights
+from geminate.weights.store import WeightStore
+from geminate.weights.verification import note_verified, was_verified
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,11 +34,13 @@ class Located:
     Attributes:
         target: the target's directory or GGUF file. drafter: the drafter's, or None.
         drafter_note: one line for users: which drafter it is, or why there is none and what to do.
+        drafter_where: how it was found, in a few words.
     """
 
     target: Path
     drafter: Path | None
     drafter_note: str = ""
+    drafter_where: str = ""
 
 
 def locate(model: str | Path | None, drafter: str | Path | None) -> Located:
@@ -52,10 +58,10 @@ def locate(model: str | Path | None, drafter: str | Path | None) -> Located:
         if open_model(target).is_drafter:
             raise ConfigError(f"{model} is a drafter; name its target, and this one with --drafter")
     if own is not None and (own / "config.json").exists():
-        found = DrafterChoice(path=own, note="drafter: the embedded pair's own")
+        found = DrafterChoice(path=own, note="drafter: the embedded pair's own", where="in this package")
     else:
         found = find_drafter(model or "", target, None if own is not None else drafter)
-    return Located(target=target, drafter=found.path, drafter_note=found.note)
+    return Located(target=target, drafter=found.path, drafter_note=found.note, drafter_where=found.where)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,16 +74,56 @@ class Pair:
     drafter: DrafterModel | None
 
 
-def _open_checked(*args: Any, on_message: Message | None, **more: Any) -> WeightStore:
-    """`open_weights`, and again if what was packed is damaged."""
-    store = open_weights(*args, on_message=on_message, **more)
-    try:
-        store.check()
-    except WeightsError as error:  # the packed file is gone
-        if on_message is not None:
-            on_message(f"{error}; packing the weights again")
-        store = open_weights(*args, on_message=on_message, **more)
-    return store
+@dataclass(frozen=True, kw_only=True)
+class _Opener:
+    """Opens the weights of a pair by the same options."""
+
+    options: LoadOptions
+    backend: Backend
+    on_message: Message | None
+    progress: Progress | None
+
+    def open(self, source: Model, config: TargetConfig | AssistantConfig) -> WeightStore:
+        """The weights, verified as the options say; what is damaged in the cache is packed again.
+
+        Raises:
+            WeightsError: damage in a packed file that the user named. GeminateError: see `open_weights`.
+        """
+        store = self._open(source, config)
+        wanted, checkpoint = self.options.verify_weights, source.checkpoint
+        folder = cache_directory(self._folder)
+        first = wanted is None and isinstance(checkpoint, PackedCheckpoint) and not store.kept
+        if first:
+            first = not was_verified(folder, checkpoint.path, checkpoint.stamps)
+        if not (wanted or first):
+            return store
+        try:
+            store.check(tables=first, threads=self.backend.threads, progress=self.progress)
+        except WeightsError as error:
+            if not store.kept:
+                raise
+            if self.on_message is not None:
+                self.on_message(f"{error}; packing the weights again")
+            return self._open(source, config)
+        if first and self.options.use_cache:
+            note_verified(folder, checkpoint.path, checkpoint.stamps)
+        return store
+
+    def _open(self, source: Model, config: TargetConfig | AssistantConfig) -> WeightStore:
+        return open_weights(
+            source,
+            config,
+            self.options.weights,
+            layouts=self.backend.layout,
+            cache_dir=self._folder,
+            use_cache=self.options.use_cache,
+            progress=self.progress,
+            on_message=self.on_message,
+        )
+
+    @property
+    def _folder(self) -> Path | None:
+        return None if self.options.cache_dir is None else Path(self.options.cache_dir)
 
 
 def _bounded(config: TargetConfig, limit: int, on_message: Message | None) -> TargetConfig:
@@ -99,7 +145,7 @@ def load_pair(options: LoadOptions, *, on_message: Message | None = None, progre
         GeminateError: with the cause and the way out.
     """
     located = locate(options.model, options.drafter)
-    source = open_model(located.target)
+    source = open_model(located.target, read_adapters(options.adapters))
     target_config = source.target_config()
     drafter_source = None
     if located.drafter is not None:
@@ -107,24 +153,22 @@ def load_pair(options: LoadOptions, *, on_message: Message | None = None, progre
             drafter_source = open_model(located.drafter)
             check_drafter(target_config, drafter_source)  # before packing, which may take minutes
     backend = make_backend(options.threads)
-    open_packed = functools.partial(
-        _open_checked if options.check else open_weights,
-        layouts=backend.layout,
-        cache_dir=None if options.cache_dir is None else Path(options.cache_dir),
-        use_cache=options.use_cache,
-        progress=progress,
-        on_message=on_message,
-    )
-    store = open_packed(source, target_config, options.weights)
+    opener = _Opener(options=options, backend=backend, on_message=on_message, progress=progress)
+    if on_message is not None:
+        for adapter in source.checkpoint.adapters:
+            on_message(adapter_note(adapter))
+    store = opener.open(source, target_config)
     rows = options.prefill_chunk + MAX_DRAFT
     target = compile_target(target_config, store, backend, max_rows=rows, kv=options.kv)
     if options.max_context is not None:
         target.config = _bounded(target.config, options.max_context, on_message)
+    if options.verify_weights:
+        target.on_ids = store.row_check()
     drafter_model = None
     if drafter_source is not None:
         assistant = drafter_source.drafter_config()
         with drafter_errors(located.drafter):
-            drafter_store = open_packed(drafter_source, assistant, options.weights)
+            drafter_store = opener.open(drafter_source, assistant)
             drafter_model = compile_drafter(assistant, drafter_store, target, options.rope_position)
         if options.prefault:
             drafter_store.prefault(progress)

@@ -22,12 +22,14 @@ class Rows:
             keys and values are written.
         embeddings: float32 [n, hidden], given instead of the scaled embeddings of ``ids`` (images, sound); None: looked
             up. ``ids`` still stand for the rows wherever else ids are read (per-layer embeddings).
+        largest: of the wanted logits only the largest of each row is needed.
     """
 
     cache: KVStore
     ids: Sequence[int] | I32
     wanted: int = 0
     embeddings: F32 | None = None
+    largest: bool = False
 
 
 @dataclass(kw_only=True, slots=True, eq=False)
@@ -40,6 +42,8 @@ class Batch:
         caches: one per sequence. counts: rows of each sequence.
         wanted: int32 [H], increasing indices of the rows whose hidden states and logits are wanted; may be empty.
         embeddings: row index -> float32 [hidden], for rows that bring their own; None: no row does.
+        largest: of the wanted logits only the largest of each row is needed, and only that is sure to be exact; the
+            others may be too large, but stay below it. Only kernels that save time by it take notice.
     """
 
     ids: I32
@@ -49,6 +53,7 @@ class Batch:
     counts: Sequence[int]
     wanted: I32
     embeddings: dict[int, F32] | None = None
+    largest: bool = False
 
     @classmethod
     def of(cls, parts: Sequence[Rows]) -> Batch:
@@ -78,6 +83,7 @@ class Batch:
             counts=counts,
             wanted=np.array(wanted, dtype=np.int32),
             embeddings=given or None,
+            largest=all(part.largest for part in parts if part.wanted),
         )
 
     @classmethod
@@ -91,11 +97,12 @@ class Batch:
             caches=[part.cache],
             counts=[count],
             wanted=np.arange(count - part.wanted, count, dtype=np.int32),
+            largest=part.largest,
         )
 
     def whole(self) -> Batch:
-        """The same pass with every row wanted."""
-        return replace(self, wanted=np.arange(len(self.ids), dtype=np.int32))
+        """The same pass with every row wanted, all of its logits."""
+        return replace(self, wanted=np.arange(len(self.ids), dtype=np.int32), largest=False)
 
     def check_taps(self) -> None:
         """Raises ValueError unless every row is wanted: the others do not reach all taps."""

@@ -216,7 +216,8 @@ class CentroidHead:
 
     scores = centroids(x); the top_k clusters (ties: lower index, clusters in descending score) give
     top_k * (vocab / num_centroids) candidate ids ordering[cluster]; logits are x . table[id].
-    Candidates go to buffers ``ids`` (int32 values) and ``out`` (float32 logits) of that width.
+    Candidates go to buffers ``ids`` (int32 values) and ``out`` (float32 logits) of that width. The table is a stack of
+    one matrix for each cluster, its rows in the order of ``ordering``.
 
     Raises:
         WeightsError: ``ordering`` is not a permutation of the table's rows, which backends take as addresses.
@@ -231,9 +232,10 @@ class CentroidHead:
     top_k: int
 
     def __post_init__(self) -> None:
-        if not is_permutation(self.ordering, self.table.n):
+        vocab = self.table.n * self.table.stack
+        if not is_permutation(self.ordering, vocab):
             raise WeightsError(
-                f"the drafter's token_ordering is not a permutation of its {self.table.n} token ids; "
+                f"the drafter's token_ordering is not a permutation of its {vocab} token ids; "
                 "download the drafter again"
             )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -24,6 +24,9 @@ class TargetModel:
         backend: runs the plan.
         max_rows: maximum number of rows of one pass, all sequences together.
         kv_format: of keys and values.
+
+    Attributes:
+        on_ids: called with the token ids int32 [M] of every pass, before it; what it raises ends the pass.
     """
 
     def __init__(
@@ -42,6 +45,7 @@ class TargetModel:
         self.max_rows = max_rows
         self.slots = config.kv_slots
         self.kv_format = kv_format
+        self.on_ids: Callable[[I32], None] | None = None
         self.kv = backend.new_kv(self.slots, max_rows=max_rows, dtype=KV_FORMATS[kv_format])
         self.plan = plan
         self.program = backend.compile(plan, max_rows=max_rows)
@@ -59,6 +63,8 @@ class TargetModel:
         """
         for cache, count in zip(batch.caches, batch.counts, strict=True):
             cache.reserve(count)
+        if self.on_ids is not None:
+            self.on_ids(batch.ids)
         if taps is None:
             return self.program.run(batch)
         hidden, logits = self.program.run(batch.whole(), taps=taps)

@@ -56,18 +56,16 @@ class ServerAudit:
         """Make a model's fingerprints, which takes a while for a large vocabulary; from any thread, before `begin`."""
         self._known[llm] = fingerprints(llm)
 
-    def begin(self, name: str, llm: LLM, settings: Settings) -> None:
+    def begin(self, name: str, llm: LLM, settings: Settings, *, by: str) -> None:
         """Record the requests of a model from now on.
 
         Args:
-            name: its name in the API. settings: what it was loaded with.
+            name: its name in the API. settings: what it was loaded with. by: the program.
         """
         if llm not in self._known:
             self.know(llm)
         own = self._own[name] = self._known[llm]
-        facts = own.start(
-            settings.model, settings.weights, name=name, holds=self.options.audit_content, by="geminate serve"
-        )
+        facts = own.start(settings.model, settings.weights, name=name, holds=self.options.audit_content, by=by)
         if self.log.started:
             self.log.put(lambda: {**facts, "type": "start", "why": "model", "time": now()})
             return

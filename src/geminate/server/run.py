@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import gc
 import os
 import signal
 import socket
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from typing import Any, NoReturn, cast
-
-import uvicorn
+from collections.abc import Callable
+from typing import Any, NoReturn
 
 from geminate.backends.select import report_bus_errors
 from geminate.engine.service import EngineService
@@ -24,39 +22,19 @@ from geminate.server import start
 from geminate.server.app import make_app
 from geminate.server.http.auth import Keys, load_keys
 from geminate.server.http.heap import share_one_heap
-from geminate.server.http.limits import timed_protocol
-from geminate.server.http.logs import configure, line_around_time, log, log_left_out
+from geminate.server.http.logs import configure, line_around_time, log
+from geminate.server.listen import AFTER_DRAIN_S, bind, make_server
 from geminate.server.settings import Settings
 from geminate.server.state import Model, ServerState
 from geminate.server.watchdog import watch
+from geminate.system.priority import give_way
+from geminate.system.signals import ENDS, HANG_UP, on_signals
 
 TICK_S = 0.05
 LOG = 2  # stderr
-BACKLOG = 2048
-ACCEPTED_AT_ONCE = 64
-"""Connections that are accepted before others are read: more would starve those that have something to say."""
 CHECK_NICE = 10  # of the thread that reads all weights: answers come first
-AFTER_DRAIN_S = 5
-"""Time allowed for sending the last bytes of the last responses, and for a load to notice that it is to stop."""
 Check = Callable[[], None]
 Load = Callable[[Check], LLM]
-
-
-class _Server(uvicorn.Server):
-    """uvicorn's server without its signal handlers; ours drain first."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        for listener in sockets or ():
-            listener.listen(BACKLOG)  # asyncio has set it to what it accepts at once
-
-    async def on_tick(self, counter: int) -> bool:
-        log_left_out()
-        return await super().on_tick(counter)
 
 
 def serve(settings: Settings, load: Load) -> None:
@@ -76,23 +54,9 @@ def serve(settings: Settings, load: Load) -> None:
     keys = load_keys(settings)
     if not keys and settings.allow_unauthenticated:
         log("warning", "no API keys: anyone who can reach this address can use the server", host=settings.host)
-    listener = _bind(settings)
+    listener = bind(settings)
     with contextlib.closing(listener):
         _Run(settings, keys, load, listener).run()
-
-
-def _bind(settings: Settings) -> socket.socket:
-    host = settings.host.strip("[]")
-    try:
-        family, kind, proto, _, address = socket.getaddrinfo(host, settings.port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(family, kind, proto)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen(BACKLOG)  # before "listening" is logged
-    except OSError as error:
-        raise BackendError(f"cannot listen on {settings.host} port {settings.port}: {error.strerror}") from error
-    listener.set_inheritable(False)
-    return listener
 
 
 class _Run:
@@ -103,21 +67,7 @@ class _Run:
         self.keys = Keys(keys)
         self.state = ServerState(settings)
         self.service: EngineService | None = None
-        config = uvicorn.Config(
-            make_app(self.state, self.keys),
-            http=timed_protocol(settings),
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            workers=1,
-            backlog=ACCEPTED_AT_ONCE,
-            timeout_keep_alive=cast(int, settings.idle_seconds),
-            timeout_graceful_shutdown=AFTER_DRAIN_S,
-        )
-        self.server = _Server(config)
+        self.server = make_server(make_app(self.state, self.keys), settings)
         self.url = ""
         self._signals = 0
         self._terminal = os.isatty(LOG)
@@ -132,9 +82,10 @@ class _Run:
 
     async def _main(self) -> None:
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, self._signal, number)
-        loop.add_signal_handler(signal.SIGHUP, self._hang_up)
+        calls: dict[signal.Signals, Callable[[], None]] = {n: functools.partial(self._signal, n) for n in ENDS}
+        if HANG_UP is not None:
+            calls[HANG_UP] = self._hang_up
+        on_signals(loop, calls)
         host, port = self.listener.getsockname()[:2]
         self.url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
         lines = [f"{self.url}, while the model is being loaded"]
@@ -226,8 +177,7 @@ class _Run:
 
     def _check_weights(self, loop: asyncio.AbstractEventLoop, llm: LLM) -> None:
         """Runs in a thread, after the start: reading everything before would delay the first answer."""
-        if sys.platform == "linux":
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), CHECK_NICE)
+        give_way(CHECK_NICE)
         try:
             llm.check_weights()
             log("info", "the packed weights are intact")
@@ -267,8 +217,8 @@ class _Run:
 
     def _hang_up(self) -> None:
         """SIGHUP: read the API keys again, unless it says that the terminal of this server is gone."""
-        if self._terminal and not os.isatty(LOG):
-            self._signal(signal.SIGHUP)
+        if HANG_UP is not None and self._terminal and not os.isatty(LOG):
+            self._signal(HANG_UP)
         else:
             self._reload = asyncio.ensure_future(self._reload_keys())
 
@@ -305,7 +255,11 @@ def make_service(llm: LLM, settings: Settings, check: Check | None = None) -> En
     """
     memory = start.kv_budget(llm, settings)
     llm.measure_costs(check)
-    llm.grammars.isolate(settings.grammar_bytes)
+    if not llm.grammars.isolate(settings.grammar_bytes):
+        log(
+            "warning",
+            "grammars are compiled in this process, without limits of time and memory: this system cannot fork",
+        )
     engine = llm.new_engine(
         prefill_share=settings.prefill_share,
         max_gap_s=settings.max_inter_token_ms / 1000,

@@ -67,13 +67,14 @@ class Settings:
     """
 
     model: str | None = _declared("model")
+    adapter: tuple[str, ...] = _declared("adapter")
     drafter: str = _declared("drafter")
     weights: str = _declared("weights", check=check_preset)
     kv: str = _declared("kv", choices=tuple(KV_FORMATS))
     threads: int | None = _declared("threads", low=1, high=256)
     rope_position: str = _declared("rope_position", choices=ROPE_POSITIONS)
     cache: bool = _setting(True, "Cache packed weights on disk for the next start.", group="model")
-    check: bool = _declared("check")
+    verify_weights: bool | None = _declared("verify_weights")
     prefault: bool = _declared("prefault")
     model_id: str | None = _setting(
         None, "Name of the model in the API.", group="model", default_text="from the model's path"
@@ -259,13 +260,14 @@ class Settings:
         """The settings of the model's group as what loads it."""
         return LoadOptions(
             model=self.model,
+            adapter=self.adapter,
             drafter=None if self.drafter == "none" else self.drafter,
             weights=check_preset(self.weights),
             kv=check_kv(self.kv),
             threads=self.threads,
             rope_position=cast(RopePosition, self.rope_position),
             use_cache=self.cache,
-            check=self.check,
+            verify_weights=self.verify_weights,
             prefault=self.prefault,
             prefix_store=self.prefix_store,
             prefix_store_bytes=self.prefix_store_bytes,

@@ -15,9 +15,10 @@ import numpy as np
 from geminate import __version__, machine
 from geminate.backends.select import built_kernels, make_backend, native_backend
 from geminate.cores import pick_threads
+from geminate.errors import ParameterError
 from geminate.kv.store import ARITHMETIC
 from geminate.tools.bench.ceilings import Ceilings
-from geminate.weights.packed_cache import cache_directory
+from geminate.weights.cache import cache_directory, cache_limit
 
 EXTRAS = {"server": "fastapi", "train": "torch"}
 FEATURES = (
@@ -77,10 +78,7 @@ def _features() -> list[str]:
 def _kernels(problems: list[str]) -> dict[str, Any]:
     built = built_kernels()
     if built.file is None:
-        problems.append(
-            "the native kernels are not built, so models run on NumPy, which is slow: reinstall with a C++ compiler "
-            "present and without GEMINATE_NATIVE=0"
-        )
+        problems.append(f"models run on NumPy, which is slow: the native kernels {built.absent}")
     elif built.arithmetic != ARITHMETIC:
         problems.append(f"{built.file} belongs to another version of Geminate: reinstall")
     elif built.isas[0] == "scalar":
@@ -100,10 +98,16 @@ def _cache(problems: list[str]) -> dict[str, Any]:
             f"packed weights cannot be kept in {path}: set GEMINATE_CACHE to a directory that can be written"
         )
     files = [file for file in path.glob("**/*") if file.is_file()] if path.is_dir() else []
+    try:
+        limit = cache_limit()
+    except ParameterError as error:
+        limit = None
+        problems.append(str(error))
     return {
         "path": str(path),
         "writable": writable,
         "bytes": sum(file.stat().st_size for file in files),
+        "limit_bytes": limit,
         "free_bytes": shutil.disk_usage(nearest).free,
     }
 
@@ -126,7 +130,8 @@ def sentences(found: dict[str, Any]) -> list[tuple[str, str]]:
     if rates is not None:
         read = f"{rates['bandwidth_gbps']} GB/s read, {rates['int8_gmacs']} G int8 multiply-accumulates/s"
         lines.append(("rates", f"{read} with {found['threads']['count']} threads"))
-    kept = f"{cache['bytes'] / 1e9:.2f} GB kept, {cache['free_bytes'] / 1e9:.1f} GB free on that disk"
+    limit = "no limit" if cache["limit_bytes"] is None else f"at most {cache['limit_bytes'] / 1e9:.1f} GB"
+    kept = f"{cache['bytes'] / 1e9:.2f} GB kept, {limit}, {cache['free_bytes'] / 1e9:.1f} GB free on that disk"
     lines.append(("cache", f"{cache['path']}: {kept}"))
     lines.append(("extras", "all installed" if not absent else f"not installed: {', '.join(absent)}"))
     lines += [("variable", f"{name}={value}") for name, value in found["environment"].items()]

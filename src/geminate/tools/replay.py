@@ -97,10 +97,11 @@ class Replayer:
         speculation: str | int | None = None,
         known: Known | None = None,
         force: bool = False,
+        tally: Tally | None = None,
     ) -> None:
         self.llm, self.own, self.force = llm, own, force
         self.speculation, self.known = speculation, known or Known()
-        self.tally = Tally()
+        self.tally = tally or Tally()
         self._facts: dict[str, Mapping[str, Any]] = {own.program: own.facts}
 
     def learn(self, line: Line) -> None:

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Iterator
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
 from geminate.arrays import F32, I32, is_permutation
 from geminate.checkpoint.entries import Entry
+from geminate.checkpoint.packed import PackedEntry
+from geminate.checkpoint.packed_writer import PartWriter
 from geminate.checkpoint.row_scaled import RowScaledEntry
 from geminate.errors import WeightsError
 from geminate.formats.matrix import Layout
 from geminate.formats.rounding import bf16_to_f32
 from geminate.formats.row_codes import packed_width
-from geminate.formats.table import FORMATS, Codes, WeightFormat, padded
+from geminate.formats.table import BLOCK_FORMATS, FORMATS, Codes, WeightFormat, padded
 from geminate.plan.config import AssistantConfig, TargetConfig
-from geminate.weights import packed_cache as pc
 from geminate.weights.presets import Preset, tensor_format
 from geminate.weights.scale_search import recovered, trained_for_int4
-from geminate.weights.specs import BLOCKS, Matched, TensorSpec, expected_tensors
+from geminate.weights.specs import BLOCKS, ORDERING, Matched, TensorSpec, expected_tensors
 
 Layouts = Callable[[WeightFormat], Layout]  # `Backend.layout`
 Progress = Callable[[str, int, int], None]  # tensor name, bytes done, total bytes
@@ -50,20 +52,18 @@ def passes_through(entry: Entry, fmt: WeightFormat) -> bool:
 
 
 def pack_all(
-    file: IO[bytes],
-    fingerprint: dict[str, Any],
+    writer: PartWriter,
     matched: Matched,
     config: TargetConfig | AssistantConfig,
     preset: Preset,
     layouts: Layouts,
     progress: Progress | None,
 ) -> None:
-    """Pack every expected tensor into ``file``; what needs no packing is only noted.
+    """Pack every expected tensor; what needs no packing is only noted, unless the file must hold everything.
 
     Args:
         progress: called after every block and every tensor; what it raises ends the packing.
     """
-    writer = pc.CacheWriter(file, fingerprint)
     total = sum(entry.nbytes for entry in matched.tensors.values())
     done = 0
     tensors: dict[str, dict[str, Any]] = {}
@@ -72,12 +72,27 @@ def pack_all(
         fmt = tensor_format(spec, entry, preset, config)
         if progress is not None:
             writer.on_block = functools.partial(progress, spec.name, done, total)
-        tensors[spec.name] = _pack_one(writer, spec, entry, layouts(fmt), fmt)
+        order = matched.tensors[ORDERING] if spec.clusters > 1 else None
+        tensors[spec.name] = _pack_one(writer, spec, entry, layouts(fmt), fmt, order)
         done += entry.nbytes
         if progress is not None:
             progress(spec.name, done, total)
-    writer.meta = {"tensors": tensors, "skipped": matched.skipped}
-    writer.finish()
+    writer.tensors = tensors
+
+
+def packed_bytes(matched: Matched, config: TargetConfig | AssistantConfig, preset: Preset, layouts: Layouts) -> int:
+    """Bytes of all arrays that `pack_all` writes where everything is copied."""
+    total = 0
+    for spec in expected_tensors(config):
+        if spec.role in ("vector", "scalar", "order"):
+            total += 4 * math.prod(spec.shape)
+            continue
+        entry = matched.tensors[spec.name]
+        fmt = tensor_format(spec, entry, preset, config)
+        n, k = spec.matrix_shape
+        planes = row_table_planes(n, k, fmt) if spec.role == "row_table" else layouts(fmt).shapes(n, k)
+        total += spec.stack * sum(math.prod(shape) * np.dtype(dtype).itemsize for dtype, shape in planes.values())
+    return total
 
 
 def _steps(rows: int, width: int, multiple: int = 1) -> Iterator[tuple[int, int]]:
@@ -87,7 +102,7 @@ def _steps(rows: int, width: int, multiple: int = 1) -> Iterator[tuple[int, int]
 
 
 def _pack_one(
-    writer: pc.CacheWriter, spec: TensorSpec, entry: Entry, layout: Layout, fmt: WeightFormat
+    writer: PartWriter, spec: TensorSpec, entry: Entry, layout: Layout, fmt: WeightFormat, order: Entry | None
 ) -> dict[str, Any]:
     info: dict[str, Any] = {"role": spec.role, "parameters": int(np.prod(spec.shape))}
     if spec.role in ("vector", "scalar"):
@@ -102,20 +117,27 @@ def _pack_one(
     if spec.role == "order":
         writer.add(spec.name, "<i4", spec.shape, [_checked_order(entry, spec.shape[0])])
         return info
-    n, k = spec.shape[-2:]
-    stack = spec.shape[0] if spec.role == "experts" else 1
-    info |= {"n": n, "k": k, "stack": stack, "format": fmt}
+    n, k = spec.matrix_shape
+    info |= {"n": n, "k": k, "stack": spec.stack, "format": fmt}
+    if isinstance(entry, PackedEntry) and entry.format == fmt:
+        info |= entry.carried
     if spec.role == "row_table":
+        if isinstance(entry, PackedEntry) and entry.format == fmt:
+            return info | _copy_table(writer, spec, entry)
         # The largest tensor, already row-major bfloat16: read in place, never copied to the cache or to memory.
-        if fmt == "bf16" and entry.dtype == "BF16" and entry.offset % 2 == 0:
+        if fmt == "bf16" and entry.dtype == "BF16" and entry.offset % 2 == 0 and not writer.whole:
             return info | {"mapped": True}
+        if fmt in BLOCK_FORMATS and entry.grid == fmt:
+            return info | _pack_block_table(writer, spec, entry, fmt)
         if isinstance(entry, RowScaledEntry):
             return info | _pack_row_scaled_table(writer, spec, entry)
         _pack_row_table(writer, spec, entry, fmt)
         return info
     if isinstance(entry, RowScaledEntry):
         info |= _activation_scales(spec, entry)
-    _pack_matrix(writer, spec.name, entry, layout, info)
+    _pack_matrix(
+        writer, spec.name, entry, layout, info, None if order is None else _checked_order(order, spec.shape[0])
+    )
     return info
 
 
@@ -135,20 +157,40 @@ def _activation_scales(spec: TensorSpec, entry: RowScaledEntry) -> dict[str, flo
     return {"input_scale": entry.input_scale, "output_scale": entry.output_scale}
 
 
-def _pack_row_scaled_table(writer: pc.CacheWriter, spec: TensorSpec, entry: RowScaledEntry) -> dict[str, Any]:
+def _pack_row_scaled_table(writer: PartWriter, spec: TensorSpec, entry: RowScaledEntry) -> dict[str, Any]:
     """A table of packed codes: they stay in the checkpoint where they are stored as they are read."""
     rows, width = spec.shape
     planes = row_table_planes(rows, width, entry.grid, entry.blocks)
     info: dict[str, Any] = {"blocks": entry.blocks}
     dtype, shape = planes["codes"]
-    if entry.row_bytes == shape[1]:
+    if entry.as_read and not writer.whole:
         info["mapped"] = True
-    else:  # rows of whole 32-bit words
-        steps = _steps(rows, width)
-        writer.add(spec.name, dtype, shape, (entry.map()[start:stop, : shape[1]] for start, stop in steps))
+    else:
+        writer.add(spec.name, dtype, shape, (entry.packed(start, stop) for start, stop in _steps(rows, width)))
     scales = (entry.row_scales(start, stop) for start, stop in _steps(rows, width))
     writer.add(f"{spec.name}#scales", *planes["scales"], scales)
     return info
+
+
+def _pack_block_table(writer: PartWriter, spec: TensorSpec, entry: Entry, fmt: WeightFormat) -> dict[str, Any]:
+    """A table of blocks: they stay in the checkpoint unless all must be copied."""
+    if not writer.whole:
+        return {"mapped": True}
+    rows, width = spec.shape
+    stored, planes = entry.map(), row_table_planes(rows, width, fmt)
+    writer.add(spec.name, *planes["codes"], (stored[start:stop] for start, stop in _steps(rows, width)))
+    return {}
+
+
+def _copy_table(writer: PartWriter, spec: TensorSpec, entry: PackedEntry) -> dict[str, Any]:
+    """A table of a packed file, which is the same in every layout: its codes stay there unless all must be copied."""
+    rows = spec.shape[0]
+    for plane, array in entry.planes.items():
+        if plane != "codes" or writer.whole:
+            name = spec.name if plane == "codes" else f"{spec.name}#{plane}"
+            parts = (array[start:stop] for start, stop in _steps(rows, spec.shape[1]))
+            writer.add(name, array.dtype.str, array.shape, parts)
+    return {} if writer.whole else {"mapped": True}
 
 
 def _number(entry: Entry) -> F32:
@@ -174,6 +216,8 @@ def row_table_planes(
     row = FORMATS[fmt]
     if row.row_scaled:
         return {"codes": ("|u1", (rows, packed_width(width, row.bits))), "scales": ("<f4", (rows, blocks))}
+    if row.blocks is not None:
+        return {"codes": ("|u1", (rows, padded(width, row.blocks.columns) // row.blocks.columns * row.blocks.nbytes))}
     wide = padded(width, row.group or 1)
     planes: dict[str, tuple[str, tuple[int, ...]]] = {"codes": (row.dtype, (rows, wide))}
     if row.group:
@@ -181,7 +225,7 @@ def row_table_planes(
     return planes
 
 
-def _pack_row_table(writer: pc.CacheWriter, spec: TensorSpec, entry: Entry, fmt: WeightFormat) -> None:
+def _pack_row_table(writer: PartWriter, spec: TensorSpec, entry: Entry, fmt: WeightFormat) -> None:
     rows, width = spec.shape
     planes = row_table_planes(rows, width, fmt)
     dtype, shape = planes["codes"]
@@ -207,6 +251,8 @@ def _codes(entry: Entry, start: int, stop: int, fmt: WeightFormat, *, trained: b
     Args:
         trained: the weights lie on a Q4_0 grid whose codes are to be found.
     """
+    if isinstance(entry, PackedEntry) and entry.format == fmt:
+        return entry.stored(start, stop)
     if passes_through(entry, fmt):
         codes, bits = entry.codes(start, stop)
         return Codes(values=codes.reshape(-1, codes.shape[-1]), scales=bits.reshape(-1, bits.shape[-1]))
@@ -218,7 +264,14 @@ def _codes(entry: Entry, start: int, stop: int, fmt: WeightFormat, *, trained: b
     return FORMATS[fmt].quantize(rows)
 
 
-def _pack_matrix(writer: pc.CacheWriter, name: str, entry: Entry, layout: Layout, info: dict[str, Any]) -> None:
+def _pack_matrix(
+    writer: PartWriter, name: str, entry: Entry, layout: Layout, info: dict[str, Any], order: I32 | None
+) -> None:
+    """Pack a matrix or a stack of them.
+
+    Args:
+        order: rows of the stack's matrices, one behind the other; None: as they are stored.
+    """
     n, k, stack, fmt = info["n"], info["k"], info["stack"], info["format"]
     # A block's codes are written at once; its other planes, small, behind all codes.
     rest: dict[str, list[np.ndarray]] = {plane: [] for plane in FORMATS[fmt].planes[1:]}
@@ -226,10 +279,20 @@ def _pack_matrix(writer: pc.CacheWriter, name: str, entry: Entry, layout: Layout
     if trained:
         info["on_grid"] = True
 
-    def blocks() -> Iterator[np.ndarray]:
+    def coded() -> Iterator[Codes]:
+        if order is not None:
+            whole = _joined([_codes(entry, *step, fmt, trained=trained) for step in _steps(n * stack, k)])
+            for rows in order.reshape(stack, n):
+                scales = None if whole.scales is None else whole.scales[rows]
+                yield Codes(values=whole.values[rows], scales=scales)
+            return
         steps = _steps(n, k, layout.rows) if stack == 1 else ((which, which + 1) for which in range(stack))
         for start, stop in steps:
-            planes = layout.pack(_codes(entry, start, stop, fmt, trained=trained))
+            yield _codes(entry, start, stop, fmt, trained=trained)
+
+    def blocks() -> Iterator[np.ndarray]:
+        for codes in coded():
+            planes = layout.pack(codes)
             for plane, parts in rest.items():
                 parts.append(planes[plane])
             yield planes["codes"]
@@ -238,3 +301,9 @@ def _pack_matrix(writer: pc.CacheWriter, name: str, entry: Entry, layout: Layout
     for plane, (dtype, shape) in shapes.items():
         parts = blocks() if plane == "codes" else rest[plane]
         writer.add(name if plane == "codes" else f"{name}#{plane}", dtype, (stack, *shape), parts)
+
+
+def _joined(parts: list[Codes]) -> Codes:
+    scales: list[Any] = [part.scales for part in parts if part.scales is not None]
+    values = np.concatenate([part.values for part in parts])
+    return Codes(values=values, scales=np.concatenate(scales) if scales else None)

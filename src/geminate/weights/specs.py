@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,6 +16,7 @@ from geminate.errors import WeightsError
 from geminate.plan.config import AssistantConfig, LayerConfig, TargetConfig
 
 Role = Literal["matrix", "embedding", "row_table", "vector", "scalar", "experts", "order", "keep"]
+ORDERING = "masked_embedding.token_ordering"
 PREFIXES = ("model.language_model.", "language_model.model.", "language_model.", "model.")
 OTHER_TOWERS = (
     "vision", "audio", "embed_vision", "embed_audio", "multi_modal", "multimodal", "mm_",
@@ -27,12 +28,25 @@ class TensorSpec:
     """A tensor the model needs. ``keep`` is a matrix that stays bf16 whatever the format asked for.
 
     ``unit_offset``: the model computes with 1 + w, and files hold w unless their entry says otherwise.
+    ``clusters``: rows are packed in the order of `ORDERING`, as a stack of so many matrices.
     """
 
     name: str
     shape: tuple[int, ...]
     role: Role
     unit_offset: bool = False
+    clusters: int = 1
+
+    @property
+    def stack(self) -> int:
+        """Matrices that are packed one behind the other."""
+        return self.shape[0] if self.role == "experts" else self.clusters
+
+    @property
+    def matrix_shape(self) -> tuple[int, int]:
+        """Rows and columns of one of them."""
+        n, k = self.shape[-2:]
+        return n // self.clusters, k
 
 
 def _norm(name: str, width: int, config: TargetConfig) -> TensorSpec:
@@ -87,7 +101,15 @@ def expected_tensors(config: TargetConfig | AssistantConfig) -> list[TensorSpec]
     text = config.text if isinstance(config, AssistantConfig) else config
     hidden, count = text.hidden_size, len(text.layers)
     vocabulary = (text.vocab_size, hidden)
-    specs = [TensorSpec(name="embed_tokens", shape=vocabulary, role="embedding" if text.tied_head else "row_table")]
+    clusters = config.num_centroids if isinstance(config, AssistantConfig) and config.use_ordered_embeddings else 1
+    specs = [
+        TensorSpec(
+            name="embed_tokens",
+            shape=vocabulary,
+            role="embedding" if text.tied_head else "row_table",
+            clusters=clusters if text.tied_head else 1,
+        )
+    ]
     if not text.tied_head:
         specs.append(TensorSpec(name="lm_head", shape=vocabulary, role="embedding"))
     if text.ple_dim:
@@ -107,10 +129,9 @@ def expected_tensors(config: TargetConfig | AssistantConfig) -> list[TensorSpec]
             TensorSpec(name="post_projection", shape=(backbone, hidden), role="matrix"),
         ]
         if config.use_ordered_embeddings:
-            head = "masked_embedding"
             specs += [
-                TensorSpec(name=f"{head}.centroids", shape=(config.num_centroids, hidden), role="keep"),
-                TensorSpec(name=f"{head}.token_ordering", shape=(text.vocab_size,), role="order"),
+                TensorSpec(name="masked_embedding.centroids", shape=(config.num_centroids, hidden), role="keep"),
+                TensorSpec(name=ORDERING, shape=(text.vocab_size,), role="order"),
             ]
     return specs
 
@@ -140,7 +161,7 @@ def match(entries: Mapping[str, Entry], config: TargetConfig | AssistantConfig, 
             not the embedding (transformers would not tie the two, so the logits would be others).
     """
     text = config.text if isinstance(config, AssistantConfig) else config
-    shared = {layer.index for layer in text.layers if layer.kv_shared}
+    shared = _sharing(config)
     specs = {spec.name: spec for spec in expected_tensors(config)}
     found: dict[str, Entry] = {}
     unexpected: list[str] = []
@@ -215,6 +236,17 @@ def _same_weights(a: Entry, b: Entry) -> bool:
 
 def _shape_fits(shape: tuple[int, ...], spec: TensorSpec) -> bool:
     return shape == spec.shape or (spec.role == "scalar" and shape == ())
+
+
+def unused_by(config: TargetConfig | AssistantConfig) -> Callable[[str], bool]:
+    """Says of a canonical name whether it is of a tensor that files have and the model does not compute with."""
+    needed, shared = {spec.name for spec in expected_tensors(config)}, _sharing(config)
+    return lambda name: name not in needed and _skip_reason(name, shared, config) is not None
+
+
+def _sharing(config: TargetConfig | AssistantConfig) -> set[int]:
+    text = config.text if isinstance(config, AssistantConfig) else config
+    return {layer.index for layer in text.layers if layer.kv_shared}
 
 
 def _skip_reason(short: str, shared: set[int], config: TargetConfig | AssistantConfig) -> str | None:

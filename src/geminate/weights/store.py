@@ -1,33 +1,23 @@
-"""Open a checkpoint's weights in a kernel format: from the packed cache, or packed now and kept there."""
+"""Packed weights by name, as plans and kernels read them."""
 
 from __future__ import annotations
 
-import hashlib
 import mmap
-import os
-import tempfile
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import asdict
 from pathlib import Path
-from typing import IO, Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 
 from geminate.arrays import F32, I32, is_permutation
-from geminate.backends import select
-from geminate.checkpoint.checkpoint import Checkpoint
-from geminate.checkpoint.entries import Entry
-from geminate.errors import StorageError, WeightsError
+from geminate.checkpoint.packed import WAY_OUT
+from geminate.checkpoint.packed_file import PackedArray
+from geminate.errors import WeightsError
 from geminate.formats.matrix import PackedMatrix, RowTable
 from geminate.formats.table import FORMATS, WeightFormat
-from geminate.plan.config import AssistantConfig, TargetConfig
-from geminate.weights import packed_cache as pc
-from geminate.weights.packed_header import check_header
-from geminate.weights.packing import Layouts, Progress, pack_all, requantized
-from geminate.weights.presets import Preset, row_scaled_preset, tensor_format
-from geminate.weights.specs import canonical, expected_tensors, match
+from geminate.weights.packing import Layouts, Progress
+from geminate.weights.verification import RowCheck, find_damage
 
-Message = Callable[[str], None]
 PREFAULT_BLOCK = 64 << 20
 
 
@@ -37,27 +27,34 @@ class WeightStore:
     Attributes:
         format: of the matrices that passes stream, ``mixed``, or ``mobile`` with static activations.
         skipped: reason -> (tensors, bytes) passed over knowingly.
-        from_cache: whether they were mapped rather than packed now. path: the cache file, or None.
+        from_cache: whether they were mapped rather than packed now.
+        path: the packed file, or None. kept: whether it is one of the cache.
+        costs: where measured costs of this model are kept, or None.
+        tensors: what each tensor is, as the packed file has it.
     """
 
     def __init__(
         self,
         arrays: dict[str, np.ndarray],
-        meta: dict[str, Any],
+        tensors: Mapping[str, dict[str, Any]],
         layouts: Layouts,
         *,
-        path: Path | None,
-        from_cache: bool,
+        sums: Mapping[str, PackedArray],
+        skipped: Mapping[str, tuple[int, int]] | None = None,
+        path: Path | None = None,
+        kept: bool = False,
+        costs: Path | None = None,
+        from_cache: bool = False,
     ) -> None:
-        self.path = path
+        self.path, self.kept, self.costs = path, kept, costs
         self.from_cache = from_cache
         self.skipped: dict[str, tuple[int, int]] = {
-            reason: (count, size) for reason, (count, size) in meta["skipped"].items()
+            reason: (count, size) for reason, (count, size) in (skipped or {}).items()
         }
         self._arrays = arrays
         self._layouts = layouts
-        self._tensors: dict[str, dict[str, Any]] = meta["tensors"]
-        self._crc: dict[str, int] = meta.get("crc", {})
+        self.tensors = tensors
+        self._sums = sums
         self._made: dict[str, PackedMatrix] = {}
         streamed = self.bytes_by_format()
         self.format: WeightFormat | Literal["mixed", "mobile"] = next(iter(streamed), "bf16")
@@ -68,30 +65,31 @@ class WeightStore:
 
     def replaced(self, names: Collection[str], other: WeightStore) -> WeightStore:
         """These weights with the tensors ``names`` taken from ``other``; nothing is copied."""
-        tensors = {n: (other if n in names else self)._info(n) for n in self._tensors}
+        tensors = {n: (other if n in names else self)._info(n) for n in self.tensors}
         arrays = {a: v for a, v in self._arrays.items() if a.split("#")[0] not in names}
         arrays |= {a: v for a, v in other._arrays.items() if a.split("#")[0] in names}
-        meta = {"tensors": tensors, "skipped": {}}
-        return WeightStore(arrays, meta, self._layouts, path=None, from_cache=self.from_cache)
+        sums = {a: v for a, v in self._sums.items() if a.split("#")[0] not in names}
+        sums |= {a: v for a, v in other._sums.items() if a.split("#")[0] in names}
+        return WeightStore(arrays, tensors, self._layouts, sums=sums, from_cache=self.from_cache)
 
     def _info(self, name: str) -> dict[str, Any]:
-        if name not in self._tensors:
+        if name not in self.tensors:
             raise WeightsError(f"no tensor {name} in these weights")
-        return self._tensors[name]
+        return self.tensors[name]
 
     @property
     def contents(self) -> list[tuple[str, int, str]]:
         """(name, CRC-32, format and activation scales) of every packed array."""
         formats = {
             name: " ".join(str(info[key]) for key in ("format", "input_scale", "output_scale") if key in info)
-            for name, info in self._tensors.items()
+            for name, info in self.tensors.items()
         }
-        return [(name, crc, formats.get(name.split("#")[0], "")) for name, crc in sorted(self._crc.items())]
+        return [(name, array.crc, formats.get(name.split("#")[0], "")) for name, array in sorted(self._sums.items())]
 
     @property
     def unchecked(self) -> bool:
         """Whether some tensors have no checksum, because they stay in the checkpoint."""
-        return any(name not in self._crc for name in self._arrays)
+        return any(name not in self._sums for name in self._arrays)
 
     def matrix(self, name: str) -> PackedMatrix:
         """A packed matrix, or a stack of them (experts); the same object every time."""
@@ -111,8 +109,11 @@ class WeightStore:
 
     def _planes(self, name: str) -> dict[str, np.ndarray]:
         """The arrays of a tensor by plane; of a vector, ``codes`` alone."""
-        kept = {"codes": self._arrays[name]}
-        for plane in FORMATS[self._info(name).get("format", "bf16")].planes[1:]:
+        kept, info = {"codes": self._arrays[name]}, self._info(name)
+        row = FORMATS[info.get("format", "bf16")]
+        if info["role"] == "row_table" and row.blocks is not None:
+            return kept  # scales stand in the blocks
+        for plane in row.planes[1:]:
             kept[plane] = self._arrays[f"{name}#{plane}"]
         return kept
 
@@ -124,7 +125,7 @@ class WeightStore:
 
     def head(self) -> PackedMatrix:
         """The matrix that makes logits: the embedding, unless the two are stored apart."""
-        return self.matrix("lm_head" if "lm_head" in self._tensors else "embed_tokens")
+        return self.matrix("lm_head" if "lm_head" in self.tensors else "embed_tokens")
 
     def row_table(self, name: str) -> RowTable:
         """A table that is read row by row."""
@@ -151,33 +152,56 @@ class WeightStore:
         Raises:
             WeightsError: not a permutation of the token ids; the kernels use them as addresses.
         """
-        vocab = self._info("embed_tokens")["n"]
+        table = self._info("embed_tokens")
+        vocab = table["n"] * table.get("stack", 1)
         found = np.array(self._arrays[name], dtype=np.int32)
         if not is_permutation(found, vocab):
             raise WeightsError(f"{name} is not a permutation of the {vocab} token ids")
         return found
 
-    def check(self) -> None:
-        """Read all packed weights and compare them with their checksums.
+    def check(self, *, tables: bool = True, threads: int = 1, progress: Progress | None = None) -> None:
+        """Read packed weights and compare them with their checksums.
+
+        Args:
+            tables: those that are read row by row too. threads: that read. progress: see `find_damage`.
 
         Raises:
-            WeightsError: damage; the file is removed, so that the next start packs the weights again.
+            WeightsError: damage; a file of the cache is removed, so that the next start packs the weights again.
         """
-        name = pc.damaged(self._arrays, self._crc)
-        if name is None:
-            return
+        chosen = (array for name, array in self._sums.items() if tables or not self._is_table(name.split("#")[0]))
+        if problem := find_damage(chosen, threads, progress):
+            raise self._damaged(problem)
+
+    def row_check(self) -> Callable[[I32], None]:
+        """A function that compares the rows of token ids int32 [n] with their checksums when they are first read.
+
+        It raises WeightsError, as `check` does.
+        """
+        tables = [name for name in self.tensors if self._is_table(name) and name in self._sums]
+        check = RowCheck([[self._sums[a] for a in self._sums if a.split("#")[0] == name] for name in tables])
+
+        def run(ids: I32) -> None:
+            if problem := check(ids):
+                raise self._damaged(problem)
+
+        return run
+
+    def _is_table(self, name: str) -> bool:
+        return bool(self._info(name)["role"] == "row_table")
+
+    def _damaged(self, problem: str) -> WeightsError:
+        if not self.kept:
+            return WeightsError(f"{problem}; {WAY_OUT}")
         if self.path is not None:
             self.path.unlink(missing_ok=True)
-        raise WeightsError(
-            f"the packed weights are damaged in {name}; start again to pack them anew from the checkpoint"
-        )
+        return WeightsError(f"{problem}; start again to pack the weights anew from the checkpoint")
 
     def prefault(self, progress: Progress | None = None) -> int:
         """Touch every page that passes stream, in order, so that no pass waits for the disk; bytes touched.
 
         Tables that are read row by row are left alone. The system may still drop pages when memory is short.
         """
-        names = [n for n, info in self._tensors.items() if info["role"] != "row_table"]
+        names = [n for n, info in self.tensors.items() if info["role"] != "row_table"]
         arrays = [array for name in names for array in self._planes(name).values()]
         total, done = sum(a.nbytes for a in arrays), 0
         for array in arrays:
@@ -192,7 +216,7 @@ class WeightStore:
     def bytes_by_format(self) -> dict[WeightFormat, int]:
         """Packed bytes per format of the matrices that passes stream; routers and centroids, always bf16, left out."""
         formats: dict[WeightFormat, int] = {}
-        for name, info in self._tensors.items():
+        for name, info in self.tensors.items():
             if info["role"] in ("matrix", "embedding", "experts"):
                 formats[info["format"]] = formats.get(info["format"], 0) + self.tensor_bytes(name)
         return formats
@@ -205,173 +229,13 @@ class WeightStore:
     def bytes_by_kind(self) -> dict[str, int]:
         """Packed bytes per kind of tensor: matrix, embedding, experts, row_table, vector, ..."""
         kinds: dict[str, int] = {}
-        for name, info in self._tensors.items():
+        for name, info in self.tensors.items():
             kinds[info["role"]] = kinds.get(info["role"], 0) + self.tensor_bytes(name)
         return kinds
 
     def parameters_by_kind(self) -> dict[str, int]:
         """Parameters per kind of tensor."""
         kinds: dict[str, int] = {}
-        for info in self._tensors.values():
+        for info in self.tensors.values():
             kinds[info["role"]] = kinds.get(info["role"], 0) + info["parameters"]
         return kinds
-
-
-class WeightSource(Protocol):
-    """A model's weights on disk; see `geminate.families.base.Model`."""
-
-    @property
-    def checkpoint(self) -> Checkpoint: ...
-
-    @property
-    def tensors(self) -> Mapping[str, Entry]: ...
-
-
-def open_weights(
-    source: WeightSource,
-    config: TargetConfig | AssistantConfig,
-    preset: Preset,
-    *,
-    layouts: Layouts | None = None,
-    cache_dir: Path | None = None,
-    use_cache: bool = True,
-    progress: Progress | None = None,
-    on_message: Message | None = None,
-) -> WeightStore:
-    """Weights of a checkpoint, packed for the kernels.
-
-    Args:
-        source: where the weights are. preset: see `presets.tensor_format`.
-        layouts: of the backend that will run them; None: of the one that `make_backend` chooses.
-        cache_dir: where packed weights are kept; see `packed_cache.cache_directory`.
-        progress: called while packing; what it raises ends it, and no file is left.
-        on_message: called with what a user should know, once.
-
-    Raises:
-        WeightsError, ModelNotFoundError: see their messages. StorageError: no place for what is packed.
-    """
-    say = on_message or (lambda text: None)
-    layouts = layouts or select.layout
-    checkpoint, entries = source.checkpoint, source.tensors
-    if preset == "auto" and all(entry.grid is None for entry in entries.values()):
-        preset = "int8"  # the same bytes: one cache file serves both
-    if not isinstance(config, AssistantConfig):
-        preset = row_scaled_preset(preset, entries.values(), str(checkpoint.path))
-    fingerprint = _fingerprint(checkpoint, config, preset, entries, layouts)
-    folder = pc.cache_directory(cache_dir)
-    # One file for a model, however it is named: "." and links to it have the same place.
-    path = folder / f"{checkpoint.path.resolve().name}-{checkpoint.place}-{preset}.geminate"
-    if use_cache and path.exists():
-        try:
-            return _from_cache(path, fingerprint, entries, config, layouts)
-        except Exception as error:  # whatever a damaged or forged header makes of itself
-            known = isinstance(error, WeightsError | OSError)
-            say(f"{error if known else 'the packed cache is damaged'}; packing the weights again")
-    matched = match(entries, config, str(checkpoint.path))
-    for reason, (count, size) in matched.skipped.items():
-        say(f"skipped {count} tensors ({size / 1e6:.1f} MB): {reason}")
-    if rounded := requantized(matched, config, preset):
-        say(rounded)
-
-    def write(file: IO[bytes]) -> None:
-        pack_all(file, fingerprint, matched, config, preset, layouts, progress)
-
-    kept = _packed_at(path, write, say) if use_cache else None
-    with kept or _packed_nowhere(write, folder if use_cache else None) as file:
-        arrays, meta = pc.open_cache(file, fingerprint)
-    if on_grid := sum(bool(info.get("on_grid")) for info in meta["tensors"].values()):
-        say(f"{on_grid} matrices lie on a Q4_0 grid (quantization-aware training): packed with their own codes")
-    _map_sources(arrays, meta, matched.tensors)
-    return WeightStore(arrays, meta, layouts, path=None if kept is None else path, from_cache=False)
-
-
-def _from_cache(
-    path: Path,
-    fingerprint: dict[str, Any],
-    entries: Mapping[str, Entry],
-    config: TargetConfig | AssistantConfig,
-    layouts: Layouts,
-) -> WeightStore:
-    if path.exists() and not path.is_file():
-        raise WeightsError(f"{path} is no regular file")
-    with path.open("rb") as file:
-        arrays, meta = pc.open_cache(file, fingerprint)
-    _map_sources(arrays, meta, {canonical(name): entry for name, entry in entries.items()})
-    store = WeightStore(arrays, meta, layouts, path=path, from_cache=True)
-    for spec in expected_tensors(config):  # checked now, while the weights can still be packed again
-        check_header(spec, meta["tensors"][spec.name], arrays, layouts)
-        if spec.role == "order":
-            store.order(spec.name)
-    return store
-
-
-def _packed_at(path: Path, write: Callable[[IO[bytes]], None], say: Message) -> IO[bytes] | None:
-    """Write the packed file in one piece; None, and a message, where it cannot be kept."""
-    temporary: Path | None = None
-    try:
-        file = pc.new_file(path.parent)
-        temporary = Path(file.name)
-        try:
-            write(file)
-            os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except BaseException:
-            file.close()
-            raise
-        return file
-    except OSError as error:  # not writable, or a full disk
-        say(f"cannot keep packed weights in {path.parent} ({error.strerror}); running without the cache")
-        return None
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
-
-
-def _packed_nowhere(write: Callable[[IO[bytes]], None], cache: Path | None) -> IO[bytes]:
-    """Write the packed weights to a file without a name, which lives as long as this process.
-
-    Args:
-        cache: the directory in which they could not be kept; None: they were not to be kept.
-
-    Raises:
-        StorageError: no space there either.
-    """
-    file = pc.anonymous_file()
-    try:
-        write(file)
-    except OSError as error:
-        file.close()
-        where = tempfile.gettempdir()
-        way = f"free some space in {where}, or set TMPDIR to a directory on a disk that has some"
-        if cache is not None:
-            way = f"free some space in {cache}, or set GEMINATE_CACHE to a directory on a disk that has some"
-        raise StorageError(
-            f"cannot write the packed weights to a temporary file in {where}: {error.strerror}; {way}"
-        ) from None
-    except BaseException:
-        file.close()
-        raise
-    return file
-
-
-def _map_sources(arrays: dict[str, np.ndarray], meta: dict[str, Any], tensors: Mapping[str, Entry]) -> None:
-    """Add the tensors that need no packing, mapped from the checkpoint itself."""
-    for name, info in meta["tensors"].items():
-        if info.get("mapped"):
-            arrays[name] = tensors[name].map()
-
-
-def _fingerprint(
-    checkpoint: Checkpoint,
-    config: TargetConfig | AssistantConfig,
-    preset: Preset,
-    entries: Mapping[str, Entry],
-    layouts: Layouts,
-) -> dict[str, Any]:
-    shape = hashlib.sha256(repr(sorted(asdict(config).items(), key=str)).encode()).hexdigest()
-    stored = {canonical(name): entry for name, entry in entries.items()}
-    # What a preset means may change with the version; a file packed under the old meaning is stale.
-    formats = [(s.name, tensor_format(s, stored.get(s.name), preset, config)) for s in expected_tensors(config)]
-    meaning = hashlib.sha256(repr(formats).encode()).hexdigest()
-    arranged = {fmt: layouts(fmt).name for _, fmt in formats}
-    return {"files": checkpoint.stamps, "config": shape, "format": preset, "meaning": meaning, "layout": arranged}

@@ -83,7 +83,7 @@ def test_a_full_disk_keeps_nothing_and_goes_on(
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("geminate.tools.train.teacher_cache.save_file", full)
+    monkeypatch.setattr("geminate.tools.train.teacher_cache.save", full)
     store = TeacherCache(teacher, tmp_path, 10**9)
     assert same(store.targets(IDS, 4), store.targets(IDS, 4))
     assert list(tmp_path.iterdir()) == []

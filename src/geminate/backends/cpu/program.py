@@ -23,16 +23,30 @@ from geminate.plan.batch import Batch
 
 if TYPE_CHECKING:
     import geminate._native as _native
+
+    _failure: str
 else:
+    _failure = ""
     try:
         _native = importlib.import_module("geminate._native")
-    except ImportError:  # built with GEMINATE_NATIVE=0
+    except ModuleNotFoundError:  # built with GEMINATE_NATIVE=0, or for another Python
         _native = None
+    except ImportError as error:  # built for another processor or system
+        _native, _failure = None, str(error)
 
 
 def native_available() -> bool:
     """Whether the kernels are built."""
     return _native is not None
+
+
+def why_not_native() -> str:
+    """Why there are no kernels, and what to do; a sentence without its subject."""
+    cause = f"cannot be loaded ({_failure})" if _failure else "are not built"
+    return (
+        f"{cause}; install a wheel for this machine, or reinstall with a C++ compiler present and without "
+        "GEMINATE_NATIVE=0 (docs/install.md)"
+    )
 
 
 def native_file() -> str | None:
@@ -75,12 +89,13 @@ class NativeBackend:
 
     def __init__(self, threads: int | None = None, isa: str | None = None) -> None:
         if not native_available():
-            raise BackendError("the native kernels are not built; reinstall with a C++ compiler present")
+            raise BackendError(f"the native kernels {why_not_native()}")
         legal = supported_isas()
         wanted = isa or os.environ.get("GEMINATE_ISA") or legal[0]
         if wanted not in legal:
             raise BackendError(
-                f"GEMINATE_ISA={wanted} is not available here; this machine and build have: {', '.join(legal)}"
+                f"GEMINATE_ISA={wanted} is not available here; this machine and build have: {', '.join(legal)}; "
+                "without the variable the first of these is taken"
             )
         self.isa = wanted
         self.threads = threads if threads is not None else pick_threads().count
@@ -205,13 +220,12 @@ class NativeProgram:
                 add.gather(at[node.x])
             case p.CentroidHead():
                 order = np.ascontiguousarray(node.ordering, np.int32)
-                clusters = LAYOUTS[node.table.format].clustered(node.table, order, node.centroids.n)
                 add.centroid_head(
                     at[node.x],
                     at[node.out],
                     at[node.ids],
                     self._matrix(node.centroids),
-                    self._matrix(clusters),
+                    self._matrix(node.table),
                     order,
                     node.top_k,
                 )
@@ -248,7 +262,17 @@ class NativeProgram:
             taps.update(zip(self._tap_names, tapped, strict=True))
         tables = table(caches[0])[None] if len(caches) == 1 else np.stack([table(cache) for cache in caches])
         self._program.run(
-            ids, batch.positions, batch.sequences, batch.wanted, tables, cosines, sines, hidden, logits, tapped
+            ids,
+            batch.positions,
+            batch.sequences,
+            batch.wanted,
+            tables,
+            cosines,
+            sines,
+            hidden,
+            logits,
+            tapped,
+            batch.largest,
         )
         return hidden, logits
 

@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import ctypes
 import os
+import sys
+from typing import Any
 
 _M_ARENA_MAX = -8  # of glibc's malloc.h
 _wanted = False
+
+
+def _of_c_library(name: str) -> Any:
+    """A function of glibc; None elsewhere."""
+    return getattr(ctypes.CDLL(None), name, None) if sys.platform == "linux" else None
 
 
 def share_one_heap() -> None:
@@ -17,7 +24,7 @@ def share_one_heap() -> None:
     ``MALLOC_ARENA_MAX`` in the environment has the last word. Other C libraries have no such switch.
     """
     if "MALLOC_ARENA_MAX" not in os.environ:
-        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+        mallopt = _of_c_library("mallopt")
         if mallopt is not None:
             mallopt(_M_ARENA_MAX, 1)
 
@@ -34,6 +41,6 @@ def trim() -> None:
     if not _wanted:
         return
     _wanted = False
-    malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    malloc_trim = _of_c_library("malloc_trim")
     if malloc_trim is not None:
         malloc_trim(0)

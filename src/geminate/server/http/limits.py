@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-import select
 import socket
 from typing import Any, ClassVar, cast
 
@@ -17,6 +16,7 @@ from geminate.server.http.linger import LingeringTransport
 from geminate.server.http.logs import log
 from geminate.server.http.places import Places
 from geminate.server.settings import Settings
+from geminate.system.sockets import has_input
 
 SEND_BUFFER = 128 << 10
 MIN_PROGRESS = 1024
@@ -25,7 +25,6 @@ INVALID = "Invalid HTTP request received."  # uvicorn's words
 NO_PLACE = "connection limit reached"
 GAVE_WAY = "a connection without an accepted request gave way to a new one"
 NOT_READ = "client did not read its response"
-_GONE = getattr(select, "POLLRDHUP", 0) | select.POLLHUP
 _HEAD_END = re.compile(rb"\n\r?\n")
 _BARE_LF = re.compile(rb"(?<!\r)\n")
 
@@ -197,9 +196,7 @@ class TimedProtocol(H11Protocol):
         """Whether its first request was not looked at yet, and the client is still there."""
         if self._heard or self._wire.is_closing():
             return self.cycle is not None and not self._asked
-        poll = select.poll()
-        poll.register(self._wire.get_extra_info("socket").fileno(), select.POLLIN | _GONE)
-        return any(found & select.POLLIN and not found & _GONE for _, found in poll.poll(0))
+        return has_input(self._wire.get_extra_info("socket").fileno())
 
     def give_way(self) -> None:
         """Close it at once, for another."""

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from geminate.checkpoint.gguf import GgufCheckpoint
+from geminate.checkpoint.packed import PackedCheckpoint
 from geminate.server.state import Model
 
 NEVER = "9999-12-31T23:59:59Z"
@@ -26,10 +27,14 @@ def _count(model: Model) -> int:
 
 def _details(model: Model) -> dict[str, Any]:
     source, family, count = model.llm.pair.source, _family(model), _count(model)
-    gguf = source is not None and isinstance(source.checkpoint, GgufCheckpoint)
+    kind = "safetensors"
+    if source is not None and isinstance(source.checkpoint, GgufCheckpoint):
+        kind = "gguf"
+    elif source is not None and isinstance(source.checkpoint, PackedCheckpoint):
+        kind = "geminate"
     return {
         "parent_model": "",
-        "format": "gguf" if gguf else "safetensors",
+        "format": kind,
         "family": family,
         "families": [family],
         "parameter_size": f"{count / 1e9:.1f}B" if count >= 1e9 else f"{count / 1e6:.1f}M",

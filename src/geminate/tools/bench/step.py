@@ -53,6 +53,7 @@ class StepBench:
         context: positions already in the cache.
         prefill: tokens of the prompt whose processing is timed; None is `PREFILL`, or what the context holds.
         layers: a shorter stack; None takes all, or as many whole blocks as fit into memory.
+        all_logits: passes give all logits, as sampling needs, and not only the largest of each row.
         on_message: called with how much memory is needed and how much is free, before any is allocated.
         on_weights: called with (bytes done, bytes) of the target while its weights are made.
 
@@ -70,6 +71,7 @@ class StepBench:
         context: int = 128,
         prefill: int | None = None,
         layers: int | None = None,
+        all_logits: bool = False,
         on_message: Callable[[str], None] = lambda text: None,
         on_weights: Callable[[int, int], None] = lambda done, total: None,
     ) -> None:
@@ -86,6 +88,7 @@ class StepBench:
             on_message(f"only {fit.layers} of its {self.total_layers} layers fit")
         self.prefill_tokens = prefill or min(PREFILL, config.max_position_embeddings)
         self.config, self.weights, self.context = config, weights, context
+        self.all_logits = all_logits
         self.backend = native_backend(threads)
         store = _store(RandomStore(config, weights, on_weights))
         self.target = compile_target(config, store, self.backend, max_rows=MAX_ROWS, kv=kv)
@@ -99,8 +102,9 @@ class StepBench:
         self._ids = np.random.default_rng(1).integers(0, config.vocab_size, 4096).astype(np.int32)
 
     def step(self, rows: int) -> float:
-        """Seconds of a pass over ``rows`` new rows behind the context, logits for all of them."""
-        batch = Batch.of([Rows(cache=self._cache, ids=self._ids[:rows], wanted=rows)])
+        """Seconds of a pass over ``rows`` new rows behind the context, every row wanted."""
+        ids = self._ids[:rows]
+        batch = Batch.of([Rows(cache=self._cache, ids=ids, wanted=rows, largest=not self.all_logits)])
         began = time.perf_counter()
         hidden, _ = self.target.forward(batch)
         took = time.perf_counter() - began
@@ -129,7 +133,8 @@ class StepBench:
         for start in range(0, tokens, CHUNK):
             part = ids[start : start + CHUNK]
             cache.reserve(len(part))
-            program.run(Batch.of([Rows(cache=cache, ids=part, wanted=int(start + CHUNK >= tokens))]))
+            wanted = int(start + CHUNK >= tokens)
+            program.run(Batch.of([Rows(cache=cache, ids=part, wanted=wanted, largest=not self.all_logits)]))
             cache.advance(len(part))
         return time.perf_counter() - began
 
@@ -170,8 +175,9 @@ def fill_with_noise(store: KVStore) -> None:
 class Work:
     """Bytes and multiply-accumulates of a pass."""
 
-    def __init__(self, config: TargetConfig, weights: Preset) -> None:
+    def __init__(self, config: TargetConfig, weights: Preset, *, all_logits: bool) -> None:
         specs = expected_tensors(config)
+        self._all_logits = all_logits
         self.weights, self.config = weights, config
         self.moe: MoeConfig | None = config.moe
         self._experts = [s for s in specs if s.role == "experts"]
@@ -188,10 +194,15 @@ class Work:
         return dense + round(one * experts_read)
 
     def macs(self) -> int:
-        """int8 multiply-accumulates of a row, logits included; activations of 16 bits take two each."""
+        """int8 multiply-accumulates of a row, logits included.
+
+        Activations of 16 bits, those of a head that is not calibrated, take two each where all logits are wanted; for
+        the largest one nearly all weights are multiplied with the high halves only.
+        """
         top_k = 0 if self.moe is None else self.moe.top_k
         dense = sum(s.shape[-2] * s.shape[-1] for s in self._dense)
-        dense += products(self._head, self.weights, self.config) * self._head.shape[-2] * self._head.shape[-1]
+        each = products(self._head, self.weights, self.config) if self._all_logits else 1
+        dense += each * self._head.shape[-2] * self._head.shape[-1]
         return dense + top_k * sum(s.shape[-2] * s.shape[-1] for s in self._experts)
 
 
@@ -226,7 +237,7 @@ def run(
     bench: StepBench, rows: list[int], repeats: int, on_round: Callable[[int, int], None] = lambda done, all: None
 ) -> dict[str, Any]:
     """Measure in ``repeats`` interleaved rounds; the JSON object of ``geminate bench step``."""
-    config, work = bench.config, Work(bench.config, bench.weights)
+    config, work = bench.config, Work(bench.config, bench.weights, all_logits=bench.all_logits)
     layers = len(config.layers)
     steps: dict[int, list[float]] = {m: [] for m in rows}
     fractions: dict[int, list[float]] = {m: [] for m in rows}
@@ -263,6 +274,7 @@ def run(
         "benchmark": "step", "version": __version__, "machine": machine.describe(), "isa": bench.backend.isa,
         "threads": bench.backend.threads, "weights": bench.weights, "layers": layers,
         "of_layers": bench.total_layers, "kv": bench.target.kv_format, "context": bench.context, "repeats": repeats,
+        "all_logits": bench.all_logits,
         "bandwidth_gbps": round(median(bandwidth) / 1e9, 1), "int8_gmacs": round(median(peak) / 1e9, 1),
         "weight_bytes": work.bytes(experts[rows[0]], layers), "macs_per_row": work.macs(),
         "kv_bytes": kv_bytes, "attention_macs_per_row": attention_macs,

@@ -51,6 +51,7 @@ class Machine:
         return self.key == HERE
 
 
+MOST = 1e9  # of any figure; also keeps 1e400, which TOML reads as infinity, out
 POSITIVE = ("cores", "ghz", "int8_per_cycle", "int8_gmacs", "bandwidth_gbs", "memory_gb", "watts", "idle_watts",
             "price", "rent_per_hour")  # fmt: skip
 
@@ -94,9 +95,13 @@ def make_machine(raw: Mapping[str, Any], where: str) -> Machine:
             continue
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise ParameterError(f"{where}: {name} must be a positive number, not {kind_of(value)}")
-        if not 0 < value < 1e9:
-            raise ParameterError(f"{where}: {name} must be a positive number, not {shown(value)}")
+        if not 0 < value < MOST:
+            raise ParameterError(f"{where}: {name} must be above 0 and below {MOST:g}, not {shown(value)}")
     per_cycle = values.pop("int8_per_cycle", None)
+    if "cores" in values and values["cores"] != int(values["cores"]):
+        raise ParameterError(f"{where}: cores must be a whole number, not {shown(values['cores'])}")
+    if "int8_gmacs" in values and per_cycle is not None:
+        raise ParameterError(f"{where}: int8_gmacs and int8_per_cycle both say how fast it is; leave one out")
     if "int8_gmacs" not in values and per_cycle is not None and "cores" in values and "ghz" in values:
         values["int8_gmacs"] = values["cores"] * values["ghz"] * per_cycle
     for name in ("cores", "int8_gmacs", "bandwidth_gbs", "memory_gb"):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from geminate.errors import ParameterError
 from geminate.tools.capacity.machines import HERE
-from geminate.tools.capacity.plan_file import MAX_TOKENS, ModelChoice, PlanFile, curve_of
+from geminate.tools.capacity.plan_file import MAX_LOAD, MAX_TOKENS, ModelChoice, PlanFile, curve_of
 from geminate.tools.capacity.traffic_log import read_log
 from geminate.tools.capacity.workload import CURVES, Lengths, Workload
 from geminate.weights.presets import check_preset
@@ -43,7 +43,7 @@ class PlanOptions:
     models: Sequence[str] = field(
         default=(),
         metadata={
-            "help": "Shape, directory, GGUF file or hub id; repeatable.",
+            "help": "Shape, directory, GGUF file or pulled model; repeatable.",
             "flags": ("--model", "-m"),
             "empty": "gemma-4-E2B",
         },
@@ -75,8 +75,8 @@ class PlanOptions:
         check_preset(self.weights)
         for name in ("requests_per_day", "first_token", "tokens_per_s"):
             value = getattr(self, name)
-            if value is not None and not 0 < value <= 1e10:
-                raise ParameterError(f"{name} must be above 0, not {value:g}")
+            if value is not None and not 0 < value <= MAX_LOAD:
+                raise ParameterError(f"{name} must be above 0 and at most {MAX_LOAD:g}, not {value:g}")
         for name in ("prompt", "completion"):
             value = getattr(self, name)
             if value is not None and not 1 <= value <= MAX_TOKENS:

@@ -20,6 +20,7 @@ from geminate.tools.capacity.workload import CURVES, HOURS, Lengths, Prefixes, W
 from geminate.weights.presets import check_preset
 
 MAX_TOKENS = 1 << 20
+MAX_LOAD = 1e10  # requests a day
 NO_RATE = (
     "the load is missing: what a token costs depends on it most of all; state --requests-per-day, "
     "requests_per_day under [workload] in a plan file, or a log of requests (--log)"
@@ -81,7 +82,7 @@ def read_plan(path: Path) -> PlanFile:
 
 def _workload(fields: Fields, folder: Path) -> Workload:
     log = fields.text("log")
-    rate = fields.number("requests_per_day", 0, 1e10, above=True)
+    rate = fields.number("requests_per_day", 0, MAX_LOAD, above=True)
     if log is None and rate is None:
         raise ParameterError(NO_RATE)
     made = Workload(requests_per_day=rate or 1.0) if log is None else read_log(folder / log)
@@ -117,7 +118,9 @@ def curve_of(given: object) -> tuple[float, ...]:
         return CURVES[given]
     numbers = given if isinstance(given, list) else []
     good = all(isinstance(x, int | float) and not isinstance(x, bool) and 0 <= x < 1e9 for x in numbers)
-    if len(numbers) != HOURS or not good or not any(numbers):
+    if len(numbers) == HOURS and good and not any(numbers):
+        raise ParameterError("[workload]: curve has 24 zeros; relative rates of the hours need one above 0")
+    if len(numbers) != HOURS or not good:
         raise ParameterError(
             f"[workload]: curve must be {', '.join(CURVES)} or {HOURS} numbers, one an hour, not {shown(given)}"
         )
@@ -141,6 +144,8 @@ def lengths_of(given: object, where: str) -> Lengths:
     p95 = median if p95 is None else p95
     if p95 < median:
         raise ParameterError(f"{where}: p95 must be at least the median, not {p95:g} where that is {median:g}")
+    if most is not None and most < p95:
+        raise ParameterError(f"{where}: max must be at least p95, not {most} where that is {p95:g}")
     return Lengths(median=median, p95=p95, most=most or MAX_TOKENS)
 
 
@@ -205,8 +210,11 @@ def _model(fields: Fields) -> ModelChoice:
     if not name:
         raise ParameterError("[[model]]: name is missing")
     weights, kv = fields.text("weights") or "int4", fields.text("kv") or "f16"
-    check_preset(weights)
-    check_kv(kv)
+    try:
+        check_preset(weights)
+        check_kv(kv)
+    except ParameterError as error:
+        raise ParameterError(f"[[model]] {name}: {error}") from None
     acceptance, context = fields.take("acceptance"), fields.whole("context", 2, MAX_TOKENS)
     fields.end()
     return ModelChoice(

@@ -36,6 +36,9 @@ def read_log(path: Path) -> Workload:
         parts = [*(part for _, part in rotated(path)), path]  # an audit log goes on from file to file
         if sum(part.stat().st_size for part in parts) > MAX_BYTES:
             raise ParameterError(f"{path} has more than {MAX_BYTES >> 30} GiB; use a part of it")
+        with parts[0].open("rb") as start:
+            if b"\0" in start.read(4096):
+                raise ParameterError(f"{path} is no request log: it is a binary file; expected {FORMAT}")
         audit = _is_audit_log(parts[0])
         for part in parts:
             with part.open(encoding="utf-8", errors="replace" if audit else "strict") as lines:
@@ -49,8 +52,8 @@ def read_log(path: Path) -> Workload:
     if len(times) < 2 or max(times) - min(times) < LEAST_SPAN_S:
         seconds = max(times, default=0.0) - min(times, default=0.0)
         raise ParameterError(
-            f"{path} holds {len(times)} requests over {seconds:.0f} s; a rate needs two or more "
-            f"over {LEAST_SPAN_S:.0f} s, so state requests_per_day and the lengths instead"
+            f"{path} holds {len(times)} request{'s' * (len(times) != 1)} over {seconds:.0f} s; a rate needs two or "
+            f"more over {LEAST_SPAN_S:.0f} s, so state requests_per_day and the lengths instead"
         )
     span = max(times) - min(times)
     # The last request has a gap behind it like the others.

@@ -51,11 +51,11 @@ class ShapeStore:
         }
         return PackedMatrix(
             format=fmt,
-            n=spec.shape[-2],
-            k=spec.shape[-1],
+            n=spec.matrix_shape[0],
+            k=spec.matrix_shape[1],
             planes=planes,
             layout=select.layout(fmt),
-            stack=spec.shape[0] if len(spec.shape) == 3 else 1,
+            stack=spec.stack,
         )
 
     def embedding(self) -> PackedMatrix:
@@ -200,7 +200,7 @@ def _dense(node: Node, widths: Mapping[str, int]) -> tuple[int, int]:
     if isinstance(node, CentroidHead):
         rows, table = widths[node.out], node.table
         centroids = node.centroids
-        read = centroids.nbytes + table.nbytes * rows // table.n
+        read = centroids.nbytes + table.nbytes * rows // (table.n * table.stack)
         return read, centroids.n * centroids.k + rows * table.k
     return 0, 0
 

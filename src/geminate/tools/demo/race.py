@@ -80,7 +80,7 @@ class Lane:
 
 def measure_passes(bench: StepBench, on_round: Callable[[int, int], None] = lambda done, total: None) -> Passes:
     """T(1) and T(`ROWS`) in turn with the machine's ceilings."""
-    work, layers = Work(bench.config, bench.weights), len(bench.config.layers)
+    work, layers = Work(bench.config, bench.weights, all_logits=bench.all_logits), len(bench.config.layers)
     found: list[Passes] = []
     for rows in (1, ROWS):  # pages, tables, threads
         bench.step(rows)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from geminate.backends.select import make_backend
+from geminate.checkpoint.adapter import read_adapters
 from geminate.errors import ParameterError
 from geminate.families.registry import open_model
 from geminate.kv.store import KVFormat
@@ -16,9 +17,10 @@ from geminate.loading.compile import compile_target
 from geminate.loading.load import locate
 from geminate.tools.evaluate.run import OnRows, text_windows
 from geminate.tools.evaluate.score import CHUNK, Score, compare
+from geminate.weights.cache import Message
+from geminate.weights.opening import open_weights
 from geminate.weights.packing import Progress
 from geminate.weights.presets import Preset
-from geminate.weights.store import Message, open_weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +70,7 @@ def evaluate_kv(
     presets: Sequence[Preset],
     kv: KVFormat,
     *,
+    adapters: Sequence[str | Path] = (),
     context: int = 512,
     max_tokens: int | None = None,
     threads: int | None = None,
@@ -90,7 +93,7 @@ def evaluate_kv(
         raise ParameterError("f16 is what KV formats are compared with; name another, such as int8")
     if len(set(presets)) < len(presets):
         raise ParameterError("a format is named twice")
-    source = open_model(locate(model, None).target)
+    source = open_model(locate(model, None).target, read_adapters(adapters))
     config = source.target_config()
     parts = text_windows(source, config, config, text, context, max_tokens)
     backend = make_backend(threads)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 import random
 import signal
 import threading
@@ -21,6 +20,7 @@ from typing import Any, TypeVar
 import torch
 
 from geminate.errors import TrainingError
+from geminate.replacing import remove_abandoned, replacing
 from geminate.tools.train.checkpoint import save_drafter
 from geminate.tools.train.drafter import Drafter
 from geminate.tools.train.optimiser import Optimiser, learning_rate
@@ -30,6 +30,7 @@ from geminate.tools.train.teacher_cache import TeacherCache
 
 T = TypeVar("T")
 
+TEMPORARY = ".checkpoint-"
 CHECKPOINT_SECONDS = 120.0
 TRIAL_PASSES = 4  # passes timed to turn --hours into a number of updates
 POOL = 16  # batches of texts sorted by length together, so that little is padding
@@ -68,12 +69,19 @@ class Text:
 
 @dataclass
 class Progress:
-    """Progress of the loop, for display."""
+    """Progress of the loop: an update, or with ``acceptance`` a measurement, whose loss and rate are no numbers.
+
+    Attributes:
+        rate: learning rate. seconds, tokens: of all updates so far.
+    """
 
     step: int
     steps: int | None
     loss: float
     tokens_per_s: float
+    rate: float
+    seconds: float
+    tokens: int
     acceptance: Acceptance | None = None
 
 
@@ -146,9 +154,9 @@ class Loop:
         Raises:
             TrainingError: no room; the old checkpoint stays.
         """
-        new = self.checkpoint.with_suffix(".new")
         try:
-            with new.open("wb") as file:
+            remove_abandoned(self.work, TEMPORARY)
+            with replacing(self.checkpoint, TEMPORARY, durable=True, public=True) as file:
                 torch.save(
                     {
                         "drafter": self.drafter.state_dict(),
@@ -157,11 +165,7 @@ class Loop:
                     },
                     file,
                 )
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(new, self.checkpoint)
         except (OSError, RuntimeError) as error:
-            new.unlink(missing_ok=True)
             raise TrainingError(
                 f"cannot write {self.checkpoint}: {' '.join(str(error).split())[:120]}; "
                 "free some space and run the same command again: it goes on from the last checkpoint"
@@ -249,7 +253,7 @@ class Loop:
         state.step += 1
         state.tokens += tokens
         state.seconds += took
-        self.on_progress(Progress(state.step, state.steps, loss, tokens / took))
+        self.on_progress(Progress(state.step, state.steps, loss, tokens / took, rate, state.seconds, state.tokens))
 
     def evaluate(self) -> None:
         """Evaluate on the held-out texts; keep the drafter if it is the best so far."""
@@ -261,7 +265,8 @@ class Loop:
         if seen.length > state.best:
             state.best = seen.length
             save_drafter(self.drafter, self.raw, self.best)
-        self.on_progress(Progress(state.step, state.steps, math.nan, math.nan, seen))
+        none = math.nan
+        self.on_progress(Progress(state.step, state.steps, none, none, none, state.seconds, state.tokens, seen))
 
     def batch(self, number: int) -> Batch:
         """The ``number``-th batch: texts in an order that each epoch shuffles anew, batched by length."""

@@ -8,17 +8,18 @@ hidden states, donors' keys and values in the cache's float16, the most likely t
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
+from geminate.replacing import replacing
 from geminate.tools.train.teacher import Teacher, TeacherTargets
 
+TEMPORARY = "."  # names of files that are being written begin with it
 SPARE_BYTES = 2 << 30  # disk space that is left free
 
 
@@ -34,7 +35,7 @@ class TeacherCache:
         self.used = 0
         if directory is not None and limit > 0:
             directory.mkdir(parents=True, exist_ok=True)
-            for left in directory.glob(".*"):  # of a run that was killed while it wrote
+            for left in directory.glob(f"{TEMPORARY}*"):  # of a run that was killed while it wrote
                 left.unlink()
             self.used = sum(path.stat().st_size for path in directory.iterdir())
 
@@ -83,13 +84,11 @@ class TeacherCache:
         for kind, (keys, values) in targets.kv.items():  # they come from a float16 cache
             tensors |= {f"keys_{kind}": keys.half(), f"values_{kind}": values.half()}
         size = sum(t.nbytes for t in tensors.values()) + 2048
-        new = path.with_name(f".{path.name}")
         try:
             if self.used + size > self.limit or shutil.disk_usage(path.parent).free < size + SPARE_BYTES:
                 return
-            save_file(tensors, new)
-            os.replace(new, path)
+            with replacing(path, TEMPORARY) as file:
+                file.write(save(tensors))
         except (OSError, SafetensorError):  # kept or not, training goes on
-            new.unlink(missing_ok=True)
             return
         self.used += size
