@@ -42,7 +42,5 @@ def why_no_numpy(root: Path = Path("/")) -> str | None:
     major, minor, *_ = (*version.split("."), "0")
     new = major.isdigit() and minor.isdigit() and (int(major), int(minor)) >= (2, 4)
     if new and lacks_sse42(root):
-        return (
-            f"NumPy {version} needs SSE4.2, which this processor lacks; an older one works: pip install 'numpy<2.4'"
-        )
+        return f"NumPy {version} needs SSE4.2, which this processor lacks; an older one works: pip install 'numpy<2.4'"
     return None
