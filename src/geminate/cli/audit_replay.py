@@ -25,7 +25,7 @@ from geminate.loading.options import LoadOptions
 from geminate.tools.replay import Known, Replayer, Tally
 from geminate.weights.presets import check_preset
 
-LOADING = loading("drafter", "threads")
+LOADING = loading("adapter", "drafter", "threads")
 AS_LOGGED = "as in the log"
 SpeculationAsLogged = Annotated[
     str | None,
