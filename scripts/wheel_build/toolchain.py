@@ -56,7 +56,7 @@ def write_toolchain(target: Target, zig: Path, root: Path, folder: Path) -> Path
     for name, text in programs.items():
         (folder / name).write_text(text)
         (folder / name).chmod(0o755)
-    flags = f"-fno-sanitize=all -ffile-prefix-map={root}=."
+    flags = f"-fno-sanitize=all -g0 -ffile-prefix-map={root}=."
     lines = [
         f"set(CMAKE_SYSTEM_NAME {target.system})",
         f"set(CMAKE_SYSTEM_PROCESSOR {target.processor})",
