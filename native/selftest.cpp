@@ -40,7 +40,8 @@ Weights random_weights(Format format, int64_t n, int64_t k, std::mt19937& rng) {
     for (float& s : w.row_scales) s = static_cast<float>(rng() % 1000) * 1e-5f;
     w.m.row_scales = w.row_scales.data();
   } else {
-    for (uint8_t& b : w.data) b = static_cast<uint8_t>(rng());  // int8: -128 among them, which some files hold
+    for (uint8_t& b : w.data)
+      b = static_cast<uint8_t>(rng());  // int8: -128 among them, which some files hold
     w.scales.resize(static_cast<size_t>(cells * 16));
     for (uint16_t& s : w.scales) s = static_cast<uint16_t>(0x2000 + (rng() & 0x3ff));
     w.m.scales = w.scales.data();
