@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 from geminate import LLM, SamplingParams
 from geminate.backends.cpu.program import supported_isas
 from geminate.families.registry import load_target_config, open_model
-from geminate.weights.store import open_weights
+from geminate.weights.opening import open_weights
 from support.fabricate import VOCAB, WIDE, make_target
 from support.fabricate_gguf import dequantized_copy, to_gguf
 
