@@ -35,7 +35,7 @@ static inline W8 load_w8(const uint8_t* w) {
   const __m256i b = _mm256_xor_si256(load_bytes(w + 32), flip);
   return {a, b, _mm256_abs_epi8(a), _mm256_abs_epi8(b)};
 }
-// |w| <= 127 and |x| <= 127, so a pair stays at or below 32258 and vpmaddubsw never saturates.
+// |w| <= 128 and |x| <= 127, so a pair stays at or below 32512 and vpmaddubsw never saturates.
 static inline I dot_w8(I acc, const W8& w, Four x) {
   const __m256i ones = _mm256_set1_epi16(1);
   const __m256i a = _mm256_maddubs_epi16(w.size_a, _mm256_sign_epi8(x.v, w.a));

@@ -96,6 +96,13 @@ static inline int32x4_t dot32(int32x4_t sum, const int8x16_t (&w)[8], int8x16_t 
   }
 }
 
+template <bool Small>
+static inline void dot32_twice(int32x4_t& a, int32x4_t& b, const int8x16_t (&w)[8], const int8_t* x,
+                               const int8_t* y) {
+  a = dot32<Small>(a, w, load_codes(x), load_codes(x + 16));
+  b = dot32<Small>(b, w, load_codes(y), load_codes(y + 16));
+}
+
 #include "isa/neon_rows.h"
 
 static bool own_products(const Matrix& w, const TileRange& range, const GroupRange& groups,

@@ -23,7 +23,8 @@ class LLM(LoadedModel, AsyncCalls):
     """A target and its drafter, ready to generate.
 
     Args:
-        model, drafter, weights, kv, threads, prefill_chunk, rope_position, use_cache, cache_dir, verify_weights,
+        model, adapter, drafter, weights, kv, threads, prefill_chunk, rope_position, use_cache, cache_dir,
+        verify_weights,
         prefault, max_context, prefix_store, prefix_store_bytes: see `geminate.loading.options.LoadOptions`.
         on_message: called with what a user should know while loading.
         progress: called with (tensor, bytes done, bytes) while weights are packed; what it raises ends the loading.

@@ -69,6 +69,7 @@ class LoadedModel:
         self,
         model: str | Path | None = None,
         *,
+        adapter: str | Path | Sequence[str | Path] = (),
         drafter: str | Path | None = "auto",
         weights: Preset = "auto",
         kv: KVFormat = "f16",
@@ -86,21 +87,11 @@ class LoadedModel:
         progress: Progress | None = None,
     ) -> None:
         options = LoadOptions(
-            model=model,
-            drafter=drafter,
-            weights=weights,
-            kv=kv,
-            threads=threads,
-            prefill_chunk=prefill_chunk,
-            rope_position=rope_position,
-            use_cache=use_cache,
-            cache_dir=cache_dir,
-            verify_weights=verify_weights,
-            prefault=prefault,
-            max_context=max_context,
-            prefix_store=prefix_store,
+            model=model, adapter=adapter, drafter=drafter, weights=weights, kv=kv, threads=threads,
+            prefill_chunk=prefill_chunk, rope_position=rope_position, use_cache=use_cache, cache_dir=cache_dir,
+            verify_weights=verify_weights, prefault=prefault, max_context=max_context, prefix_store=prefix_store,
             prefix_store_bytes=prefix_store_bytes,
-        )
+        )  # fmt: skip
         pair = load_pair(options, on_message=on_message, progress=progress)
         self.pair = pair
         source = pair.source

@@ -12,7 +12,7 @@ import torch
 
 from geminate import LLM
 from geminate.checkpoint.name_patterns import compiled
-from geminate.checkpoint.quantization_config import static_scheme
+from geminate.checkpoint.quantization_config import quantization_scheme
 from geminate.errors import ConfigError, GeminateError, ParameterError, WeightsError
 from geminate.families.registry import load_target_config
 from support.mobile import FIXTURES, Config, Tensors, changed, compressed, copied
@@ -116,7 +116,7 @@ GROUPS: dict[str, tuple[Callable[[Config], None], str]] = {
     "floats": (lambda q: q["config_groups"]["group_1"]["weights"].update(type="float"), r"type is 'float'"),
     "bits": (lambda q: q["config_groups"]["group_1"]["weights"].update(num_bits=3), r"num_bits is 3"),
     "kv cache": (lambda q: q.update(kv_cache_scheme={"num_bits": 8}), r"sets 'kv_cache_scheme'"),
-    "order": (lambda q: q["config_groups"]["group_1"]["weights"].update(actorder="group"), r"sets 'actorder'"),
+    "order": (lambda q: q["config_groups"]["group_1"]["weights"].update(actorder="group"), r"actorder is 'group'"),
     "format": (lambda q: q["config_groups"]["group_1"].update(format="marlin-24"), r"format 'marlin-24' is not supp"),
 }  # fmt: skip
 
@@ -130,7 +130,7 @@ def test_groups_are_honoured_or_refused(what: str, tmp_path: Path) -> None:
     change, message = GROUPS[what]
     change(raw["quantization_config"])
     with pytest.raises(ConfigError, match=message):
-        static_scheme(raw)
+        quantization_scheme(raw)
 
 
 def test_a_module_that_no_group_names_must_be_plain(tmp_path: Path) -> None:
@@ -186,7 +186,7 @@ def test_published_patterns_are_read(pattern: str, name: str, found: bool) -> No
 
 
 def test_the_first_pattern_decides() -> None:
-    scheme = static_scheme({"quantization_config": {
+    scheme = quantization_scheme({"quantization_config": {
         "quant_method": "gemma", "quantize_embeddings": True,
         "modules_to_not_convert": ["per_layer_model_projection", "a.b"],
         "module_quant_configs": {r"layers\.(\d|1[0-4])\.mlp\.": {"num_bits": 4}, r"layers\.\d+\.mlp\.": {"num_bits": 2},
@@ -200,7 +200,7 @@ def test_the_first_pattern_decides() -> None:
 
 
 def test_without_a_list_the_head_stays_as_it_is() -> None:
-    scheme = static_scheme({"quantization_config": {"quant_method": "gemma"}})
+    scheme = quantization_scheme({"quantization_config": {"quant_method": "gemma"}})
     assert scheme is not None and scheme.bits("lm_head", "Linear") is None
     assert scheme.bits("model.embed_tokens", "Embedding") is None and scheme.bits("model.layers.0.x", "Linear") == 4
 

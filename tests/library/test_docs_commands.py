@@ -12,11 +12,14 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import typer
+from safetensors.numpy import save_file
 from typer.testing import CliRunner
 
 from geminate.cli.app import app
+from geminate.families.registry import open_model
 from geminate.server.http.auth import load_keys
 from support.docs_commands import Shown, curls, shown_commands, simple_commands, words_of
 from support.serving import Served
@@ -133,6 +136,8 @@ def substituted(words: tuple[str, ...], out: Path) -> list[str]:
             made.append(str(out))
         elif before == "--drafter":
             made.append(DRAFTER if MODEL.fullmatch(word) else word)
+        elif before == "--adapter":
+            made.append("my-adapter")
         elif before in ("--text", "--calibration", "--prompts", "-f", "--file") and word in ("FILE", "DIR"):
             made.append("prompts.jsonl" if before == "--prompts" else "text.txt")
         elif before in ("--prompt", "--system", "--stop"):
@@ -150,9 +155,22 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text, encoding="utf-8")
         (tmp_path / name).chmod(0o600)
+    _write_adapter(tmp_path / "my-adapter")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     return tmp_path
+
+
+def _write_adapter(directory: Path) -> None:
+    """A LoRA adapter of the embedded target that changes one matrix."""
+    module = "model.layers.0.mlp.up_proj"
+    n, k = open_model(EMBEDDED / "target").tensors[f"{module}.weight"].shape
+    parts = {"lora_A": np.full((1, k), 0.01, np.float32), "lora_B": np.full((n, 1), 0.01, np.float32)}
+    directory.mkdir()
+    save_file({f"base_model.model.{module}.{part}.weight": value for part, value in parts.items()},
+              directory / "adapter_model.safetensors")  # fmt: skip
+    config = {"peft_type": "LORA", "r": 1, "lora_alpha": 1}
+    (directory / "adapter_config.json").write_text(json.dumps(config), encoding="utf-8")
 
 
 def test_there_are_commands_in_the_pages() -> None:

@@ -22,6 +22,7 @@ def test_llm_takes_the_same_arguments_with_the_same_defaults() -> None:
 def test_the_server_settings_become_load_options() -> None:
     given = Settings(
         model="m",
+        adapter=("a", "b=0.5"),
         drafter="none",
         weights="int4",
         kv="int8",
@@ -33,6 +34,7 @@ def test_the_server_settings_become_load_options() -> None:
     )
     expected = LoadOptions(
         model="m",
+        adapter=("a", "b=0.5"),
         drafter=None,
         weights="int4",
         kv="int8",

@@ -45,15 +45,17 @@ def test_a_folder_with_one_gguf_model_is_that_model(models: dict[str, Path], tmp
     [
         (
             "unsloth/gemma-4-E2B-it-GGUF:Q4_K_M",
-            r"hf download unsloth/gemma-4-E2B-it-GGUF .*Q4_K_M.* name the \.gguf file",
+            r"neither a directory here nor a model that was pulled; geminate pull unsloth/gemma-4-E2B-it-GGUF:Q4_K_M",
         ),
-        ("hf.co/unsloth/gemma-4-E2B-it-GGUF:Q4_K_M", "hf download unsloth/gemma-4-E2B-it-GGUF"),
-        ("https://huggingface.co/google/gemma-4-E2B-it", "name the hub id, google/gemma-4-E2B-it"),
-        ("hf.co/google/gemma-4-E2B-it", "name the hub id, google/gemma-4-E2B-it"),
-        ("gemma4:e2b", "names like Ollama's are not known"),
+        ("hf.co/unsloth/gemma-4-E2B-it-GGUF:Q4_K_M", "geminate pull unsloth/gemma-4-E2B-it-GGUF:Q4_K_M downloads it"),
+        ("https://huggingface.co/google/gemma-4-E2B-it", "geminate pull google/gemma-4-E2B-it downloads it"),
+        ("hf.co/google/gemma-4-E2B-it", "geminate pull google/gemma-4-E2B-it downloads it"),
+        ("gemma4:e2b", r"names like Ollama's are not known; did you mean gemma-4-E2B-it\?"),
+        ("llama3:8b", "names like Ollama's are not known; name a directory"),
     ],
 )
-def test_names_of_other_engines(name: str, says: str) -> None:
+def test_names_of_other_engines(name: str, says: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(ModelNotFoundError, match=says):
         locate_model(name)
 
@@ -66,7 +68,7 @@ def test_adapters(with_config: bool, tmp_path: Path) -> None:
     (tmp_path / "adapter_model.safetensors").write_bytes(b"")
     if with_config:
         (tmp_path / "config.json").write_text(json.dumps({"model_type": "gemma4_text"}))
-    with pytest.raises(ModelNotFoundError, match=r"adapter \(LORA\) of 'google/gemma-4-E2B-it'.*merge_and_unload"):
+    with pytest.raises(ModelNotFoundError, match=r"adapter \(LORA\) of 'google/gemma-4-E2B-it'.*--adapter"):
         _ = open_model(locate_model(tmp_path)).tensors
 
 
@@ -78,7 +80,7 @@ def test_a_directory_around_the_model(models: dict[str, Path], tmp_path: Path) -
 
 def test_weights_quantized_elsewhere(models: dict[str, Path]) -> None:
     config = json.loads((models["E2B"] / "config.json").read_text())
-    for method in ("gptq", "compressed-tensors", "bitsandbytes"):
+    for method in ("fp8", "compressed-tensors", "bitsandbytes"):
         with pytest.raises(ConfigError, match=rf"{method}.*bf16 checkpoint.*or a GGUF file"):
             load_target_config(config | {"quantization_config": {"quant_method": method, "bits": 4}})
 

@@ -39,6 +39,8 @@ def test_names_and_types(served: Served) -> None:
         "spec_decode_num_accepted_tokens_per_pos_total": "counter",
         "spec_decode_rounds_total": "counter",
         "spec_decode_undrafted_rounds_total": "counter",
+        "spec_decode_recent_accepted_per_draft": "gauge",
+        "spec_decode_drafter_outdated": "gauge",
         "request_success_total": "counter",
     }.items():
         assert types.get("geminate:" + name) == kind, name

@@ -16,9 +16,9 @@ from safetensors.torch import save_file as save_torch
 
 from geminate import LLM, SamplingParams
 from geminate.backends.select import make_backend
-from geminate.checkpoint.coded_tensors import pack_nibbles, unpack_nibbles, with_coded
+from geminate.checkpoint.coded_tensors import CodedEntry, with_coded
 from geminate.checkpoint.safetensors_reader import checkpoint_files, read_files
-from geminate.errors import ConfigError, GeminateError, ParameterError, QuantizationError
+from geminate.errors import ConfigError, DrafterMismatchError, GeminateError, ParameterError, QuantizationError
 from geminate.families.registry import load_target_config, open_model
 from geminate.formats.rounding import bf16_to_f32, f32_to_bf16, quantize_int4, quantize_int8
 from geminate.loading.drafters import find_drafter
@@ -83,13 +83,6 @@ def test_search_is_never_worse_than_plain(seed: int, weighted: bool, spread: flo
         assert error(found, better).sum() < before.sum(), "int4 gains something"
 
 
-@given(seed=st.integers(0, 2**32 - 1), half=st.integers(1, 35))
-def test_nibbles(seed: int, half: int) -> None:
-    codes = np.random.default_rng(seed).integers(-8, 8, (3, 2 * half)).astype(np.int8)
-    packed = pack_nibbles(codes)
-    assert packed.shape == (3, half) and np.array_equal(unpack_nibbles(packed), codes)
-
-
 def dense(store, spec) -> np.ndarray:
     if spec.role == "row_table":
         return store.row_table(spec.name).dequantized_rows(np.arange(spec.shape[0], dtype=np.int32))
@@ -117,7 +110,7 @@ def test_a_quantized_directory_holds_what_was_quantized(
     store = open_weights(open_model(tmp_path / "q"), config, "auto", use_cache=False)
     plain = open_weights(open_model(source), before, weights, use_cache=False)  # type: ignore[arg-type]
     exact = open_weights(open_model(source), before, "bf16", use_cache=False)
-    entries = {s: e for s, e in open_model(tmp_path / "q").tensors.items() if hasattr(e, "stored")}
+    entries = {s: e for s, e in open_model(tmp_path / "q").tensors.items() if isinstance(e, CodedEntry)}
     coded = 0
     for spec in expected_tensors(config):
         got = dense(store, spec)
@@ -245,12 +238,35 @@ def test_what_is_refused(models: dict[str, Path], tmp_path: Path, monkeypatch: p
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_drafter_that_is_not_copied_is_named(models: dict[str, Path], tmp_path: Path) -> None:
+def test_the_drafter_comes_along(models: dict[str, Path], tmp_path: Path) -> None:
     drafter = find_drafter(models["E2B"], models["E2B"], "auto").path
     assert drafter is not None
-    assert quantize_model(models["E2B"], tmp_path / "q", "int4").drafter == str(drafter)
-    (tmp_path / "r-assistant").symlink_to(drafter)
-    assert quantize_model(models["E2B"], tmp_path / "r", "int4").drafter is None, "the copy finds it"
+    made = quantize_model(models["E2B"], tmp_path / "q", "int4")
+    assert made.drafter == tmp_path / "q" / "assistant" and str(drafter) in made.drafter_note
+    assert find_drafter(tmp_path / "q", tmp_path / "q", "auto").path == made.drafter
+    for name in ("config.json", "model.safetensors"):
+        assert (made.drafter / name).read_bytes() == (drafter / name).read_bytes()
+    assert made.nbytes == sum(path.stat().st_size for path in made.directory.rglob("*") if path.is_file())
+    assert LLM(str(tmp_path / "q")).pair.drafter is not None
+    alone = quantize_model(models["E2B"], tmp_path / "r", "int4", drafter=None)
+    assert alone.drafter is None and not (tmp_path / "r" / "assistant").exists()
+
+
+def test_a_gguf_drafter_comes_along(models: dict[str, Path], tmp_path: Path) -> None:
+    target = to_gguf(models["E2B"], tmp_path / "m.gguf")
+    file = to_gguf(models["E2B"].with_name("E2B-assistant"), tmp_path / "blob")
+    (tmp_path / "MTP").mkdir()
+    (tmp_path / "MTP" / "mtp-m.gguf").symlink_to(file)
+    made = quantize_model(target, tmp_path / "q", "int4")
+    found = find_drafter(tmp_path / "q", tmp_path / "q", "auto").path
+    assert found == tmp_path / "q" / "assistant" / "mtp-m.gguf" and not found.is_symlink()
+    assert found.read_bytes() == file.read_bytes() and made.drafter == found.parent
+
+
+def test_a_drafter_of_another_size_is_refused(models: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(DrafterMismatchError, match="backbone size"):
+        quantize_model(models["E2B"], tmp_path / "q", "int4", drafter=models["E4B"].with_name("E4B-assistant"))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_interruption_leaves_nothing(models: dict[str, Path], tmp_path: Path) -> None:
@@ -266,7 +282,7 @@ def test_an_interruption_leaves_nothing(models: dict[str, Path], tmp_path: Path)
     ("damage", "says"),
     [
         ("drop scales", "no .*scales beside"), ("wrong type", "quantize again"), ("wrong shape", "quantize again"),
-        ("infinite", "not finite"), ("minus 128", "-128"),
+        ("infinite", "not finite"),
     ],
 )  # fmt: skip
 def test_damaged_codes_are_named(models: dict[str, Path], tmp_path: Path, damage: str, says: str) -> None:
@@ -274,19 +290,16 @@ def test_damaged_codes_are_named(models: dict[str, Path], tmp_path: Path, damage
     path = tmp_path / "q" / "model.safetensors"
     tensors = dict(load_file(path))
     base = next(n for n in tensors if n.endswith("o_proj.codes")).removesuffix(".codes")
-    scales, codes = tensors[f"{base}.scales"].copy(), tensors[f"{base}.codes"].copy()
+    scales = tensors[f"{base}.scales"].copy()
     if damage == "drop scales":
         del tensors[f"{base}.scales"]
     elif damage == "wrong type":
         tensors[f"{base}.scales"] = scales.astype(np.float32)
     elif damage == "wrong shape":
         tensors[f"{base}.scales"] = scales[:, :-1].copy()
-    elif damage == "infinite":
+    else:
         scales[0, 0] = np.inf
         tensors[f"{base}.scales"] = scales
-    else:
-        codes[0, 0] = -128
-        tensors[f"{base}.codes"] = codes
     save_file(tensors, path)
     with pytest.raises(GeminateError, match=says):
         open_weights(open_model(tmp_path / "q"), load_target_config(tmp_path / "q"), "auto", use_cache=False)

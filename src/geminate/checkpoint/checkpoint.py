@@ -5,13 +5,14 @@ from __future__ import annotations
 import functools
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import tokenizers
 
+from geminate.checkpoint.adapter import Adapter
 from geminate.checkpoint.entries import Entry
 from geminate.errors import ConfigError, ParameterError
 from geminate.params import SamplingParams
@@ -50,13 +51,15 @@ class Checkpoint(ABC):
 
     Attributes:
         path: the directory or the file.
+        adapters: what is to be merged into the weights; `geminate.families.base.Model.tensors` has them merged.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.adapters: tuple[Adapter, ...] = ()
 
     @staticmethod
-    def open(path: str | Path) -> Checkpoint:
+    def open(path: str | Path, adapters: Sequence[Adapter] = ()) -> Checkpoint:
         """The checkpoint at a path; a file is a packed file or a GGUF file, anything else a directory.
 
         Nothing but a file's header is read before it is asked for. The drafter in a packed file has the path
@@ -70,9 +73,14 @@ class Checkpoint(ABC):
         from geminate.checkpoint.packed import PackedCheckpoint, is_packed_path
 
         place = Path(path)
+        found: Checkpoint
         if is_packed_path(place):
-            return PackedCheckpoint(place)
-        return GgufCheckpoint(place) if place.exists() and not place.is_dir() else DirectoryCheckpoint(place)
+            found = PackedCheckpoint(place)
+        else:
+            is_file = place.exists() and not place.is_dir()
+            found = GgufCheckpoint(place) if is_file else DirectoryCheckpoint(place)
+        found.adapters = tuple(adapters)
+        return found
 
     @property
     @abstractmethod
@@ -110,6 +118,10 @@ class Checkpoint(ABC):
         Raises:
             ModelNotFoundError, WeightsError: no weights, or damaged ones.
         """
+
+    def undeclared(self) -> str | None:
+        """What to say of quantized weights whose configuration does not say how to read them; None otherwise."""
+        return None
 
     @property
     @abstractmethod
@@ -168,14 +180,16 @@ class Checkpoint(ABC):
 
     @functools.cached_property
     def stamps(self) -> list[list[Any]]:
-        """[name, bytes, modification time and change time in ns, inode] of every weight file.
+        """[name, bytes, modification time and change time in ns, inode] of every weight file, adapters included.
 
         Copying with times kept (cp -p, rsync -t) leaves name, size and modification time as they were.
         """
         stats = [(file.name, file.stat()) for file in self.files]
-        return [[name, s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino] for name, s in stats]
+        own = [[name, s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino] for name, s in stats]
+        return own + [adapter.stamp for adapter in self.adapters]
 
     @property
     def place(self) -> str:
-        """Hash of where the checkpoint stands, for the names of files that belong to it."""
-        return hashlib.sha256(str(self.path.resolve()).encode()).hexdigest()[:8]
+        """Hash of where the checkpoint and its adapters stand, for the names of files that belong to them."""
+        merged = "".join(f"\n{adapter.path.resolve()}={adapter.weight!r}" for adapter in self.adapters)
+        return hashlib.sha256(f"{self.path.resolve()}{merged}".encode()).hexdigest()[:8]

@@ -13,14 +13,15 @@ from geminate.checkpoint.documents import DocumentCheckpoint
 from geminate.checkpoint.entries import Entry
 from geminate.checkpoint.json_file import check_regular
 from geminate.checkpoint.missing import what_it_is
-from geminate.checkpoint.quantization_config import static_scheme
-from geminate.checkpoint.row_scaled import with_row_scaled
+from geminate.checkpoint.quantization_config import quantization_scheme, with_quantized
 from geminate.checkpoint.safetensors_reader import checkpoint_files, read_files
-from geminate.errors import ConfigError, GeminateError, ModelNotFoundError
+from geminate.errors import ConfigError, GeminateError, ModelNotFoundError, WeightsError
 
 MAX_CARD = 4 << 20  # bytes of README.md and of the licence
 LICENCES = ("LICENSE", "LICENSE.txt", "LICENSE.md", "LICENCE", "LICENCE.txt")
 _CARD = re.compile(r"^(license|license_name|license_link):[ \t]*[\"']?([^\"'\n]+)", re.MULTILINE)
+# Last parts of the names of tensors that only quantized checkpoints have.
+QUANTIZED = ("weight_scale", "weight_packed", "embedding_quantized", "qweight", "weight_scale_inv")
 
 
 class DirectoryCheckpoint(DocumentCheckpoint):
@@ -85,5 +86,25 @@ class DirectoryCheckpoint(DocumentCheckpoint):
             ConfigError: a quantization_config that is not supported.
         """
         found = with_coded(read_files(self.files))
-        scheme = static_scheme(self.metadata) if (self.path / "config.json").exists() else None
-        return found if scheme is None else with_row_scaled(found, scheme)
+        scheme = quantization_scheme(self.metadata) if (self.path / "config.json").exists() else None
+        if scheme is None and (problem := self.undeclared()):
+            raise WeightsError(problem)
+        return found if scheme is None else with_quantized(found, scheme)
+
+    def undeclared(self) -> str | None:
+        """See `Checkpoint`."""
+        try:
+            config = self.object("config.json")
+            names = read_files(self.files)
+        except GeminateError:
+            return None  # whoever reads them says what is wrong
+        sections = [section for section in (config, (config or {}).get("text_config")) if isinstance(section, Mapping)]
+        if not sections or any(section.get("quantization_config") for section in sections):
+            return None
+        stored = next((name for name in names if name.rpartition(".")[2] in QUANTIZED), None)
+        if stored is None:
+            return None
+        return (
+            f"{self.path} holds quantized weights ({stored}), but its config.json has no quantization_config, which "
+            "says how to read them; take the config.json that was published with these weights"
+        )

@@ -36,6 +36,6 @@ def _adapter(directory: Path) -> str:
     kind, base = config.get("peft_type"), config.get("base_model_name_or_path")
     of = f" of {shown(base)}" if isinstance(base, str) and base else ""
     return (
-        f"{directory} is an adapter ({kind if isinstance(kind, str) else 'LoRA'}){of}, not a whole model; merge it "
-        "into its base first (in PEFT: merge_and_unload, then save_pretrained) and name the merged directory"
+        f"{directory} is an adapter ({kind if isinstance(kind, str) else 'LoRA'}){of}, not a whole model: name "
+        f"its base, and this with --adapter {directory}"
     )

@@ -4,33 +4,25 @@
 codes stored as code + 2^(bits - 1), or int8 [n, k] for 8 bits; ``NAME.weight_scale`` float32 [n, 1]; scalars
 ``NAME.input_activation_scale`` and ``NAME.output_activation_scale``, 0 where the layer was not calibrated. Embeddings:
 ``NAME.embedding_quantized`` and ``NAME.embedding_scale`` [n, blocks].
-``compressed-tensors``: ``NAME.weight_packed`` int32 [n, words], the same bits, ``NAME.weight_shape`` int64 [2] and
-``NAME.weight_scale`` [n, blocks], or ``NAME.weight`` int8 for 8 bits; ``NAME.input_scale``, ``NAME.output_scale``.
+``compressed-tensors``: see `compressed_tensors`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
 
 from geminate.arrays import F32, I8, U8
-from geminate.checkpoint.entries import Entry, Grid
-from geminate.checkpoint.quantization_config import Kind, StaticScheme
+from geminate.checkpoint.entries import Grid
+from geminate.checkpoint.parts import FLOATS, Parts, activations, taken
+from geminate.checkpoint.quantization_fields import Kind
 from geminate.checkpoint.safetensors_reader import TensorEntry
 from geminate.errors import WeightsError
-from geminate.formats.row_codes import unpack_codes
+from geminate.formats.row_codes import packed_width, unpack_codes
 
 GRIDS: dict[int, Grid] = {2: "q2r", 4: "q4r", 8: "q8r"}
-FLOATS = ("F32", "BF16", "F16")
-TABLES = ("embed_tokens", "embed_tokens_per_layer")
-_PARTS = (
-    "weight", "weight_packed", "embedding_quantized", "weight_scale", "embedding_scale", "weight_shape",
-    "input_activation_scale", "output_activation_scale", "input_scale", "output_scale",
-)  # fmt: skip
-_TOWERS = ("vision", "audio")  # never read, whatever they hold
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,10 +91,22 @@ class RowScaledEntry:
             raise WeightsError(f"{self.stored.path}: {self.scales.name} has {self.blocks} scales for {k} columns")
         return replace(self, shape=(self.shape[0], k))
 
+    @property
+    def as_read(self) -> bool:
+        """Whether rows are stored as tables are read: without bytes behind the last code, 8 bits as int8."""
+        return self.stored.dtype != "I32" or (
+            self.bits < 8 and self.row_bytes == packed_width(self.shape[1], self.bits)
+        )
+
     def map(self) -> U8:
-        """The packed rows as they are stored, memory-mapped: uint8 [n, row_bytes]."""
+        """The packed rows as they are stored, memory-mapped: uint8 [n, row_bytes]; see `as_read`."""
         raw = self.stored.map()
         return raw.view(np.uint8).reshape(self.shape[0], -1)
+
+    def packed(self, start: int, stop: int) -> U8:
+        """Some rows as `geminate.formats.row_codes` packs them: uint8 [rows, packed_width]."""
+        raw = self.map()[start:stop, : packed_width(self.shape[1], self.bits)]
+        return raw ^ np.uint8(128) if self.bits == 8 and self.stored.dtype == "I32" else raw
 
     def codes(self, start: int, stop: int) -> tuple[I8, F32]:
         """Codes int8 [rows, k] and scales float32 [rows, blocks] of some rows.
@@ -110,7 +114,7 @@ class RowScaledEntry:
         Raises:
             WeightsError: scales that are negative or not finite.
         """
-        return unpack_codes(self.map()[start:stop], self.bits, self.shape[1]), self.row_scales(start, stop)
+        return unpack_codes(self.packed(start, stop), self.bits, self.shape[1]), self.row_scales(start, stop)
 
     def row_scales(self, start: int, stop: int) -> F32:
         """The scales alone; see `codes`."""
@@ -130,114 +134,36 @@ class RowScaledEntry:
         return wide
 
 
-def with_row_scaled(entries: Mapping[str, Entry], scheme: StaticScheme) -> dict[str, Entry]:
-    """Plain tensors as they are, and the parts of every quantized one as one entry, named like a plain one.
+def gemma_entry(module: str, parts: Parts, bits: int, kind: Kind) -> RowScaledEntry:
+    """A module as the method ``gemma`` stores it.
 
     Raises:
-        WeightsError: parts that are missing, or do not go together or with the scheme; the tensor is named.
+        WeightsError: parts that are missing, or do not go together or with the number of bits.
     """
-    modules: dict[str, dict[str, TensorEntry]] = {}
-    found: dict[str, Entry] = {}
-    for name, entry in entries.items():
-        module, _, part = name.rpartition(".")
-        if part in _PARTS and isinstance(entry, TensorEntry) and not any(word in name for word in _TOWERS):
-            modules.setdefault(module, {})[part] = entry
-        else:
-            found[name] = entry
-    for module, parts in modules.items():
-        kind: Kind = "Embedding" if module.rpartition(".")[2] in TABLES else "Linear"
-        whole = f"{module}.weight"
-        plain = parts.get("weight")
-        if len(parts) == 1 and plain is not None and len(plain.shape) != 2:
-            found[whole] = plain  # a norm
-            continue
-        bits = scheme.bits(module, kind)
-        if bits is None:
-            found[whole] = _plain(module, parts)
-        else:
-            form = _gemma_form if scheme.method == "gemma" else _compressed_form
-            found[whole] = form(module, parts, bits, kind)
-    return found
-
-
-def _plain(module: str, parts: Mapping[str, TensorEntry]) -> TensorEntry:
-    entry = next(iter(parts.values()))
-    if set(parts) != {"weight"} or entry.dtype not in FLOATS:
-        raise WeightsError(
-            f"{entry.path}: {module} is stored as {', '.join(sorted(parts))} ({entry.dtype}), but quantization_config "
-            "says that it is not quantized"
-        )
-    return entry
-
-
-def _taken(
-    module: str, parts: Mapping[str, TensorEntry], bits: int, needed: tuple[str, ...], may: tuple[str, ...]
-) -> list[TensorEntry]:
-    """The needed parts, if nothing else stands there."""
-    path = next(iter(parts.values())).path
-    for part in needed:
-        if part not in parts:
-            raise WeightsError(
-                f"{path}: {module} has no {part} beside {', '.join(sorted(parts))}; quantization_config says that it "
-                f"has {bits} bits"
-            )
-    if other := sorted(set(parts) - {*needed, *may}):
-        raise WeightsError(f"{path}: {module} has {', '.join(other)} beside {', '.join(needed)}")
-    return [parts[part] for part in needed]
-
-
-def _gemma_form(module: str, parts: Mapping[str, TensorEntry], bits: int, kind: Kind) -> RowScaledEntry:
     if kind == "Embedding":
-        stored, scales = _taken(module, parts, bits, ("embedding_quantized", "embedding_scale"), ())
-        activations = (0.0, 0.0)
+        stored, scales = taken(module, parts, bits, ("embedding_quantized", "embedding_scale"))
+        scaled = (0.0, 0.0)
     else:
         sides = ("input_activation_scale", "output_activation_scale")
-        stored, scales = _taken(module, parts, bits, ("weight", "weight_scale"), sides)
+        stored, scales = taken(module, parts, bits, ("weight", "weight_scale"), sides)
         if sum(side in parts for side in sides) == 1:
             missing = next(side for side in sides if side not in parts)
             raise WeightsError(f"{stored.path}: {module} has no {missing}, which belongs to its other scale")
-        activations = _activations(parts, sides)
-    return _entry(stored, scales, bits, "I8" if bits == 8 else "U8", activations, kind)
+        scaled = activations(parts, sides)
+    return row_scaled(stored, scales, bits, "I8" if bits == 8 else "U8", scaled, kind)
 
 
-def _compressed_form(module: str, parts: Mapping[str, TensorEntry], bits: int, kind: Kind) -> RowScaledEntry:
-    sides = () if kind == "Embedding" else ("input_scale", "output_scale")
-    activations = _activations(parts, sides)
-    if "weight_packed" in parts or bits != 8:
-        stored, scales, shape = _taken(module, parts, bits, ("weight_packed", "weight_scale", "weight_shape"), sides)
-        made = _entry(stored, scales, bits, "I32", activations, kind)
-        if shape.dtype not in ("I64", "I32") or shape.shape != (2,):
-            raise WeightsError(f"{shape.path}: {shape.name} must hold two integers")
-        n, k = (int(number) for number in shape.map())
-        if n != made.shape[0] or not 0 < k < 1 << 31:
-            raise WeightsError(
-                f"{shape.path}: {shape.name} says [{n}, {k}], but {stored.name} has {made.shape[0]} rows"
-            )
-        return made.of_width(k)
-    stored, scales = _taken(module, parts, bits, ("weight", "weight_scale"), sides)
-    return _entry(stored, scales, bits, "I8", activations, kind)
-
-
-def _activations(parts: Mapping[str, TensorEntry], sides: tuple[str, ...]) -> tuple[float, float]:
-    """Input and output scale; 0 without one."""
-    into, out = (_activation(parts.get(side)) for side in sides) if sides else (0.0, 0.0)
-    return into, out
-
-
-def _activation(entry: TensorEntry | None) -> float:
-    if entry is None:
-        return 0.0
-    if entry.dtype not in FLOATS or entry.shape not in ((), (1,)):
-        raise WeightsError(f"{entry.path}: {entry.name} must be one number, not {entry.dtype} {list(entry.shape)}")
-    value = float(np.float32(replace(entry, shape=(1,)).rows(0, 1)[0]))
-    if not (np.isfinite(value) and value >= 0):
-        raise WeightsError(f"{entry.path}: {entry.name} is {value}; it must be finite and not negative")
-    return value
-
-
-def _entry(
-    stored: TensorEntry, scales: TensorEntry, bits: int, dtype: str, activations: tuple[float, float], kind: Kind
+def row_scaled(
+    stored: TensorEntry, scales: TensorEntry, bits: int, dtype: str, scaled: tuple[float, float], kind: Kind
 ) -> RowScaledEntry:
+    """Codes and scales as one entry.
+
+    Args:
+        dtype: what the codes must be stored as. scaled: scales of input and output.
+
+    Raises:
+        WeightsError: types or shapes that do not go together.
+    """
     if stored.dtype != dtype or len(stored.shape) != 2:
         raise WeightsError(
             f"{stored.path}: {stored.name} is {stored.dtype} {list(stored.shape)}; {bits} bits, as quantization_config "
@@ -260,6 +186,6 @@ def _entry(
         bits=bits,
         stored=stored,
         scales=scales,
-        input_scale=activations[0],
-        output_scale=activations[1],
+        input_scale=scaled[0],
+        output_scale=scaled[1],
     )

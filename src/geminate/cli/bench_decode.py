@@ -19,7 +19,7 @@ from geminate.tools.bench.decode import BENCH80, BenchPrompt, Mode, engine_of_sh
 from geminate.tools.bench.step import StepBench
 from geminate.tools.bench.synthetic import Coin
 
-LOADING = loading("drafter", "weights", "kv", "threads")
+LOADING = loading("adapter", "drafter", "weights", "kv", "threads")
 PARAMS = sampling("max_tokens", "temperature", max_tokens=128, temperature=0.0)
 ContextOpt = Annotated[
     int,

@@ -22,7 +22,7 @@ from geminate.weights.presets import Preset, check_preset
 WORST_GROUPS = 12
 
 
-LOADING = loading("threads", "use_cache")
+LOADING = loading("adapter", "threads", "use_cache")
 
 
 @options(LOADING)
@@ -70,6 +70,7 @@ def evaluate_command(
             model,
             read_text(text),
             presets,
+            adapters=loaded.adapters,
             reference=reference,
             context=context,
             max_tokens=max_tokens,
@@ -101,6 +102,7 @@ def _kv(
             text,
             presets,
             kv,
+            adapters=loaded.adapters,
             context=context,
             max_tokens=max_tokens,
             threads=loaded.threads,

@@ -12,7 +12,7 @@ from geminate.cli.console import say, user_errors, write, write_json
 from geminate.cli.flags import JsonOpt, ModelArg, loading, options
 from geminate.tools.pack import pack_model
 
-LOADING = loading("drafter", "weights")
+LOADING = loading("adapter", "drafter", "weights")
 
 
 @options(LOADING)
@@ -35,6 +35,7 @@ def pack(
             out,
             drafter=loaded.drafter,
             weights=loaded.weights,
+            adapters=loaded.adapters,
             force=force,
             progress=lambda name, done, total: bars.part("packing", done, total),
             on_message=say,

@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # torch is loaded by the command alone
 
 NOT_BETTER = 3
 OPTIONS = Group(TrainOptions)  # its --target is the alias of MODEL here
-LOADING = loading("weights", "rope_position", "threads")
+LOADING = loading("adapter", "weights", "rope_position", "threads")
 
 
 @options(OPTIONS, LOADING)
@@ -34,7 +34,7 @@ def drafter(model: ModelArg = None, json_out: JsonOpt = False, **given: Any) -> 
 
     given["target"] = one_model(model, given["target"])
     train, loaded = OPTIONS.take(given), LOADING.take(given)
-    job = Job.of(train, weights=loaded.weights, threads=loaded.threads, rope_position=loaded.rope_position)
+    job = Job.of(train, loaded)
     outcome = _run(job, restart=train.restart)
     report(outcome)
     if json_out:

@@ -34,7 +34,7 @@ EMBEDDED_PROMPTS = (
 )
 
 
-LOADING = loading("drafter", "weights", "threads")
+LOADING = loading("adapter", "drafter", "weights", "threads")
 PARAMS = sampling("max_tokens", max_tokens=48)
 
 

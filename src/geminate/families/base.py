@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from geminate.arrays import F32
 from geminate.checkpoint.checkpoint import Checkpoint
 from geminate.checkpoint.entries import Entry
 from geminate.checkpoint.gguf import GgufCheckpoint
@@ -18,9 +19,26 @@ from geminate.plan.builder import Weights
 from geminate.plan.config import AssistantConfig, CheckpointDtype, TargetConfig
 from geminate.plan.nodes import Plan
 from geminate.text.dialect import PLAIN, Dialect
+from geminate.weights.adapted import with_adapters
+from geminate.weights.specs import unused_by
 
 TargetReader = Callable[[Mapping[str, Any], Mapping[str, Any], CheckpointDtype | None], TargetConfig]
 DrafterPlan = Callable[[AssistantConfig, Weights, TargetConfig, Weights], Plan]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DrafterGguf:
+    """A drafter's GGUF file, without weights and tokenizer.
+
+    Attributes:
+        metadata: by full key, see `write_gguf`. names: of tensors, by their canonical ones.
+        extra: further tensors, float32.
+    """
+
+    architecture: str
+    metadata: Mapping[str, Any]
+    names: Mapping[str, str]
+    extra: Mapping[str, F32]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,11 +49,13 @@ class DrafterFamily:
         model_types: of config.json.
         config: reads (config.json, generation_config.json).
         plan: of (drafter's configuration, its weights, target's configuration, its weights): one draft step.
+        gguf: what a GGUF file of a drafter holds; None where there is no architecture for it.
     """
 
     model_types: tuple[str, ...]
     config: Callable[[Mapping[str, Any], Mapping[str, Any]], AssistantConfig]
     plan: DrafterPlan
+    gguf: Callable[[AssistantConfig], DrafterGguf] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,18 +134,27 @@ class Model:
 
     @functools.cached_property
     def tensors(self) -> Mapping[str, Entry]:
-        """Every weight, under the names of safetensors checkpoints.
+        """Every weight, under the names of safetensors checkpoints, with the checkpoint's adapters merged.
 
         Raises:
-            ModelNotFoundError, WeightsError: see `Checkpoint.tensors`.
+            ModelNotFoundError, WeightsError: see `Checkpoint.tensors` and `with_adapters`.
         """
+        found: Mapping[str, Entry] = self.checkpoint.tensors
         if isinstance(self.checkpoint, GgufCheckpoint) and self.family.gguf_names is not None:
-            return canonical_tensors(self.checkpoint.tensors, self.family.gguf_names)
-        return self.checkpoint.tensors
+            found = canonical_tensors(self.checkpoint.tensors, self.family.gguf_names)
+        if not self.checkpoint.adapters:
+            return found
+        config = self.target_config()
+        return with_adapters(found, self.checkpoint.adapters, tied=config.tied_head, unused=unused_by(config))
 
     def target_config(self) -> TargetConfig:
         """See `Family.read_target`."""
-        return self.family.read_target(self.raw, self.checkpoint.generation)
+        try:
+            return self.family.read_target(self.raw, self.checkpoint.generation)
+        except ConfigError:
+            if problem := self.checkpoint.undeclared():
+                raise ConfigError(problem) from None
+            raise
 
     def drafter_config(self) -> AssistantConfig:
         """See `Family.read_drafter`."""

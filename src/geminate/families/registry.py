@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from geminate.checkpoint.adapter import Adapter
 from geminate.checkpoint.checkpoint import Checkpoint
 from geminate.checkpoint.gguf import GgufCheckpoint
 from geminate.errors import ConfigError, shown
@@ -42,13 +43,16 @@ def kind_of(raw: Mapping[str, Any]) -> Literal["target", "assistant"]:
     return "assistant" if model_type in family_of(model_type).drafter_types else "target"
 
 
-def open_model(source: str | Path | Checkpoint) -> Model:
+def open_model(source: str | Path | Checkpoint, adapters: Sequence[Adapter] = ()) -> Model:
     """A checkpoint with its family.
+
+    Args:
+        adapters: merged into the weights of a model that is named by its path.
 
     Raises:
         GeminateError: nothing there, damaged, or of no known family.
     """
-    checkpoint = source if isinstance(source, Checkpoint) else Checkpoint.open(source)
+    checkpoint = source if isinstance(source, Checkpoint) else Checkpoint.open(source, adapters)
     if not isinstance(checkpoint, GgufCheckpoint):
         return Model(checkpoint, family_of(checkpoint.metadata.get("model_type")), checkpoint.metadata)
     for family in FAMILIES:

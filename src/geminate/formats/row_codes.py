@@ -18,25 +18,25 @@ def packed_width(k: int, bits: int) -> int:
 
 
 def pack_codes(values: I8, bits: int) -> U8:
-    """Signed codes int8 [n, k] to uint8 [n, `packed_width`]; bits behind the last code are zero."""
+    """Signed codes int8 [..., k] to uint8 [..., `packed_width`]; bits behind the last code are zero."""
     if bits == 8:
         return np.ascontiguousarray(values).view(np.uint8)
-    n, k = values.shape
+    *outer, k = values.shape
     each = 8 // bits
-    wide = np.zeros((n, packed_width(k, bits) * each), dtype=np.uint8)
-    wide[:, :k] = (values + np.int8(1 << (bits - 1))).view(np.uint8)
+    wide = np.zeros((*outer, packed_width(k, bits) * each), dtype=np.uint8)
+    wide[..., :k] = (values + np.int8(1 << (bits - 1))).view(np.uint8)
     shifts = (np.arange(each) * bits).astype(np.uint8)
-    packed: U8 = np.bitwise_or.reduce(wide.reshape(n, -1, each) << shifts, axis=2)
+    packed: U8 = np.bitwise_or.reduce(wide.reshape(*outer, -1, each) << shifts, axis=-1)
     return packed
 
 
 def unpack_codes(packed: U8, bits: int, k: int) -> I8:
-    """The inverse of `pack_codes`: int8 [n, k]."""
+    """The inverse of `pack_codes`: uint8 [..., bytes] to int8 [..., k]."""
     if bits == 8:
-        return packed.view(np.int8)[:, :k]
+        return packed.view(np.int8)[..., :k]
     shifts = (np.arange(8 // bits) * bits).astype(np.uint8)
     codes = (packed[..., None] >> shifts) & np.uint8((1 << bits) - 1)
-    return codes.reshape(len(packed), -1)[:, :k].view(np.int8) - np.int8(1 << (bits - 1))
+    return codes.reshape(*packed.shape[:-1], -1)[..., :k].view(np.int8) - np.int8(1 << (bits - 1))
 
 
 def quantize_rows(rows: F32, bits: int) -> tuple[I8, F32]:

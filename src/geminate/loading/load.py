@@ -7,6 +7,7 @@ from pathlib import Path
 
 from geminate.backends.base import Backend
 from geminate.backends.select import make_backend
+from geminate.checkpoint.adapter import adapter_note, read_adapters
 from geminate.checkpoint.packed import PackedCheckpoint
 from geminate.errors import ConfigError, WeightsError
 from geminate.families.base import Model
@@ -33,11 +34,13 @@ class Located:
     Attributes:
         target: the target's directory or GGUF file. drafter: the drafter's, or None.
         drafter_note: one line for users: which drafter it is, or why there is none and what to do.
+        drafter_where: how it was found, in a few words.
     """
 
     target: Path
     drafter: Path | None
     drafter_note: str = ""
+    drafter_where: str = ""
 
 
 def locate(model: str | Path | None, drafter: str | Path | None) -> Located:
@@ -55,10 +58,10 @@ def locate(model: str | Path | None, drafter: str | Path | None) -> Located:
         if open_model(target).is_drafter:
             raise ConfigError(f"{model} is a drafter; name its target, and this one with --drafter")
     if own is not None and (own / "config.json").exists():
-        found = DrafterChoice(path=own, note="drafter: the embedded pair's own")
+        found = DrafterChoice(path=own, note="drafter: the embedded pair's own", where="in this package")
     else:
         found = find_drafter(model or "", target, None if own is not None else drafter)
-    return Located(target=target, drafter=found.path, drafter_note=found.note)
+    return Located(target=target, drafter=found.path, drafter_note=found.note, drafter_where=found.where)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,7 +145,7 @@ def load_pair(options: LoadOptions, *, on_message: Message | None = None, progre
         GeminateError: with the cause and the way out.
     """
     located = locate(options.model, options.drafter)
-    source = open_model(located.target)
+    source = open_model(located.target, read_adapters(options.adapters))
     target_config = source.target_config()
     drafter_source = None
     if located.drafter is not None:
@@ -151,6 +154,9 @@ def load_pair(options: LoadOptions, *, on_message: Message | None = None, progre
             check_drafter(target_config, drafter_source)  # before packing, which may take minutes
     backend = make_backend(options.threads)
     opener = _Opener(options=options, backend=backend, on_message=on_message, progress=progress)
+    if on_message is not None:
+        for adapter in source.checkpoint.adapters:
+            on_message(adapter_note(adapter))
     store = opener.open(source, target_config)
     rows = options.prefill_chunk + MAX_DRAFT
     target = compile_target(target_config, store, backend, max_rows=rows, kv=options.kv)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from geminate.errors import ParameterError
+from geminate.errors import ParameterError, shown
 from geminate.kv.prefix_store import DEFAULT_BYTES
 from geminate.kv.store import KVFormat, check_kv
 from geminate.loading.locate import EMBEDDED
@@ -23,10 +24,12 @@ class LoadOptions:
     (what None means), ``none`` (the word for None).
 
     Attributes:
-        model: directory, GGUF or packed file, or hub id; None, or ``embedded``, is the embedded pair (./embedded a
-            directory).
-        drafter: ``auto`` (found beside the model), ``embedded``, a directory, GGUF or packed file, or hub id, or None
-            for none.
+        model: directory, GGUF or packed file, or the name of a pulled model; None, or ``embedded``, is the embedded
+            pair (./embedded a directory).
+        adapter: LoRA adapters in PEFT's layout that are merged into the target: directories, each perhaps with
+            ``=WEIGHT`` behind it.
+        drafter: ``auto`` (found beside the model), ``embedded``, a directory, GGUF or packed file, pulled model, or
+            None for none.
         weights: ``bf16``, ``int8``, ``int4``, ``int4+``, ``mobile`` (of a checkpoint for devices only), or ``auto``:
             the file's own grid if it has one, else int8. The drafter is never kept below int8.
         kv: keys and values in float16 (``f16``) or ``int8``, which takes about half the memory.
@@ -50,14 +53,24 @@ class LoadOptions:
     model: str | Path | None = field(
         default=None,
         metadata={
-            "help": "Directory, GGUF or .geminate file, or hub id.",
+            "help": "Directory, GGUF or .geminate file, or pulled model.",
             "flags": ("--model", "-m"),
             "empty": "the embedded pair",
         },
     )
     drafter: str | Path | None = field(
         default="auto",
-        metadata={"help": "auto, none, embedded, or a directory, GGUF or .geminate file, or hub id.", "none": "none"},
+        metadata={
+            "help": "auto, none, embedded, or a directory, GGUF or .geminate file, or pulled model.",
+            "none": "none",
+        },
+    )
+    adapter: str | Path | Sequence[str | Path] = field(
+        default=(),
+        metadata={
+            "help": "Directory of a LoRA adapter (PEFT) to merge into the model, or DIR=WEIGHT; repeatable.",
+            "empty": "none",
+        },
     )
     weights: Preset = field(
         default="auto",
@@ -115,9 +128,19 @@ class LoadOptions:
         metadata={"help": "Limit of the prefix store; the least recently used goes first.", "empty": "4 GiB"},
     )
 
+    @property
+    def adapters(self) -> tuple[str | Path, ...]:
+        """`adapter` as it is after the checks."""
+        assert isinstance(self.adapter, tuple)
+        return self.adapter
+
     def __post_init__(self) -> None:
         if self.model == EMBEDDED:
             object.__setattr__(self, "model", None)
+        named = (self.adapter,) if isinstance(self.adapter, str | Path) else tuple(self.adapter)
+        if not all(isinstance(one, str | Path) and str(one) for one in named):
+            raise ParameterError(f"adapter must be directories, not {shown(self.adapter)}")
+        object.__setattr__(self, "adapter", named)
         check_preset(self.weights)
         check_kv(self.kv)
         if self.rope_position not in ROPE_POSITIONS:

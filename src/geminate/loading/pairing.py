@@ -14,10 +14,13 @@ from pathlib import Path
 from geminate.checkpoint.packed import PackedCheckpoint
 from geminate.families.base import Model
 from geminate.families.registry import open_model
+from geminate.loading.hub.names import drafter_repositories
+from geminate.loading.hub.snapshots import repository_of
 from geminate.loading.load import Pair
 from geminate.loading.locate import embedded_pair
 
 RECORD = "geminate"  # object of a trained drafter's config.json
+SURVIVAL = "survival"  # in it: shares of accepted draft tokens by position on the held-out prompts
 PROBE = 4096  # bytes of each tensor that enter the mark
 MOBILE = "mobile"
 _WAY_OUT = "expect fewer accepted draft tokens, or train one for this target: geminate train drafter"
@@ -62,6 +65,17 @@ def record(target: Pair) -> Mapping[str, str]:
     return {"trained_for": weights_mark(target.source), "weights": target.target.store.format}
 
 
+def made_survival(pair: Pair) -> tuple[float, ...] | None:
+    """Shares of accepted draft tokens by position that the drafter had when it was made; None if it records none."""
+    if pair.located.drafter is None:
+        return None
+    kept = open_model(pair.located.drafter).raw.get(RECORD)
+    shares = kept.get(SURVIVAL) if isinstance(kept, Mapping) else None
+    if not isinstance(shares, list) or not all(isinstance(s, int | float) and 0 <= s <= 1 for s in shares):
+        return None
+    return tuple(float(share) for share in shares) or None
+
+
 def pairing(pair: Pair) -> Pairing | None:
     """What is known of a loaded pair; None without a drafter, or for random weights."""
     if pair.drafter is None or pair.source is None or pair.located.drafter is None:
@@ -80,13 +94,32 @@ def pairing(pair: Pair) -> Pairing | None:
         trained = kept.get("weights") if isinstance(kept, Mapping) else None
         other = "" if trained == served else f", in {trained}: in {served} it may lose a little"
         return Pairing(matched=True, note=f"the drafter was trained for these weights{other}")
+    if pair.source.checkpoint.adapters:
+        return Pairing(
+            matched=False,
+            note="the drafter was trained for the target without its adapter; expect fewer accepted draft tokens, or "
+            "train one for both: geminate train drafter --adapter",
+        )
     mobile = served == MOBILE
     if mobile != (MOBILE in drafter.name.lower()) and (mobile or MOBILE in drafter.name.lower()):
         which = "mobile weights, the drafter's name says other ones" if mobile else "other weights than mobile"
         return Pairing(matched=False, note=f"the target has {which}; {_WAY_OUT}")
     if _base(drafter) == _base(pair.located.target):
         return Pairing(matched=True, note="the drafter has its target's name")
+    published = _published(pair.located.target, drafter)
+    if published:
+        return Pairing(matched=True, note=published)
     return Pairing(matched=None, note="nothing says for which weights the drafter was trained")
+
+
+def _published(target: Path, drafter: Path) -> str:
+    """What the repositories of a pair in a hub cache say; "" for nothing."""
+    theirs, its = repository_of(target), repository_of(drafter)
+    if theirs is None or its is None:
+        return ""
+    if theirs == its:
+        return "the drafter comes from its target's repository"
+    return "the drafter is the one published for these weights" if drafter_repositories(theirs)[:1] == [its] else ""
 
 
 def _base(path: Path) -> str:

@@ -148,7 +148,8 @@ def _add_operations(app: FastAPI, state: ServerState) -> None:
     @app.get("/health/ready", summary="Readiness: requests are accepted")
     async def ready() -> Response:
         state.check_ready()
-        return JsonResponse({"status": "ready"})
+        notes = [note for model in state.models if (note := model.acceptance.note) is not None]
+        return JsonResponse({"status": "ready", **({"notes": notes} if notes else {})})
 
     @app.get("/metrics", summary="Prometheus metrics")
     async def metrics() -> Response:

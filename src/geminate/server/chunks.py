@@ -31,7 +31,8 @@ class ChunkToken:
 class Chunk:
     """The output of one choice in one round; the last has the finish reason, the stop string and the statistics.
 
-    ``undrafted`` is why the round had no draft, of `geminate.speculation.policy.base.REASONS`.
+    ``undrafted`` is why the round had no draft, of `geminate.speculation.policy.base.REASONS`; ``by_drafter``: it had
+    one of the drafter's.
     One with ``progress`` has nothing else: it was made before the first token.
     """
 
@@ -41,6 +42,7 @@ class Chunk:
     drafted: int
     accepted: int
     undrafted: Reason | None = None
+    by_drafter: bool = False
     prompt_logprobs: tuple[TokenLogprobs, ...] = ()
     finish_reason: Literal["stop", "length"] | None = None
     stop: str | None = None
@@ -82,6 +84,7 @@ class ChunkReader:
             drafted=event.drafted,
             accepted=event.accepted,
             undrafted=event.reason,
+            by_drafter=event.drafted > 0 and event.source == "mtp",
             prompt_logprobs=event.prompt_logprobs,
             finish_reason=finish,
             stop=None if finish is None else self._reply.matched,

@@ -155,11 +155,13 @@ class Metrics:
         grammars: Callable[[], int],
         store: PrefixStore | None = None,
         readings: Callable[[], Iterable[Reading]] = tuple,
+        on_draft: Callable[[int, int], None] = lambda drafted, accepted: None,
     ) -> ModelMetrics:
         """Add the metrics of a loaded model.
 
         Args:
-            readings: further values, read at every scrape.
+            readings: further values, read at every scrape. on_draft: called with (draft tokens, accepted ones) of every
+                round that the drafter drafted.
         """
         if self._families is None:
             self._families = _Families(self.registry)
@@ -167,7 +169,7 @@ class Metrics:
         self._gauges.sources.append(
             _Source(model=model, kv=kv, snapshot=snapshot, grammars=grammars, store=store, readings=readings)
         )
-        return ModelMetrics(self._families, model)
+        return ModelMetrics(self._families, model, on_draft)
 
     def text(self) -> bytes:
         """The exposition."""
@@ -205,10 +207,11 @@ class _Families:
 class ModelMetrics:
     """Counters and histograms of one model."""
 
-    def __init__(self, families: _Families, model: str) -> None:
+    def __init__(self, families: _Families, model: str, on_draft: Callable[[int, int], None]) -> None:
         def each(family: Counter, values: Iterable[str]) -> dict[str, Counter]:
             return {value: family.labels(model, value) for value in values}
 
+        self._on_draft = on_draft
         self.first_token = families.first_token.labels(model)
         self.between_tokens = families.between_tokens.labels(model)
         self.whole = families.whole.labels(model)
@@ -233,6 +236,8 @@ class ModelMetrics:
             lengths[chunk.drafted] = lengths.get(chunk.drafted, 0) + 1
             if chunk.undrafted is not None:
                 undrafted[chunk.undrafted] = undrafted.get(chunk.undrafted, 0) + 1
+            if chunk.by_drafter:
+                self._on_draft(chunk.drafted, chunk.accepted)
             drafts += chunk.drafted > 0
             drafted += chunk.drafted
             accepted += chunk.accepted

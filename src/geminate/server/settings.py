@@ -67,6 +67,7 @@ class Settings:
     """
 
     model: str | None = _declared("model")
+    adapter: tuple[str, ...] = _declared("adapter")
     drafter: str = _declared("drafter")
     weights: str = _declared("weights", check=check_preset)
     kv: str = _declared("kv", choices=tuple(KV_FORMATS))
@@ -259,6 +260,7 @@ class Settings:
         """The settings of the model's group as what loads it."""
         return LoadOptions(
             model=self.model,
+            adapter=self.adapter,
             drafter=None if self.drafter == "none" else self.drafter,
             weights=check_preset(self.weights),
             kv=check_kv(self.kv),

@@ -13,10 +13,13 @@ from geminate.checkpoint.checkpoint import Checkpoint
 from geminate.engine.client import Service
 from geminate.errors import GeminateError, TokenizerError
 from geminate.llm import LLM
+from geminate.loading.pairing import made_survival
 from geminate.params import MAX_DRAFT
+from geminate.server.acceptance import AcceptanceWatch
 from geminate.server.audit import open_audit
 from geminate.server.gauges import gauge_aliases
 from geminate.server.http.errors import DRAIN_RETRY_AFTER_S, ApiError, bad_request, unavailable
+from geminate.server.http.logs import log
 from geminate.server.kept_items import KeptItems
 from geminate.server.metrics import Metrics, ModelMetrics, Reading
 from geminate.server.settings import Settings
@@ -58,6 +61,7 @@ class Model:
         self.context = own if memory is None else longest_request(llm, settings, memory)
         self._bound = "" if self.context == own else f" (of {own:,}; kv_bytes holds no more)"
         self.compiler = llm.grammars
+        self.acceptance = AcceptanceWatch(made_survival(llm.pair), lambda line: log("warning", line, model=self.id))
         self.slow_template = False
         self.fingerprint = fingerprint(llm)
         self.created = int(time.time())
@@ -177,7 +181,8 @@ class ServerState:
             service.snapshot,
             lambda: model.compiler.memory,
             llm.prefix_store,
-            readings,
+            lambda: (*readings(), *(model.acceptance.readings() if llm.pair.drafter is not None else ())),
+            model.acceptance.add,
         )
         self.models.append(model)
         if self.audit is not None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 from geminate import __version__
+from geminate.checkpoint.adapter import read_adapters
 from geminate.checkpoint.packed import LICENCE
 from geminate.checkpoint.packed_writer import PackedWriter
 from geminate.errors import ParameterError, StorageError
@@ -98,6 +99,7 @@ def pack_model(
     *,
     drafter: str | Path | None = "auto",
     weights: Preset = "auto",
+    adapters: Sequence[str | Path] = (),
     force: bool = False,
     layouts: Layouts | None = None,
     progress: Progress | None = None,
@@ -107,6 +109,7 @@ def pack_model(
 
     Args:
         model, drafter, weights: as for `geminate.LLM`. out: the file. force: replace it if it exists.
+        adapters: merged into the target; see `read_adapters`.
         layouts: in which the file is mapped without conversion; None: those of this machine.
         progress: called with (tensor, bytes done, bytes); what it raises ends the packing.
 
@@ -115,9 +118,11 @@ def pack_model(
     """
     _check_place(out, force)
     located = locate(model, drafter)
-    source = open_model(located.target)
+    source = open_model(located.target, read_adapters(adapters))
     config = source.target_config()
-    parts = [PartSource(part="target", source=source, config=config, weights=weights, notes={})]
+    merged = [{"name": adapter.path.name, "weight": adapter.weight} for adapter in source.checkpoint.adapters]
+    notes: dict[str, Any] = {"adapters": merged} if merged else {}
+    parts = [PartSource(part="target", source=source, config=config, weights=weights, notes=notes)]
     if located.drafter is not None:
         with drafter_errors(located.drafter):
             other = open_model(located.drafter)

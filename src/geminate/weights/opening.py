@@ -98,7 +98,7 @@ class Recipe:
     @property
     def is_stored_so(self) -> bool:
         """Whether the source is a packed file that holds just this."""
-        if not isinstance(self.checkpoint, PackedCheckpoint):
+        if not isinstance(self.checkpoint, PackedCheckpoint) or self.checkpoint.adapters:
             return False
         formats, stored, layouts = self.checkpoint.formats, self.stored, self.checkpoint.layouts
         wanted = {

@@ -163,11 +163,10 @@ def _pack_row_scaled_table(writer: PartWriter, spec: TensorSpec, entry: RowScale
     planes = row_table_planes(rows, width, entry.grid, entry.blocks)
     info: dict[str, Any] = {"blocks": entry.blocks}
     dtype, shape = planes["codes"]
-    if entry.row_bytes == shape[1] and not writer.whole:
+    if entry.as_read and not writer.whole:
         info["mapped"] = True
-    else:  # rows of whole 32-bit words
-        steps = _steps(rows, width)
-        writer.add(spec.name, dtype, shape, (entry.map()[start:stop, : shape[1]] for start, stop in steps))
+    else:
+        writer.add(spec.name, dtype, shape, (entry.packed(start, stop) for start, stop in _steps(rows, width)))
     scales = (entry.row_scales(start, stop) for start, stop in _steps(rows, width))
     writer.add(f"{spec.name}#scales", *planes["scales"], scales)
     return info

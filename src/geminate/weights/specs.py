@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -161,7 +161,7 @@ def match(entries: Mapping[str, Entry], config: TargetConfig | AssistantConfig, 
             not the embedding (transformers would not tie the two, so the logits would be others).
     """
     text = config.text if isinstance(config, AssistantConfig) else config
-    shared = {layer.index for layer in text.layers if layer.kv_shared}
+    shared = _sharing(config)
     specs = {spec.name: spec for spec in expected_tensors(config)}
     found: dict[str, Entry] = {}
     unexpected: list[str] = []
@@ -236,6 +236,17 @@ def _same_weights(a: Entry, b: Entry) -> bool:
 
 def _shape_fits(shape: tuple[int, ...], spec: TensorSpec) -> bool:
     return shape == spec.shape or (spec.role == "scalar" and shape == ())
+
+
+def unused_by(config: TargetConfig | AssistantConfig) -> Callable[[str], bool]:
+    """Says of a canonical name whether it is of a tensor that files have and the model does not compute with."""
+    needed, shared = {spec.name for spec in expected_tensors(config)}, _sharing(config)
+    return lambda name: name not in needed and _skip_reason(name, shared, config) is not None
+
+
+def _sharing(config: TargetConfig | AssistantConfig) -> set[int]:
+    text = config.text if isinstance(config, AssistantConfig) else config
+    return {layer.index for layer in text.layers if layer.kv_shared}
 
 
 def _skip_reason(short: str, shared: set[int], config: TargetConfig | AssistantConfig) -> str | None:

@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 
 from geminate import LLM
+from geminate.families.registry import open_model
+from geminate.loading.pairing import made_survival, pairing
+from support.adapters import make_adapter
 from support.cli import geminate, refused
 
 SMALL = ("--updates", "2", "--max-length", "48", "--new-tokens", "14", "--batch-tokens", "256", "--threads", "1",
@@ -41,6 +44,24 @@ def test_from_scratch_beats_nothing_and_is_found_again(prompts: Path, tmp_path: 
     assert json.loads(again.stdout.splitlines()[-1])["history"] == result["history"], "nothing is trained twice"
     assert "going on from update 2 of 2" in again.stderr
     refused(*run, "--seed", "9", says="other settings (loop)")
+
+
+def test_a_drafter_for_a_target_with_an_adapter(prompts: Path, tmp_path: Path) -> None:
+    embedded = Path(open_model.__code__.co_filename).parents[1] / "assets" / "embedded" / "target"
+    adapter = make_adapter(embedded, tmp_path / "lora", rank=2, modules=("up_proj", "o_proj"))
+    out = tmp_path / "new"
+    done = geminate(
+        "train", "drafter", "--adapter", f"{adapter}=0.5", "--data", str(prompts), "--out", str(out), *SMALL
+    )
+    assert done.returncode in (0, 3) and "with weight 0.5" in done.stderr, done.stderr
+    where = out if done.returncode == 0 else tmp_path / "new.training" / "not-better"
+    llm = LLM(adapter=f"{adapter}=0.5", drafter=where)
+    found = pairing(llm.pair)
+    assert found is not None and found.matched, "it was trained for the merged weights"
+    assert (other := pairing(LLM(drafter=where).pair)) is not None and other.matched is False
+    assert made_survival(llm.pair) is not None
+    curves = (tmp_path / "new.training" / "curves.csv").read_text().splitlines()
+    assert curves[0].startswith("update,seconds,tokens,loss") and len(curves) == 1 + 2 + 3  # updates and measurements
 
 
 def test_not_better_exits_with_three_and_keeps_the_old_one(prompts: Path, tmp_path: Path) -> None:
@@ -157,6 +178,9 @@ def test_bad_data_is_refused(prompts: Path, tmp_path: Path, models: dict[str, Pa
     few = tmp_path / "few.txt"
     few.write_text("One text only, which is not enough.")
     refused("train", "drafter", "--data", str(few), "--out", str(tmp_path / "x"), says="too few")
+    short = ("--data", str(prompts), "--out", str(tmp_path / "x"), "--updates", "1")
+    refused("train", "drafter", *short, "--new-tokens", "2", says="the answers are too short")
+    assert not (tmp_path / "x.training").exists(), "nothing is left that binds the next run"
     other = models["31B"].with_name("31B-assistant")
     refused(
         "train",

@@ -11,6 +11,7 @@ from geminate import LLM, SamplingParams
 from geminate.errors import TrainingError
 from geminate.tools.train.answers import answer_all, read_answers
 from geminate.tools.train.prompts import Example, read_examples, split
+from geminate.tools.train.rows import read_row
 
 
 @pytest.fixture(scope="module")
@@ -54,27 +55,73 @@ def test_answers_as_they_are(llm: LLM, tmp_path: Path) -> None:
     assert found[2].answer and len(found[2].answer) > len(found[2].prompt)
 
 
-@pytest.mark.parametrize(
-    ("content", "says"),
-    [("", "no usable examples"), ("{nope", "line 1: not JSON"), ("[1]", "expected an object"),
-     ('{"x": 1}', "expected 'prompt'"), ('{"messages": []}', "must be a list"), ('{"turns": []}', "item 1")],
-)  # fmt: skip
-def test_bad_lines_are_named(content: str, says: str, llm: LLM, tmp_path: Path) -> None:
+ROWS: list[tuple[dict[str, object], str, str | None]] = [
+    ({"prompt": "Hi", "completion": "Hello"}, "Hi", "Hello"),
+    ({"prompt": [{"role": "user", "content": "Hi"}], "completion": [{"role": "assistant", "content": "A"}]}, "Hi", "A"),
+    ({"instruction": "Sum up.", "input": "A text.", "output": "Short."}, "Sum up.\n\nA text.", "Short."),
+    ({"instruction": "Say it.", "input": "", "output": ""}, "Say it.", ""),
+    ({"question": "Why?", "response": "So."}, "Why?", "So."),
+    ({"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Yes"}]}, "Hi", "Yes"),
+    ({"conversations": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes"}]}, "Hi", "Yes"),
+    ({"messages": [{"role": "user", "content": [{"type": "text", "text": "H"}, {"type": "text", "text": "i"}]}]},
+     "Hi", None),
+    ({"turns": ["Hi", "And then?"]}, "Hi", None),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("item", "asked", "answer"), ROWS)
+def test_rows_as_people_have_them(item: dict[str, object], asked: str, answer: str | None) -> None:
+    row = read_row(item)
+    assert [m["content"] for m in row.messages] == [asked] and row.answer == answer
+
+
+def test_a_conversation_is_asked_to_its_last_answer() -> None:
+    said = [("system", "Be brief."), ("human", "One?"), ("gpt", "1"), ("human", "Two?"), ("gpt", "2")]
+    row = read_row({"conversations": [{"from": who, "value": text} for who, text in said]})
+    assert [m["role"] for m in row.messages] == ["system", "user", "assistant", "user"] and row.answer == "2"
+    row = read_row({"system": "Be brief.", "instruction": "Two?", "output": "2"})
+    assert [m["role"] for m in row.messages] == ["system", "user"]
+
+
+UNUSABLE: list[tuple[str, str]] = [
+    ("{nope", "no JSON object"), ("[1]", "no JSON object"), ('{"x": 1}', "none of the fields messages, conversations"),
+    ('{"messages": []}', "messages that is no list"), ('{"turns": []}', "none of the fields"),
+    ('{"conversations": [{"from": "function_call", "value": "f()"}]}', "a role other than"),
+    ('{"messages": [{"role": "user", "content": [{"type": "image"}]}]}', "a message that is not text"),
+    ('{"messages": [{"role": "assistant", "content": "Hi"}]}', "no turn of a user"),
+    ('{"prompt": "' + "many words " * 80 + '"}', r"a prompt of more than 62 tokens \(--max-length\)"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("content", "says"), UNUSABLE)
+def test_what_is_left_out_is_said(content: str, says: str, llm: LLM, tmp_path: Path) -> None:
     path = tmp_path / "d.jsonl"
-    path.write_text(content)
-    with pytest.raises(TrainingError, match=says):
+    path.write_text('{"prompt": "Hi"}\n' + content + "\n\n" + content + "\n")
+    said: list[str] = []
+    assert len(read_examples(path, llm, as_is=False, longest=64, on_message=said.append)) == 1
+    assert len(said) == 1 and said[0].startswith("2 rows left out: ") and said[0].endswith("(first: d.jsonl, line 2)")
+    with pytest.raises(TrainingError, match=rf"no usable examples; 1 rows left out: .*{says}"):
+        path.write_text(content)
         read_examples(path, llm, as_is=False, longest=64)
 
 
 def test_bad_files_are_named(llm: LLM, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="no such file"):
         read_examples(tmp_path / "none", llm, as_is=False, longest=64)
-    with pytest.raises(TrainingError, match=r"no \.jsonl or \.txt"):
+    with pytest.raises(TrainingError, match=r"no \.jsonl, \.json or \.txt"):
         read_examples(tmp_path, llm, as_is=False, longest=64)
     (tmp_path / "x.txt").write_bytes(b"ab\xff")
     with pytest.raises(TrainingError, match="not UTF-8"):
         read_examples(tmp_path / "x.txt", llm, as_is=False, longest=64)
-    with pytest.raises(TrainingError, match="as-is needs an answer"):
+    (tmp_path / "x.json").write_text('{"prompt": "Hi"}')
+    with pytest.raises(TrainingError, match="not a JSON list of rows"):
+        read_examples(tmp_path / "x.json", llm, as_is=False, longest=64)
+    (tmp_path / "x.json").write_text('[{"prompt": "Hi"}, {"prompt": "Ho"}, 7]')
+    assert len(read_examples(tmp_path / "x.json", llm, as_is=False, longest=64)) == 2
+    (tmp_path / "x.jsonl").write_text("")
+    with pytest.raises(TrainingError, match=r"x\.jsonl holds no usable examples$"):
+        read_examples(tmp_path / "x.jsonl", llm, as_is=False, longest=64)
+    with pytest.raises(TrainingError, match="no answer, which --as-is needs"):
         read_examples(write(tmp_path / "d.jsonl", {"prompt": "Hi"}), llm, as_is=True, longest=64)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from geminate.checkpoint.quantization_config import EMBEDDING, METHODS, static_scheme
+from geminate.checkpoint.quantization_config import EMBEDDING, METHODS, quantization_scheme
 from geminate.errors import ConfigError, shown
 from geminate.families.decoder.fields import DECODER, MAX_VOCAB, ROPE, Fields
 from geminate.plan.config import (
@@ -80,7 +80,7 @@ def decoder_config(
         _refuse_unknown_arithmetic(section, traits)
     fields = Fields(text, DECODER)
     dtype = _dtype(raw, text)
-    scheme = static_scheme(raw)
+    scheme = quantization_scheme(raw)
     if scheme is not None and drafter:
         raise ConfigError(f"a drafter with quantization_config ({scheme.method}) is not supported; take the bf16 one")
     # Quantized tables are multiplied in float32 by the unrounded factor (QuantizedEmbedding.forward).
@@ -143,7 +143,7 @@ def _refuse_unknown_arithmetic(text: Mapping[str, Any], traits: Traits) -> None:
         raise ConfigError(f"use_bidirectional_attention {shown(direction)} is not supported: text is decoded causally")
     for name in ("attn_logit_softcapping", "query_pre_attn_scalar", "rope_scaling", "quantization_config"):
         value = text.get(name)
-        # Written by `geminate quantize`, whose tensors hold the details, or read by `static_scheme`.
+        # Written by `geminate quantize`, whose tensors hold the details, or read by `quantization_scheme`.
         if name == "quantization_config" and isinstance(value, Mapping):
             if value.get("quant_method") in ("geminate", *METHODS):
                 continue

@@ -6,6 +6,7 @@ file does not say is what llama.cpp assumes.
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,9 @@ from geminate.families.gguf_keys import GgufKeys, common_text, layer_kinds
 
 UNROTATED = 1e29  # rope_freqs holds 1 for dimensions that turn and 1e30 for those that do not
 DRAFTER = "gemma4-assistant"
-_TENSORS = {
+TOP_K = "geminate.centroid_top_k"  # keys of our own: llama.cpp has no centroid head
+RECORD = "geminate.record"
+TENSORS = {
     "token_embd.weight": "embed_tokens", "output.weight": "lm_head", "output_norm.weight": "norm",
     "per_layer_token_embd.weight": "embed_tokens_per_layer",
     "per_layer_model_proj.weight": "per_layer_model_projection",
@@ -28,7 +31,7 @@ _TENSORS = {
     "masked_embd_ordering": "masked_embedding.token_ordering",
     "masked_embd_ordering.weight": "masked_embedding.token_ordering",
 }  # fmt: skip
-_LAYERS = {
+LAYERS = {
     "attn_norm.weight": "input_layernorm", "post_attention_norm.weight": "post_attention_layernorm",
     "ffn_norm.weight": "pre_feedforward_layernorm", "post_ffw_norm.weight": "post_feedforward_layernorm",
     "attn_q.weight": "self_attn.q_proj", "attn_k.weight": "self_attn.k_proj", "attn_v.weight": "self_attn.v_proj",
@@ -44,7 +47,7 @@ _LAYERS = {
     "post_ffw_norm_2.weight": "post_feedforward_layernorm_2",
 }  # fmt: skip
 # rope_freqs is read by the configuration (which part of the full layers' dimensions turns), not a weight.
-NAMES = GgufNames(tensors=_TENSORS, layers=_LAYERS, other=("rope_freqs.weight",))
+NAMES = GgufNames(tensors=TENSORS, layers=LAYERS, other=("rope_freqs.weight",))
 
 
 def gguf_config(file: GgufFile) -> dict[str, Any]:
@@ -68,7 +71,19 @@ def gguf_config(file: GgufFile) -> dict[str, Any]:
         centroids = file.tensors.get("masked_embd_centroids.weight")
         if centroids is not None:
             raw |= {"use_ordered_embeddings": True, "num_centroids": centroids.shape[0]}
+            if TOP_K in file.metadata:
+                raw["centroid_intermediate_top_k"] = file.metadata[TOP_K]
+        raw |= _record(file)
     return raw
+
+
+def _record(file: GgufFile) -> dict[str, Any]:
+    """What `geminate train drafter` recorded, where config.json has it; nothing if it is damaged."""
+    try:
+        found = json.loads(str(file.metadata.get(RECORD)))
+    except (ValueError, RecursionError):
+        return {}
+    return {"geminate": found} if isinstance(found, dict) else {}
 
 
 def _text(keys: GgufKeys, count: int) -> dict[str, Any]:

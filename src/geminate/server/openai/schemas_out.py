@@ -307,3 +307,7 @@ class Health(Out):
     """Response of the health routes."""
 
     status: str = Field(description="live or ready.")
+    notes: list[str] | None = Field(
+        default=None,
+        description="What an operator should know, such as a drafter that no longer fits; absent if nothing.",
+    )

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from geminate.backends.select import make_backend
+from geminate.checkpoint.adapter import read_adapters
 from geminate.errors import ParameterError
 from geminate.families.registry import open_model
 from geminate.kv.store import KVFormat
@@ -69,6 +70,7 @@ def evaluate_kv(
     presets: Sequence[Preset],
     kv: KVFormat,
     *,
+    adapters: Sequence[str | Path] = (),
     context: int = 512,
     max_tokens: int | None = None,
     threads: int | None = None,
@@ -91,7 +93,7 @@ def evaluate_kv(
         raise ParameterError("f16 is what KV formats are compared with; name another, such as int8")
     if len(set(presets)) < len(presets):
         raise ParameterError("a format is named twice")
-    source = open_model(locate(model, None).target)
+    source = open_model(locate(model, None).target, read_adapters(adapters))
     config = source.target_config()
     parts = text_windows(source, config, config, text, context, max_tokens)
     backend = make_backend(threads)

@@ -10,6 +10,7 @@ from typing import Any
 
 from geminate.arrays import I32
 from geminate.backends.select import make_backend
+from geminate.checkpoint.adapter import read_adapters
 from geminate.errors import ParameterError, TokenizerError
 from geminate.families.base import Model
 from geminate.families.registry import open_model
@@ -75,6 +76,7 @@ def evaluate(
     text: str,
     presets: Sequence[Preset],
     *,
+    adapters: Sequence[str | Path] = (),
     reference: str | Path | None = None,
     context: int = 512,
     max_tokens: int | None = None,
@@ -89,9 +91,8 @@ def evaluate(
 
     Args:
         model: as for `geminate.LLM`. text: plain text, cut into windows of ``context`` tokens, bos included.
-        presets: formats to compare with bf16; none of them is ``bf16``.
-        reference: the model whose bf16 weights all are compared with, and whose tokenizer reads the text; None is
-            ``model`` itself. For a quantized copy, the original it was made from.
+        presets: formats to compare with bf16; none of them is ``bf16``. adapters: merged into the model.
+        reference: the model whose bf16 weights all are compared with, and whose tokenizer reads the text, or None.
         by_tensor: a format whose cost is also measured by groups of tensors.
         progress, on_message: as for `load_pair`. on_rows: called with (positions done, total positions).
 
@@ -99,7 +100,7 @@ def evaluate(
         GeminateError: with the cause and the way out.
     """
     _check(presets, reference, by_tensor)
-    source = open_model(locate(model, None).target)
+    source = open_model(locate(model, None).target, read_adapters(adapters))
     original = source if reference is None else open_model(locate(reference, None).target)
     config, original_config = source.target_config(), original.target_config()
     parts = text_windows(original, config, original_config, text, context, max_tokens)

@@ -18,7 +18,7 @@ def principal_rows(table: Tensor, width: int) -> Tensor:
 
     Where the target's rows are narrower than that, random columns fill up.
     """
-    energy = torch.zeros(table.shape[1], table.shape[1], dtype=torch.float64)
+    energy = torch.zeros(table.shape[1], table.shape[1], dtype=torch.float64, device=table.device)
     for at in range(0, len(table), 8192):
         part = table[at : at + 8192].double()
         energy += part.T @ part
@@ -26,7 +26,7 @@ def principal_rows(table: Tensor, width: int) -> Tensor:
     rows = table @ directions
     if rows.shape[1] < width:
         generator = torch.Generator().manual_seed(0)
-        noise = torch.randn(len(table), width - rows.shape[1], generator=generator)
+        noise = torch.randn(len(table), width - rows.shape[1], generator=generator).to(table.device)
         rows = torch.cat((rows, 0.1 * rows.std() * noise), 1)
     scaled: Tensor = rows / rows.pow(2).mean().sqrt().clamp_min(1e-12) * width**-0.5
     return scaled
@@ -40,12 +40,13 @@ def cluster_tokens(drafter: Drafter, rounds: int = 8, on_round: Callable[[int, i
     nearest mean less that to the nearest); a full cluster sends them to the next.
     """
     assert drafter.centroids is not None
-    table = drafter.table.float().cpu()
+    table = drafter.table.float()
+    device = table.device
     count = drafter.config.num_centroids
     size, near = len(table) // count, min(NEAR, count)
     generator = torch.Generator().manual_seed(0)
-    means = table[torch.randperm(len(table), generator=generator)[:count]].clone()
-    owner = torch.zeros(len(table), dtype=torch.long)
+    means = table[torch.randperm(len(table), generator=generator)[:count].to(device)].clone()
+    owner = torch.zeros(len(table), dtype=torch.long)  # on the CPU, where tokens choose one by one
     for done in range(rounds):
         distances, choices = _nearest(table, means, near)
         order = (distances[:, min(1, near - 1)] - distances[:, 0]).argsort(descending=True, stable=True).tolist()
@@ -61,7 +62,7 @@ def cluster_tokens(drafter: Drafter, rounds: int = 8, on_round: Callable[[int, i
                 homeless.append(token)
         free = [c for c, left in enumerate(room) for _ in range(left)]
         owner[torch.tensor(homeless, dtype=torch.long)] = torch.tensor(free, dtype=torch.long)
-        means = torch.zeros_like(means).index_add_(0, owner, table) / size
+        means = torch.zeros_like(means).index_add_(0, owner.to(device), table) / size
         if on_round is not None:
             on_round(done + 1, rounds)
     drafter.token_ordering.copy_(owner.argsort(stable=True))

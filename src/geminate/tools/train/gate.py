@@ -19,11 +19,17 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class Served:
-    """What decoding one held-out prompt took: rounds that verified drafts, and tokens they emitted."""
+    """What decoding one held-out prompt took: rounds that verified drafts, and tokens they emitted.
+
+    Attributes:
+        drafted, accepted: how often a draft token was made and accepted, by position.
+    """
 
     category: str
     rounds: int
     tokens: int
+    drafted: tuple[int, ...] = ()
+    accepted: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -75,7 +81,16 @@ def serve(
         )
         sequence = llm.engine.add(request)
         llm.engine.run()
-        found.append(Served(example.category, sequence.stats.rounds, sequence.stats.generated_tokens))
+        stats = sequence.stats
+        found.append(
+            Served(
+                example.category,
+                stats.rounds,
+                stats.generated_tokens,
+                tuple(stats.drafted_per_position),
+                tuple(stats.accepted_per_position),
+            )
+        )
         on_done()
     return found
 
@@ -98,6 +113,16 @@ def compare(old: list[Served], new: list[Served]) -> list[Comparison]:
         whole = counts.sum(axis=0)
         out.append(Comparison(group, len(at), whole[0] / whole[1], whole[2] / whole[3], float(low), float(high)))
     return out
+
+
+def survival(served: list[Served]) -> list[float]:
+    """Shares of accepted draft tokens by position, over all prompts."""
+    length = max((len(s.drafted) for s in served), default=0)
+    made, kept = np.zeros(length), np.zeros(length)
+    for s in served:
+        made[: len(s.drafted)] += s.drafted
+        kept[: len(s.accepted)] += s.accepted
+    return [round(float(share), 4) for share in kept / np.maximum(made, 1)]
 
 
 def is_better(comparisons: list[Comparison]) -> bool:

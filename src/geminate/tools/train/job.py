@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,22 +13,25 @@ import torch
 from geminate.errors import ParameterError, TrainingError
 from geminate.families.registry import load_assistant_config, open_model
 from geminate.llm import LLM
-from geminate.loading.pairing import RECORD, record
+from geminate.loading.options import LoadOptions
+from geminate.loading.pairing import RECORD, SURVIVAL, record
 from geminate.params import ResolvedSampling, SamplingParams
 from geminate.runtime.drafter import RopePosition
 from geminate.tools.train.answers import answer_all
 from geminate.tools.train.card import model_card
 from geminate.tools.train.checkpoint import load_drafter, save_drafter, scratch_config
 from geminate.tools.train.clusters import cluster_tokens, principal_rows
+from geminate.tools.train.curves import FILE, Curves, check_tensorboard
 from geminate.tools.train.drafter import Drafter
-from geminate.tools.train.gate import Comparison, Served, compare, is_better, serve
-from geminate.tools.train.hardware import has_fast_bf16
+from geminate.tools.train.gate import Comparison, Served, compare, is_better, serve, survival
+from geminate.tools.train.hardware import chosen_device, has_fast_bf16
 from geminate.tools.train.loop import Loop, LoopSettings, Progress, State, Text
 from geminate.tools.train.options import LossName, TrainOptions
 from geminate.tools.train.prompts import Example, Examples, read_examples, split
 from geminate.tools.train.rounds import LossSettings
 from geminate.tools.train.teacher import Teacher
 from geminate.tools.train.teacher_cache import TeacherCache
+from geminate.tools.train.workspace import BEST, Workspace
 from geminate.weights.presets import Preset, check_preset
 
 GATE_DRAFT = 4
@@ -42,13 +43,14 @@ class Job:
     """Everything that decides a run; see `geminate train drafter --help`.
 
     Attributes:
-        target, drafter: as for `geminate.LLM`; ``drafter`` is the old one, which the gate compares with.
+        target, adapter, drafter: as for `geminate.LLM`; ``drafter`` is the old one, which the gate compares with.
         init: ``drafter`` (the old one), ``scratch``, or a drafter's directory.
         temperature: of the answers and of the gate; None is the model's own setting.
         cache_gb: disk space for the teacher targets, kept until the training is done.
     """
 
     target: str | None
+    adapter: tuple[str, ...]
     drafter: str | None
     weights: Preset
     data: Path
@@ -68,12 +70,13 @@ class Job:
     cache_gb: float
     threads: int | None
     device: str
+    tensorboard: Path | None
     loop: LoopSettings
 
     @classmethod
-    def of(cls, options: TrainOptions, *, weights: Preset, threads: int | None, rope_position: RopePosition) -> Job:
-        """The run that these options describe."""
-        o = options
+    def of(cls, options: TrainOptions, loaded: LoadOptions) -> Job:
+        """The run that these options describe; of ``loaded`` weights, adapter, threads and rope_position count."""
+        o, device = options, chosen_device(options.device)
         loss = LossSettings(
             name=cast(LossName, o.loss), steps=o.draft_steps, soft=o.soft, own_tokens=o.own_tokens, sampled=o.sampled
         )
@@ -87,13 +90,14 @@ class Job:
             clip=1.0,
             seed=o.seed,
             evaluate_every=o.evaluate_every,
-            bf16=o.dtype == "bfloat16" or (o.dtype == "auto" and has_fast_bf16(o.device)),
+            bf16=o.dtype == "bfloat16" or (o.dtype == "auto" and has_fast_bf16(device)),
             loss=loss,
         )
         return cls(
             target=o.target,
+            adapter=tuple(str(named) for named in loaded.adapters),
             drafter=o.drafter,
-            weights=weights,
+            weights=loaded.weights,
             data=o.data,
             out=o.out,
             init=o.start,
@@ -101,7 +105,7 @@ class Job:
             max_length=o.max_length,
             new_tokens=o.new_tokens,
             temperature=o.temperature,
-            rope_position=rope_position,
+            rope_position=loaded.rope_position,
             hidden=o.hidden,
             layers=o.layers,
             heads=o.heads,
@@ -109,18 +113,21 @@ class Job:
             centroid_head=o.centroid_head,
             centroids=o.centroids,
             cache_gb=o.cache_gb,
-            threads=threads,
-            device=o.device,
+            threads=loaded.threads,
+            device=device,
+            tensorboard=o.tensorboard,
             loop=loop,
         )
 
     def described(self) -> dict[str, Any]:
         """For plan.json and the model card; what may change between a run and its resumption is left out."""
         found = asdict(self)
-        for name in ("out", "threads", "device", "cache_gb"):
+        for name in ("out", "threads", "device", "cache_gb", "tensorboard"):
             del found[name]
         if self.centroids is None:
             del found["centroids"]  # so that runs begun before the option existed go on
+        if not self.adapter:
+            del found["adapter"]
         return {k: str(v) if isinstance(v, Path) else v for k, v in found.items()}
 
 
@@ -173,8 +180,8 @@ def check(job: Job) -> None:
         raise ParameterError("--no-centroids is for a drafter made with --init scratch; others stay as they are")
     if job.centroids is not None and not job.centroid_head:
         raise ParameterError("--centroids and --no-centroids exclude each other")
-    if job.device != "cpu" and not torch.cuda.is_available():
-        raise ParameterError(f"--device {job.device}: torch sees no such device; use cpu")
+    if job.tensorboard is not None:
+        check_tensorboard()
 
 
 def run(
@@ -196,34 +203,78 @@ def run(
     """
     check(job)
     stage = on_stage or (lambda what, done, total: None)
-    work = job.out.with_name(job.out.name + ".training")
-    _prepare(work, job, restart)
+    work = Workspace(job.out.with_name(job.out.name + ".training"), job.described())
+    work.prepare(restart=restart)
+    try:
+        return _run(job, work, command, on_message, stage, on_progress or (lambda progress: None))
+    finally:
+        work.leave()
+
+
+def _run(
+    job: Job,
+    work: Workspace,
+    command: str,
+    on_message: Callable[[str], None],
+    stage: Stage,
+    on_progress: Callable[[Progress], None],
+) -> Outcome:
     if job.threads is not None:
         torch.set_num_threads(job.threads)
     llm = LLM(
         job.target,
+        adapter=job.adapter,
         drafter=job.drafter,
         weights=job.weights,
         threads=job.threads,
         rope_position=job.rope_position,
         on_message=on_message,
     )
-    examples = split(read_examples(job.data, llm, as_is=job.as_is, longest=job.max_length))
+    found = read_examples(job.data, llm, as_is=job.as_is, longest=job.max_length, on_message=on_message)
+    examples = split(found)
     sampling = llm.resolve(SamplingParams(max_tokens=job.new_tokens, temperature=job.temperature, seed=job.loop.seed))
+    drafter, raw = _begun(job, llm)  # what cannot be begun with must not cost the time of the answers
     texts, held_out = _texts(job, llm, examples, sampling, work, stage)
     if not texts or not held_out:
+        work.forget_answers()
         raise TrainingError("no text is left to learn from: the answers are too short; raise --new-tokens")
-    drafter, raw = _start(job, llm, stage, on_message, resuming=(work / "checkpoint.pt").exists())
     drafter.to(job.device)
-    teacher = TeacherCache(Teacher(llm.pair.target), work / "teacher", int(job.cache_gb * 1e9))
-    loop = Loop(drafter, raw, teacher, texts, held_out, job.loop, work, on_progress)
-    if loop.resume():
-        on_message(f"going on from update {loop.state.step} of {loop.state.steps}")
-    state = loop.run()
+    if job.init == "scratch" and not work.checkpoint.exists():  # else the checkpoint brings table and clusters
+        _fill(drafter, llm, stage, on_message)
+    teacher = TeacherCache(Teacher(llm.pair.target), work.path / "teacher", int(job.cache_gb * 1e9))
+    curves = Curves(work.path / FILE, job.tensorboard)
+
+    def progress(p: Progress) -> None:
+        curves.add(p)
+        on_progress(p)
+
+    try:
+        loop = Loop(drafter, raw, teacher, texts, held_out, job.loop, work.path, progress)
+        if loop.resume():
+            on_message(f"going on from update {loop.state.step} of {loop.state.steps}")
+        state = loop.run()
+    finally:
+        curves.close()
     teacher.clear()
-    comparisons = _gate(job, llm, loop.best, examples.held_out, sampling, stage)
+    comparisons, shares = _gate(job, llm, loop.best, examples.held_out, sampling, stage)
+    counts = {"training": len(texts), "held_out": len(held_out)}
+    made = {**record(llm.pair), "tokens_per_round": round(comparisons[0].new, 4), SURVIVAL: shares}
+    return _written(job, llm, work, command, state, comparisons, counts, {**raw, RECORD: made})
+
+
+def _written(
+    job: Job,
+    llm: LLM,
+    work: Workspace,
+    command: str,
+    state: State,
+    comparisons: list[Comparison],
+    counts: dict[str, int],
+    raw: dict[str, Any],
+) -> Outcome:
+    """The best drafter with its card, in its place or, if it is not better, in the work directory."""
     better = is_better(comparisons)
-    best, _ = load_drafter(loop.best, llm.config, job.rope_position)
+    best, _ = load_drafter(work.path / BEST, llm.config, job.rope_position)
     card = model_card(
         target=job.target or "the embedded pair",
         data=str(job.data),
@@ -232,41 +283,15 @@ def run(
         history=state.history,
         comparisons=comparisons,
         better=better,
-        examples={"training": len(texts), "held_out": len(held_out)},
+        examples=counts,
     )
-    directory = job.out if better else work / "not-better"
-    save_drafter(best, {**raw, RECORD: dict(record(llm.pair))}, directory, card)
+    directory = job.out if better else work.path / "not-better"
+    save_drafter(best, raw, directory, card)
     return Outcome(directory, better, comparisons, state)
 
 
-def _prepare(work: Path, job: Job, restart: bool) -> None:
-    """Make the work directory, or make sure that it belongs to this command."""
-    plan = json.loads(json.dumps(job.described()))
-    try:
-        if restart:
-            shutil.rmtree(work, ignore_errors=True)
-        work.mkdir(parents=True, exist_ok=True)
-        kept = work / "plan.json"
-        # Work that came to nothing binds nobody.
-        if kept.exists() and any((work / name).exists() for name in ("answers.jsonl", "checkpoint.pt")):
-            try:
-                before = json.loads(kept.read_text(encoding="utf-8"))
-            except ValueError:
-                before = {}
-            if before != plan:
-                names = sorted(k for k in plan if before.get(k) != plan[k]) if isinstance(before, dict) else []
-                raise TrainingError(
-                    f"{work} holds a run with other settings ({', '.join(names) or 'unreadable'}); "
-                    "repeat that command to go on with it, use --restart to begin anew, or another --out"
-                )
-        else:
-            kept.write_text(json.dumps(plan, indent=2) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise TrainingError(f"cannot write to {work}: {error.strerror}") from None
-
-
 def _texts(
-    job: Job, llm: LLM, examples: Examples, sampling: ResolvedSampling, work: Path, stage: Stage
+    job: Job, llm: LLM, examples: Examples, sampling: ResolvedSampling, work: Workspace, stage: Stage
 ) -> tuple[list[Text], list[Text]]:
     both = [*examples.training, *examples.held_out]
     if job.as_is:
@@ -276,7 +301,7 @@ def _texts(
             llm.new_engine(),
             both,
             sampling,
-            work / "answers.jsonl",
+            work.answers,
             longest=job.max_length,
             on_progress=lambda done, total: stage("answers of the target", done, total),
         )
@@ -288,10 +313,8 @@ def _texts(
     return texts(examples.training), texts(examples.held_out)
 
 
-def _start(
-    job: Job, llm: LLM, stage: Stage, on_message: Callable[[str], None], *, resuming: bool
-) -> tuple[Drafter, dict[str, Any]]:
-    """The drafter to begin with."""
+def _begun(job: Job, llm: LLM) -> tuple[Drafter, dict[str, Any]]:
+    """The drafter to begin with and its config.json; one from scratch still lacks table and clusters."""
     located = llm.pair.located
     if job.init == "drafter":
         if located.drafter is None:
@@ -309,19 +332,21 @@ def _start(
         centroid_head=job.centroid_head,
         centroids=job.centroids,
     )
-    config = load_assistant_config(raw)
     torch.manual_seed(job.loop.seed)
-    drafter = Drafter(config, job.rope_position)
+    drafter = Drafter(load_assistant_config(raw), job.rope_position)
     _initialise(drafter)
-    if resuming:
-        return drafter, raw  # the checkpoint brings table and clusters
+    return drafter, raw
+
+
+@torch.no_grad()
+def _fill(drafter: Drafter, llm: LLM, stage: Stage, on_message: Callable[[str], None]) -> None:
+    """Table and clusters of a drafter from scratch, where it stands."""
     own = sum(p.numel() for p in drafter.parameters())
     on_message(f"a new drafter: {own / 1e6:.1f} M parameters, a table of {drafter.table.numel() / 1e6:.1f} M")
-    table = torch.from_numpy(llm.pair.target.store.embedding().dequantized())
-    drafter.table.copy_(principal_rows(table, config.text.hidden_size))
+    table = torch.from_numpy(llm.pair.target.store.embedding().dequantized()).to(drafter.table.device)
+    drafter.table.copy_(principal_rows(table, drafter.config.text.hidden_size))
     if drafter.centroids is not None:
         cluster_tokens(drafter, on_round=lambda done, total: stage("clusters of the vocabulary", done, total))
-    return drafter, raw
 
 
 @torch.no_grad()
@@ -336,8 +361,8 @@ def _initialise(drafter: Drafter) -> None:
 
 def _gate(
     job: Job, llm: LLM, best: Path, held_out: list[Example], sampling: ResolvedSampling, stage: Stage
-) -> list[Comparison]:
-    """Old and new drafter on the held-out prompts, as served."""
+) -> tuple[list[Comparison], list[float]]:
+    """Old and new drafter on the held-out prompts, as served; and the new one's survival by position."""
     total, done = 2 * len(held_out), 0
 
     def tick() -> None:
@@ -349,5 +374,13 @@ def _gate(
         return serve(by, held_out, sampling, k=GATE_DRAFT, longest=job.max_length, on_done=tick)
 
     old = served(llm)
-    fresh = LLM(job.target, drafter=best, weights=job.weights, threads=job.threads, rope_position=job.rope_position)
-    return compare(old, served(fresh))
+    fresh = LLM(
+        job.target,
+        adapter=job.adapter,
+        drafter=best,
+        weights=job.weights,
+        threads=job.threads,
+        rope_position=job.rope_position,
+    )
+    new = served(fresh)
+    return compare(old, new), survival(new)

@@ -69,12 +69,19 @@ class Text:
 
 @dataclass
 class Progress:
-    """Progress of the loop, for display."""
+    """Progress of the loop: an update, or with ``acceptance`` a measurement, whose loss and rate are no numbers.
+
+    Attributes:
+        rate: learning rate. seconds, tokens: of all updates so far.
+    """
 
     step: int
     steps: int | None
     loss: float
     tokens_per_s: float
+    rate: float
+    seconds: float
+    tokens: int
     acceptance: Acceptance | None = None
 
 
@@ -246,7 +253,7 @@ class Loop:
         state.step += 1
         state.tokens += tokens
         state.seconds += took
-        self.on_progress(Progress(state.step, state.steps, loss, tokens / took))
+        self.on_progress(Progress(state.step, state.steps, loss, tokens / took, rate, state.seconds, state.tokens))
 
     def evaluate(self) -> None:
         """Evaluate on the held-out texts; keep the drafter if it is the best so far."""
@@ -258,7 +265,8 @@ class Loop:
         if seen.length > state.best:
             state.best = seen.length
             save_drafter(self.drafter, self.raw, self.best)
-        self.on_progress(Progress(state.step, state.steps, math.nan, math.nan, seen))
+        none = math.nan
+        self.on_progress(Progress(state.step, state.steps, none, none, none, state.seconds, state.tokens, seen))
 
     def batch(self, number: int) -> Batch:
         """The ``number``-th batch: texts in an order that each epoch shuffles anew, batched by length."""

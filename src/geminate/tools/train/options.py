@@ -11,7 +11,7 @@ from geminate.errors import ParameterError
 LossName = Literal["lk", "mix", "ce", "tv"]
 LOSSES: tuple[LossName, ...] = get_args(LossName)
 DTYPES = ("auto", "float32", "bfloat16")
-DEVICES = ("cpu", "cuda")
+DEVICES = ("auto", "cpu", "cuda")
 
 
 def _option(default: Any, help: str, *flags: str, **meta: str) -> Any:
@@ -29,9 +29,11 @@ class TrainOptions:
 
     data: Path = field(metadata={"help": "Prompts: .jsonl or .txt, or a directory of such files."})
     out: Path = field(metadata={"help": "Directory of the new drafter; DIR.training beside it is for work files."})
-    target: str | None = _option(None, "Target: directory, GGUF file or hub id.", "--target", empty="the embedded pair")
+    target: str | None = _option(
+        None, "Target: directory, GGUF file or pulled model.", "--target", empty="the embedded pair"
+    )
     drafter: str | None = _option(
-        "auto", "The drafter to beat: auto, none, a directory, GGUF file or hub id.", none="none"
+        "auto", "The drafter to beat: auto, none, a directory, GGUF file or pulled model.", none="none"
     )
     init: str = _option(
         "", "Start from: drafter (the one to beat), scratch, or a directory.", empty="drafter; scratch without one"
@@ -65,8 +67,15 @@ class TrainOptions:
     cache_gb: float = _option(
         10.0, "Disk space (GB) for cached target outputs; 0 recomputes them every epoch.", "--lessons-gb"
     )
-    device: str = _option("cpu", "cpu or cuda: where the drafter is trained.")
+    device: str = _option("auto", "cpu, cuda, or auto: where the drafter is trained.")
     dtype: str = _option("auto", "auto, float32 or bfloat16: arithmetic of the drafter's layers.")
+    tensorboard: Path | None = field(
+        default=None,
+        metadata={
+            "help": "Directory for TensorBoard's event files; the curves are in OUT.training/curves.csv anyway.",
+            "empty": "none",
+        },
+    )
     restart: bool = _option(False, "Discard an earlier run's checkpoints and start over.")
 
     def __post_init__(self) -> None:

@@ -1,27 +1,22 @@
 """Training texts: prompts to be answered by the target, or whole texts as they are; and which of them are held out.
 
-A data file is JSON lines or plain text (paragraphs separated by empty lines); a directory is all its ``.jsonl`` and
-``.txt`` files in name order. A JSON line holds one of
-
-- ``prompt`` (a string), perhaps ``answer``, ``completion`` or ``response``;
-- ``messages`` or ``turns`` (chat; ``turns`` are the user's), the last answer being the one to learn if it is there;
-- ``text``: a text to be learned as it is, or begun.
-
-and perhaps ``category``, under which held-out figures are counted.
+A data file is JSON lines, a JSON list of rows, or plain text (paragraphs separated by empty lines); a directory is all
+its ``.jsonl``, ``.json`` and ``.txt`` files in name order. Rows are read by `geminate.tools.train.rows`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from geminate.errors import GeminateError, TrainingError
 from geminate.llm import LLM
 from geminate.params import ResolvedSampling
+from geminate.tools.train.rows import Row, Unusable, read_row
 
 HELD_OUT = 0.05
 LEAST_HELD_OUT, MOST_HELD_OUT = 8, 96
@@ -59,102 +54,124 @@ class Examples:
     held_out: list[Example]
 
 
-def read_examples(path: Path, llm: LLM, *, as_is: bool, longest: int) -> list[Example]:
+@dataclass
+class Skipped:
+    """Rows that were passed over: how many, and where the first stands, by reason."""
+
+    reasons: dict[str, tuple[int, str]] = field(default_factory=dict)
+
+    def add(self, reason: str, where: str) -> None:
+        """One more."""
+        count, first = self.reasons.get(reason, (0, where))
+        self.reasons[reason] = (count + 1, first)
+
+    @property
+    def lines(self) -> list[str]:
+        """A line for each reason, the most frequent first."""
+        ranked = sorted(self.reasons.items(), key=lambda each: -each[1][0])
+        return [f"{count:,} rows left out: {reason} (first: {first})" for reason, (count, first) in ranked]
+
+
+def read_examples(
+    path: Path, llm: LLM, *, as_is: bool, longest: int, on_message: Callable[[str], None] = lambda line: None
+) -> list[Example]:
     """All distinct examples of a file or directory.
 
     Args:
         as_is: answers are taken from the data; otherwise they are ignored, and plain texts cut to a beginning.
         longest: tokens of prompt and answer together; longer examples are cut, prompts of that length left out.
+        on_message: called with what was left out, a line for each reason.
 
     Raises:
         TrainingError: nothing there, unreadable, or no usable example.
     """
-    files = _files(path)
+    if llm.tokenizer is None:
+        raise TrainingError("this target has no tokenizer; put its tokenizer.json beside its weights")
     found: dict[str, Example] = {}
-    for file in files:
-        for number, item in _items(file):
+    skipped = Skipped()
+    for file in _files(path):
+        for where, item in _items(file):
             try:
-                example = _example(item, llm, as_is=as_is, longest=longest)
-            except (LookupError, TypeError, ValueError, GeminateError) as error:
-                raise TrainingError(f"{file}, item {number}: {error}") from None
-            if example is not None:
-                found.setdefault(example.key, example)
+                if not isinstance(item, dict):
+                    raise Unusable("no JSON object")
+                example = _example(read_row(item), llm, as_is=as_is, longest=longest)
+                if found.setdefault(example.key, example) is not example:
+                    raise Unusable("the prompt of another row")
+            except Unusable as error:
+                skipped.add(str(error), f"{file.name}, {where}")
+            except GeminateError as error:  # a template that refuses the order of roles, say
+                skipped.add(str(error)[:200], f"{file.name}, {where}")
     if not found:
-        raise TrainingError(f"{path} holds no usable examples (of at least 2 tokens, at most {longest})")
+        raise TrainingError(f"{path} holds no usable examples{''.join(f'; {line}' for line in skipped.lines[:3])}")
+    for line in skipped.lines:
+        on_message(line)
     return list(found.values())
 
 
 def _files(path: Path) -> list[Path]:
     if path.is_dir():
-        files = sorted(p for p in path.iterdir() if p.suffix in (".jsonl", ".txt"))
+        files = sorted(p for p in path.iterdir() if p.suffix in (".jsonl", ".json", ".txt"))
         if not files:
-            raise TrainingError(f"{path} holds no .jsonl or .txt files")
+            raise TrainingError(f"{path} holds no .jsonl, .json or .txt files")
         return files
     if not path.exists():
         raise TrainingError(f"no such file or directory: {path}")
     return [path]
 
 
-def _items(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def _items(file: Path) -> Iterator[tuple[str, Any]]:
+    """Where each row stands, and what it holds; None for what is no JSON."""
     try:
         text = file.read_text(encoding="utf-8")
     except OSError as error:
         raise TrainingError(f"cannot read {file}: {error.strerror}") from None
     except UnicodeDecodeError as error:
-        raise TrainingError(f"{file} is not UTF-8 (byte {error.start}); convert it first") from None
-    if file.suffix != ".jsonl":
-        for number, part in enumerate(text.split("\n\n"), 1):
-            if part.strip():
-                yield number, {"text": part.strip()}
-        return
-    for number, line in enumerate(text.splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            item = json.loads(line)
-        except (ValueError, RecursionError):
-            raise TrainingError(f"{file}, line {number}: not JSON") from None
-        if not isinstance(item, dict):
-            raise TrainingError(f"{file}, line {number}: expected an object with 'prompt', 'messages' or 'text'")
-        yield number, item
+        hint = "; write its rows as JSON lines first" if file.suffix in (".parquet", ".arrow", ".gz") else ""
+        raise TrainingError(f"{file} is not UTF-8 text (byte {error.start}){hint}") from None
+    if file.suffix == ".json":
+        rows = _parsed(text)
+        if not isinstance(rows, list):
+            raise TrainingError(f"{file} is not a JSON list of rows; JSON lines have the ending .jsonl")
+        yield from ((f"row {number}", row) for number, row in enumerate(rows, 1))
+    elif file.suffix == ".jsonl":
+        lines = enumerate(text.split("\n"), 1)
+        yield from ((f"line {number}", _parsed(line)) for number, line in lines if line.strip())
+    else:
+        parts = enumerate(text.split("\n\n"), 1)
+        yield from ((f"paragraph {number}", {"text": part.strip()}) for number, part in parts if part.strip())
 
 
-def _example(item: dict[str, Any], llm: LLM, *, as_is: bool, longest: int) -> Example | None:
-    category = str(item.get("category", "all"))
-    messages = item.get("messages")
-    if messages is None and "turns" in item:
-        messages = [{"role": "user", "content": str(item["turns"][0])}]
-    answer_text = next((str(item[n]) for n in ("answer", "completion", "response") if n in item), None)
-    if messages is None and "prompt" in item:
-        messages = [{"role": "user", "content": str(item["prompt"])}]
-    if messages is not None:
-        if not isinstance(messages, list) or not messages:
-            raise ValueError("'messages' must be a list of {role, content}")
-        if messages[-1].get("role") == "assistant":
-            answer_text, messages = str(messages[-1]["content"]), messages[:-1]
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _example(row: Row, llm: LLM, *, as_is: bool, longest: int) -> Example:
+    assert llm.tokenizer is not None  # `read_examples` has checked it
+    answer = None
+    if row.messages:
+        messages = list(row.messages)
         if llm.template is not None:
             prompt = llm.chat_ids(messages)
         else:
-            prompt = llm.encode("\n\n".join(str(m["content"]) for m in messages))
-        answer = None
+            prompt = llm.encode("\n\n".join(m["content"] for m in messages))
         if as_is:
-            if answer_text is None:
-                raise ValueError("--as-is needs an answer in every line ('answer', or a last assistant message)")
-            assert llm.tokenizer is not None  # it encoded the prompt
-            answer = llm.tokenizer.encode(answer_text, add_bos=False)
-    elif "text" in item:
-        ids = llm.encode(str(item["text"]))[:longest]
+            if row.answer is None:
+                raise Unusable("no answer, which --as-is needs")
+            answer = llm.tokenizer.encode(row.answer, add_bos=False)
+    else:
+        ids = llm.encode(row.text)[:longest]
         cut = max(1, int(len(ids) * BEGINNING))
         prompt, answer = (ids[:cut], ids[cut:]) if as_is else (ids[:cut] if len(ids) > 8 else ids, None)
-    else:
-        raise ValueError("expected 'prompt', 'messages', 'turns' or 'text'")
     if not prompt or len(prompt) > longest - 2:
-        return None
+        raise Unusable(f"a prompt of more than {longest - 2} tokens (--max-length)")
     if answer is not None:
         answer = answer[: longest - len(prompt)]
         if not answer:
-            return None
-    return Example(prompt=prompt, answer=answer, category=category)
+            raise Unusable("an empty answer")
+    return Example(prompt=prompt, answer=answer, category=row.category)
 
 
 def split(examples: list[Example]) -> Examples:
