@@ -111,11 +111,8 @@ def quantize_model(
     for reason, (count, left_out) in matched.skipped.items():
         say(f"left out {count} tensors ({left_out / 1e6:.1f} MB): {reason}")
     plans = [_planned(spec, matched.tensors[spec.name], preset, config) for spec in expected_tensors(config)]
-    importance: dict[str, F32] = {}
-    if calibration is not None:
-        importance = _importance(
-            source, config, calibration, calibration_tokens, context, threads, on_stage, on_message
-        )
+    more = (calibration_tokens, context, threads, on_stage, on_message)
+    importance = {} if calibration is None else _importance(source, config, calibration, *more)
     new = out.with_name(f".{out.name}.new")
     shutil.rmtree(new, ignore_errors=True)
     try:
