@@ -7,6 +7,11 @@
 //   - int8/int4 products: activations are quantized per row and group of 32 (scale = amax / 127, round to
 //     nearest even); the 32 products of a group add exactly in int32; groups join one float chain in
 //     ascending order, acc = fma(float(isum), weight_scale * activation_scale, acc).
+//   - products of the block formats (q4_k, q5_k, q6_k, q5_0, q5_1, iq4_nl): the same chain, with weight_scale
+//   =
+//     d * sc, exact in float32, and in q6_k two sums of 16 products each, one after the other. A minimum
+//     weight = d * sc * q - dmin * m joins behind its group's products:
+//     acc = fma(dmin * m, -(activation_scale * float(sum of the group's codes)), acc).
 //   - products of the row formats (q2r, q4r, q8r): activations are int8 codes of a fixed scale,
 //     round(x / scale) to nearest even, and a product is one exact int32 sum over the row, then one float
 //     multiplication by row scale * activation scale; outputs may be rounded to int8 in the same way. Where
@@ -54,7 +59,10 @@ struct alignas(64) QuantGroup {
   float scale;
   int32_t start8;  // -128 * sum(code): cancels the +128 of unsigned int8 weights
   int32_t start4;  // -8 * sum(code)
-  int32_t unused[5];
+  float minus;     // -(scale * sum(code)): what a minimum is multiplied by
+  // -32 * sum of the first and of the last 16 codes: cancels what is added to the codes of q6_k
+  int32_t start6[2];
+  int32_t unused[2];
 };
 
 // int8 codes of 64 activations of one row; a cache line, for the same reason. Behind a row's last line stands
@@ -76,19 +84,25 @@ struct Matrix {
   int64_t tiles, groups;  // ceil(n / 16), ceil(k / columns of a cell)
   int64_t stack;
   const uint8_t* data;
-  const uint16_t* scales;             // of groups; null where the format has none
+  // Records of scales [stack, tiles, blocks, 16 * words], float16 numbers as [halves, 16] before bytes as
+  // [small, 16]; null where the format has none.
+  const uint16_t* scales;
   const float* row_scales = nullptr;  // [stack, tiles, 16]; null where the format has none
   // Of a row format: the step of its activations, 0 where it has none, and of its outputs, 0: not rounded.
   float input_scale = 0.0f, output_scale = 0.0f;
   // Rows of codes for each row of activations: a high and a low half, or one.
   int64_t halves() const { return input_scale > 0.0f ? 1 : 2; }
+  // Of records of scales of a row.
+  int64_t blocks() const { return (k + info(format).block - 1) / info(format).block; }
 };
 
 // A row-major table, read row by row.
 struct RowTable {
-  Format format;  // bf16, int8 (signed codes) or a row format (codes side by side, low bits first)
+  // bf16, int8 (signed codes), a row format (codes side by side, low bits first) or a block format (blocks as
+  // GGUF files have them)
+  Format format;
   int64_t rows, width;
-  int64_t stride;  // of a row: values, in row formats bytes
+  int64_t stride;  // of a row: values, in row and block formats bytes
   const void* data;
   const uint16_t* scales;             // int8: [rows, stride / 32]
   const float* row_scales = nullptr;  // row formats: [rows, blocks], each for width / blocks columns

@@ -40,10 +40,15 @@ Weights random_weights(Format format, int64_t n, int64_t k, std::mt19937& rng) {
     for (float& s : w.row_scales) s = static_cast<float>(rng() % 1000) * 1e-5f;
     w.m.row_scales = w.row_scales.data();
   } else {
-    for (uint8_t& b : w.data)
-      b = static_cast<uint8_t>(rng());  // int8: -128 among them, which some files hold
-    w.scales.resize(static_cast<size_t>(cells * 16));
-    for (uint16_t& s : w.scales) s = static_cast<uint16_t>(0x2000 + (rng() & 0x3ff));
+    for (uint8_t& b : w.data) b = static_cast<uint8_t>(rng());  // int8: -128 among them, which some files hold
+    // Records: float16 numbers of either sign in the block formats, any bytes behind them.
+    const int64_t words = 16 * info(format).record_words(), halves = 16 * info(format).halves;
+    w.scales.resize(static_cast<size_t>(w.m.tiles * w.m.blocks() * words));
+    for (size_t i = 0; i < w.scales.size(); ++i) {
+      const bool half = static_cast<int64_t>(i) % words < halves;
+      const uint32_t sign = info(format).stored > 0 ? rng() & 0x8000 : 0;
+      w.scales[i] = static_cast<uint16_t>(half ? sign + 0x2000 + (rng() & 0x3ff) : rng());
+    }
     w.m.scales = w.scales.data();
   }
   w.m.data = w.data.data();

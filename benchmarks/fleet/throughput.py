@@ -6,8 +6,8 @@ Usage: python benchmarks/fleet/throughput.py [--model DIR] [--repeats 3] [--clie
 Two replicas of one thread each, behind one address, and two `geminate serve` of one thread each, each with half of the
 clients, take turns; the clients run on the same cores. The default model has the layers of Gemma 3 270M with random
 weights. Sampled with a seed, end tokens ignored, speculation off: every answer has the same length. Marks: 0.85 of the
-bare throughput, and 15 ms more to the first token of a client alone, at the median. The processor time that each kind of
-process has used meanwhile is reported, in cores.
+bare throughput, and 15 ms more to the first token of a client alone, at the median. The processor time that each kind
+of process has used meanwhile is reported, in cores.
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ def body(number: int, name: str) -> dict[str, Any]:
 
 
 KINDS = {"ServeReplica:geminate:ingress": "ingress", "ServeReplica:geminate:model": "replicas", "ProxyActor": "proxy",
-         "ServeController": "controller", "raylet": "ray", "gcs_server": "ray", "ray::": "ray", "/ray/": "ray"}  # fmt: skip
+         "ServeController": "controller", "raylet": "ray", "gcs_server": "ray", "ray::": "ray",
+         "/ray/": "ray"}  # fmt: skip
 
 
 def spent(server: Started | None) -> Counter[str]:

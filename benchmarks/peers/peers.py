@@ -1,11 +1,12 @@
 """Our passes beside llama.cpp's and transformers' on the same shape, in turn in one run.
 
 Usage: python benchmarks/peers/peers.py --peers DIR --gguf E2B.gguf [--assistant DRAFTER.gguf] [--rounds 9]
-           [--no-torch] [--context 128] [--kv f16|int8] [--json FILE]
+           [--no-torch] [--context 128] [--weights int4] [--kv f16|int8] [--json FILE]
 
 DIR is the environment that setup.sh makes; write_gguf.py writes the files. Run it with the Python that has geminate.
 Every round gives each engine its turn at every row count (three passes in a row, the first dropped, the better of
-the others counted), so ratios come from the same minutes. Ours is int4, llama.cpp Q4_0 (head too), transformers bf16.
+the others counted), so ratios come from the same minutes. Ours is int4, llama.cpp Q4_0 (head too), transformers bf16;
+with --weights q4_k_m ours is in that mix, beside a file of write_gguf.py --format q4_k_m.
 With a --context other than 128, steps stand behind so many positions, the only prompt is that context, read once, and
 transformers is left out. --kv is ours; llama.cpp keeps float16.
 With --assistant, tokens per second end to end as well: ours with auto against its own plain decoding, and
@@ -28,6 +29,7 @@ from geminate import __version__, machine
 from geminate.kv.store import KVFormat
 from geminate.tools.bench import decode
 from geminate.tools.bench.step import StepBench, Work
+from geminate.weights.presets import Preset
 
 HERE = Path(__file__).parent
 ROWS = (1, 2, 3, 4, 5, 6, 8, 12, 16)
@@ -52,9 +54,9 @@ class Contender(Protocol):
 class Ours:
     """Geminate in this process; its threads sleep while others have their turn."""
 
-    def __init__(self, threads: int, context: int, kv: KVFormat) -> None:
-        self.bench = StepBench("gemma-4-E2B", "int4", threads=threads, context=context, kv=kv)
-        self.ready = {"engine": "geminate", "version": __version__, "weights": "int4", "kv": kv}
+    def __init__(self, threads: int, context: int, weights: Preset, kv: KVFormat) -> None:
+        self.bench = StepBench("gemma-4-E2B", weights, threads=threads, context=context, kv=kv)
+        self.ready = {"engine": "geminate", "version": __version__, "weights": weights, "kv": kv}
 
     def step(self, rows: int, repeats: int) -> list[float]:
         """See `Contender`."""
@@ -141,7 +143,7 @@ def measure(
         }
         for name, by_rows in steps.items()
     }  # fmt: skip
-    work = Work(ours.bench.config, "int4")
+    work = Work(ours.bench.config, ours.bench.weights)
     return {
         "bandwidth_gbps": round(median(bandwidth) / 1e9, 1),
         "int8_gmacs": round(median(peak) / 1e9, 1),
@@ -176,6 +178,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--no-torch", action="store_true")
     parser.add_argument("--context", type=int, default=SHORT)
+    parser.add_argument("--weights", choices=("int4", "int8", "q4_k_m"), default="int4")
     parser.add_argument("--kv", choices=get_args(KVFormat), default="f16")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
@@ -186,7 +189,7 @@ def main() -> int:
     short = args.context == SHORT
     if short and not args.no_torch:
         workers["transformers"] = Worker([python, str(HERE / "torch_worker.py"), *threads])
-    ours = Ours(args.threads, args.context, args.kv)
+    ours = Ours(args.threads, args.context, args.weights, args.kv)
     contenders: dict[str, Contender] = {"geminate": ours, **workers}
     try:
         measured = measure(
@@ -209,7 +212,7 @@ def main() -> int:
     by_bytes = result["weight_bytes"] / result["bandwidth_gbps"] / 1e6
     by_macs = result["macs_per_row"] / result["int8_gmacs"] / 1e6
     print(f"machine  {result['machine']}, {args.threads} threads")
-    print(f"ceiling  {by_bytes:.1f} ms a pass (int4 weights once), {by_macs:.1f} ms a row (int8 products)")
+    print(f"ceiling  {by_bytes:.1f} ms a pass ({args.weights} weights once), {by_macs:.1f} ms a row (int8 products)")
     for name, e in result["engines"].items():
         print(f"{name:13}", "  ".join(f"T({m}) {ms}" for m, ms in e["step_ms"].items()), f" prefill {e['prefill_ms']}")
     line = json.dumps(result)

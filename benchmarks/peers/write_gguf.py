@@ -3,8 +3,9 @@
 Usage: python write_gguf.py --out FILE [--assistant FILE] [--layers N] [--format q4_0]
 
 Every matrix, the tied head and the per-layer table have the same format, so that a pass reads as many bits a weight
-as ours; norms are float32. llama.cpp does not read the drafter's centroid head, so it is left out. The tokenizer is
-262144 made-up words: feed token ids. 2.6 GB, and 44 MB for the drafter, in q4_0.
+as ours; q4_k_m is llama.cpp's mix, with Q8_0 where files have BF16, since ours is int8 there. Norms are float32.
+llama.cpp does not read the drafter's centroid head, so it is left out. The tokenizer is 262144 made-up words: feed
+token ids. 2.6 GB, and 44 MB for the drafter, in q4_0.
 """
 
 from __future__ import annotations
@@ -22,6 +23,10 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFWriter, TokenType
 NOISE_BLOCKS = (1 << 19) + 9  # odd, so that equal rows of a table are far apart
 SPREAD = 0.02
 FORMATS = {"q4_0": GGMLQuantizationType.Q4_0, "q8_0": GGMLQuantizationType.Q8_0}
+FILE_TYPES = {"q4_0": 2, "q8_0": 7, "q4_k_m": 15}
+# Where the float16 numbers of a block stand, and the standard deviation of codes times small scales.
+HALVES = {"Q4_0": ((0,), 4.6), "Q8_0": ((0,), 74.0), "Q4_K": ((0, 2), 240.0), "Q5_K": ((0, 2), 490.0),
+          "Q6_K": ((208,), 1370.0)}  # fmt: skip
 Tensor = tuple[str, tuple[int, ...]]
 
 
@@ -81,12 +86,30 @@ def vector(name: str, size: int, config: dict[str, Any]) -> np.ndarray:
     return values
 
 
+def kind_of(name: str, config: dict[str, Any], format_name: str) -> GGMLQuantizationType:
+    """The type of a matrix; of the mix as counted in published files of E2B."""
+    if format_name in FORMATS:
+        return FORMATS[format_name]
+    types = GGMLQuantizationType
+    if name == "per_layer_model_proj.weight":
+        return types.Q8_0
+    if not name.startswith("blk."):
+        return types.Q6_K
+    _, index, part, _ = name.split(".")
+    if part in ("inp_gate", "proj"):
+        return types.Q5_K
+    count, at = config["num_hidden_layers"], int(index)
+    fine = at < count // 8 or at >= 7 * count // 8 or (at - count // 8) % 3 == 2
+    return types.Q6_K if fine and part in ("ffn_down", "attn_v") else types.Q4_K
+
+
 def noise(quant: GGMLQuantizationType) -> np.ndarray:
-    """Bytes of random blocks: a float16 scale, then random codes."""
-    _, block = GGML_QUANT_SIZES[quant]
-    data = np.random.default_rng(0).integers(0, 256, (NOISE_BLOCKS, block), dtype=np.uint8)
-    deviation = 4.6 if quant is GGMLQuantizationType.Q4_0 else 74.0  # of the codes
-    data[:, :2] = np.frombuffer(np.float16(SPREAD / deviation).tobytes(), dtype=np.uint8)
+    """Bytes of random blocks: float16 scales, else random."""
+    weights, block = GGML_QUANT_SIZES[quant]
+    data = np.random.default_rng(0).integers(0, 256, (NOISE_BLOCKS * 32 // weights, block), dtype=np.uint8)
+    places, deviation = HALVES[quant.name]
+    for at in places:
+        data[:, at : at + 2] = np.frombuffer(np.float16(SPREAD / deviation).tobytes(), dtype=np.uint8)
     return data.reshape(-1)
 
 
@@ -145,11 +168,9 @@ def write(path: Path, arch: str, config: dict[str, Any], format_name: str) -> in
     Returns:
         Bytes of the matrices that every pass reads: all but the per-layer table, the head once.
     """
-    quant = FORMATS[format_name]
-    weights, block = GGML_QUANT_SIZES[quant]
     writer = GGUFWriter(path, arch)
     writer.add_name("random weights")
-    writer.add_file_type({"q4_0": 2, "q8_0": 7}[format_name])
+    writer.add_file_type(FILE_TYPES[format_name])
     write_keys(writer, arch, config)
     write_tokenizer(writer, config["vocab_size"])
     tensors = list(all_tensors(config))
@@ -158,18 +179,22 @@ def write(path: Path, arch: str, config: dict[str, Any], format_name: str) -> in
         if len(shape) == 1:
             writer.add_tensor_info(name, shape, np.dtype(np.float32), 4 * shape[0])
             continue
+        quant = kind_of(name, config, format_name)
+        weights, block = GGML_QUANT_SIZES[quant]
         stored = (shape[0], shape[1] // weights * block)
         writer.add_tensor_info(name, stored, np.dtype(np.uint8), stored[0] * stored[1], raw_dtype=quant)
         streamed += 0 if name == "per_layer_token_embd.weight" else stored[0] * stored[1]
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
-    data = noise(quant)
+    data = {quant: noise(quant) for quant in {kind_of(name, config, format_name) for name, _ in tensors}}
     for name, shape in tensors:
         if len(shape) == 1:
             writer.write_tensor_data(vector(name, shape[0], config))
         else:
-            writer.write_tensor_data(np.resize(data, shape[0] * (shape[1] // weights) * block))
+            quant = kind_of(name, config, format_name)
+            weights, block = GGML_QUANT_SIZES[quant]
+            writer.write_tensor_data(np.resize(data[quant], shape[0] * (shape[1] // weights) * block))
     writer.close()
     return streamed
 
@@ -180,14 +205,14 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="the target's file")
     parser.add_argument("--assistant", type=Path, help="the drafter's file")
     parser.add_argument("--layers", type=int, default=LAYERS, help="fewer layers of the target, for quick trials")
-    parser.add_argument("--format", choices=sorted(FORMATS), default="q4_0")
+    parser.add_argument("--format", choices=sorted(FILE_TYPES), default="q4_0")
     args = parser.parse_args()
     jobs = [(args.out, "gemma4", text_config(args.layers)), (args.assistant, "gemma4-assistant", drafter_config())]
     if not any(path for path, _, _ in jobs):
         parser.error("name a file with --out or --assistant")
     for path, arch, config in jobs:
         if path is not None:
-            streamed = write(path, arch, config, args.format)
+            streamed = write(path, arch, config, args.format if arch == "gemma4" or args.format in FORMATS else "q8_0")
             print(f"{path}: {path.stat().st_size / 1e9:.3f} GB, {streamed / 1e9:.3f} GB read in a pass")
     return 0
 

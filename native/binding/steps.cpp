@@ -187,10 +187,10 @@ void ProgramRef::experts(int x, int scores, int out, const MatrixRef& gate_up, c
   require_width(call, "x", width(call, "x", x), "gate_up takes", gate_up.m.k);
   require_width(call, "gate_up", gate_up.m.n, "down takes half of", 2 * down.m.k);
   require_width(call, "out", width(call, "out", out), "down makes", down.m.n);
-  require(gate_up.m.format == down.m.format, "experts: gate_up is ", info(gate_up.m.format).name,
-          ", but down is ", info(down.m.format).name);
-  require(!info(gate_up.m.format).row_scales(), "experts: gate_up is ", info(gate_up.m.format).name,
-          ", but experts have no static activations");
+  for (const MatrixRef* w : {&gate_up, &down}) {
+    require(!info(w->m.format).row_scales(), "experts: ", w == &down ? "down" : "gate_up", " is ",
+            info(w->m.format).name, ", but experts have no static activations");
+  }
   vectors_.push_back(scale);
   matrices_.insert(matrices_.end(), {gate_up, down});
   program_->add_experts(x, scores, out, gate_up.m, down.m, top_k, scale.data());

@@ -56,7 +56,7 @@ MatrixRef::MatrixRef(const std::string& format, int64_t n, int64_t k, int64_t st
   require_size(data, cells * f.cell_bytes(), "Matrix", "data", f.name, " weights [", stack, ", ", n, ", ", k,
                "]");
   m = {f.format, n, k, tiles, groups, stack, data.data(), nullptr};
-  m.scales = checked_scales("Matrix", f, scales, cells * kTileRows);
+  m.scales = checked_scales("Matrix", f, scales, stack * tiles * m.blocks() * kTileRows * f.record_words());
   if (f.row_scales()) m.row_scales = checked_row_scales("Matrix", f, row_scales, stack * tiles * kTileRows);
   m.input_scale = checked_step("input_scale", f, input_scale);
   m.output_scale = checked_step("output_scale", f, output_scale);
@@ -77,6 +77,14 @@ TableRef::TableRef(const std::string& format, int64_t rows, int64_t width, In<ui
     t = {f.format, rows, width, bytes, data.data(), nullptr};
     t.row_scales = checked_row_scales("RowTable", f, row_scales, rows * blocks);
     t.blocks = blocks;
+    return;
+  }
+  if (f.stored > 0) {
+    require(width % f.block == 0, "RowTable: width is ", width, ", but ", f.name, " blocks have ", f.block,
+            " columns");
+    const int64_t bytes = width / f.block * f.stored;
+    require_size(data, rows * bytes, "RowTable", "data", f.name, " rows [", rows, ", ", width, "]");
+    t = {f.format, rows, width, bytes, data.data(), nullptr};
     return;
   }
   const int64_t groups = (width + kGroup - 1) / kGroup, stride = f.group_scales() ? groups * kGroup : width;

@@ -2,6 +2,7 @@
 #include <immintrin.h>
 
 #include "contract.h"
+#include "kernels/cells.h"
 #include "kernels/half.h"
 #include "kernels/prefetch.h"
 
@@ -145,6 +146,54 @@ static inline void add_codes(const uint8_t* w, int64_t, int64_t groups, const Co
     add_bytes<R>(w, groups, x, stride, sums);
   } else {
     add_fields<Bits, R>(w, groups, x, stride, sums);
+  }
+}
+
+// Codes of the words in int16, where all their products fit, then in int32.
+template <Cells C, int R, int Word>
+static inline void add_word(const uint8_t* cell, const QuantGroup* x, __m256i* a, __m256i* b) {
+  const __m256i codes_a = cell_word<C, Word>(cell, 0), codes_b = cell_word<C, Word>(cell, 1);
+#pragma GCC unroll 4
+  for (int m = 0; m < R; ++m) {
+    const __m256i four = four_codes(x[m].code + 4 * Word).v;
+    a[m] = _mm256_add_epi16(a[m], _mm256_maddubs_epi16(codes_a, four));
+    b[m] = _mm256_add_epi16(b[m], _mm256_maddubs_epi16(codes_b, four));
+    __asm__("" : "+x"(a[m]), "+x"(b[m]));  // as in dot4
+  }
+}
+template <Cells C, int R, int... Words>
+static inline void add_words(const uint8_t* cell, const QuantGroup* x, I* sums) {
+  constexpr int kMost = C == Cells::four ? 15 : C == Cells::five ? 31 : 63;
+  static_assert(static_cast<int>(sizeof...(Words)) * 2 * kMost * 127 <= INT16_MAX);
+  __m256i a[R], b[R];
+  for (int m = 0; m < R; ++m) a[m] = b[m] = _mm256_setzero_si256();
+  (add_word<C, R, Words>(cell, x, a, b), ...);
+  for (int m = 0; m < R; ++m) sums[m] = add_pairs(sums[m], a[m], b[m]);
+}
+template <int R, int... Words>
+static inline void add_looked_up(const uint8_t* cell, const QuantGroup* x, I* sums) {
+  const auto add = [&](__m256i a, __m256i b, int word) {
+    const __m256i codes_a = looked_up(a, 0), codes_b = looked_up(b, 0);
+    const W8 codes{codes_a, codes_b, _mm256_abs_epi8(codes_a), _mm256_abs_epi8(codes_b)};
+    for (int m = 0; m < R; ++m) sums[m] = dot8(sums[m], codes, x[m].code + 4 * word);
+  };
+  (add(cell_word<Cells::looked_up, Words>(cell, 0), cell_word<Cells::looked_up, Words>(cell, 1), Words), ...);
+}
+template <Cells C, int R>
+static inline void add_cell(const uint8_t* cell, const QuantGroup* x, I* sums) {
+  prefetch_cell<C>(cell);
+  if constexpr (C == Cells::four) {
+    add_words<C, R, 0, 4, 1, 5, 2, 6, 3, 7>(cell, x, sums);
+  } else if constexpr (C == Cells::five) {
+    add_words<C, R, 0, 4, 1, 5>(cell, x, sums);
+    add_words<C, R, 2, 6, 3, 7>(cell, x, sums);
+  } else if constexpr (C == Cells::six) {
+    add_words<C, R, 0, 1>(cell, x, sums);
+    add_words<C, R, 2, 3>(cell, x, sums);
+    add_words<C, R, 4, 5>(cell, x, sums + R);
+    add_words<C, R, 6, 7>(cell, x, sums + R);
+  } else {
+    add_looked_up<R, 0, 4, 1, 5, 2, 6, 3, 7>(cell, x, sums);
   }
 }
 

@@ -2,6 +2,7 @@
 #include <immintrin.h>
 
 #include "contract.h"
+#include "kernels/cells.h"
 #include "kernels/half.h"
 #include "kernels/prefetch.h"
 
@@ -94,6 +95,16 @@ static inline void store_half(uint16_t* x, F a) {
 }
 static inline F load_bf16(const uint16_t* x) {
   return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(load_words(x)), 16))};
+}
+
+static inline __m128i load_sixteen(const uint8_t* x) {
+  return _mm_loadu_si128(reinterpret_cast<const __m128i*>(x));
+}
+static inline F load_u8(const uint8_t* x) {
+  return {_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(load_sixteen(x)))};
+}
+static inline F load_s8(const uint8_t* x) {
+  return {_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(load_sixteen(x)))};
 }
 
 static inline int32_t quantize_lanes(F a, F b, int8_t* out) {
@@ -210,6 +221,55 @@ static inline void add_codes(const uint8_t* w, int64_t tile_bytes, int64_t group
     for (int c = 1; c < kChains; ++c) sum[m][0] = _mm512_add_epi32(sum[m][0], sum[m][c]);
     sums[m].v = sum[m][0];
   }
+}
+
+template <Cells C, int Word>
+static inline __m512i cell_word(__m512i pairs, __m512i bits) {
+  const __m512i low = _mm512_and_si512(Word < 4 ? pairs : _mm512_srli_epi16(pairs, 4), _mm512_set1_epi8(15));
+  if constexpr (C == Cells::looked_up) {
+    const __m128i table = _mm_loadu_si128(reinterpret_cast<const __m128i*>(kLookedUp));
+    const __m512i all = _mm512_xor_si512(_mm512_broadcast_i32x4(table), _mm512_set1_epi8(-128));
+    return _mm512_shuffle_epi8(all, low);
+  }
+  if constexpr (C == Cells::five || C == Cells::six) {
+    // Where the word's bits stand, and where they belong: above the nibble.
+    constexpr int kAt = C == Cells::five ? Word : 2 * (Word % 4);
+    const __m512i moved = kAt < 4   ? _mm512_slli_epi16(bits, kAt < 4 ? 4 - kAt : 0)
+                          : kAt > 4 ? _mm512_srli_epi16(bits, kAt > 4 ? kAt - 4 : 0)
+                                    : bits;
+    const __m512i mask = _mm512_set1_epi8(C == Cells::five ? 16 : 48);
+    return _mm512_ternarylogic_epi32(low, moved, mask, 0xF8);  // low | (moved & mask)
+  }
+  return low;
+}
+template <Cells C, int R, int Word>
+static inline void add_words(const uint8_t* cell, const __m512i* bits, const QuantGroup* x, I* sums) {
+  const uint8_t* nibbles = cell + 64 * (high_vectors(C) + Word);
+  prefetch(nibbles + kAhead);
+  const __m512i pairs = _mm512_loadu_si512(nibbles);
+  const __m512i low = cell_word<C, Word>(pairs, bits[0]);
+  const __m512i high = cell_word<C, 4 + Word>(pairs, bits[C == Cells::six ? 1 : 0]);
+  I* const others = C == Cells::six ? sums + R : sums;
+#pragma GCC unroll 8
+  for (int m = 0; m < R; ++m) {
+    sums[m].v = dot_at(sums[m].v, low, x[m].code + 4 * Word);
+    others[m].v = dot_at(others[m].v, high, x[m].code + 16 + 4 * Word);
+  }
+}
+template <Cells C, int R>
+static inline void add_cell(const uint8_t* cell, const QuantGroup* x, I* sums) {
+  if constexpr (C == Cells::looked_up) {  // as unsigned bytes, 128 added
+    for (int m = 0; m < R; ++m) sums[m].v = _mm512_add_epi32(sums[m].v, _mm512_set1_epi32(x[m].start8));
+  }
+  __m512i bits[2] = {};
+  for (int i = 0; i < high_vectors(C); ++i) {
+    prefetch(cell + kAhead + 64 * i);
+    bits[i] = _mm512_loadu_si512(cell + 64 * i);
+  }
+  add_words<C, R, 0>(cell, bits, x, sums);
+  add_words<C, R, 1>(cell, bits, x, sums);
+  add_words<C, R, 2>(cell, bits, x, sums);
+  add_words<C, R, 3>(cell, bits, x, sums);
 }
 
 static inline bool own_products(const Matrix&, const TileRange&, const GroupRange&, const QuantGroup*,

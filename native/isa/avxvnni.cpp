@@ -2,6 +2,7 @@
 #include <immintrin.h>
 
 #include "contract.h"
+#include "kernels/cells.h"
 #include "kernels/half.h"
 #include "kernels/prefetch.h"
 
@@ -67,6 +68,34 @@ static inline void add_codes(const uint8_t* w, int64_t, int64_t groups, const Co
         for (int m = 0; m < R; ++m) sums[m] = dot_pair(sums[m], codes, four_codes(x[m].code + 4 * (i + p)).v);
       }
     }
+  }
+}
+
+template <Cells C, int R, int Word>
+static inline void add_word(const uint8_t* cell, const QuantGroup* x, I* sums) {
+  W8 codes{cell_word<C, Word>(cell, 0), cell_word<C, Word>(cell, 1)};
+  if constexpr (C == Cells::looked_up) codes = {looked_up(codes.a, -128), looked_up(codes.b, -128)};
+#pragma GCC unroll 8
+  for (int m = 0; m < R; ++m) sums[m] = dot_pair(sums[m], codes, four_codes(x[m].code + 4 * Word).v);
+}
+template <Cells C, int R, int... Words>
+static inline void add_words(const uint8_t* cell, const QuantGroup* x, I* sums) {
+  (add_word<C, R, Words>(cell, x, sums), ...);
+}
+template <Cells C, int R>
+static inline void add_cell(const uint8_t* cell, const QuantGroup* x, I* sums) {
+  prefetch_cell<C>(cell);
+  if constexpr (C == Cells::looked_up) {  // as unsigned bytes, 128 added
+    for (int m = 0; m < R; ++m) {
+      const __m256i start = _mm256_set1_epi32(x[m].start8);
+      sums[m] = {_mm256_add_epi32(sums[m].a, start), _mm256_add_epi32(sums[m].b, start)};
+    }
+  }
+  if constexpr (C == Cells::six) {
+    add_words<C, R, 0, 1, 2, 3>(cell, x, sums);
+    add_words<C, R, 4, 5, 6, 7>(cell, x, sums + R);
+  } else {
+    add_words<C, R, 0, 4, 1, 5, 2, 6, 3, 7>(cell, x, sums);
   }
 }
 

@@ -56,6 +56,8 @@ static_assert(requires(F a, F b, const uint16_t* from, uint16_t* to, int8_t* cod
   { load_half(from) } -> Is<F>;       // 16 float16
   { store_half(to, a) } -> Is<void>;  // 16 float16, rounded to nearest even
   { load_bf16(from) } -> Is<F>;       // 16 bfloat16
+  { load_u8(bytes) } -> Is<F>;        // 16 bytes as numbers from 0 to 255
+  { load_s8(bytes) } -> Is<F>;        // 16 bytes as numbers from -128 to 127
   // 32 values, rounded to nearest even, as int8 into codes; returns their sum.
   { quantize_lanes(a, b, codes) } -> Is<int32_t>;
   { store_u8(bytes, a, a, b, b) } -> Is<void>;  // 64 values from 0 to 255, rounded to nearest even
@@ -83,6 +85,13 @@ static_assert(requires(I* sums, const uint8_t* tile, const CodeLine* lines, int6
   // T tiles of a row format, `n` bytes apart, with `n` groups times R rows of codes: line g of row m is
   // lines[g * n + m]. Adds to sums[t * R + m], exactly; codes are unsigned as they are stored. <Bits, R, T>
   { add_codes<2, 1, 1>(tile, n, n, lines, n, sums) } -> Is<void>;
+});
+
+static_assert(requires(const uint8_t* cell, const QuantGroup* x, I* sums) {
+  // A cell of a block format times R rows of codes. Adds to sums[m], exactly; of six bits the first 16
+  // columns to sums[m], the others to sums[R + m]. Codes as they are stored, or what they are looked
+  // up as. <Cells, R>
+  { add_cell<Cells::four, 1>(cell, x, sums) } -> Is<void>;
 });
 
 static_assert(requires(const Matrix& w, const TileRange& range, const GroupRange& groups,

@@ -134,6 +134,20 @@ static inline F load_bf16(const uint16_t* x) {
           vreinterpretq_f32_u16(vzip1q_u16(zero, high)), vreinterpretq_f32_u16(vzip2q_u16(zero, high))};
 }
 
+static inline float32x4_t wide(int16x4_t x) { return vcvtq_f32_s32(vmovl_s16(x)); }
+static inline F wide(int16x8_t low, int16x8_t high) {
+  return {wide(vget_low_s16(low)), wide(vget_high_s16(low)), wide(vget_low_s16(high)),
+          wide(vget_high_s16(high))};
+}
+static inline F load_u8(const uint8_t* x) {
+  const uint8x16_t v = vld1q_u8(x);
+  return wide(vreinterpretq_s16_u16(vmovl_u8(vget_low_u8(v))), vreinterpretq_s16_u16(vmovl_high_u8(v)));
+}
+static inline F load_s8(const uint8_t* x) {
+  const int8x16_t v = vreinterpretq_s8_u8(vld1q_u8(x));
+  return wide(vmovl_s8(vget_low_s8(v)), vmovl_high_s8(v));
+}
+
 // Eight values, at least -128 and at most 127 once rounded, as int16. NaN is -128, as in the other sets.
 static inline int16x8_t whole(float32x4_t x, float32x4_t y) {
   const float32x4_t least = vdupq_n_f32(-128.0f);

@@ -114,6 +114,18 @@ static inline __m256 widen8(const uint16_t* x) {
 }
 static inline F load_bf16(const uint16_t* x) { return {widen8(x), widen8(x + 8)}; }
 
+static inline __m128i load_eight(const uint8_t* x) {
+  return _mm_loadl_epi64(reinterpret_cast<const __m128i*>(x));
+}
+static inline F load_u8(const uint8_t* x) {
+  return {_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(load_eight(x))),
+          _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(load_eight(x + 8)))};
+}
+static inline F load_s8(const uint8_t* x) {
+  return {_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(load_eight(x))),
+          _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(load_eight(x + 8)))};
+}
+
 static inline int32_t quantize_lanes(F a, F b, int8_t* out) {
   const __m256i p = _mm256_packs_epi32(_mm256_cvtps_epi32(a.a), _mm256_cvtps_epi32(a.b));
   const __m256i q = _mm256_packs_epi32(_mm256_cvtps_epi32(b.a), _mm256_cvtps_epi32(b.b));
@@ -146,6 +158,38 @@ static inline Four four_codes(const void* x) {
 }
 static inline I same_sums(int32_t sum) { return {_mm256_set1_epi32(sum), _mm256_set1_epi32(sum)}; }
 static inline I zero_sums() { return same_sums(0); }
+
+// Words c and 4 + c of a cell, without what kLookedUp says; word 0 .. 3 of the fifth and sixth bits apart.
+template <Cells C, int Word>
+static inline __m256i cell_word(const uint8_t* cell, int half) {
+  constexpr int kHigh = high_vectors(C);
+  const __m256i pairs = load_bytes(cell + 64 * (kHigh + Word % 4) + 32 * half);
+  const __m256i mask = _mm256_set1_epi8(15);
+  const __m256i low = _mm256_and_si256(Word < 4 ? pairs : _mm256_srli_epi16(pairs, 4), mask);
+  if constexpr (C == Cells::five) {
+    const __m256i bits = load_bytes(cell + 32 * half);
+    const __m256i moved =
+        Word < 4 ? _mm256_slli_epi16(bits, 4 - Word % 4) : _mm256_srli_epi16(bits, Word % 4);
+    return _mm256_or_si256(low, _mm256_and_si256(moved, _mm256_set1_epi8(16)));
+  }
+  if constexpr (C == Cells::six) {
+    const __m256i bits = load_bytes(cell + 64 * (Word / 4) + 32 * half);
+    constexpr int kAt = 2 * (Word % 4);
+    const __m256i moved = kAt < 4 ? _mm256_slli_epi16(bits, 4 - kAt) : _mm256_srli_epi16(bits, kAt - 4);
+    return _mm256_or_si256(low, _mm256_and_si256(moved, _mm256_set1_epi8(48)));
+  }
+  return low;
+}
+static inline __m256i looked_up(__m256i codes, char added) {
+  const __m128i table = _mm_loadu_si128(reinterpret_cast<const __m128i*>(kLookedUp));
+  const __m256i both = _mm256_add_epi8(_mm256_broadcastsi128_si256(table), _mm256_set1_epi8(added));
+  return _mm256_shuffle_epi8(both, codes);
+}
+template <Cells C>
+static inline void prefetch_cell(const uint8_t* cell) {
+#pragma GCC unroll 8
+  for (int i = 0; i < 4 + high_vectors(C); ++i) prefetch(cell + kAhead + 64 * i);
+}
 
 static inline bool own_products(const Matrix&, const TileRange&, const GroupRange&, const QuantGroup*,
                                 int64_t, float*, int64_t, float) {

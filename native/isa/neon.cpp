@@ -2,6 +2,7 @@
 #include <arm_neon.h>
 
 #include "contract.h"
+#include "kernels/cells.h"
 #include "kernels/half.h"
 #include "kernels/prefetch.h"
 
@@ -95,10 +96,18 @@ static inline int32x4_t dot32(int32x4_t sum, const int8x16_t (&w)[8], int8x16_t 
   }
 }
 
+template <bool Small>
+static inline void dot32_twice(int32x4_t& a, int32x4_t& b, const int8x16_t (&w)[8], const int8_t* x,
+                               const int8_t* y) {
+  a = dot32<Small>(a, w, load_codes(x), load_codes(x + 16));
+  b = dot32<Small>(b, w, load_codes(y), load_codes(y + 16));
+}
+
 #include "isa/neon_rows.h"
 
 static bool own_products(const Matrix& w, const TileRange& range, const GroupRange& groups,
                          const QuantGroup* panel, int64_t rows, float* out, int64_t out_stride, float scale);
+#include "isa/portable_cells.h"
 #include "kernels/kernels_impl.h"
 #include "isa/neon_groups.h"
 

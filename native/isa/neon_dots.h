@@ -39,3 +39,18 @@ static inline int32x4_t dot32(int32x4_t sum, const int8x16_t (&w)[8], int8x16_t 
   sum = vdotq_laneq_s32(sum, w[6], high, 2);
   return vdotq_laneq_s32(sum, w[7], high, 3);
 }
+// Two rows of activations.
+template <bool Small>
+static inline void dot32_twice(int32x4_t& a, int32x4_t& b, const int8x16_t (&w)[8], const int8_t* x,
+                               const int8_t* y) {
+  const int8x16_t x_low = load_codes(x), y_low = load_codes(y);
+  a = vdotq_laneq_s32(a, w[0], x_low, 0), b = vdotq_laneq_s32(b, w[0], y_low, 0);
+  a = vdotq_laneq_s32(a, w[1], x_low, 1), b = vdotq_laneq_s32(b, w[1], y_low, 1);
+  a = vdotq_laneq_s32(a, w[2], x_low, 2), b = vdotq_laneq_s32(b, w[2], y_low, 2);
+  a = vdotq_laneq_s32(a, w[3], x_low, 3), b = vdotq_laneq_s32(b, w[3], y_low, 3);
+  const int8x16_t x_high = load_codes(x + 16), y_high = load_codes(y + 16);
+  a = vdotq_laneq_s32(a, w[4], x_high, 0), b = vdotq_laneq_s32(b, w[4], y_high, 0);
+  a = vdotq_laneq_s32(a, w[5], x_high, 1), b = vdotq_laneq_s32(b, w[5], y_high, 1);
+  a = vdotq_laneq_s32(a, w[6], x_high, 2), b = vdotq_laneq_s32(b, w[6], y_high, 2);
+  a = vdotq_laneq_s32(a, w[7], x_high, 3), b = vdotq_laneq_s32(b, w[7], y_high, 3);
+}

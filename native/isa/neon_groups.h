@@ -45,8 +45,9 @@ static inline void fetch_group(const uint8_t* w, const uint16_t* scales, int64_t
   for (int line = 0; line < kLines; ++line) prefetch(w + kAhead + 64 * line);
 }
 
-// Rows 4 * quarter .. of a tile times R rows of a panel, added to acc [R][16].
-template <Format Kind, int R>
+// Rows 4 * quarter .. of a tile times R rows of a panel, added to acc [R][16]. Fetch: as the first of a
+// tile's quarters.
+template <Format Kind, int R, bool Fetch>
 static inline void walk_quarter(const uint8_t* w, const uint16_t* scales, int64_t groups, const QuantGroup* x,
                                 int64_t stride, float* acc, int quarter) {
   float32x4_t sum[R];
@@ -55,16 +56,27 @@ static inline void walk_quarter(const uint8_t* w, const uint16_t* scales, int64_
   for (int m = 0; m < R; ++m) sum[m] = vld1q_f32(acc + 16 * m);
   const float32x4_t origin = vdupq_n_f32(kOrigin);
   for (int64_t g = 0; g < groups; ++g, w += info(Kind).cell_bytes(), scales += 16, x += stride) {
-    if (quarter == 0) fetch_group<Kind>(w, scales, g);
+    if constexpr (Fetch) fetch_group<Kind>(w, scales, g);
     int8x16_t codes[8];
     unpack_group<Kind>(w + 16 * quarter, codes);
     const float32x4_t ws = widen_halves(scales + 4 * quarter);
-#pragma GCC unroll 8
-    for (int m = 0; m < R; ++m) {
-      const int32x4_t dots = dot32<Kind == Format::int4>(group_start<Kind>(x[m]), codes,
-                                                         load_codes(x[m].code), load_codes(x[m].code + 16));
+    const auto join = [&](float32x4_t to, int32x4_t dots, const QuantGroup& from) {
       const float32x4_t isum = vsubq_f32(vreinterpretq_f32_s32(dots), origin);
-      sum[m] = vfmaq_f32(sum[m], isum, vmulq_n_f32(ws, x[m].scale));
+      return vfmaq_f32(to, isum, vmulq_n_f32(ws, from.scale));
+    };
+    constexpr bool kSmall = Kind == Format::int4;
+#pragma GCC unroll 4
+    for (int m = 0; m + 2 <= R; m += 2) {  // two chains at a time, for processors that keep to the order
+      int32x4_t a = group_start<Kind>(x[m]), b = group_start<Kind>(x[m + 1]);
+      dot32_twice<kSmall>(a, b, codes, x[m].code, x[m + 1].code);
+      sum[m] = join(sum[m], a, x[m]);
+      sum[m + 1] = join(sum[m + 1], b, x[m + 1]);
+    }
+    if constexpr (R % 2 == 1) {
+      const QuantGroup& last = x[R - 1];
+      const int32x4_t dots =
+          dot32<kSmall>(group_start<Kind>(last), codes, load_codes(last.code), load_codes(last.code + 16));
+      sum[R - 1] = join(sum[R - 1], dots, last);
     }
   }
 #pragma GCC unroll 8
@@ -101,9 +113,11 @@ static void block_of_groups(const Matrix& w, const TileRange& range, const Group
     load_chains<R>(groups, out, out_stride, lanes, acc);
     for (int64_t g = 0; g < count; g += kQuarterGroups) {
       const int64_t some = count - g < kQuarterGroups ? count - g : kQuarterGroups;
-      for (int quarter = 0; quarter < 4; ++quarter) {
-        walk_quarter<Kind, R>(w.data + (at + g) * info(Kind).cell_bytes(), w.scales + (at + g) * 16, some,
-                              panel + g * stride, stride, acc, quarter);
+      const uint8_t* data = w.data + (at + g) * info(Kind).cell_bytes();
+      const uint16_t* scales = w.scales + (at + g) * 16;
+      walk_quarter<Kind, R, true>(data, scales, some, panel + g * stride, stride, acc, 0);
+      for (int quarter = 1; quarter < 4; ++quarter) {
+        walk_quarter<Kind, R, false>(data, scales, some, panel + g * stride, stride, acc, quarter);
       }
     }
     store_chains<R>(groups.end == w.groups, acc, out, out_stride, lanes, scale);

@@ -54,8 +54,8 @@ static inline int32x4_t matmul(int32x4_t sum, int8x16_t w, int8x16_t x) {
 }
 
 // Rows 4 * quarter .. of a tile times P pairs of rows, added to acc [2 P][16]. Behind the segment's end comes
-// what lies `skip` groups on.
-template <Format Kind, int P>
+// what lies `skip` groups on. Fetch: as the first of a tile's quarters.
+template <Format Kind, int P, bool Fetch>
 static inline void walk_pairs(const uint8_t* w, const uint16_t* scales, int64_t groups, const RowPair* x,
                               float* acc, int quarter, int64_t skip) {
   constexpr int64_t kCell = info(Kind).cell_bytes();
@@ -68,7 +68,7 @@ static inline void walk_pairs(const uint8_t* w, const uint16_t* scales, int64_t 
   }
   const float32x4_t origin = vdupq_n_f32(kOrigin);
   for (int64_t g = 0; g < groups; ++g, w += kCell, scales += 16, x += P) {
-    if (quarter == 0) {
+    if constexpr (Fetch) {
       const int64_t jump = g + kAhead / kCell < groups ? 0 : skip;
       fetch_group<Kind>(w + jump * kCell, scales + jump * 16, g);
     }
@@ -78,7 +78,10 @@ static inline void walk_pairs(const uint8_t* w, const uint16_t* scales, int64_t 
     const float32x4_t ws_upper = vzip1q_f32(ws, ws), ws_lower = vzip2q_f32(ws, ws);
 #pragma GCC unroll 4
     for (int p = 0; p < P; ++p) {
-      int32x4_t a = vld1q_s32(x[p].start), b = a;
+      const int32_t* start = x[p].start;
+      int32x4_t a = vld1q_s32(start);
+      __asm__("" : "+r"(start));  // else the compiler would copy a register, which takes a vector pipe
+      int32x4_t b = vld1q_s32(start);
 #pragma GCC unroll 4
       for (int i = 0; i < 4; ++i) {
         const int8x16_t columns = load_codes(x[p].code[i]);
@@ -120,9 +123,12 @@ static void segment_of_pairs(const Matrix& w, const TileRange& range, const Grou
     load_chains<R>(groups, out, out_stride, lanes, acc);
     for (int64_t g = 0; g < count; g += kQuarterGroups) {
       const int64_t some = count - g < kQuarterGroups ? count - g : kQuarterGroups;
-      for (int quarter = 0; quarter < 4; ++quarter) {
-        walk_pairs<Kind, kPairs>(w.data + (at + g) * info(Kind).cell_bytes(), w.scales + (at + g) * 16, some,
-                                 x + g * kPairs, acc, quarter, g + some < count ? 0 : skip);
+      const uint8_t* data = w.data + (at + g) * info(Kind).cell_bytes();
+      const uint16_t* scales = w.scales + (at + g) * 16;
+      const int64_t jump = g + some < count ? 0 : skip;
+      walk_pairs<Kind, kPairs, true>(data, scales, some, x + g * kPairs, acc, 0, jump);
+      for (int quarter = 1; quarter < 4; ++quarter) {
+        walk_pairs<Kind, kPairs, false>(data, scales, some, x + g * kPairs, acc, quarter, jump);
       }
     }
     store_chains<R>(groups.end == w.groups, acc, out, out_stride, lanes, scale);

@@ -46,10 +46,13 @@ static inline void add_quarter(const uint8_t* w, int64_t cells, const CodeLine* 
       }
       int8x16_t codes[8];
       unpack_cell<Bits>(w, half, codes);
-#pragma GCC unroll 16
-      for (int m = 0; m < R; ++m) {
-        const int8_t* from = x[m].code + 32 * half;
-        sum[m] = dot32<Bits != 8>(sum[m], codes, load_codes(from), load_codes(from + 16));
+#pragma GCC unroll 8
+      for (int m = 0; m + 2 <= R; m += 2) {
+        dot32_twice<Bits != 8>(sum[m], sum[m + 1], codes, x[m].code + 32 * half, x[m + 1].code + 32 * half);
+      }
+      if constexpr (R % 2 == 1) {
+        const int8_t* from = x[R - 1].code + 32 * half;
+        sum[R - 1] = dot32<Bits != 8>(sum[R - 1], codes, load_codes(from), load_codes(from + 16));
       }
     }
   }

@@ -1,5 +1,6 @@
 // Plain C++: every machine, and the yardstick of the others. 16 lanes in a loop.
 #include "contract.h"
+#include "kernels/cells.h"
 #include "kernels/half.h"
 #include "kernels/prefetch.h"
 
@@ -128,6 +129,13 @@ static inline F load_bf16(const uint16_t* x) {
   return lanes([&](int i) { return widen_bf16(x[i]); });
 }
 
+static inline F load_u8(const uint8_t* x) {
+  return lanes([&](int i) { return static_cast<float>(x[i]); });
+}
+static inline F load_s8(const uint8_t* x) {
+  return lanes([&](int i) { return static_cast<float>(static_cast<int8_t>(x[i])); });
+}
+
 static inline int32_t quantize_lanes(F a, F b, int8_t* out) {
   int32_t sum = 0;
   for (int i = 0; i < 32; ++i) {
@@ -209,6 +217,7 @@ static inline bool own_products(const Matrix&, const TileRange&, const GroupRang
   return false;
 }
 
+#include "isa/portable_cells.h"
 #include "kernels/kernels_impl.h"
 
 }  // namespace geminate::scalar

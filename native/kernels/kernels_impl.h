@@ -4,8 +4,10 @@
 // In this order: each builds on those before.
 #include "isa/isa.h"
 #include "kernels/math_impl.h"
+#include "kernels/block_tiles_impl.h"
 #include "kernels/linear_impl.h"
 #include "kernels/row_formats_impl.h"
+#include "kernels/block_rows_impl.h"
 #include "kernels/rowwise_impl.h"
 #include "kernels/hadamard_impl.h"
 #include "kernels/attention_impl.h"

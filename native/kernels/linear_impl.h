@@ -17,6 +17,11 @@ static void quantize(const float* x, int64_t k, QuantGroup* out, int64_t stride)
     out->scale = amax < 1e-30f ? 0.0f : amax / 127.0f;
     out->start8 = -128 * sum;
     out->start4 = -8 * sum;
+    out->minus = -(out->scale * static_cast<float>(sum));
+    int32_t first = 0;
+    for (int i = 0; i < 16; ++i) first += out->code[i];
+    out->start6[0] = -32 * first;
+    out->start6[1] = -32 * (sum - first);
   }
 }
 
@@ -64,26 +69,47 @@ static inline void tile_int4(const uint8_t* w, const uint16_t* scales, int64_t g
   }
 }
 
+// One tile of any format whose activations are seen by groups.
+template <int R>
+static inline void tile_quantized(Format format, const uint8_t* w, const uint16_t* scales, int64_t groups,
+                                  const QuantGroup* x, int64_t stride, F* acc) {
+  switch (format) {
+    case Format::int8:
+      return tile_int8<R>(w, scales, groups, x, stride, acc);
+    case Format::q4_k:
+      return tile_blocks<Format::q4_k, R>(w, scales, groups, x, stride, acc);
+    case Format::q5_k:
+      return tile_blocks<Format::q5_k, R>(w, scales, groups, x, stride, acc);
+    case Format::q6_k:
+      return tile_blocks<Format::q6_k, R>(w, scales, groups, x, stride, acc);
+    case Format::q5_0:
+      return tile_blocks<Format::q5_0, R>(w, scales, groups, x, stride, acc);
+    case Format::q5_1:
+      return tile_blocks<Format::q5_1, R>(w, scales, groups, x, stride, acc);
+    case Format::iq4_nl:
+      return tile_blocks<Format::iq4_nl, R>(w, scales, groups, x, stride, acc);
+    default:
+      return tile_int4<R>(w, scales, groups, x, stride, acc);
+  }
+}
+
 template <int R>
 static void rows_quantized(const Matrix& w, const TileRange& range, const GroupRange& groups,
                            const QuantGroup* panel, int64_t stride, float* out, int64_t out_stride,
                            float scale) {
-  const int64_t count = groups.end - groups.begin, cell = info(w.format).cell_bytes();
+  const FormatInfo& f = info(w.format);
+  const int64_t count = groups.end - groups.begin, words = 16 * f.record_words();
   int64_t valid = range.valid;
   for (int64_t t = range.begin; t < range.end; ++t, out += 16, valid -= 16) {
-    const int64_t at = (range.which * w.tiles + t) * w.groups + groups.begin;
-    const uint8_t* data = w.data + at * cell;
-    const uint16_t* scales = w.scales + at * 16;
+    const int64_t tile = range.which * w.tiles + t;
+    const uint8_t* data = w.data + (tile * w.groups + groups.begin) * f.cell_bytes();
+    const uint16_t* scales = w.scales + (tile * w.blocks() + groups.begin * kGroup / f.block) * words;
     const int lanes = valid < 16 ? static_cast<int>(valid) : 16;
     F acc[R];
     for (int m = 0; m < R; ++m) {
       acc[m] = groups.begin > 0 ? load(out + m * out_stride, lanes) : set1(0.0f);
     }
-    if (w.format == Format::int8) {
-      tile_int8<R>(data, scales, count, panel, stride, acc);
-    } else {
-      tile_int4<R>(data, scales, count, panel, stride, acc);
-    }
+    tile_quantized<R>(w.format, data, scales, count, panel, stride, acc);
     for (int m = 0; m < R; ++m) {
       const F sum = groups.end == w.groups ? mul(acc[m], set1(scale)) : acc[m];
       store(out + m * out_stride, sum, lanes);
@@ -110,7 +136,7 @@ static void linear_quantized(const Matrix& w, const TileRange& range, const Grou
                              float scale) {
   if (own_products(w, range, groups, panel, rows, out, out_stride, scale)) return;
   panel += groups.begin * rows;
-  const bool nibbles = w.format == Format::int4;
+  const bool nibbles = w.format == Format::int4 || w.format == Format::q4_k;
   // Blocks of about the same size.
   const int64_t most = nibbles ? kNibbleRows : kRowBlock, blocks = (rows + most - 1) / most,
                 size = (rows + blocks - 1) / blocks;

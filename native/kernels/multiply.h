@@ -15,6 +15,7 @@ struct Activations {
 
 // Groups of columns whose activations (24 KiB of a panel) stay in the first-level cache from tile to tile.
 constexpr int64_t kNearGroups = 48;
+static_assert(kNearGroups * kGroup % 256 == 0, "whole blocks of every format");
 
 // out[m * out_stride + i] = scale * (row m . weight row i of the range) for m < rows.
 //

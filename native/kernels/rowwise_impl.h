@@ -2,6 +2,7 @@
 
 static void embed(const Matrix& w, int64_t row, float scale, float* out) {
   if (info(w.format).row_scales()) return embed_codes(w, row, scale, out);
+  if (info(w.format).stored > 0) return embed_blocks(w, row, scale, out);
   const int64_t t = row / 16, r = row % 16, cell = info(w.format).cell_bytes();
   if (w.format == Format::bf16) {
     const uint16_t* data = reinterpret_cast<const uint16_t*>(w.data + t * w.groups * cell) + r;
@@ -29,6 +30,7 @@ static void embed(const Matrix& w, int64_t row, float scale, float* out) {
 static void lookup(const RowTable& table, int64_t row, int64_t column, int64_t width, float scale,
                    float* out) {
   if (info(table.format).row_scales()) return lookup_codes(table, row, column, width, scale, out);
+  if (info(table.format).stored > 0) return lookup_blocks(table, row, column, width, scale, out);
   const int64_t stop = column + width;
   if (table.format == Format::bf16) {
     const uint16_t* data = static_cast<const uint16_t*>(table.data) + row * table.stride;

@@ -41,6 +41,8 @@ def check_wheel(wheel: Path, target: Target, *, abi3: bool) -> str:
     looks = {"Linux": _elf, "Darwin": _macho, "Windows": _pe}
     names, seen = looks[target.system](raw, target)
     used = {name for name in names if PYTHON_NAME.fullmatch(name)}
+    if not used:
+        raise WrongWheelError("its module seems to use nothing of Python")
     if not abi3:
         missing = sorted(name for name in used if not hasattr(ctypes.pythonapi, name))
         if sys.version_info[:2] != (3, 11) or missing:
@@ -79,7 +81,8 @@ def _elf(raw: bytes, target: Target) -> tuple[set[str], str]:
     glibc = max((tuple(map(int, v[6:].split("."))) for v in versions if v.startswith("GLIBC_")), default=(0,))
     if glibc > GLIBC:
         raise WrongWheelError(f"needs glibc {'.'.join(map(str, glibc))}")
-    return {str(symbol.name) for symbol in binary.imported_symbols}, f"glibc {'.'.join(map(str, glibc))}"
+    undefined = {str(symbol.name) for symbol in binary.dynamic_symbols if symbol.shndx == 0}
+    return undefined, f"glibc {'.'.join(map(str, glibc))}"
 
 
 def _macho(raw: bytes, target: Target) -> tuple[set[str], str]:

@@ -9,7 +9,7 @@ from wheel_build.targets import Target
 
 HERE = Path(__file__).parent
 # nanobind hands Apple's linker a list of the interpreter's symbols, and CMake asks it for a bundle; zig's linker has
-# other names for both.
+# other names for both. zig takes -march for the name of a processor: the features behind its plus signs are passed on.
 _COMPILER = """#!/bin/sh
 count=$#
 while [ "$count" -gt 0 ]; do
@@ -19,6 +19,13 @@ while [ "$count" -gt 0 ]; do
   case "$argument" in
     -Wl,@*darwin-ld-*) set -- "$@" -Wl,-undefined,dynamic_lookup ;;
     -bundle) set -- "$@" -shared ;;
+    -march=armv8*)
+      rest=${{argument#*+}}
+      while [ "$rest" != "$argument" ] && [ -n "$rest" ]; do
+        set -- "$@" -Xclang -target-feature -Xclang "+${{rest%%+*}}"
+        case "$rest" in *+*) rest=${{rest#*+}} ;; *) rest= ;; esac
+      done
+      ;;
     *) set -- "$@" "$argument" ;;
   esac
 done

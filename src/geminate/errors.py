@@ -86,6 +86,14 @@ class ModelNotFoundError(GeminateError):
     """A path or hub id that leads to no model."""
 
 
+class DownloadError(GeminateError):
+    """A model that cannot be downloaded: connection, hub, disk, or contents that are not what was announced."""
+
+
+class HubUnreachableError(DownloadError):
+    """The hub does not answer, or the network is off."""
+
+
 class ParameterError(GeminateError, ValueError):
     """A sampling or speculation parameter outside its legal range."""
 

@@ -22,3 +22,11 @@ def parse_size(name: str, text: str) -> int:
     if match is None:
         raise ParameterError(f"{name} must be a size such as 512MiB or 4GiB, not {text!r}")
     return int(match[1]) << (10 * " kmgt".index(match[2].lower() or " "))
+
+
+def gigabytes(nbytes: float) -> str:
+    """Bytes for people, in powers of ten as disks and hubs count them."""
+    for size, unit, digits in ((1e9, "GB", 2), (1e6, "MB", 1), (1e3, "kB", 0)):
+        if abs(nbytes) >= size:
+            return f"{nbytes / size:.{digits}f} {unit}"
+    return f"{nbytes:.0f} bytes"

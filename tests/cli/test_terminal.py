@@ -22,7 +22,8 @@ from rich.console import Console
 import geminate
 from geminate import cli
 from geminate.cli import bars as bars_module
-from geminate.cli import console, terminal
+from geminate.cli import console
+from geminate.cli import terminal_posix as terminal
 from geminate.cli.app import ELSEWHERE, app
 from geminate.cli.bars import Bars
 from geminate.cli.prompt_bar import PromptBar

@@ -190,7 +190,7 @@ def test_a_signal_ends_all_of_it(fleet: FleetUp, whole: dict[int, Any]) -> None:
         said = len(fleet.raw)
         os.killpg(fleet.process.pid, signal.SIGINT)
         assert [line for line in lines if line][-1] == "data: [DONE]"
-    assert fleet.ended() == 0
+    assert fleet.ended() == 0, "".join(fleet.raw[said:])
     assert [line.get("message") for line in fleet.log][-1] == "stopped"
     _, alive = psutil.wait_procs(processes, 20)
     assert not alive

@@ -16,7 +16,7 @@ from geminate.errors import WeightsError
 from geminate.formats.matrix import RowTable
 from geminate.formats.rounding import bf16_to_f32, f32_to_bf16
 from geminate.formats.row_codes import pack_codes, packed_width, unpack_codes
-from geminate.formats.table import FORMATS, MOST_COLUMNS, ROW_FORMATS, Codes
+from geminate.formats.table import FORMATS, MOST_COLUMNS, ROW_FORMATS, Codes, Format
 from support.packed import pack_matrix, row_table
 
 NATIVE = Path(__file__).parents[2] / "native" / "kernels" / "formats.h"
@@ -74,9 +74,9 @@ def test_a_layout_keeps_codes_and_scales(fmt: str, n: int, k: int, seed: int) ->
     """Any rows, in any order, repeated or not, come back as they went in."""
     row, layout = FORMATS[fmt], select.layout(fmt)  # type: ignore[index, arg-type]
     g = np.random.default_rng(seed)
-    low, high = (row.lowest, row.highest) if row.lowest else (0, 65535)
+    low, high = (row.lowest, row.highest) if row.highest else (0, 65535)
     values = g.integers(low, high + 1, (n, k)).astype(row.dtype)
-    scales = g.integers(0, 30000, (n, -(-k // row.group))).astype(np.uint16) if row.group else None
+    scales = g.integers(0, 30000, (n, row.scale_words(k))).astype(np.uint16) if row.group else None
     if row.row_scaled:
         scales = g.random((n, 1), dtype=np.float32)
     planes = layout.pack(Codes(values=values, scales=scales))
@@ -89,7 +89,7 @@ def test_a_layout_keeps_codes_and_scales(fmt: str, n: int, k: int, seed: int) ->
         got = layout.unpack(planes, n, k, asked)
         assert np.array_equal(got.values, values[want])
         assert scales is None or np.array_equal(got.scales, scales[want])
-    if n % layout.rows == 0 and k % 64 == 0:
+    if n % layout.rows == 0 and k % 64 == 0:  # whole cells of every format
         assert sum(plane.nbytes for plane in planes.values()) == row.nbytes(n, k)
 
 
@@ -116,11 +116,21 @@ def test_a_table_has_a_scale_for_each_block_of_a_row() -> None:
     assert np.array_equal(table.dequantized_rows(np.array([4, 0, 4], np.int32)), want)
 
 
+def blocks_of(row: Format) -> tuple[str, ...]:
+    """What stands there of a block format, defaults left out."""
+    blocks = row.blocks
+    if blocks is None:
+        return ("",) * 4
+    given = ((blocks.columns, 32), (blocks.halves, 1), (blocks.small, 0), (blocks.nbytes, 0))
+    return tuple("" if value == default else str(value) for value, default in given)
+
+
 def test_the_native_table_has_the_same_rows() -> None:
     """Names, bits, activations and row tables of native/kernels/formats.h, and the longest row."""
     text = NATIVE.read_text()
     found = re.findall(
-        r'\.name = "(\w+)",\s*\.bits = (\d+),\s*\.columns = (\w+),\s*\.activations = Seen::(\w+),\s*\.table = (\w+)',
+        r'\.name = "(\w+)",\s*\.bits = (\d+),\s*\.columns = (\w+),\s*\.activations = Seen::(\w+),\s*\.table = (\w+)'
+        r"(?:,\s*\.block = (\d+))?(?:,\s*\.halves = (\d+))?(?:,\s*\.small = (\d+))?(?:,\s*\.stored = (\d+))?",
         text,
     )
     ours = [
@@ -130,6 +140,7 @@ def test_the_native_table_has_the_same_rows() -> None:
             "kRowColumns" if row.row_scaled else "kGroup",
             "floats" if row.activations == "float" else row.activations,
             "true" if row.row_table else "false",
+            *blocks_of(row),
         )
         for row in FORMATS.values()
     ]

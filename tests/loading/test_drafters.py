@@ -70,6 +70,8 @@ def test_links_are_followed_as_given(models: dict[str, Path], tmp_path: Path) ->
     (links / "gemma-4-E2B-it-assistant").symlink_to(tmp_path / "store" / "hash2")
     assert choice(links / "gemma-4-E2B-it")[0] == links / "gemma-4-E2B-it-assistant"
     (links / "elsewhere").symlink_to(links / "gemma-4-E2B-it")
+    assert choice(links / "elsewhere")[0] == links / "gemma-4-E2B-it-assistant", "step by step"
+    (links / "gemma-4-E2B-it-assistant").unlink()
     assert choice(links / "elsewhere")[0] is None
     (tmp_path / "store" / "hash1-assistant").symlink_to(tmp_path / "store" / "hash2")
     assert choice(links / "elsewhere")[0] == tmp_path / "store" / "hash1-assistant", "then where the link leads"

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from geminate.errors import ModelNotFoundError
-from geminate.loading import drafters, locate
-from geminate.loading.drafters import locate_drafter
+from geminate.loading.drafters import find_drafter, locate_drafter
 from geminate.loading.load import locate as located
 from geminate.loading.locate import embedded_pair, locate_model
 from geminate.loading.options import LoadOptions
@@ -81,20 +80,18 @@ def test_a_named_drafter_must_be_there(tmp_path: Path) -> None:
         locate_drafter(str(target), target, tmp_path / "none")
 
 
-def test_hub_ids_ask_for_the_assistant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[str] = []
-
-    def hub(name: str) -> Path:
-        asked.append(name)
-        raise ModelNotFoundError("offline")
-
-    monkeypatch.setattr(drafters, "from_hub", hub)
-    monkeypatch.setattr(locate, "from_hub", hub)
-    target = model(tmp_path / "snapshot", "gemma4")
+def test_hub_ids_find_the_assistant_in_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    target = model(tmp_path / "models--google--gemma-4-E2B-it" / "snapshots" / "r", "gemma4")
+    (target / "model.safetensors").write_bytes(b"")
+    assert locate_model("google/gemma-4-E2B-it") == target
     assert locate_drafter("google/gemma-4-E2B-it", target, "auto") is None, "not found is no drafter"
-    assert asked == ["google/gemma-4-E2B-it-assistant"]
-    with pytest.raises(ModelNotFoundError, match="offline"):
+    note = find_drafter("google/gemma-4-E2B-it", target, "auto").note
+    assert "geminate pull google/gemma-4-E2B-it downloads the published one" in note
+    with pytest.raises(ModelNotFoundError, match=r"geminate pull google/other-assistant .*--drafter none"):
         locate_drafter("google/gemma-4-E2B-it", target, "google/other-assistant")
+    drafter = model(tmp_path / "models--google--gemma-4-E2B-it-assistant" / "snapshots" / "r", "gemma4_assistant")
+    assert locate_drafter("google/gemma-4-E2B-it", target, "auto") == drafter
 
 
 def test_embedded_pair() -> None:

@@ -45,15 +45,17 @@ def test_a_folder_with_one_gguf_model_is_that_model(models: dict[str, Path], tmp
     [
         (
             "unsloth/gemma-4-E2B-it-GGUF:Q4_K_M",
-            r"hf download unsloth/gemma-4-E2B-it-GGUF .*Q4_K_M.* name the \.gguf file",
+            r"neither a directory here nor a model that was pulled; geminate pull unsloth/gemma-4-E2B-it-GGUF:Q4_K_M",
         ),
-        ("hf.co/unsloth/gemma-4-E2B-it-GGUF:Q4_K_M", "hf download unsloth/gemma-4-E2B-it-GGUF"),
-        ("https://huggingface.co/google/gemma-4-E2B-it", "name the hub id, google/gemma-4-E2B-it"),
-        ("hf.co/google/gemma-4-E2B-it", "name the hub id, google/gemma-4-E2B-it"),
-        ("gemma4:e2b", "names like Ollama's are not known"),
+        ("hf.co/unsloth/gemma-4-E2B-it-GGUF:Q4_K_M", "geminate pull unsloth/gemma-4-E2B-it-GGUF:Q4_K_M downloads it"),
+        ("https://huggingface.co/google/gemma-4-E2B-it", "geminate pull google/gemma-4-E2B-it downloads it"),
+        ("hf.co/google/gemma-4-E2B-it", "geminate pull google/gemma-4-E2B-it downloads it"),
+        ("gemma4:e2b", r"names like Ollama's are not known; did you mean gemma-4-E2B-it\?"),
+        ("llama3:8b", "names like Ollama's are not known; name a directory"),
     ],
 )
-def test_names_of_other_engines(name: str, says: str) -> None:
+def test_names_of_other_engines(name: str, says: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(ModelNotFoundError, match=says):
         locate_model(name)
 

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from geminate import LLM, SamplingParams
 from geminate.cli.app import app
 from geminate.families.registry import load_assistant_config
-from geminate.loading.drafters import drafter_names
+from geminate.loading.hub.names import drafter_names
 from geminate.loading.pairing import RECORD, pairing, record
 from geminate.tools.train.checkpoint import save_drafter, scratch_config
 from geminate.tools.train.drafter import Drafter

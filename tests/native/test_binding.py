@@ -94,9 +94,6 @@ BAD: dict[str, Callable[[], object]] = {
     "experts: scores is 4 wide, but gate_up has 5 experts": lambda: program(8, 4).experts(
         0, 1, 0, matrix(6, 8, stack=5), matrix(8, 3, stack=5), 2, floats(5)
     ),
-    "experts: gate_up is int8, but down is bf16": lambda: program(8, 5).experts(
-        0, 1, 0, matrix(6, 8, "int8", stack=5), matrix(8, 3, stack=5), 2, floats(5)
-    ),
     "centroid_head: max_rows is 4, but the head takes one row at a time": lambda: program(8, 6).centroid_head(
         0, 1, 1, matrix(4, 8), matrix(3, 8, stack=4), np.zeros(12, np.int32), 2
     ),

@@ -44,6 +44,7 @@ def on(model: str, *args: str, **env: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize(
     ("model", "isas"),
     [
+        ("Conroe", "scalar"),  # SSE3: NumPy does not run there
         ("Nehalem", "scalar"),  # SSE4.2
         ("SandyBridge", "scalar"),  # AVX alone
         ("Haswell,-f16c", "scalar"),
@@ -68,9 +69,3 @@ def test_kernels_that_the_processor_lacks_are_refused() -> None:
     done = on("Nehalem", *MAIN_JOB, GEMINATE_ISA="avx2")
     assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1, done.stderr
     assert "GEMINATE_ISA=avx2 is not available here; this machine and build have: scalar" in done.stderr
-
-
-def test_a_processor_that_numpy_does_not_run_on() -> None:
-    done = on("Conroe", *MAIN_JOB)
-    assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1, done.stderr
-    assert done.stderr.startswith("error: NumPy cannot be loaded ("), done.stderr

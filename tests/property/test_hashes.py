@@ -20,6 +20,7 @@ from geminate.backends.cpu.program import supported_isas
 
 TABLE = Path(__file__).with_name("hashes.json")
 SIZES = ("E2B", "E4B", "12B", "26B-A4B", "31B")
+BLOCKS = "block formats"
 FORMATS = ("bf16", "int8", "int4")
 KVS = ("f16", "int8")
 MOBILE = [Path(__file__).parents[1] / "conformance" / "mobile" / name for name in ("e2b", "e4b")]
@@ -66,7 +67,8 @@ def hash_of(llm: LLM) -> str:
 
 def rows(models: dict[str, Path | None]) -> dict[str, str]:
     """Hashes of all models, formats of weights and of keys and values."""
-    made = {(name, path, weights) for name, path in models.items() for weights in FORMATS}
+    made = {(name, path, weights) for name, path in models.items() for weights in FORMATS if name != BLOCKS}
+    made.add((BLOCKS, models[BLOCKS], "auto"))
     made |= {(f"mobile {path.name}", path, "auto") for path in MOBILE}
     return {
         f"{name}, {weights}, {kv}": hash_of(LLM(path, weights=weights, kv=kv, threads=2))
@@ -75,13 +77,31 @@ def rows(models: dict[str, Path | None]) -> dict[str, str]:
     }
 
 
+def block_model(directory: Path) -> Path:
+    """A GGUF file with every block format, tables among them."""
+    from gguf import GGMLQuantizationType as T
+
+    from support.fabricate import WIDE, make_target
+    from support.fabricate_gguf import to_gguf
+
+    kinds = {"token_embd": T.Q6_K, "per_layer_token_embd": T.Q5_K, "attn_q": T.Q4_K, "attn_k": T.Q5_K, "attn_v": T.Q6_K,
+             "attn_output": T.Q5_0, "ffn_gate": T.IQ4_NL, "ffn_up": T.Q5_1, "ffn_down": T.Q4_K}  # fmt: skip
+    source = make_target("E2B", directory / "made", changes=WIDE)
+    return to_gguf(
+        rewritten(source, directory / "hashed"),
+        directory / "model.gguf",
+        lambda name: kinds.get(name.split(".")[-2], T.Q5_1),
+    )
+
+
 @pytest.fixture(scope="module")
 def known(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path | None]:
     root = tmp_path_factory.mktemp("hashed")
     for size in SIZES:
         for name in (size, f"{size}-assistant"):
             rewritten(models[size].with_name(name), root / name)
-    return {"embedded pair": None} | {size: root / size for size in SIZES}
+    blocks = block_model(root / "blocks")
+    return {"embedded pair": None} | {size: root / size for size in SIZES} | {BLOCKS: blocks}
 
 
 @pytest.mark.parametrize("isa", supported_isas())
@@ -91,7 +111,7 @@ def test_this_machine_computes_the_committed_bits(
     monkeypatch.setenv("GEMINATE_ISA", isa)
     table = json.loads(TABLE.read_text())
     assert rows(known) == table
-    assert len(set(table.values())) == len(table) == 40, "every format has bits of its own"
+    assert len(set(table.values())) == len(table) == 42, "every format has bits of its own"
 
 
 def fabricate(place: Path) -> dict[str, Path | None]:
@@ -105,6 +125,7 @@ def fabricate(place: Path) -> dict[str, Path | None]:
         for name in (size, f"{size}-assistant"):
             rewritten(place / name, place / "hashed" / name)
         found[size] = place / "hashed" / size
+    found[BLOCKS] = block_model(place / "blocks")
     return found
 
 

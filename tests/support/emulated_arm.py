@@ -25,10 +25,15 @@ CPUS = {
     "cortex-a76": ["neon-dotprod", "neon", "scalar"],
     "max,pauth-impdef=on": ["neon-i8mm", "neon-dotprod", "neon", "scalar"],
 }
-"""Processors that lack both extensions, have FEAT_DotProd, and FEAT_I8MM as well; what Geminate finds there, best first.
+"""Processors that lack both extensions, have FEAT_DotProd, and FEAT_I8MM as well; what Geminate finds, best first.
 
 The last one's pointer authentication takes qemu's own algorithm, which changes no result and saves time.
 """
+
+QUICK_ROWS = (
+    "embedded pair, int4, f16", "embedded pair, int8, int8", "embedded pair, bf16, int8", "mobile e2b, auto, f16",
+)  # fmt: skip
+"""Of the table of hashes: every kind of product, both formats of keys and values."""
 
 
 class Unavailable(Exception):
@@ -79,8 +84,7 @@ class EmulatedArm:
         self._fetch_wheels()
         self.build()
         if wheel is not None:
-            _run([sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--upgrade", "--target", self.site,
-                  *self._pip_platform(), wheel], "unpacking the wheel")  # fmt: skip
+            self._pip(self.site, "--no-deps", "--upgrade", *self._pip_platform(), wheel, what="unpacking the wheel")
 
     def _fetch_debian(self) -> None:
         done = self.place / "root.done"
@@ -90,9 +94,8 @@ class EmulatedArm:
         for part in ("lists/partial", "archives/partial", "parts"):
             (apt / part).mkdir(parents=True, exist_ok=True)
         (apt / "status").touch()
-        sources = [
-            p for p in (Path("/etc/apt/sources.list.d/debian.sources"), Path("/etc/apt/sources.list")) if p.exists()
-        ]
+        places = (Path("/etc/apt/sources.list.d/debian.sources"), Path("/etc/apt/sources.list"))
+        sources = [place for place in places if place.exists()]
         if not sources:
             raise Unavailable("arm64 packages: apt has no sources of Debian here")
         for source in sources:
@@ -124,6 +127,10 @@ class EmulatedArm:
         words = [word for platform in platforms for word in ("--platform", platform)]
         return ["--only-binary=:all:", "--implementation", "cp", "--python-version", version, *words]
 
+    @staticmethod
+    def _pip(target: Path, *words: str | Path, what: str) -> None:
+        _run([sys.executable, "-m", "pip", "install", "-q", "--no-compile", "--target", target, *words], what)
+
     def _fetch_wheels(self) -> None:
         project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
         wanted = [*project["dependencies"], "safetensors>=0.4.5", "pytest>=8"]
@@ -131,8 +138,7 @@ class EmulatedArm:
         if done.exists():
             return
         shutil.rmtree(self.site, ignore_errors=True)
-        _run([sys.executable, "-m", "pip", "install", "-q", "--no-compile", "--target", self.site, *self._pip_platform(),
-              *wanted], "aarch64 wheels")  # fmt: skip
+        self._pip(self.site, *self._pip_platform(), *wanted, what="aarch64 wheels")
         done.touch()
 
     def build(self) -> None:
@@ -174,8 +180,7 @@ class EmulatedArm:
             wanted.append(ZIG)
         done = self.place / f"tools-{hashlib.sha256(repr(wanted).encode()).hexdigest()[:12]}.done"
         if not done.exists():
-            _run([sys.executable, "-m", "pip", "install", "-q", "--no-compile", "--upgrade", "--target", self.tools,
-                  *wanted], "cmake, ninja, nanobind and a compiler")  # fmt: skip
+            self._pip(self.tools, "--upgrade", *wanted, what="cmake, ninja, nanobind and a compiler")
             done.touch()
 
     def _compiler(self) -> list[str]:

@@ -8,7 +8,9 @@ Weights are bfloat16-representable float32; q_norm is scaled by head_dim^-0.5 so
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -108,11 +110,22 @@ def randomise(model: torch.nn.Module, seed: int, *, calm: bool = False, unit_off
 SEEDS = {"E4B": 1}  # with seed 0 its greedy text has fewer than 20 distinct tokens
 
 
+# Rows that fill the 256 weights of a K-quant block, nearly everywhere.
+WIDE = {"hidden_size": 256, "intermediate_size": 256, "head_dim": 64, "global_head_dim": 128,
+        "hidden_size_per_layer_input": 128}  # fmt: skip
+
+
 def make_target(
-    size: str, directory: Path, *, dtype: torch.dtype = torch.float32, seed: int | None = None, calm: bool = False
+    size: str,
+    directory: Path,
+    *,
+    dtype: torch.dtype = torch.float32,
+    seed: int | None = None,
+    calm: bool = False,
+    changes: Mapping[str, Any] = MappingProxyType({}),
 ) -> Path:
-    """Save a random target of a size's features; returns the directory."""
-    settings = text_settings(size)
+    """Save a random target of a size's features, some settings changed; returns the directory."""
+    settings = text_settings(size) | changes
     model: torch.nn.Module
     if size == "12B":
         model = Gemma4UnifiedForCausalLM(Gemma4UnifiedTextConfig(**settings))

@@ -6,6 +6,8 @@ Tensor names come from the gguf package's own map, so that they are not checked 
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,9 @@ import gguf
 import numpy as np
 import torch
 from gguf import GGMLQuantizationType as T
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
+
+from support.blocks import quantized
 
 OWN = {  # not in the package's map
     "pre_projection": "nextn.pre_projection.weight",
@@ -37,10 +41,13 @@ def gguf_name(name: str, names: gguf.TensorNameMap) -> str:
     return found + ".weight"
 
 
-def to_gguf(source: Path, file: Path, matrix: T = T.F32, *, tokenizer: dict[str, Any] | None = None) -> Path:
+def to_gguf(
+    source: Path, file: Path, matrix: T | Callable[[str], T] = T.F32, *, tokenizer: dict[str, Any] | None = None
+) -> Path:
     """Write a model directory as GGUF; matrices whose rows fit into blocks get type ``matrix``, others F32.
 
     Args:
+        matrix: a type, or the type by the tensor's name in the file.
         tokenizer: values under ``tokenizer.``, Python types as GGUFWriter takes them.
     """
     config = json.loads((source / "config.json").read_text())
@@ -68,7 +75,8 @@ def to_gguf(source: Path, file: Path, matrix: T = T.F32, *, tokenizer: dict[str,
         values = tensor.float().numpy()
         if gemma3 and bare.endswith("norm.weight"):
             values = values + np.float32(1)
-        _add(writer, gguf_name(bare, names), values, matrix)
+        name_there = gguf_name(bare, names)
+        _add(writer, name_there, values, matrix if isinstance(matrix, T) else matrix(name_there))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -76,15 +84,32 @@ def to_gguf(source: Path, file: Path, matrix: T = T.F32, *, tokenizer: dict[str,
     return file
 
 
-def _add(writer: gguf.GGUFWriter, name: str, values: np.ndarray, matrix: T) -> None:
+def dequantized_copy(source: Path, directory: Path, matrix: T) -> Path:
+    """The directory with the weights that its GGUF file in ``matrix`` has, in float32."""
+    shutil.copytree(source, directory)
+    tensors = load_file(source / "model.safetensors")
+    for name, tensor in tensors.items():
+        values = tensor.float().numpy()
+        if _fits(name, values, matrix):
+            tensors[name] = torch.from_numpy(gguf.dequantize(quantized(values, matrix), matrix))
+    save_file(tensors, directory / "model.safetensors", {"format": "pt"})
+    return directory
+
+
+def _fits(name: str, values: np.ndarray, matrix: T) -> bool:
     weights, _ = gguf.GGML_QUANT_SIZES[matrix]
-    if values.ndim < 2 or values.shape[-1] % weights or "gate_inp" in name or "centroids" in name or matrix == T.F32:
+    plain = ("gate_inp", "centroids", "router")
+    return values.ndim > 1 and values.shape[-1] % weights == 0 and not any(word in name for word in plain)
+
+
+def _add(writer: gguf.GGUFWriter, name: str, values: np.ndarray, matrix: T) -> None:
+    if matrix == T.F32 or not _fits(name, values, matrix):
         writer.add_tensor(name, values)
     elif matrix == T.BF16:
         bits = torch.from_numpy(values).bfloat16().view(torch.int16).numpy().view(np.uint8)
         writer.add_tensor(name, bits, raw_shape=bits.shape, raw_dtype=T.BF16)
     else:
-        writer.add_tensor(name, gguf.quantize(values, matrix), raw_dtype=matrix)
+        writer.add_tensor(name, quantized(values, matrix), raw_dtype=matrix)
 
 
 def _full(text: dict[str, Any], common: str, published: str) -> int:

@@ -53,6 +53,9 @@ class Kernel32:
     def SetThreadPriority(self, thread, priority):
         assert thread.value == 0xFFFFFFFE and priority == -2
         return 1
+    def IsProcessorFeaturePresent(self, feature):
+        assert feature == 38
+        return 1
     def GetConsoleMode(self, console, mode):
         return 0  # a pipe
 

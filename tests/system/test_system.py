@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from geminate.cores import of_windows
-from geminate.system import directories, files, locks, windows_cores
+from geminate.system import directories, files, locks, processor, windows_cores
 from geminate.weights.cache import cache_directory
+from support.cli import refused
 
 
 def test_a_lock_keeps_others_out_and_ends_with_its_descriptor(tmp_path: Path) -> None:
@@ -99,3 +100,34 @@ def test_cores_of_windows() -> None:
     assert alike == (4, 4) and of_windows(*alike).count == 4
     assert windows_cores.parse(b"") == (0, 0) and of_windows(0, 0).count == (os.cpu_count() or 1)
     assert windows_cores.parse(hybrid[:50] + b"\0" * 20) == (1, 1), "a record without a size ends it"
+
+
+def cpuinfo(root: Path, flags: str) -> Path:
+    (root / "proc").mkdir(parents=True, exist_ok=True)
+    (root / "proc" / "cpuinfo").write_text(f"processor : 0\nflags\t\t: fpu {flags}\n", encoding="utf-8")
+    return root
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux'")
+def test_a_processor_that_numpy_does_not_run_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processor.platform, "machine", lambda: "x86_64")
+    old, new = cpuinfo(tmp_path / "old", "sse2 ssse3"), cpuinfo(tmp_path / "new", "sse2 sse4_2")
+    assert processor.lacks_sse42(old) and not processor.lacks_sse42(new) and not processor.lacks_sse42(tmp_path)
+    monkeypatch.setattr(processor.importlib.metadata, "version", lambda name: "2.3.5")
+    assert processor.why_no_numpy(old) is None
+    monkeypatch.setattr(processor.importlib.metadata, "version", lambda name: "2.4.6")
+    assert processor.why_no_numpy(new) is None and "SSE4.2" in str(processor.why_no_numpy(old))
+    monkeypatch.setattr(processor.platform, "machine", lambda: "aarch64")
+    assert processor.why_no_numpy(old) is None
+
+
+def test_the_command_says_so_before_numpy_is_loaded() -> None:
+    prelude = (
+        "import sys; import geminate.system.processor as p; p.lacks_sse42 = lambda root: True\n"
+        "p.importlib.metadata.version = lambda name: '2.4.0'; sys.modules['numpy'] = None"
+    )
+    refused("generate", "x", says="NumPy 2.4.0 needs SSE4.2", prelude=prelude)
+
+
+def test_numpy_that_cannot_be_loaded() -> None:
+    refused("generate", "x", says="NumPy cannot be loaded (", prelude="import sys; sys.modules['numpy'] = None")

@@ -18,7 +18,7 @@ from geminate import LLM, SamplingParams
 from geminate.backends.select import make_backend
 from geminate.checkpoint.coded_tensors import CodedEntry, with_coded
 from geminate.checkpoint.safetensors_reader import checkpoint_files, read_files
-from geminate.errors import ConfigError, GeminateError, ParameterError, QuantizationError
+from geminate.errors import ConfigError, DrafterMismatchError, GeminateError, ParameterError, QuantizationError
 from geminate.families.registry import load_target_config, open_model
 from geminate.formats.rounding import bf16_to_f32, f32_to_bf16, quantize_int4, quantize_int8
 from geminate.loading.drafters import find_drafter
@@ -238,12 +238,35 @@ def test_what_is_refused(models: dict[str, Path], tmp_path: Path, monkeypatch: p
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_drafter_that_is_not_copied_is_named(models: dict[str, Path], tmp_path: Path) -> None:
+def test_the_drafter_comes_along(models: dict[str, Path], tmp_path: Path) -> None:
     drafter = find_drafter(models["E2B"], models["E2B"], "auto").path
     assert drafter is not None
-    assert quantize_model(models["E2B"], tmp_path / "q", "int4").drafter == str(drafter)
-    (tmp_path / "r-assistant").symlink_to(drafter)
-    assert quantize_model(models["E2B"], tmp_path / "r", "int4").drafter is None, "the copy finds it"
+    made = quantize_model(models["E2B"], tmp_path / "q", "int4")
+    assert made.drafter == tmp_path / "q" / "assistant" and str(drafter) in made.drafter_note
+    assert find_drafter(tmp_path / "q", tmp_path / "q", "auto").path == made.drafter
+    for name in ("config.json", "model.safetensors"):
+        assert (made.drafter / name).read_bytes() == (drafter / name).read_bytes()
+    assert made.nbytes == sum(path.stat().st_size for path in made.directory.rglob("*") if path.is_file())
+    assert LLM(str(tmp_path / "q")).pair.drafter is not None
+    alone = quantize_model(models["E2B"], tmp_path / "r", "int4", drafter=None)
+    assert alone.drafter is None and not (tmp_path / "r" / "assistant").exists()
+
+
+def test_a_gguf_drafter_comes_along(models: dict[str, Path], tmp_path: Path) -> None:
+    target = to_gguf(models["E2B"], tmp_path / "m.gguf")
+    file = to_gguf(models["E2B"].with_name("E2B-assistant"), tmp_path / "blob")
+    (tmp_path / "MTP").mkdir()
+    (tmp_path / "MTP" / "mtp-m.gguf").symlink_to(file)
+    made = quantize_model(target, tmp_path / "q", "int4")
+    found = find_drafter(tmp_path / "q", tmp_path / "q", "auto").path
+    assert found == tmp_path / "q" / "assistant" / "mtp-m.gguf" and not found.is_symlink()
+    assert found.read_bytes() == file.read_bytes() and made.drafter == found.parent
+
+
+def test_a_drafter_of_another_size_is_refused(models: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(DrafterMismatchError, match="backbone size"):
+        quantize_model(models["E2B"], tmp_path / "q", "int4", drafter=models["E4B"].with_name("E4B-assistant"))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_interruption_leaves_nothing(models: dict[str, Path], tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from geminate import LLM, SamplingParams
 from geminate.checkpoint.packed_file import ALIGN, BLOCK, packed_version
 from geminate.errors import GeminateError, ParameterError, StorageError, WeightsError
 from geminate.families.registry import open_model
+from geminate.formats.table import FORMATS
 from geminate.loading import load
 from geminate.loading.pairing import pairing, weights_mark
 from geminate.tools.pack import pack_model
@@ -142,6 +143,18 @@ def test_tensors_read_as_they_were_packed(size: str, weights: Any, models: dict[
             if entry.grid is not None:
                 codes, scales = entry.codes(1, 3)
                 assert codes.shape == want[1:3].shape and scales.shape[:-1] == codes.shape[:-1]
+
+
+def test_rows_that_are_packed_in_clusters_read_in_their_own_order(pair: Path, models: dict[str, Path]) -> None:
+    drafter = open_model(pair / "drafter")
+    entry = drafter.tensors["embed_tokens"]
+    assert drafter.checkpoint.content.tensors["embed_tokens"]["stack"] > 1  # type: ignore[attr-defined]
+    original = open_model(models["E2B"].with_name("E2B-assistant")).tensors["model.embed_tokens.weight"]
+    int8 = FORMATS["int8"]
+    rows, width = original.shape
+    want = int8.dequantize(int8.quantize(original.rows(0, rows)))[:, :width]
+    assert entry.shape == (rows, width) and np.array_equal(entry.rows(0, rows), want)
+    assert np.array_equal(entry.rows(100, 117), want[100:117])
 
 
 def test_packed_again_and_in_another_format(pair: Path, models: dict[str, Path], tmp_path: Path) -> None:

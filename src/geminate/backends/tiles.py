@@ -7,14 +7,20 @@ between a and b, so one 64-byte load brings b neighbouring values of 16 rows:
 - ``int8``: strip uint8 [8, 4], code + 128, the unsigned left operand of vpdpbusd; [tiles, groups, 8, 16, 4].
 - ``int4``: strip uint8 [4, 4]; byte [c, b] holds the code + 8 of column 4c + b in its low nibble and of column
   16 + 4c + b in its high nibble; [tiles, groups, 4, 16, 4].
+- ``q4_k``, ``iq4_nl``: as int4, the code with nothing added.
+- ``q5_k``, ``q5_1``, ``q5_0`` (code + 16): strip uint8 [5, 4]; bit w of byte [0, b] is the fifth bit of column 4w + b;
+  [1:] as int4 the four low bits.
+- ``q6_k`` (code + 32): strip uint8 [6, 4]; bits 2w and 2w + 1 of byte [h, b], h of 0 and 1, are the high bits of column
+  16h + 4w + b; [2:] as int4 the four low bits.
 - ``q8r``: as int8, strip uint8 [16, 4].
 - ``q4r``: strip uint8 [8, 4]; byte [c, b] holds the code + 8 of column 8c + b in its low nibble and of column
   8c + 4 + b in its high nibble.
 - ``q2r``: strip uint8 [4, 4]; byte [c, b] holds the code + 2 of columns 16c + b, 16c + 4 + b, 16c + 8 + b and
   16c + 12 + b, low bits first.
 
-Scales are uint16 [tiles, groups, 16], of row formats float32 [tiles, 1, 16]. Rows pad to 16 and columns to whole cells
-with code 0, and rows with scale 0.
+Scales are uint16 [tiles, groups, 16], of row formats float32 [tiles, 1, 16]. Of block formats they are records uint16
+[tiles, blocks, 16 * words]: each float16 number of 16 rows, then each byte of 16 rows. Rows pad to 16 and columns to
+whole cells with code 0, and rows with scale 0.
 """
 
 from __future__ import annotations
@@ -25,8 +31,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from geminate.arrays import I32, U8
+from geminate.formats.blocks import GROUP
 from geminate.formats.matrix import PackedMatrix, Planes
-from geminate.formats.table import FORMATS, GROUP, Codes, WeightFormat, padded
+from geminate.formats.table import FORMATS, Codes, WeightFormat, padded
 
 TILE_ROWS = 16
 ROW_COLUMNS = 64  # of a cell of the row formats
@@ -43,14 +50,30 @@ class Strip:
     columns: int = GROUP
 
 
-def _nibbles(codes: np.ndarray) -> np.ndarray:
-    halves = (codes + np.int8(8)).view(np.uint8).reshape(*codes.shape[:2], 2, 4, 4)
-    return halves[:, :, 0] | (halves[:, :, 1] << np.uint8(4))
+def _group_strip(bits: int, offset: int) -> Strip:
+    """Codes of 4, 5 or 6 bits with their offset: nibbles, behind the bits above them."""
+    added, above = np.uint8(offset), (1 << bits - 4) - 1
+    per_byte = 8 // (bits - 4) if above else 0  # words of four columns whose high bits share a byte
+    shifts = (np.arange(per_byte) * (bits - 4)).astype(np.uint8)[:, None]
 
+    def encode(codes: np.ndarray) -> np.ndarray:
+        words = (codes.view(np.uint8) + added).reshape(*codes.shape[:2], 8, 4)
+        low = words & np.uint8(15)
+        strips: U8 = low[:, :, :4] | (low[:, :, 4:] << np.uint8(4))
+        if above:
+            high = (words >> np.uint8(4)).reshape(*codes.shape[:2], -1, per_byte, 4)
+            strips = np.concatenate((np.bitwise_or.reduce(high << shifts, axis=3), strips), axis=2)
+        return strips
 
-def _from_nibbles(strips: np.ndarray) -> np.ndarray:
-    halves = np.stack([strips & np.uint8(15), strips >> np.uint8(4)], axis=2)
-    return halves.reshape(*strips.shape[:2], GROUP).view(np.int8) - np.int8(8)
+    def decode(strips: np.ndarray) -> np.ndarray:
+        nibbles = strips[:, :, -4:]
+        words: U8 = np.concatenate((nibbles & np.uint8(15), nibbles >> np.uint8(4)), axis=2)
+        if above:
+            high = (strips[:, :, :-4, None] >> shifts) & np.uint8(above)
+            words = words | (high.reshape(words.shape) << np.uint8(4))
+        return (words.reshape(*strips.shape[:2], GROUP) - added).view(np.int8)
+
+    return Strip(dtype="|u1", shape=(bits, 4), encode=encode, decode=decode)
 
 
 def _row_strip(bits: int) -> Strip:
@@ -83,11 +106,65 @@ STRIPS: dict[WeightFormat, Strip] = {
         encode=lambda codes: (codes.view(np.uint8) ^ np.uint8(0x80)).reshape(*codes.shape[:2], 8, 4),
         decode=lambda strips: (strips ^ np.uint8(0x80)).view(np.int8).reshape(*strips.shape[:2], GROUP),
     ),
-    "int4": Strip(dtype="|u1", shape=(4, 4), encode=_nibbles, decode=_from_nibbles),
+    "int4": _group_strip(4, 8),
     "q2r": _row_strip(2),
     "q4r": _row_strip(4),
     "q8r": _row_strip(8),
+    "q4_k": _group_strip(4, 0),
+    "q5_k": _group_strip(5, 0),
+    "q6_k": _group_strip(6, 32),
+    "q5_0": _group_strip(5, 16),
+    "q5_1": _group_strip(5, 0),
+    "iq4_nl": _group_strip(4, 0),
 }
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Record:
+    """What a row's scales of a block consist of, in `TileLayout.pack`'s terms: numbers, then bytes."""
+
+    numbers: int = 1
+    small: int = 0
+
+    @property
+    def words(self) -> int:
+        """Numbers that a record takes."""
+        return self.numbers + self.small // 2
+
+    def tiled(self, scales: np.ndarray) -> np.ndarray:
+        """[16 t, blocks * words] as [t, blocks, 16 * words]."""
+        records = scales.reshape(len(scales) // TILE_ROWS, TILE_ROWS, -1, self.words)
+        parts = [records[..., : self.numbers].transpose(0, 2, 3, 1)]
+        if self.small:
+            small = np.ascontiguousarray(records[..., self.numbers :]).view(np.uint8)
+            parts.append(np.ascontiguousarray(small.transpose(0, 2, 3, 1)).view(scales.dtype))
+        flat = [part.reshape(*part.shape[:2], -1) for part in parts]
+        return np.ascontiguousarray(np.concatenate(flat, axis=2))
+
+    def by_row(self, plane: np.ndarray, blocks: int, rows: I32 | None) -> np.ndarray:
+        """The inverse, of all rows or some: [rows, blocks * words]."""
+        tiles = plane.reshape(-1, blocks, TILE_ROWS * self.words)
+        within = None
+        if rows is not None:
+            at, within = np.divmod(rows, TILE_ROWS)
+            tiles = tiles[at]
+        cut = TILE_ROWS * self.numbers
+        parts = [_of_rows(tiles[..., :cut].reshape(*tiles.shape[:2], -1, TILE_ROWS), within)]
+        if self.small:
+            small = np.ascontiguousarray(tiles[..., cut:]).view(np.uint8)
+            by_row = _of_rows(small.reshape(*tiles.shape[:2], -1, TILE_ROWS), within)
+            parts.append(np.ascontiguousarray(by_row).view(plane.dtype))
+        records = np.concatenate(parts, axis=2)
+        return records.reshape(len(records), -1)
+
+
+def _of_rows(tiles: np.ndarray, within: np.ndarray | None) -> np.ndarray:
+    """[t, blocks, m, 16] as [16 t, blocks, m], or row ``within[i]`` of tile i alone: [t, blocks, m]."""
+    if within is not None:
+        picked: np.ndarray = tiles[np.arange(len(tiles)), :, :, within]
+        return picked
+    by_row = tiles.transpose(0, 3, 1, 2)
+    return by_row.reshape(-1, *by_row.shape[2:])
 
 
 class TileLayout:
@@ -100,12 +177,15 @@ class TileLayout:
         self.name = f"tiles-{TILE_ROWS}x{self._strip.columns}"
         row = FORMATS[fmt]
         self._scale_type = None if "scales" not in row.planes else "<f4" if row.row_scaled else "<u2"
+        blocks = row.blocks
+        self._record = _Record() if blocks is None else _Record(numbers=blocks.halves, small=blocks.small)
+        self._block = self._strip.columns if blocks is None else blocks.columns
 
     def _groups(self, k: int) -> int:
         return padded(k, self._strip.columns) // self._strip.columns
 
-    def _scale_groups(self, k: int) -> int:
-        return 1 if self._scale_type == "<f4" else self._groups(k)
+    def _records(self, k: int) -> int:
+        return 1 if self._scale_type == "<f4" else padded(k, self._block) // self._block
 
     def shapes(self, n: int, k: int) -> dict[str, tuple[str, tuple[int, ...]]]:
         """See `Layout`."""
@@ -113,7 +193,7 @@ class TileLayout:
         codes = (tiles, self._groups(k), a, TILE_ROWS, b)
         found: dict[str, tuple[str, tuple[int, ...]]] = {"codes": (self._strip.dtype, codes)}
         if self._scale_type is not None:
-            found["scales"] = (self._scale_type, (tiles, self._scale_groups(k), TILE_ROWS))
+            found["scales"] = (self._scale_type, (tiles, self._records(k), TILE_ROWS * self._record.words))
         return found
 
     def pack(self, codes: Codes) -> dict[str, np.ndarray]:
@@ -126,7 +206,7 @@ class TileLayout:
         if codes.scales is not None:
             scales = np.zeros((len(full), codes.scales.shape[1]), dtype=codes.scales.dtype)
             scales[:n] = codes.scales
-            planes["scales"] = _tiled(scales[..., None, None]).reshape(-1, scales.shape[1], TILE_ROWS)
+            planes["scales"] = self._record.tiled(scales)
         return planes
 
     def unpack(self, planes: Planes, n: int, k: int, rows: I32 | None = None) -> Codes:
@@ -135,8 +215,7 @@ class TileLayout:
         values = self._strip.decode(strips).reshape(len(strips), -1)[:, :k]
         scales = None
         if self._scale_type is not None:
-            scales = _strips(planes["scales"], self._scale_groups(k), (1, 1), rows)[: n if rows is None else None]
-            scales = np.ascontiguousarray(scales.reshape(len(strips), -1))
+            scales = self._record.by_row(planes["scales"], self._records(k), rows)[: n if rows is None else None]
         return Codes(values=values, scales=scales)
 
     def part(self, w: PackedMatrix, rows: range) -> PackedMatrix:

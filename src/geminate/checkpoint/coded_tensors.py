@@ -18,8 +18,9 @@ from geminate.checkpoint.entries import Entry, Grid
 from geminate.checkpoint.parts import by_module
 from geminate.checkpoint.safetensors_reader import TensorEntry
 from geminate.errors import WeightsError
+from geminate.formats.blocks import GROUP
 from geminate.formats.row_codes import unpack_codes
-from geminate.formats.table import FORMATS, GROUP, Codes, WeightFormat, padded
+from geminate.formats.table import FORMATS, Codes, WeightFormat, padded
 
 CODES, SCALES = ".codes", ".scales"
 METHOD = "geminate"  # quantization_config's quant_method

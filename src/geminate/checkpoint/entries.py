@@ -8,7 +8,7 @@ import numpy as np
 
 from geminate.arrays import F32, I8, U16
 
-Grid = Literal["int8", "int4", "q2r", "q4r", "q8r"]
+Grid = Literal["int8", "int4", "q2r", "q4r", "q8r", "q4_k", "q5_k", "q6_k", "q5_0", "q5_1", "iq4_nl"]
 
 
 class Entry(Protocol):
@@ -19,7 +19,8 @@ class Entry(Protocol):
         offset: of the first stored byte in its file.
         grid: the kernel grid that all stored values lie on, so that packing need not round: ``int8`` is
             w = q * scale with q in -127..127, ``int4`` the same with q in -8..7, one float16 scale per 32 columns;
-            ``q2r``, ``q4r``, ``q8r`` have float32 scales per row; None for anything else.
+            ``q2r``, ``q4r``, ``q8r`` have float32 scales per row; the others are the block formats of
+            `geminate.formats.blocks`; None for anything else.
         whole_norm: whether norm weights 1 + w are stored as that sum (GGUF) or as w (safetensors).
     """
 
@@ -39,7 +40,10 @@ class Entry(Protocol):
     def whole_norm(self) -> bool: ...
 
     def map(self) -> np.ndarray:
-        """All stored numbers, memory-mapped read-only; bfloat16 as uint16 bits; only of unquantized tensors."""
+        """All stored numbers, memory-mapped read-only; bfloat16 as uint16 bits, a block format as uint8 rows of blocks.
+
+        Only of tensors that are stored in one of these, or plainly.
+        """
         ...
 
     def rows(self, start: int, stop: int) -> F32:
@@ -49,6 +53,7 @@ class Entry(Protocol):
     def codes(self, start: int, stop: int) -> tuple[I8, U16 | F32]:
         """Codes int8 [..., k] and scales of rows start..stop; only where there is a grid.
 
-        Scales are float16 bits [..., k / 32], or float32 [rows, blocks] of the grids with scales per row.
+        Scales are float16 bits [..., k / 32], records [..., blocks * words] of the block formats, or float32
+        [rows, blocks] of the grids with scales per row.
         """
         ...

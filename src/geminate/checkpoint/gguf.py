@@ -10,25 +10,26 @@ from typing import Any
 
 from geminate.checkpoint.checkpoint import Checkpoint, TokenizerParts, check_generation
 from geminate.checkpoint.gguf_file import GgufFile, read_gguf
+from geminate.checkpoint.gguf_parts import first_part, whole_name
 from geminate.checkpoint.gguf_tensors import GgufEntry
 from geminate.checkpoint.gguf_tokenizer import gguf_specials, gguf_templates, gguf_tokenizer
 
 
 class GgufCheckpoint(Checkpoint):
-    """See `Checkpoint`.
+    """See `Checkpoint`; of a file in several parts, any part names the whole, and ``path`` is the first.
 
     Attributes:
         file: the header, for families to read their configuration from.
     """
 
     def __init__(self, path: Path) -> None:
-        super().__init__(path)
         self.file: GgufFile = read_gguf(path)
+        super().__init__(first_part(path) if len(self.file.parts) > 1 else path)
 
     @property
     def name(self) -> str:
         """See `Checkpoint`."""
-        return self.path.stem
+        return whole_name(self.path)
 
     @property
     def architecture(self) -> str | None:
@@ -53,13 +54,21 @@ class GgufCheckpoint(Checkpoint):
     @property
     def files(self) -> tuple[Path, ...]:
         """See `Checkpoint`."""
-        return (self.path,)
+        return self.file.parts if len(self.file.parts) > 1 else (self.path,)
 
     @functools.cached_property
     def tensors(self) -> Mapping[str, GgufEntry]:
         """See `Checkpoint`."""
+        whole = len(self.file.parts) == 1
         return {
-            name: GgufEntry(name=name, dtype=t.dtype, shape=t.shape, path=self.path, offset=t.offset, nbytes=t.nbytes)
+            name: GgufEntry(
+                name=name,
+                dtype=t.dtype,
+                shape=t.shape,
+                path=self.path if whole else t.path,
+                offset=t.offset,
+                nbytes=t.nbytes,
+            )
             for name, t in self.file.tensors.items()
         }
 

@@ -1,7 +1,8 @@
 """The header of a GGUF file: metadata and where the tensors stand, checked before anything is believed.
 
 Format: magic, version, counts, typed metadata, tensor descriptions, aligned data, all little-endian
-(ggml-org/ggml, docs/gguf.md). Versions 2 and 3 are read; tensors are mapped, never loaded as a whole.
+(ggml-org/ggml, docs/gguf.md). Versions 2 and 3 are read; tensors are mapped, never loaded as a whole. Of a file in
+several parts the first has the metadata, and each has tensors of its own.
 """
 
 from __future__ import annotations
@@ -10,12 +11,13 @@ import functools
 import math
 import mmap
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from geminate.checkpoint.gguf_parts import first_part, part_paths
 from geminate.checkpoint.json_file import check_regular
 from geminate.errors import WeightsError, shown
 
@@ -31,9 +33,10 @@ TYPES: dict[int, tuple[str, int, int]] = {
     18: ("IQ3_XXS", 256, 98), 19: ("IQ1_S", 256, 50), 20: ("IQ4_NL", 32, 18), 21: ("IQ3_S", 256, 110),
     22: ("IQ2_S", 256, 82), 23: ("IQ4_XS", 256, 136), 24: ("I8", 1, 1), 25: ("I16", 1, 2), 26: ("I32", 1, 4),
     27: ("I64", 1, 8), 28: ("F64", 1, 8), 29: ("IQ1_M", 256, 56), 30: ("BF16", 1, 2), 34: ("TQ1_0", 256, 54),
-    35: ("TQ2_0", 256, 66), 39: ("MXFP4", 32, 17),
+    35: ("TQ2_0", 256, 66), 39: ("MXFP4", 32, 17), 40: ("NVFP4", 64, 36),
 }  # fmt: skip
 MAX_TENSORS = 1 << 20
+MAX_PARTS = 9999
 MAX_DIMENSIONS = 4
 MAX_NAME = 1 << 16
 DEFAULT_ALIGNMENT = 32
@@ -45,23 +48,29 @@ class GgufTensor:
 
     Attributes:
         shape: slowest axis first, as NumPy counts (the file has it the other way round).
-        dtype: ggml's name of the type. offset: bytes from the start of the file.
+        dtype: ggml's name of the type. path: the file, or the part of it. offset: bytes from its start.
     """
 
     name: str
     dtype: str
     shape: tuple[int, ...]
+    path: Path
     offset: int
     nbytes: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class GgufFile:
-    """A header. ``metadata`` holds numbers, strings, and lists of them (number arrays as NumPy arrays)."""
+    """A header. ``metadata`` holds numbers, strings, and lists of them (number arrays as NumPy arrays).
+
+    Attributes:
+        path: the file, the first of its ``parts``.
+    """
 
     path: Path
     metadata: dict[str, Any]
     tensors: dict[str, GgufTensor]
+    parts: tuple[Path, ...]
 
     @property
     def architecture(self) -> str:
@@ -84,9 +93,16 @@ def is_gguf(path: Path) -> bool:
 def gguf_architecture(path: Path) -> str:
     """``general.architecture`` of a file, "" if it has none; only as much of the header is read as that needs.
 
+    A part that has none has that of its first part.
+
     Raises:
         WeightsError: not GGUF, or damaged before that.
     """
+    found = _architecture(path)
+    return found if found or first_part(path) == path else _architecture(first_part(path))
+
+
+def _architecture(path: Path) -> str:
     try:
         size = check_regular(path, WeightsError)
         if size == 0:
@@ -98,11 +114,57 @@ def gguf_architecture(path: Path) -> str:
 
 
 def read_gguf(path: Path) -> GgufFile:
-    """The header of a file; read once per version of the file, then remembered.
+    """The header of a file, with the tensors of all its parts; read once per version of the file, then remembered.
 
     Raises:
-        WeightsError: not GGUF, truncated, or damaged; the message names what is wrong.
+        WeightsError: not GGUF, truncated, damaged, or a part is missing; the message names what is wrong.
     """
+    part = _read_one(path)
+    count = part.metadata.get("split.count", 1)
+    if not isinstance(count, int) or isinstance(count, bool) or not 0 <= count <= MAX_PARTS:
+        raise WeightsError(f"{path} is truncated or damaged: split.count is {shown(count)}; download it again")
+    return part if count <= 1 else _joined(path, count)
+
+
+def _joined(path: Path, count: int) -> GgufFile:
+    paths = part_paths(path, count) or part_paths(path.resolve(), count)
+    if paths is None:
+        raise WeightsError(
+            f"{path} is one of {count} parts, but not named like one: call them "
+            f"NAME-00001-of-{count:05d}.gguf and so on, or merge them (llama-gguf-split --merge)"
+        )
+    missing = [place.name for place in paths if not place.is_file()]
+    if missing:
+        names = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
+        raise WeightsError(f"{path} is one of {count} parts, and beside it {names} is missing; download all of them")
+    stats = [place.stat() for place in paths]
+    return _join(tuple(paths), tuple((stat.st_size, stat.st_mtime_ns) for stat in stats))
+
+
+@functools.lru_cache(maxsize=2)
+def _join(paths: tuple[Path, ...], stamps: tuple[tuple[int, int], ...]) -> GgufFile:
+    files = [_read_one(place) for place in paths]
+    tensors: dict[str, GgufTensor] = {}
+    for number, (place, file) in enumerate(zip(paths, files, strict=True)):
+        said = (file.metadata.get("split.no"), file.metadata.get("split.count"))
+        if said != (number, len(stamps)):
+            raise WeightsError(
+                f"{place} says that it is part {shown(said[0])}, counted from 0, of {shown(said[1])}; "
+                "download all parts again"
+            )
+        for name, tensor in file.tensors.items():
+            if name in tensors:
+                raise WeightsError(f"{place}: tensor {shown(name)} stands in another part too; download them again")
+            tensors[name] = replace(tensor, path=place)
+    expected = files[0].metadata.get("split.tensors.count", len(tensors))
+    if expected != len(tensors):
+        raise WeightsError(
+            f"{paths[0]}: its parts hold {len(tensors)} tensors of {shown(expected)}; download all parts again"
+        )
+    return replace(files[0], tensors=tensors, parts=paths)
+
+
+def _read_one(path: Path) -> GgufFile:
     try:
         check_regular(path, WeightsError)
         stat = path.stat()
@@ -219,17 +281,13 @@ class _Parser:
             if key in metadata:
                 raise self.bad(f"metadata key {shown(key)} stands twice")
             metadata[key] = self.value(self.take("I"))
-        parts = metadata.get("split.count", 1)
-        if parts != 1 and parts != 0:
-            raise WeightsError(
-                f"{self.path} is one of {shown(parts)} parts: not supported; merge them (llama-gguf-split --merge)"
-            )
         alignment = metadata.get("general.alignment", DEFAULT_ALIGNMENT)
         if not isinstance(alignment, int) or alignment < 1 or alignment & (alignment - 1) or alignment > 1 << 20:
             raise self.bad(f"general.alignment is {shown(alignment)}")
         described = [self.tensor() for _ in range(tensors)]
         base = -(-self.at // alignment) * alignment
-        return GgufFile(path=self.path, metadata=metadata, tensors=self.placed(described, base, alignment))
+        tensors_by_name = self.placed(described, base, alignment)
+        return GgufFile(path=self.path, metadata=metadata, tensors=tensors_by_name, parts=(self.path,))
 
     def tensor(self) -> GgufTensor:
         name = self.name("a tensor")
@@ -244,8 +302,9 @@ class _Parser:
         weights = math.prod(sizes)
         if not weights or sizes[0] % block:
             raise self.bad(f"tensor {shown(name)} has shape {sizes[::-1]} in blocks of {block}")
+        nbytes = weights // block * width
         return GgufTensor(
-            name=name, dtype=dtype, shape=tuple(sizes[::-1]), offset=offset, nbytes=weights // block * width
+            name=name, dtype=dtype, shape=tuple(sizes[::-1]), path=self.path, offset=offset, nbytes=nbytes
         )
 
     def placed(self, described: list[GgufTensor], base: int, alignment: int) -> dict[str, GgufTensor]:
@@ -263,5 +322,5 @@ class _Parser:
             if start + t.nbytes > self.size:
                 raise self.bad(f"tensor {shown(t.name)} ends at byte {start + t.nbytes} of {self.size}")
             last = start + t.nbytes
-            found[t.name] = GgufTensor(name=t.name, dtype=t.dtype, shape=t.shape, offset=start, nbytes=t.nbytes)
+            found[t.name] = replace(t, offset=start)
         return found

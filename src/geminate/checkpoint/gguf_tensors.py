@@ -1,7 +1,7 @@
 """A GGUF file's tensors with the values that packing wants, and a family's names for them.
 
-Q4_0 is our int4 grid and Q8_0 our int8 grid, so their codes and scales pass through without rounding; other block
-types are dequantized by the gguf package.
+Q4_0 is our int4 grid and Q8_0 our int8 grid, and Q4_K, Q5_K, Q6_K, Q5_0, Q5_1 and IQ4_NL have formats of their own, so
+their codes and scales pass through without rounding; other block types are dequantized by the gguf package.
 """
 
 from __future__ import annotations
@@ -17,9 +17,13 @@ from geminate.arrays import F32, I8, U16
 from geminate.checkpoint.entries import Grid
 from geminate.errors import WeightsError
 from geminate.formats.rounding import bf16_to_f32, quantize_int8
+from geminate.formats.table import BLOCK_FORMATS
 
 PLAIN = {"F32": "<f4", "F16": "<f2", "BF16": "<u2", "I32": "<i4", "I64": "<i8"}
-GRIDS: dict[str, Grid] = {"Q4_0": "int4", "Q8_0": "int8"}
+GRIDS: dict[str, Grid] = {
+    "Q4_0": "int4", "Q8_0": "int8", "Q4_K": "q4_k", "Q5_K": "q5_k", "Q6_K": "q6_k", "Q5_0": "q5_0", "Q5_1": "q5_1",
+    "IQ4_NL": "iq4_nl",
+}  # fmt: skip
 OTHER_TOWERS = ("v.", "a.", "mm.")  # vision, audio and their projectors, as files with everything in one have them
 _LAYER = re.compile(r"blk\.(\d+)\.(.+)")
 BLOCK_BYTES = {"Q4_0": 18, "Q8_0": 34}
@@ -64,7 +68,7 @@ class GgufEntry:
 
     @property
     def grid(self) -> Grid | None:
-        """The kernel grid of Q4_0 and Q8_0."""
+        """See `Entry`."""
         return GRIDS.get(self.dtype)
 
     def _bytes(self, start: int, stop: int) -> np.ndarray:
@@ -77,11 +81,13 @@ class GgufEntry:
         return raw.reshape(stop - start, *self.shape[1:-1], -1)
 
     def map(self) -> np.ndarray:
-        """All stored numbers of an unquantized tensor, memory-mapped; bfloat16 as uint16 bits.
+        """All stored numbers, memory-mapped; bfloat16 as uint16 bits, a block format as uint8 [rows, bytes].
 
         Raises:
-            WeightsError: a quantized one.
+            WeightsError: a tensor of another quantization.
         """
+        if self.grid in BLOCK_FORMATS:
+            return self._bytes(0, self.shape[0])
         if self.dtype not in PLAIN:
             raise WeightsError(f"{self.path}: {self.name} is {self.dtype}; it must not be quantized")
         return np.memmap(self.path, mode="r", offset=self.offset, dtype=PLAIN[self.dtype], shape=self.shape)
@@ -91,26 +97,43 @@ class GgufEntry:
         if self.dtype in PLAIN:
             part = self.map()[start:stop]
             return bf16_to_f32(part) if self.dtype == "BF16" else part.astype(np.float32)
-        if self.grid is not None:
+        if self.dtype in BLOCK_BYTES:
             codes, scales = self._stored(start, stop)
             wide: F32 = codes.astype(np.float32) * scales.astype(np.float32)[..., None]
             return wide.reshape(*codes.shape[:-2], -1)
         return _dequantized(self._bytes(start, stop), self)
 
     def codes(self, start: int, stop: int) -> tuple[I8, U16]:
-        """Codes int8 [..., k] and float16 scale bits [..., k / 32]; see `Entry`.
+        """See `Entry`.
 
         ggml's own quantizer never writes the Q8_0 code -128, which our grid has not; a group that holds one is rounded.
+
+        Raises:
+            WeightsError: scales that are not finite.
         """
+        if self.grid in BLOCK_FORMATS:
+            return self._block_codes(start, stop)
         codes, scales = self._stored(start, stop)
         if not np.isfinite(scales.astype(np.float32)).all():
-            raise WeightsError(f"{self.path}: {self.name} has scales that are not finite; download it again")
+            raise self._not_finite()
         foreign = (codes == -128).any(axis=-1)
         if foreign.any():
             codes, scales = codes.copy(), scales.copy()
             wide = codes[foreign].astype(np.float32) * scales[foreign].astype(np.float32)[..., None]
             codes[foreign], scales[foreign] = quantize_int8(wide)
         return codes.reshape(*codes.shape[:-2], -1), np.ascontiguousarray(scales).view(np.uint16)
+
+    def _block_codes(self, start: int, stop: int) -> tuple[I8, U16]:
+        """Codes int8 [..., k] and records uint16 [..., blocks * words]."""
+        assert self.grid is not None
+        blocks, raw = BLOCK_FORMATS[self.grid], self._bytes(start, stop)
+        codes, records = blocks.unpack(np.ascontiguousarray(raw.reshape(-1, raw.shape[-1])))
+        if not blocks.finite(records):
+            raise self._not_finite()
+        return codes.reshape(*raw.shape[:-1], -1), records.reshape(*raw.shape[:-1], -1)
+
+    def _not_finite(self) -> WeightsError:
+        return WeightsError(f"{self.path}: {self.name} has scales that are not finite; download it again")
 
     def _stored(self, start: int, stop: int) -> tuple[I8, np.ndarray]:
         """Codes int8 [..., groups, 32] and scales float16 [..., groups] as the file has them."""

@@ -137,7 +137,9 @@ class PackedCheckpoint(DocumentCheckpoint):
             dtype = "I32" if codes.data.dtype == np.int32 else "F32"
             return PackedEntry(name=name, dtype=dtype, shape=codes.data.shape, nbytes=codes.data.nbytes,
                                offset=codes.offset, planes={"codes": codes.data})  # fmt: skip
-        planes = {plane: arrays[name if plane == "codes" else f"{name}#{plane}"] for plane in FORMATS[fmt].planes}
+        whole = info["role"] == "row_table" and FORMATS[fmt].blocks is not None  # scales stand in the blocks
+        names = ("codes",) if whole else FORMATS[fmt].planes
+        planes = {plane: arrays[name if plane == "codes" else f"{name}#{plane}"] for plane in names}
         n, k, stack = (int(info[key]) for key in ("n", "k", "stack"))
         layout = None
         if info["role"] != "row_table":

@@ -11,6 +11,7 @@ import typer
 from geminate.cli.commands import HELP, Commands
 from geminate.cli.console import fail, last_errors, user_errors
 from geminate.errors import SHORTENED
+from geminate.system.processor import why_no_numpy
 from geminate.system.streams import write_utf8
 
 
@@ -30,8 +31,9 @@ ELSEWHERE = {  # commands of other programs
     "run": "geminate chat [MODEL] talks to a model, geminate generate [MODEL] PROMPT answers once",
     "help": "geminate -h lists the commands, geminate COMMAND -h the options of one",
     "version": "geminate --version shows it",
-    "pull": "a hub id is downloaded when it is first named, such as geminate chat google/gemma-4-E2B-it",
-    "list": "geminate info MODEL describes a model",
+    "ls": "geminate list shows the models that are here",
+    "remove": "geminate rm NAME removes a model",
+    "download": "geminate pull NAME downloads a model and its drafter",
 }
 
 
@@ -51,6 +53,27 @@ class Root(Commands):
             "Plain and speculative decoding side by side at a real model's size, with random weights: nothing to "
             "download.",
         ),
+        (
+            "pull",
+            "geminate.cli.pull:pull_command",
+            "Download a model and its drafter: NAME[:VARIANT] of the catalogue, or a hub id.",
+        ),
+        (
+            "list",
+            "geminate.cli.list_models:list_command",
+            "Models and drafters that are on this machine, or the names that pull knows.",
+        ),
+        (
+            "show",
+            "geminate.cli.show:show",
+            "What a model is, what it takes on disk and in memory, and how fast it should be here.",
+        ),
+        (
+            "cache",
+            "geminate.cli.cache:cache",
+            "Packed weights on this disk, which model each belongs to, and the limit.",
+        ),
+        ("rm", "geminate.cli.rm:rm", "Remove pulled models, and drafters that no other model here uses."),
         ("info", "geminate.cli.info:info", "Shape, parameters and bytes of a model, and the drafter found for it."),
         (
             "verify",
@@ -195,7 +218,9 @@ def _version(wanted: bool) -> None:
 
 
 def _load_numpy() -> None:
-    """NumPy asks more of a processor than the kernels do: on x86-64 SSE4.2, which all have had since 2009."""
+    """NumPy asks more of a processor than the kernels do."""
+    if (why := why_no_numpy()) is not None:
+        fail(why)
     try:
         import numpy  # noqa: F401
     except (ImportError, RuntimeError) as error:

@@ -89,34 +89,51 @@ def replay_command(
     wanted = LoadOptions(**vars(loaded) | {"model": model})
     named = not (model is None and weights is None and kv is None) or force
     groups = _groups(found, chosen, lambda starts: _as_logged(starts, wanted, weights, kv), named)
-    tally, left = Tally(), set(chosen)
+    work = _Replays(file, found.starts, set(chosen))
     try:
         with Bars() as bars:
-            for load_options, seqs in groups.items():
-                try:
-                    llm = load(load_options)
-                except GeminateError as error:
-                    if len(groups) == 1:
-                        raise
-                    tally.skipped[f"their model cannot be loaded ({error})"] += len(seqs)
-                    left -= seqs
-                    continue
-                known = None if text is None else _known(llm, text, requests)
-                replayer = Replayer(
-                    llm, fingerprints(llm), speculation=speculation, known=known, force=force, tally=tally
-                )
-                for line in found.starts:
-                    replayer.learn(line)
-                for line in _lines(file, seqs):
-                    bars.part("lines", len(chosen) - len(left), len(chosen))
-                    replayer.replay(line)
-                    left.discard(line.seq)
-                llm.close()
+            work.run(groups, bars, text, requests, speculation=speculation, force=force)
     except KeyboardInterrupt:
-        _show(tally)
-        say(f"interrupted; go on with --from {min(left, default=first)}")
+        _show(work.tally)
+        say(f"interrupted; go on with --from {min(work.left, default=first)}")
         raise typer.Exit(130) from None
-    _end(tally, report, file, json_out)
+    _end(work.tally, report, file, json_out)
+
+
+class _Replays:
+    """The replays of a log's lines, model by model.
+
+    Attributes:
+        left: numbers of the lines that are still to replay.
+    """
+
+    def __init__(self, file: Path, starts: list[Line], left: set[int]) -> None:
+        self.file, self.starts, self.left = file, starts, left
+        self.tally = Tally()
+        self._total = len(left)
+
+    def run(
+        self, groups: dict[LoadOptions, set[int]], bars: Bars, text: str | None, requests: Path | None, **more: Any
+    ) -> None:
+        """Load each model and replay its lines; ``more``: options of `Replayer`."""
+        for wanted, seqs in groups.items():
+            try:
+                llm = load(wanted)
+            except GeminateError as error:
+                if len(groups) == 1:
+                    raise
+                self.tally.skipped[f"their model cannot be loaded ({error})"] += len(seqs)
+                self.left -= seqs
+                continue
+            known = None if text is None else _known(llm, text, requests)
+            replayer = Replayer(llm, fingerprints(llm), known=known, tally=self.tally, **more)
+            for line in self.starts:
+                replayer.learn(line)
+            for line in _lines(self.file, seqs):
+                bars.part("lines", self._total - len(self.left), self._total)
+                replayer.replay(line)
+                self.left.discard(line.seq)
+            llm.close()
 
 
 class _Found:

@@ -7,7 +7,17 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 from rich.text import Text
 
 from geminate.cli import console
@@ -36,18 +46,26 @@ class Bars(Progress):
     Where stderr is no terminal, a line now and then says how far the work is.
 
     Args:
-        counted: show "3/10" instead of a percentage. shown: False shows nothing.
+        counted: show "3/10" instead of a percentage. bytes_shown: show bytes and bytes a second instead.
+        shown: False shows nothing.
         on_line: takes the lines.
     """
 
     def __init__(
-        self, *, counted: bool = True, shown: bool = True, on_line: Callable[[str], None] = console.say
+        self,
+        *,
+        counted: bool = True,
+        bytes_shown: bool = False,
+        shown: bool = True,
+        on_line: Callable[[str], None] = console.say,
     ) -> None:
-        count = _Count() if counted else TextColumn("{task.percentage:>3.0f} %")
+        count: list[ProgressColumn] = [_Count() if counted else TextColumn("{task.percentage:>3.0f} %")]
+        if bytes_shown:
+            count, counted = [DownloadColumn(), TransferSpeedColumn()], False
         super().__init__(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
-            count,
+            *count,
             TimeRemainingColumn(),
             console=console.err,
             transient=True,

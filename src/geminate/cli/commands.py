@@ -19,7 +19,7 @@ FOREIGN = {  # options of other programs, where these have none of that name
     **dict.fromkeys(["-ngl", "--n-gpu-layers", "--gpu-layers"], NO_GPU),
     **dict.fromkeys(["-cnv", "--conversation", "-i", "--interactive"], "geminate chat talks to a model"),
     **dict.fromkeys(["-no-cnv", "--no-conversation"], "--raw continues a text without the chat template"),
-    **dict.fromkeys(["-hf", "-hfr", "--hf-repo"], "name the hub id as MODEL, such as google/gemma-4-E2B-it"),
+    **dict.fromkeys(["-hf", "-hfr", "--hf-repo"], "geminate pull downloads a hub id, which is then MODEL"),
     **dict.fromkeys(["-md", "--model-draft"], "--drafter names the drafter"),
     **dict.fromkeys(["--draft", "--draft-n", "--draft-max"], "-k sets the draft length"),
     **dict.fromkeys(["-sys", "--system-prompt"], "--system has the system message"),

@@ -21,7 +21,7 @@ from geminate.params import SamplingParams, parse_speculation
 ModelArg = Annotated[
     str | None,
     typer.Argument(
-        metavar="[MODEL]", help="Directory, GGUF or .geminate file, or hub id.", show_default="the embedded pair"
+        metavar="[MODEL]", help="Directory, GGUF or .geminate file, or pulled model.", show_default="the embedded pair"
     ),
 ]
 ModelOpt = Annotated[

@@ -30,7 +30,7 @@ def _missing() -> str | None:
 
 def up(
     model: Annotated[
-        str | None, typer.Argument(metavar="[MODEL]", help="Directory, GGUF file or hub id.", show_default=False)
+        str | None, typer.Argument(metavar="[MODEL]", help="Directory, GGUF file or pulled model.", show_default=False)
     ] = None,
     config: Annotated[str | None, typer.Option("--config", help="TOML file; see docs/fleet.md.")] = None,
     replicas: Annotated[int | None, typer.Option("--replicas", help="Replicas of each model. Default: 2.")] = None,

@@ -13,8 +13,11 @@ from geminate.cli.flags import ModelArg, loading, options
 from geminate.cli.model import load
 from geminate.families.base import Model
 from geminate.llm import LLM
+from geminate.loading.calibrate import kept_profile
 from geminate.loading.options import LoadOptions
 from geminate.loading.pairing import pairing
+from geminate.tools.describe.model import Described, describe_pair
+from geminate.tools.describe.sentences import as_json, format_rows, needs_lines, reasons
 
 LOADING = loading("adapter", "drafter", "weights", "kv")
 
@@ -23,10 +26,13 @@ LOADING = loading("adapter", "drafter", "weights", "kv")
 @user_errors()
 def info(
     model: ModelArg = None,
+    no_measure: Annotated[
+        bool, typer.Option("--no-measure", help="Do not probe this machine where nothing was measured yet.")
+    ] = False,
     json_out: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     **given: Any,
 ) -> None:
-    """Shape, parameters and bytes of a model, and the drafter found for it."""
+    """Shape, parameters and bytes of a model, the drafter found for it, its formats, and how fast it should be here."""
     # The report has the line about the drafter too.
     llm = load(
         LoadOptions(**vars(LOADING.take(given)) | {"model": model}),
@@ -34,11 +40,26 @@ def info(
     )
     llm.check_weights()
     body = describe(llm)
+    found = describe_pair(llm.pair, kept_profile(llm.pair), measure=not no_measure, on_message=say)
     if json_out:
-        write_json(body)
+        expected = as_json(found)
+        write_json(body | {name: expected[name] for name in ("formats", "arithmetic", "file_bytes")})
         return
-    for line in sentences(body):
+    for line in [*sentences(body), *needs_lines(found), *_formats(found), *reasons(found)]:
         tell(printable(line))
+
+
+def _formats(found: Described) -> list[str]:
+    """The formats to choose from, a line each."""
+    lines = []
+    for weights, memory, quality, plain, drafted in format_rows(found):
+        speed = (
+            ""
+            if plain == "-"
+            else f", {plain} tokens a second" + (f", {drafted} with drafts" if drafted != "-" else "")
+        )
+        lines.append(f"--weights {weights}: {memory} in memory{speed}; {quality}")
+    return lines
 
 
 def describe(llm: LLM) -> dict[str, Any]:

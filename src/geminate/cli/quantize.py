@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,14 +9,15 @@ import typer
 
 from geminate.cli.bars import Bars
 from geminate.cli.console import read_text, say, user_errors, write, write_json
-from geminate.cli.flags import JsonOpt, ModelArg, loading, options
+from geminate.cli.flags import JsonOpt, ModelArg, loading
+from geminate.cli.flags import options as with_options
 from geminate.tools.quantize.run import quantize_model
 from geminate.weights.presets import check_preset
 
-LOADING = loading("adapter", "threads")
+LOADING = loading("drafter", "adapter", "threads")
 
 
-@options(LOADING)
+@with_options(LOADING)
 @user_errors()
 def quantize_command(
     out: Annotated[Path, typer.Option("--out", help="A directory that does not exist yet.")],
@@ -46,6 +46,7 @@ def quantize_command(
             preset,
             adapters=loaded.adapters,
             calibration=text,
+            drafter=loaded.drafter,
             calibration_tokens=calibration_tokens,
             threads=loaded.threads,
             on_stage=bars.part,
@@ -59,11 +60,10 @@ def quantize_command(
     }
     matrices = ", ".join(f"{count} {how}" for how, count in counts.items() if count)
     write(f"{made.directory}: {made.nbytes / 1e6:,.1f} MB; matrices: {matrices}\n")
-    if made.drafter is not None:
-        say(f"The drafter is not copied: to speculate with it, name it: --drafter {shlex.quote(made.drafter)}")
+    say(made.drafter_note + ("" if made.drafter is None else f", copied to {made.drafter}"))
     if json_out:
         write_json({
             "directory": str(made.directory), "bytes": made.nbytes, "weights": preset, "exact": made.exact,
             "trained": made.trained, "searched": made.searched, "weighted": made.weighted,
-            "drafter": made.drafter,
+            "drafter": None if made.drafter is None else str(made.drafter),
         })  # fmt: skip

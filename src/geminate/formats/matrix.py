@@ -86,7 +86,7 @@ class RowTable:
     Attributes:
         planes: row-major `Codes`: codes [rows, width padded to whole groups], scales [rows, groups]. Of a row format:
             packed codes uint8 (`row_codes.pack_codes`), and scales float32 [rows, blocks], each for width / blocks
-            columns.
+            columns. Of a block format: codes alone, uint8 [rows, bytes], blocks as GGUF files have them.
     """
 
     format: WeightFormat
@@ -97,6 +97,9 @@ class RowTable:
     def codes(self, rows: I32) -> Codes:
         """Some rows as the format stores them."""
         row, values, scales = FORMATS[self.format], self.planes["codes"][rows], self.planes.get("scales")
+        if row.blocks is not None:
+            unpacked, records = row.blocks.unpack(np.ascontiguousarray(values))
+            return Codes(values=unpacked, scales=records)
         if row.row_scaled:
             values = unpack_codes(values, row.bits, self.width)
         return Codes(values=values, scales=None if scales is None else scales[rows])

@@ -53,13 +53,10 @@ def cost_profile(
     """
     if pair.target.backend.name != "native":
         return None
-    path = pair.target.store.costs
-    key = _key(pair)
+    path, key = pair.target.store.costs, _key(pair)
+    if (known := kept_profile(pair)) is not None:
+        return known
     kept = _read(path)
-    try:
-        return CostProfile.from_dict(kept[key])
-    except (KeyError, ValueError, TypeError):
-        pass
     profile = measure(pair, on_pass=on_pass)
     if on_message is not None and profile.passes[0] > 0.01:
         on_message(
@@ -69,6 +66,14 @@ def cost_profile(
     if profile.quiet:
         _write(path, {**kept, key: profile.as_dict()})
     return profile
+
+
+def kept_profile(pair: Pair) -> CostProfile | None:
+    """The kept profile of this machine, pair and thread count; None if there is none."""
+    try:
+        return CostProfile.from_dict(_read(pair.target.store.costs)[_key(pair)])
+    except (KeyError, ValueError, TypeError):
+        return None
 
 
 def measure(pair: Pair, budget: float = BUDGET, on_pass: Callable[[], None] | None = None) -> CostProfile:

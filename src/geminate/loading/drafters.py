@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import functools
 import os
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from geminate.checkpoint.checkpoint import Checkpoint
-from geminate.checkpoint.gguf_file import gguf_architecture
 from geminate.checkpoint.packed import PackedCheckpoint, is_packed_path
-from geminate.checkpoint.packed_file import SUFFIX
 from geminate.errors import (
     ConfigError,
     DrafterMismatchError,
@@ -24,7 +21,9 @@ from geminate.errors import (
 )
 from geminate.families.base import Model
 from geminate.families.registry import open_model
-from geminate.loading.hub import HUB_ID, from_hub
+from geminate.loading.drafter_places import Place, drafter_files, is_gguf_folder, places_of, words
+from geminate.loading.hub.names import parse_name
+from geminate.loading.hub.snapshots import repository_of
 from geminate.loading.locate import locate_model
 from geminate.plan.config import TargetConfig
 from geminate.runtime.compatibility import check_fit
@@ -32,8 +31,6 @@ from geminate.runtime.compatibility import check_fit
 LOOKUP = "only text that repeats is drafted (prompt lookup)"
 # Drafters are never kept below int8, so Q8_0 loses nothing and is the smallest file that does not.
 _PRECISIONS = ("Q8_0", "BF16", "F16", "F32")
-_QUANTIZATION = re.compile(r"i?q\d.*|bf16|f16|fp16|f32|qat|ud", re.IGNORECASE)
-_DEVICE = re.compile(r"-qat-mobile-(?:transformers|ct)$")
 _SHOWN = 3  # drafters that were passed over, by name
 WAY_OUT = "name another drafter with --drafter, or --drafter none"
 
@@ -45,10 +42,12 @@ class DrafterChoice:
     Attributes:
         path: its directory or GGUF file; None for none.
         note: one line for users: which drafter it is, or why there is none and what to do.
+        where: how it was found, in a few words: beside the target, in the hub cache, as named; "" for none.
     """
 
     path: Path | None
     note: str
+    where: str = ""
 
 
 def find_drafter(name: str | Path, source: Path, choice: str | Path | None) -> DrafterChoice:
@@ -56,29 +55,32 @@ def find_drafter(name: str | Path, source: Path, choice: str | Path | None) -> D
 
     Args:
         name: what the user called the target. source: where it was found.
-        choice: ``auto`` takes the one in the target's packed file, else the first that fits of:
-            ``<target>-assistant`` and ``drafter`` or ``assistant`` directories beside or inside the target, GGUF files
-            with a drafter beside it or in ``MTP/``, the drafter's snapshot in the hub cache, and for a hub id the hub;
-            links are not resolved at first. None or ``none`` is none; anything else is a path or hub id.
+        choice: ``auto`` takes the one in the target's packed file, else the first that fits of the places of
+            `drafter_places`: beside the target as it was named, beside what links lead to, in folders such as ``MTP/``
+            and ``assistant/``, in the hub cache. Nothing is downloaded. None or ``none`` is none; anything else is a
+            path or the name of a pulled model.
 
     Raises:
         ModelNotFoundError: a drafter named explicitly that is not there.
     """
     if choice is None or choice == "none":
         return DrafterChoice(path=None, note=f"drafter: none, as asked; {LOOKUP}")
+    search = _Search(Path(os.path.abspath(source)))
     if choice != "auto":
         with drafter_errors():
-            path = locate_model(choice)
+            path = search.in_folder(choice) or locate_model(choice)
             path = drafter_within(path) or path
-        return DrafterChoice(path=path, note=f"drafter: {path}")
+        return DrafterChoice(path=path, note=f"drafter: {path}", where="as named")
     inside = drafter_within(source)
     if inside is not None:
-        return DrafterChoice(path=inside, note=f"drafter: {inside}, packed together with the target")
-    search = _Search(Path(os.path.abspath(source)))
-    for candidate in search.candidates():
+        note = f"drafter: {inside}, packed together with the target"
+        return DrafterChoice(path=inside, note=note, where="in the packed file")
+    for candidate, where in search.candidates():
         if search.fits(candidate):
-            return DrafterChoice(path=candidate, note=f"drafter: {candidate}{search.passed_over('; ')}")
-    return search.on_hub(str(name))
+            also = search.others(candidate)
+            note = f"drafter: {candidate}{also}{search.passed_over('; ')}"
+            return DrafterChoice(path=candidate, note=note, where=where)
+    return search.none(str(name))
 
 
 def drafter_within(source: Path) -> Path | None:
@@ -91,15 +93,6 @@ def drafter_within(source: Path) -> Path | None:
     return checkpoint.drafter if isinstance(checkpoint, PackedCheckpoint) else None
 
 
-def drafter_names(target: str) -> list[str]:
-    """Names of drafters of a target by its own name, best first.
-
-    Checkpoints for devices have no drafters of their own on the hub; those of the plain weights fit them.
-    """
-    plain = _DEVICE.sub("", target)
-    return [f"{name}-assistant" for name in dict.fromkeys((target, plain))]
-
-
 class _Search:
     """A search for a drafter that fits.
 
@@ -108,7 +101,7 @@ class _Search:
     """
 
     def __init__(self, target: Path) -> None:
-        self.target, self.is_file = target, target.is_file()
+        self.target = target
         self.misfits: list[str] = []
 
     @functools.cached_property
@@ -119,30 +112,22 @@ class _Search:
         except GeminateError:
             return None
 
-    def candidates(self) -> Iterator[Path]:
-        """Places to look at, in order; many do not exist."""
-        places = list(dict.fromkeys((self.target, self.target.resolve())))
-        for place in places:
-            for name in drafter_names(place.name):
-                yield place.with_name(name)
-            if self.is_file:
-                yield place.with_name(place.stem + "-assistant")
-                yield place.with_name(place.stem + "-assistant.gguf")
-                yield place.with_name(place.stem + "-assistant" + SUFFIX)
-            else:
-                yield from (place / "drafter", place / "assistant")
-            yield from (place.with_name("drafter"), place.with_name("assistant"))
-        for place in places:
-            yield from self._gguf_files(place)
-            yield from _cached_on_hub(place)
+    def candidates(self) -> Iterator[tuple[Path, str]]:
+        """Drafters that may be there, in order, with where each stands in words; many do not exist."""
+        seen: set[Path] = set()
+        for place in places_of(self.target):
+            for candidate in self._at(place):
+                if candidate not in seen:
+                    seen.add(candidate)
+                    yield candidate, place.where
 
-    def _gguf_files(self, place: Path) -> Iterator[Path]:
-        """GGUF drafters: published names put the quantization last, so no rule leads from one name to the other."""
-        folder = place.parent if self.is_file else place
-        found = [p for where in (folder, folder / "MTP", folder.parent / "MTP") for p in where.glob("*.gguf")]
-        own = _architecture(place) if self.is_file else None
-        others = [p for p in found if p != place and (_architecture(p) or _named_drafter(p)) not in ("", own)]
-        yield from sorted((p for p in others if _named_drafter(p) or _is_drafter(p)), key=self._rank)
+    def _at(self, place: Place) -> Iterator[Path]:
+        """What a place may hold: itself, or the GGUF drafters in it, best first."""
+        if not place.is_folder:
+            yield place.path
+            return
+        found = drafter_files(place.path, self.target, named=place.named)
+        yield from sorted(found, key=self._rank)
 
     def _rank(self, path: Path) -> tuple[int, int, str]:
         """Names like the target's first, then by precision."""
@@ -151,7 +136,15 @@ class _Search:
         except (GeminateError, ValueError):
             dtype = ""
         precision = _PRECISIONS.index(dtype) if dtype in _PRECISIONS else len(_PRECISIONS)
-        return -len(_words(self.target) & _words(path)), precision, path.name
+        return -len(words(self.target) & words(path)), precision, path.name
+
+    def in_folder(self, choice: str | Path) -> Path | None:
+        """The best drafter of a folder of GGUF files that was named; None for anything else."""
+        folder = Path(choice).expanduser()
+        if not is_gguf_folder(folder):
+            return None
+        found = sorted(drafter_files(folder, self.target, named=False), key=self._rank)
+        return next((path for path in found if self.fits(path)), None)
 
     def fits(self, candidate: Path) -> bool:
         """Whether a drafter that fits stands there; one that does not, or is damaged, is remembered with the reason."""
@@ -173,6 +166,15 @@ class _Search:
             return False
         return True
 
+    def others(self, taken: Path) -> str:
+        """Which other precisions stand beside a GGUF drafter that was taken, in brackets; "" for none."""
+        if not taken.is_file():
+            return ""
+        beside = [path for path in drafter_files(taken.parent, self.target, named=False) if path != taken]
+        alike = sorted((path for path in beside if words(path) == words(taken)), key=self._rank)
+        names = ", ".join(path.name for path in alike[:_SHOWN])
+        return f" (also there: {names})" if names else ""
+
     def passed_over(self, before: str) -> str:
         """Which drafters do not fit or are damaged, behind ``before``; nothing if there are none."""
         if not self.misfits:
@@ -180,23 +182,17 @@ class _Search:
         more = f" and {len(self.misfits) - _SHOWN} more" if len(self.misfits) > _SHOWN else ""
         return f"{before}passed over: {', '.join(self.misfits[:_SHOWN])}{more}"
 
-    def on_hub(self, name: str) -> DrafterChoice:
-        """The drafter of a hub id, fetched; else none, with what to do."""
-        wanted = f"{self.target.name if not self.is_file else self.target.stem}-assistant"
-        reason = f"none found beside {self.target}{self.passed_over('; ')}"
-        advice = f"put {wanted} beside it or name a drafter with --drafter"
-        if HUB_ID.fullmatch(name) and not Path(name).expanduser().exists():
-            for repository in drafter_names(name):
-                try:
-                    path = from_hub(repository)
-                    if self.fits(path):
-                        return DrafterChoice(path=path, note=f"drafter: {path}")
-                    reason = f"none fits{self.passed_over('; ')}"
-                except ModelNotFoundError as error:
-                    reason = f"none ({error})"
-            advice = "name a drafter with --drafter"
-        elif self.is_file:
+    def none(self, name: str) -> DrafterChoice:
+        """No drafter, with what to do."""
+        is_file = self.target.is_file()
+        wanted = f"{self.target.stem if is_file else self.target.name}-assistant"
+        if is_file:
             advice = "put its GGUF file (published as mtp-*.gguf) beside it or into MTP/, or name one with --drafter"
+        else:
+            advice = f"put {wanted} beside it or name a drafter with --drafter"
+        if parse_name(name) is not None and repository_of(self.target) is not None:
+            advice = f"geminate pull {name} downloads the published one, --drafter names another"
+        reason = f"none found beside {self.target}{self.passed_over('; ')}"
         return DrafterChoice(path=None, note=f"drafter: {reason}; {LOOKUP}. To speculate with a drafter, {advice}")
 
 
@@ -219,45 +215,6 @@ def check_drafter(target: TargetConfig, drafter: Model) -> None:
         DrafterMismatchError: it does not fit.
     """
     check_fit(target, drafter.drafter_config())
-
-
-def _words(path: Path) -> set[str]:
-    """The words of a file's name without those that say how it is quantized."""
-    return {word for word in re.split(r"[-. ]", path.stem.lower()) if word and not _QUANTIZATION.fullmatch(word)}
-
-
-def _architecture(path: Path) -> str:
-    """A GGUF file's architecture; "" for what cannot be read."""
-    try:
-        return gguf_architecture(path)
-    except GeminateError:
-        return ""
-
-
-def _named_drafter(path: Path) -> str:
-    """What tells a GGUF drafter by its name, as they are published; "" for another file."""
-    return "mtp" if path.name.lower().startswith("mtp-") else ""
-
-
-def _is_drafter(source: Path) -> bool:
-    try:
-        return source.exists() and open_model(source).is_drafter
-    except (GeminateError, OSError):
-        return False
-
-
-def _cached_on_hub(place: Path) -> Iterator[Path]:
-    """Snapshots of ``<repository>-assistant`` for a path inside a hub cache: models--OWNER--NAME/snapshots/REVISION."""
-    for parent in place.parents:
-        if parent.name == "snapshots" and parent.parent.name.startswith("models--"):
-            for name in drafter_names(parent.parent.name):
-                other = parent.parent.with_name(name)
-                try:
-                    main = (other / "refs" / "main").read_text(encoding="utf-8").strip()
-                except (OSError, UnicodeDecodeError):
-                    main = ""
-                snapshots = sorted((other / "snapshots").glob("*"))
-                yield from sorted(snapshots, key=lambda path: path.name != main)
 
 
 def locate_drafter(name: str | Path, source: Path, choice: str | Path | None) -> Path | None:

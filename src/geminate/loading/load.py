@@ -34,11 +34,13 @@ class Located:
     Attributes:
         target: the target's directory or GGUF file. drafter: the drafter's, or None.
         drafter_note: one line for users: which drafter it is, or why there is none and what to do.
+        drafter_where: how it was found, in a few words.
     """
 
     target: Path
     drafter: Path | None
     drafter_note: str = ""
+    drafter_where: str = ""
 
 
 def locate(model: str | Path | None, drafter: str | Path | None) -> Located:
@@ -56,10 +58,10 @@ def locate(model: str | Path | None, drafter: str | Path | None) -> Located:
         if open_model(target).is_drafter:
             raise ConfigError(f"{model} is a drafter; name its target, and this one with --drafter")
     if own is not None and (own / "config.json").exists():
-        found = DrafterChoice(path=own, note="drafter: the embedded pair's own")
+        found = DrafterChoice(path=own, note="drafter: the embedded pair's own", where="in this package")
     else:
         found = find_drafter(model or "", target, None if own is not None else drafter)
-    return Located(target=target, drafter=found.path, drafter_note=found.note)
+    return Located(target=target, drafter=found.path, drafter_note=found.note, drafter_where=found.where)
 
 
 @dataclass(frozen=True, kw_only=True)

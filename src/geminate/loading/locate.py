@@ -1,21 +1,22 @@
-"""From what a user names (a directory, a GGUF or packed file, a hub id, nothing) to what stands on disk."""
+"""From what a user names (a directory, a GGUF or packed file, a pulled model, nothing) to what stands on disk."""
 
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 
 from geminate.checkpoint.gguf_file import gguf_architecture, is_gguf
+from geminate.checkpoint.gguf_parts import first_part
 from geminate.checkpoint.missing import what_it_is
 from geminate.checkpoint.packed import is_packed_path
 from geminate.checkpoint.packed_file import SUFFIX
 from geminate.errors import GeminateError, ModelNotFoundError
 from geminate.families.registry import open_model
-from geminate.loading.hub import HUB_ID, from_hub
+from geminate.loading.hub.names import known_name, parse_name
+from geminate.loading.hub.pulled import locate_pulled, unknown_name
+from geminate.loading.hub.snapshots import find_pulled
 
 EMBEDDED = "embedded"  # names the pair inside this package; a directory of that name is ./embedded
-_SITE = re.compile(r"(?:https?://)?(?:hf\.co|huggingface\.co)/", re.IGNORECASE)
 _LISTED = 6  # GGUF files of a folder, by name
 
 
@@ -33,27 +34,33 @@ def embedded_pair() -> tuple[Path, Path]:
 
 
 def is_model(text: str) -> bool:
-    """Whether a text names a model on disk: a GGUF or packed file, or a directory with one or with a model's files."""
+    """Whether a text names a model: a GGUF or packed file, a directory with one or with a model's files, a name of the
+    catalogue, or a hub id that was pulled."""
     try:
         path = Path(text).expanduser()
-        return is_gguf(path) or is_packed_path(path) or any(
-            (path / name).is_file() for name in ("config.json", "adapter_config.json")
-        ) or any(path.glob("*.gguf")) or any(path.glob(f"*{SUFFIX}"))  # fmt: skip
+        if is_gguf(path) or is_packed_path(path):
+            return True
+        if any((path / name).is_file() for name in ("config.json", "adapter_config.json")):
+            return True
+        if any(path.glob("*.gguf")) or any(path.glob(f"*{SUFFIX}")) or known_name(text) is not None:
+            return True
+        name = parse_name(text)
+        return name is not None and find_pulled(name).path is not None
     except (OSError, RuntimeError, ValueError):  # too long or too odd for a path
         return False
 
 
 def locate_model(name: str | Path) -> Path:
-    """The directory, GGUF or packed file of a model named by path or hub id.
+    """The directory, GGUF or packed file of a model named by its path, or by the name under which it was pulled.
 
-    A hub id is fetched with huggingface-hub into its cache (HF_HUB_OFFLINE is honoured).
+    Nothing is downloaded.
 
     Raises:
-        ModelNotFoundError: with the cause and the way out.
+        ModelNotFoundError: with the cause and the way out; of a model that was not pulled, the command that does it.
     """
     text = str(name)
     if not text:
-        raise ModelNotFoundError("an empty model name; give a directory or a hub id like google/gemma-4-E2B-it")
+        raise ModelNotFoundError("an empty model name; give a directory, or a name as in geminate pull gemma-4-E2B-it")
     try:
         path = Path(name).expanduser()
         if path.is_dir():
@@ -72,9 +79,10 @@ def locate_model(name: str | Path) -> Path:
         raise ModelNotFoundError(
             f"{name} is a file, but no GGUF or packed file; a model is one of these, or a directory with config.json"
         )
-    if not HUB_ID.fullmatch(text) or text.lower().endswith((".gguf", SUFFIX)):
+    known = None if text.lower().endswith(SUFFIX) else parse_name(text)
+    if known is None:
         raise ModelNotFoundError(_no_such(text))
-    return from_hub(text)
+    return locate_pulled(text, known)
 
 
 def _in_directory(directory: Path) -> Path:
@@ -102,6 +110,8 @@ def _gguf_targets(directory: Path) -> list[Path]:
     usable: dict[str, bool] = {}
     targets = []
     for path in sorted(directory.glob("*.gguf")):
+        if first_part(path) != path:
+            continue  # of a file in several parts, which the first stands for
         try:
             architecture = gguf_architecture(path)
             if architecture not in usable:
@@ -124,25 +134,14 @@ def _is_other_gguf(path: Path) -> bool:
 
 
 def _no_such(text: str) -> str:
-    """What to say of a name that is neither on disk nor a hub id."""
-    bare = _SITE.sub("", text)
-    repository, _, tag = bare.partition(":")
-    if HUB_ID.fullmatch(repository) and tag:
-        return (
-            f"{text} names a file of a GGUF repository, and those are not fetched: download it "
-            f"(hf download {repository} --include '*{tag}*' --local-dir .) and name the .gguf file"
-        )
-    if HUB_ID.fullmatch(bare) and bare != text:
-        return (
-            f"{text} is an address: name the hub id, {bare} (of a GGUF repository: download a .gguf file and name it)"
-        )
-    if tag and "/" not in bare:
-        return (
-            f"no such directory: {text} (names like Ollama's are not known; name a directory, a .gguf file or a hub id)"
-        )
-    if bare.lower().endswith((".gguf", SUFFIX)):
+    """What to say of a name that is neither on disk nor one of the hub."""
+    if text.lower().endswith((".gguf", SUFFIX)):
         return f"no such file: {text}"
-    return f"no such directory: {text} (a hub id looks like google/gemma-4-E2B-it)"
+    hint = unknown_name(text)
+    if ":" in text and "/" not in text:
+        more = hint or "name a directory, a .gguf file, or a model of 'geminate list --catalogue'"
+        return f"no such directory: {text} (names like Ollama's are not known; {more})"
+    return f"no such directory: {text} ({hint or 'a hub id looks like google/gemma-4-E2B-it'})"
 
 
 def _short(text: str) -> str:

@@ -24,12 +24,12 @@ class LoadOptions:
     (what None means), ``none`` (the word for None).
 
     Attributes:
-        model: directory, GGUF or packed file, or hub id; None, or ``embedded``, is the embedded pair (./embedded a
-            directory).
+        model: directory, GGUF or packed file, or the name of a pulled model; None, or ``embedded``, is the embedded
+            pair (./embedded a directory).
         adapter: LoRA adapters in PEFT's layout that are merged into the target: directories, each perhaps with
             ``=WEIGHT`` behind it.
-        drafter: ``auto`` (found beside the model), ``embedded``, a directory, GGUF or packed file, or hub id, or None
-            for none.
+        drafter: ``auto`` (found beside the model), ``embedded``, a directory, GGUF or packed file, pulled model, or
+            None for none.
         weights: ``bf16``, ``int8``, ``int4``, ``int4+``, ``mobile`` (of a checkpoint for devices only), or ``auto``:
             the file's own grid if it has one, else int8. The drafter is never kept below int8.
         kv: keys and values in float16 (``f16``) or ``int8``, which takes about half the memory.
@@ -53,14 +53,17 @@ class LoadOptions:
     model: str | Path | None = field(
         default=None,
         metadata={
-            "help": "Directory, GGUF or .geminate file, or hub id.",
+            "help": "Directory, GGUF or .geminate file, or pulled model.",
             "flags": ("--model", "-m"),
             "empty": "the embedded pair",
         },
     )
     drafter: str | Path | None = field(
         default="auto",
-        metadata={"help": "auto, none, embedded, or a directory, GGUF or .geminate file, or hub id.", "none": "none"},
+        metadata={
+            "help": "auto, none, embedded, or a directory, GGUF or .geminate file, or pulled model.",
+            "none": "none",
+        },
     )
     adapter: str | Path | Sequence[str | Path] = field(
         default=(),
@@ -73,7 +76,8 @@ class LoadOptions:
         default="auto",
         metadata={
             "help": "Weight format: bf16, int8, int4 or int4+; auto: keep the file's own quantization (Q4_0, Q8_0, "
-            "mobile) if it has one, otherwise int8; mobile: 2, 4 and 8 bits, of checkpoints made for devices only."
+            "K-quants, mobile) if it has one, otherwise int8; mobile: 2, 4 and 8 bits, of checkpoints made for devices "
+            "only."
         },
     )
     kv: KVFormat = field(

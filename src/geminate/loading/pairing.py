@@ -14,6 +14,8 @@ from pathlib import Path
 from geminate.checkpoint.packed import PackedCheckpoint
 from geminate.families.base import Model
 from geminate.families.registry import open_model
+from geminate.loading.hub.names import drafter_repositories
+from geminate.loading.hub.snapshots import repository_of
 from geminate.loading.load import Pair
 from geminate.loading.locate import embedded_pair
 
@@ -104,7 +106,20 @@ def pairing(pair: Pair) -> Pairing | None:
         return Pairing(matched=False, note=f"the target has {which}; {_WAY_OUT}")
     if _base(drafter) == _base(pair.located.target):
         return Pairing(matched=True, note="the drafter has its target's name")
+    published = _published(pair.located.target, drafter)
+    if published:
+        return Pairing(matched=True, note=published)
     return Pairing(matched=None, note="nothing says for which weights the drafter was trained")
+
+
+def _published(target: Path, drafter: Path) -> str:
+    """What the repositories of a pair in a hub cache say; "" for nothing."""
+    theirs, its = repository_of(target), repository_of(drafter)
+    if theirs is None or its is None:
+        return ""
+    if theirs == its:
+        return "the drafter comes from its target's repository"
+    return "the drafter is the one published for these weights" if drafter_repositories(theirs)[:1] == [its] else ""
 
 
 def _base(path: Path) -> str:

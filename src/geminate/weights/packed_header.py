@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from geminate.errors import WeightsError
+from geminate.formats.table import FORMATS
 from geminate.weights.packing import Layouts, row_table_planes
 from geminate.weights.specs import TensorSpec
 
@@ -33,6 +34,9 @@ def check_header(
             blocks = info.get("blocks", 1)
             if not isinstance(blocks, int) or blocks < 1 or k % blocks:
                 raise WeightsError(f"{called} has another number of scales of {spec.name}")
+            stored = FORMATS[info["format"]].blocks
+            if stored is not None and k % stored.columns:
+                raise WeightsError(f"{called} has another format of {spec.name}")
             planes = row_table_planes(n, k, info["format"], blocks)
         else:
             for key in ("input_scale", "output_scale"):

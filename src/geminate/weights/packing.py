@@ -18,7 +18,7 @@ from geminate.errors import WeightsError
 from geminate.formats.matrix import Layout
 from geminate.formats.rounding import bf16_to_f32
 from geminate.formats.row_codes import packed_width
-from geminate.formats.table import FORMATS, Codes, WeightFormat, padded
+from geminate.formats.table import BLOCK_FORMATS, FORMATS, Codes, WeightFormat, padded
 from geminate.plan.config import AssistantConfig, TargetConfig
 from geminate.weights.presets import Preset, tensor_format
 from geminate.weights.scale_search import recovered, trained_for_int4
@@ -127,6 +127,8 @@ def _pack_one(
         # The largest tensor, already row-major bfloat16: read in place, never copied to the cache or to memory.
         if fmt == "bf16" and entry.dtype == "BF16" and entry.offset % 2 == 0 and not writer.whole:
             return info | {"mapped": True}
+        if fmt in BLOCK_FORMATS and entry.grid == fmt:
+            return info | _pack_block_table(writer, spec, entry, fmt)
         if isinstance(entry, RowScaledEntry):
             return info | _pack_row_scaled_table(writer, spec, entry)
         _pack_row_table(writer, spec, entry, fmt)
@@ -170,6 +172,16 @@ def _pack_row_scaled_table(writer: PartWriter, spec: TensorSpec, entry: RowScale
     return info
 
 
+def _pack_block_table(writer: PartWriter, spec: TensorSpec, entry: Entry, fmt: WeightFormat) -> dict[str, Any]:
+    """A table of blocks: they stay in the checkpoint unless all must be copied."""
+    if not writer.whole:
+        return {"mapped": True}
+    rows, width = spec.shape
+    stored, planes = entry.map(), row_table_planes(rows, width, fmt)
+    writer.add(spec.name, *planes["codes"], (stored[start:stop] for start, stop in _steps(rows, width)))
+    return {}
+
+
 def _copy_table(writer: PartWriter, spec: TensorSpec, entry: PackedEntry) -> dict[str, Any]:
     """A table of a packed file, which is the same in every layout: its codes stay there unless all must be copied."""
     rows = spec.shape[0]
@@ -204,6 +216,8 @@ def row_table_planes(
     row = FORMATS[fmt]
     if row.row_scaled:
         return {"codes": ("|u1", (rows, packed_width(width, row.bits))), "scales": ("<f4", (rows, blocks))}
+    if row.blocks is not None:
+        return {"codes": ("|u1", (rows, padded(width, row.blocks.columns) // row.blocks.columns * row.blocks.nbytes))}
     wide = padded(width, row.group or 1)
     planes: dict[str, tuple[str, tuple[int, ...]]] = {"codes": (row.dtype, (rows, wide))}
     if row.group:

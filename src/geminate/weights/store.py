@@ -109,8 +109,11 @@ class WeightStore:
 
     def _planes(self, name: str) -> dict[str, np.ndarray]:
         """The arrays of a tensor by plane; of a vector, ``codes`` alone."""
-        kept = {"codes": self._arrays[name]}
-        for plane in FORMATS[self._info(name).get("format", "bf16")].planes[1:]:
+        kept, info = {"codes": self._arrays[name]}, self._info(name)
+        row = FORMATS[info.get("format", "bf16")]
+        if info["role"] == "row_table" and row.blocks is not None:
+            return kept  # scales stand in the blocks
+        for plane in row.planes[1:]:
             kept[plane] = self._arrays[f"{name}#{plane}"]
         return kept
 

@@ -13,11 +13,13 @@ import numpy as np
 from geminate.arrays import F32, I8, I32, I64
 from geminate.backends.kv_rings import RingFactory, rings
 from geminate.backends.reference.attention import attention, softmax
+from geminate.backends.reference.blocks import block_product
 from geminate.backends.tiles import LAYOUTS, TileLayout
 from geminate.decoding.draft_rule import DraftRule, DraftStop, choose_draft_token, confidence_bin
 from geminate.decoding.sampler import ReferenceSampler
+from geminate.formats.blocks import GROUP
 from geminate.formats.matrix import PackedMatrix
-from geminate.formats.table import FORMATS, GROUP, WeightFormat
+from geminate.formats.table import FORMATS, Codes, WeightFormat
 from geminate.kv.store import KVDtype, KVFactory, KVStore, SlotSpec
 from geminate.plan import nodes as p
 from geminate.plan.batch import Batch
@@ -111,6 +113,7 @@ class ReferenceProgram:
         self.max_rows = max_rows
         self._wide: dict[tuple[int, int], F32] = {}
         self._codes: dict[int, tuple[I8, F32]] = {}
+        self._blocks: dict[tuple[int, int], Codes] = {}
 
     def _weights(self, w: PackedMatrix, which: int = 0) -> F32:
         key = (id(w), which)  # the plan keeps w alive
@@ -121,11 +124,24 @@ class ReferenceProgram:
     def _linear(self, x: F32, w: PackedMatrix, which: int = 0, rows: slice = slice(None)) -> F32:
         kind = FORMATS[w.format].activations
         if kind == "rows":
-            codes, scales = self._row_codes(w)
-            return row_scaled_product(x, codes[rows], scales[rows], w)
+            values, scales = self._row_codes(w)
+            return row_scaled_product(x, values[rows], scales[rows], w)
+        blocks = FORMATS[w.format].blocks
+        if blocks is not None:
+            codes = self._block_codes(w, which)
+            assert codes.scales is not None
+            return block_product(x, Codes(values=codes.values[rows], scales=codes.scales[rows]), blocks)
         seen = quantize_activation(x) if kind == "groups" else x
         out: F32 = self._weights(w, which)[rows] @ np.ascontiguousarray(seen)
         return out
+
+    def _block_codes(self, w: PackedMatrix, which: int) -> Codes:
+        """Codes and records of matrix ``which`` of a stack in a block format."""
+        key = (id(w), which)
+        if key not in self._blocks:
+            planes = {name: plane.reshape(w.stack, -1)[which] for name, plane in w.planes.items()}
+            self._blocks[key] = w.layout.unpack(planes, w.n, w.k)
+        return self._blocks[key]
 
     def _row_codes(self, w: PackedMatrix) -> tuple[I8, F32]:
         """Codes [n, k] and scales [n] of a matrix in a row format."""

@@ -149,7 +149,7 @@ def _full_rope(keys: GgufKeys, dim: int) -> dict[str, Any]:
     if freqs is not None:
         if freqs.dtype != "F32" or freqs.shape != (dim // 2,):
             raise ConfigError(f"{path}: rope_freqs.weight is {freqs.dtype} {list(freqs.shape)}, not F32 [{dim // 2}]")
-        divisors = np.fromfile(path, dtype="<f4", count=dim // 2, offset=freqs.offset)
+        divisors = np.fromfile(freqs.path, dtype="<f4", count=dim // 2, offset=freqs.offset)
         turning = int((divisors == 1).sum())
         if not (divisors[:turning] == 1).all() or not (divisors[turning:] >= UNROTATED).all():
             raise ConfigError(f"{path}: rope_freqs.weight scales frequencies, which Gemma 4 does not: not supported")

@@ -7,10 +7,10 @@ from typing import Any, cast
 
 import numpy as np
 
-from geminate.arrays import F32, I32, U8
+from geminate.arrays import F32, I32, U8, U16
 from geminate.backends import select
 from geminate.formats.matrix import PackedMatrix, RowTable
-from geminate.formats.table import FORMATS, WeightFormat
+from geminate.formats.table import FORMATS, Codes, WeightFormat
 from geminate.plan.config import AssistantConfig, TargetConfig
 from geminate.weights.packing import row_table_planes
 from geminate.weights.presets import Preset, mobile_scales, tensor_format
@@ -84,6 +84,8 @@ class RandomStore:
             if FORMATS[fmt].row_scaled:
                 planes["scales"] = np.full(shapes["scales"][1], scale, dtype=np.float32)
                 input_scale, output_scale = mobile_scales(spec)
+            elif FORMATS[fmt].blocks is not None:
+                planes["scales"] = self._records(fmt, shapes["scales"][1], scale)
             elif "scales" in shapes:
                 planes["scales"] = np.full(shapes["scales"][1], scale, dtype=np.float16).view(np.uint16)
             self._made[name] = PackedMatrix(
@@ -102,14 +104,27 @@ class RandomStore:
 
     def _codes(self, size: int) -> U8:
         """Bytes of noise from a random place on, so that no two experts or layers hold the same rows."""
-        start = int(self._rng.integers(NOISE))
-        # At a page, as in the packed file: loads that cross cache lines cost a seventh of the products.
-        room = np.empty(size + ALIGN, dtype=np.uint8)
-        codes: U8 = room[-room.ctypes.data % ALIGN :][:size]
+        start, codes = int(self._rng.integers(NOISE)), _room(size)
         for at in range(0, size, NOISE):
             part = codes[at : at + NOISE]
             part[:] = self._noise[start : start + len(part)]
         return codes
+
+    def _records(self, fmt: WeightFormat, shape: tuple[int, ...], scale: float) -> U16:
+        """Constant records: steps of ``scale``, and the minima that put the weights around zero."""
+        row = FORMATS[fmt]
+        assert row.blocks is not None
+        small, middle = row.blocks.small, (row.lowest + row.highest) / 2
+        numbers = [scale / 32 if small else scale, middle * scale / (60 if small else 1)][: row.blocks.halves]
+        parts = np.full(small, 32, dtype=np.uint8)
+        if len(numbers) == 2:
+            parts[small // 2 :] = 60
+        record = np.concatenate((np.array(numbers, np.float16).view(np.uint16), parts.view(np.uint16)))
+        codes = Codes(values=np.zeros((16, row.blocks.columns), np.int8), scales=np.tile(record, (16, 1)))
+        tile = select.layout(fmt).pack(codes)["scales"].reshape(-1)
+        records: U16 = _room(2 * int(np.prod(shape, dtype=np.int64))).view(np.uint16).reshape(-1, len(tile))
+        records[:] = tile
+        return records
 
     def embedding(self) -> PackedMatrix:
         """The tied table."""
@@ -142,3 +157,10 @@ class RandomStore:
     def order(self, name: str) -> I32:
         """A random order of the vocabulary."""
         return cast(I32, self._rng.permutation(self.specs[name].shape[0]).astype(np.int32))
+
+
+def _room(size: int) -> U8:
+    """Bytes that begin at a page, as in the packed file: loads across cache lines cost a seventh of the products."""
+    room = np.empty(size + ALIGN, dtype=np.uint8)
+    aligned: U8 = room[-room.ctypes.data % ALIGN :][:size]
+    return aligned

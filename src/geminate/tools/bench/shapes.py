@@ -49,8 +49,8 @@ def target_dict(name: str) -> dict[str, Any]:
     pattern, (heads, kv, global_kv), ple = shape.pop("pattern"), shape.pop("heads"), shape.pop("ple", False)
     layers = shape["num_hidden_layers"]
     block = ["sliding_attention"] * pattern + ["full_attention"]
-    if ple:
-        shape |= {"hidden_size_per_layer_input": 256, "vocab_size_per_layer_input": 262144}
+    # Without a value, a configuration has per-layer embeddings of 256; the larger models have none.
+    shape |= {"hidden_size_per_layer_input": 256 if ple else 0, "vocab_size_per_layer_input": 262144}
     return (
         COMMON
         | shape

@@ -10,7 +10,7 @@ from html import escape
 from geminate.tools.capacity.figures import number
 
 WIDTH, LEFT, RIGHT = 720, 64, 16
-TOP, PLOT, BOTTOM = 12, 200, 44
+TOP, PLOT, BOTTOM = 24, 200, 44  # the name of y stands above the plot
 BAR, GAP = 16, 10
 LABEL = 300
 
@@ -43,7 +43,7 @@ def bars(title: str, rows: Sequence[tuple[str, str, float]], unit: str, mark: fl
     if mark is not None:
         x = LABEL + mark / most * room
         parts.append(f'<line class="mark" x1="{x:.1f}" x2="{x:.1f}" y1="4" y2="{height - 4}"/>')
-    return "".join([*parts, "</svg>"])
+    return "".join([*parts, "</svg></div>"])
 
 
 def lines(title: str, series: Sequence[Series], x_name: str, y_name: str, mark: float | None = None) -> str:
@@ -64,8 +64,8 @@ def lines(title: str, series: Sequence[Series], x_name: str, y_name: str, mark: 
     for step in range(5):
         (x, _), (_, y) = place(right * step / 4, 0), place(0, top * step / 4)
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        parts.append(f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{number(top * step / 4)}</text>')
-        parts.append(f'<text x="{x:.1f}" y="{TOP + PLOT + 16}" text-anchor="middle">{number(right * step / 4)}</text>')
+        parts.append(f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{_tick(top * step / 4)}</text>')
+        parts.append(f'<text x="{x:.1f}" y="{TOP + PLOT + 16}" text-anchor="middle">{_tick(right * step / 4)}</text>')
     if mark is not None:
         _, y = place(0, mark)
         parts.append(f'<line class="mark" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
@@ -80,15 +80,19 @@ def lines(title: str, series: Sequence[Series], x_name: str, y_name: str, mark: 
         parts.append(f'<circle class="{kind}" cx="{LEFT + 4}" cy="{y}" r="4"/>')
         parts.append(f'<text x="{LEFT + 14}" y="{y + 4}">{escape(one.name)}</text>')
     parts.append(f'<text x="{WIDTH / 2}" y="{TOP + PLOT + 34}" text-anchor="middle">{escape(x_name)}</text>')
-    parts.append(f'<text x="{LEFT + 4}" y="{TOP + 2}">{escape(y_name)}</text>')
-    return "".join([*parts, "</svg>"])
+    parts.append(f'<text x="{LEFT}" y="{TOP - 10}">{escape(y_name)}</text>')
+    return "".join([*parts, "</svg></div>"])
 
 
 def _open(title: str, height: float) -> str:
     return (
-        f'<svg viewBox="0 0 {WIDTH} {height:.0f}" role="img" aria-label="{escape(title)}">'
+        f'<div class="wide"><svg viewBox="0 0 {WIDTH} {height:.0f}" role="img" aria-label="{escape(title)}">'
         f"<title>{escape(title)}</title>"
     )
+
+
+def _tick(value: float) -> str:
+    return f"{value:,.6g}"
 
 
 def _round_up(value: float) -> float:

@@ -19,12 +19,13 @@ STYLE = """
   --off: #7d888f; --auto: #4fb3d4; --mark: #ff8a80; --s0: #4fb3d4; --s1: #f0a35e; --s2: #a3d977; --s3: #b79cff;
   --s4: #f48fb1; --s5: #c3cad0; } }
 body { background: var(--back); color: var(--text); font: 16px/1.5 system-ui, sans-serif; margin: 0 auto;
-  max-width: 72rem; padding: 1.5rem; }
+  max-width: 92rem; padding: 1.5rem; } p, ul { max-width: 72rem; }
 h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2.2rem; } .soft { color: var(--soft); }
 .wide { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 0.9rem; }
-th, td { border-bottom: 1px solid var(--line); padding: 0.35rem 0.7rem; text-align: right; vertical-align: top; }
+th, td { border-bottom: 1px solid var(--line); padding: 0.35rem 0.5rem; text-align: right; vertical-align: top; }
+td:first-child { min-width: 10rem; }
 th:first-child, td:first-child, .left { text-align: left; } sup { color: var(--soft); } .no { color: var(--mark); }
-svg { width: 100%; max-width: 46rem; height: auto; font-size: 12px; } svg text { fill: var(--text); }
+svg { width: 100%; min-width: 34rem; max-width: 46rem; height: auto; font-size: 12px; } svg text { fill: var(--text); }
 .off { fill: var(--off); } .auto { fill: var(--auto); } .grid { stroke: var(--line); }
 .mark { stroke: var(--mark); stroke-width: 1.5; stroke-dasharray: 5 4; } polyline { fill: none; stroke-width: 2; }
 """ + "".join(f".s{i} {{ stroke: var(--s{i}); }} circle.s{i} {{ fill: var(--s{i}); }}\n" for i in range(6))
@@ -46,8 +47,9 @@ def html_report(plan: CapacityPlan) -> str:
 def _summary(plan: CapacityPlan) -> Iterator[str]:
     workload, wanted, prices, best = plan.workload, plan.objectives, plan.prices, plan.cheapest
     yield (
-        f"<p>{workload.requests_per_day:,.0f} requests a day ({escape(workload.source)}), {workload.peak_rate:.3g} "
-        f"a second in the busiest hour. Wanted: first token within {wanted.first_token_p95_s:g} s for 95 % of "
+        f"<p>{workload.requests_per_day:,.0f} request{'s' * (round(workload.requests_per_day) != 1)} a day "
+        f"({escape(workload.source)}), {workload.peak_rate:.3g} a second in the busiest hour. "
+        f"Wanted: first token within {wanted.first_token_p95_s:g} s for 95 % of "
         f"the requests, {wanted.tokens_per_s:g} tokens a second for 95 % of the streams"
         + (f", availability {wanted.availability:g}" if wanted.availability is not None else "")
         + ".</p>"
@@ -72,13 +74,13 @@ def _marked(figure: Figure) -> str:
 
 def _result_table(plan: CapacityPlan) -> Iterator[str]:
     yield '<h2>Results</h2><div class="wide"><table><thead><tr><th scope="col">model, machine</th>'
-    yield '<th scope="col">speculation</th><th scope="col">fits</th>'
+    yield '<th scope="col" class="left">speculation</th><th scope="col" class="left">fits</th>'
     yield "".join(f'<th scope="col">{escape(heading)}</th>' for _, heading in COLUMNS)
     yield "</tr></thead><tbody>"
     for row in plan.rows:
         found = figures(row, plan.workload, plan.prices)
         fits = "yes" if row.fits else f'<span class="no">no: {escape(row.constraint)}</span>'
-        yield f'<tr><td>{escape(_name(row))}</td><td>{row.speculation}</td><td class="left">{fits}</td>'
+        yield f'<tr><td>{escape(_name(row))}</td><td class="left">{row.speculation}</td><td class="left">{fits}</td>'
         yield "".join(f"<td>{_marked(found[name])}</td>" for name, _ in COLUMNS)
         yield "</tr>"
     yield "</tbody></table></div>"
@@ -95,7 +97,7 @@ def _charts(plan: CapacityPlan) -> Iterator[str]:
     wanted = plan.objectives
     rows = [row for row in plan.rows if row.peak is not None]
     if rows:
-        yield "<h2>In the busiest hour</h2>"
+        yield '<h2>In the busiest hour</h2><p class="soft">Dashed lines: the objectives.</p>'
         first = [(f"{_name(row)}, {row.speculation}", row.speculation, row.peak.first_token(0.95)) for row in rows
                  if row.peak]  # fmt: skip
         yield "<h3>Time to first token, 95th percentile</h3>"
@@ -140,13 +142,15 @@ def _sensitivity(plan: CapacityPlan) -> Iterator[str]:
     if not rows:
         return
     yield '<h2>Sensitivity</h2><p class="soft">The busiest hour on the same machines with one thing changed; all c.</p>'
-    yield '<div class="wide"><table><thead><tr><th scope="col">model, machine</th><th scope="col">speculation</th>'
-    yield '<th scope="col">change</th><th scope="col">first token p95 s</th><th scope="col">tokens/s (p5)</th>'
+    yield '<div class="wide"><table><thead><tr><th scope="col">model, machine</th>'
+    yield '<th scope="col" class="left">speculation</th><th scope="col" class="left">change</th>'
+    yield '<th scope="col">first token p95 s</th><th scope="col">tokens/s (p5)</th>'
     yield '<th scope="col">utilisation %</th><th scope="col">refused</th></tr></thead><tbody>'
     for row in rows:
         for one in row.changes:
             yield (
-                f'<tr><td>{escape(_name(row))}</td><td>{row.speculation}</td><td class="left">{escape(one.what)}</td>'
+                f'<tr><td>{escape(_name(row))}</td><td class="left">{row.speculation}</td>'
+                f'<td class="left">{escape(one.what)}</td>'
                 f"<td>{one.first_token_p95_s:.3g}</td><td>{one.tokens_per_s:.3g}</td>"
                 f"<td>{100 * one.utilisation:.0f}</td><td>{one.refused}</td></tr>"
             )
@@ -160,7 +164,10 @@ def _machines(plan: CapacityPlan) -> Iterator[str]:
         f"{name.replace('_', ' ')} {figure.unit}".strip()
         for name, figure in machine_figures(next(iter(machines.values()))).items()
     ]
-    yield "".join(f'<th scope="col">{escape(head)}</th>' for head in heads) + '<th scope="col">source</th></tr></thead>'
+    yield (
+        "".join(f'<th scope="col">{escape(head)}</th>' for head in heads)
+        + '<th scope="col" class="left">source</th></tr></thead>'
+    )
     yield "<tbody>"
     for machine in machines.values():
         known = list(machine_figures(machine).values())[: len(heads)]

@@ -7,6 +7,7 @@ best it could see. The engine's own time is what real runs of the engine take be
 from __future__ import annotations
 
 import json
+import os
 import statistics
 import time
 from collections.abc import Callable
@@ -47,6 +48,7 @@ SMALL_S = 0.01  # a pass, from which a model's weights hardly stay in the cache
 ROUNDS = 3
 LEAST_S, MOST_S = 1.5, 40.0  # of measuring passes: fast models get more rounds
 PROBES = 5
+BUSY = 0.6  # processes that want to run for each processor, in the last minute, from which rates are not kept
 DISTURBED = 1.35  # times the least timing; a median beyond that was taken while something else ran
 OnPart = Callable[[str], None]
 
@@ -65,14 +67,26 @@ def this_machine(threads: int | None = None) -> Machine:
     Raises:
         BackendError: the native kernels are not built.
     """
+    return probe_machine(threads)[0]
+
+
+def probe_machine(threads: int | None = None) -> tuple[Machine, bool]:
+    """`this_machine`, and whether nothing else seems to have run meanwhile.
+
+    Raises:
+        BackendError: the native kernels are not built.
+    """
     backend = native_backend(threads)
     ceilings = Ceilings(backend)
-    bandwidth = statistics.median(ceilings.bandwidth() for _ in range(PROBES))
-    peak = statistics.median(ceilings.int8_peak() for _ in range(PROBES))
+    reads = [ceilings.bandwidth() for _ in range(PROBES)]
+    peaks = [ceilings.int8_peak() for _ in range(PROBES)]
+    bandwidth, peak = statistics.median(reads), statistics.median(peaks)
+    steady = bandwidth * DISTURBED > max(reads) and peak * DISTURBED > max(peaks)
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
     free = machine.available_bytes()
     memory = free if free is not None else installed_bytes()
     kernels = backend.isa if backend.isa in KERNELS else "portable"
-    return Machine(
+    found = Machine(
         key=HERE,
         name=machine.describe(),
         cores=backend.threads,
@@ -82,6 +96,7 @@ def this_machine(threads: int | None = None) -> Machine:
         kernels=kernels,
         source="measured",
     )
+    return found, steady and load < BUSY * (os.cpu_count() or 1)
 
 
 def measure_costs(

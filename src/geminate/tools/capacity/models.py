@@ -1,4 +1,4 @@
-"""Candidate models: a published shape, the embedded pair, a directory, a GGUF file or a hub id, in a weight format."""
+"""Candidate models: a published shape, the embedded pair, a directory, a GGUF file or a pulled model, in a format."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ class PlanOptions:
     models: Sequence[str] = field(
         default=(),
         metadata={
-            "help": "Shape, directory, GGUF file or hub id; repeatable.",
+            "help": "Shape, directory, GGUF file or pulled model; repeatable.",
             "flags": ("--model", "-m"),
             "empty": "gemma-4-E2B",
         },

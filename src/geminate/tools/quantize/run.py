@@ -20,15 +20,14 @@ from geminate.backends.select import make_backend
 from geminate.checkpoint.adapter import read_adapters
 from geminate.checkpoint.coded_tensors import CODE_TYPES, CODES, METHOD, SCALES
 from geminate.checkpoint.entries import Entry
+from geminate.checkpoint.packed import is_packed_path
 from geminate.errors import ParameterError, QuantizationError
 from geminate.families.base import Model
 from geminate.families.registry import open_model
 from geminate.formats.row_codes import pack_codes
 from geminate.formats.table import FORMATS, ROW_FORMATS, WeightFormat, grouped, padded
-from geminate.loading.drafters import find_drafter
-from geminate.loading.hub import HUB_ID
+from geminate.loading.drafters import check_drafter, drafter_errors
 from geminate.loading.load import locate
-from geminate.loading.locate import EMBEDDED
 from geminate.plan.config import TargetConfig
 from geminate.text.tokenizer import Tokenizer
 from geminate.text.windows import windows
@@ -42,6 +41,9 @@ from geminate.weights.scale_search import quantize_searched, recovered, trained_
 from geminate.weights.specs import TensorSpec, canonical, expected_tensors, match
 
 BLOCK_BYTES = 4 << 20
+DRAFTER = "assistant"  # the folder of the copy in which `auto` finds it
+NOT_CARRIED = "; it is in a packed file and stays there: name it with --drafter"
+CARRIED = ("*.json", "*.safetensors", "*.jinja", "LICENSE*", "README*", "MODEL_CARD*")  # of a drafter's directory
 TARGETS: tuple[Preset, ...] = ("int8", "int4+", "int4")
 Stage = Callable[[str, int, int], None]
 
@@ -52,13 +54,14 @@ class Quantized:
 
     Attributes:
         directory, nbytes: where, and its bytes.
-        drafter: what ``--drafter`` takes for the copy, found beside the source and not copied; None if there is none.
+        drafter: where the drafter was copied to, inside the copy; None if there is none. drafter_note: on it, a line.
         exact, trained, searched, weighted: how many matrices came about in which way.
     """
 
     directory: Path
     nbytes: int
-    drafter: str | None
+    drafter: Path | None
+    drafter_note: str
     exact: int
     trained: int
     searched: int
@@ -78,6 +81,7 @@ def quantize_model(
     out: Path,
     preset: Preset,
     *,
+    drafter: str | Path | None = "auto",
     adapters: Sequence[str | Path] = (),
     calibration: str | None = None,
     calibration_tokens: int = 8192,
@@ -86,10 +90,10 @@ def quantize_model(
     on_stage: Stage = lambda what, done, total: None,
     on_message: Message | None = None,
 ) -> Quantized:
-    """Write a quantized copy of a target.
+    """Write a quantized copy of a target, with its drafter as it is.
 
     Args:
-        model: as for `geminate.LLM`. out: a directory that does not exist yet.
+        model, drafter: as for `geminate.LLM`. out: a directory that does not exist yet.
         preset: int8, int4 or int4+. adapters: merged before; see `read_adapters`.
         calibration: a text; errors then count by what enters each matrix on it. None weighs all channels alike.
         on_stage: called with (what, done, total).
@@ -97,6 +101,42 @@ def quantize_model(
     Raises:
         GeminateError: with the cause and the way out; nothing is left behind.
     """
+    _check_request(preset, out)
+    located = locate(model, drafter)
+    source = open_model(located.target, read_adapters(adapters))
+    config = source.target_config()
+    carried = _check_sources(source, config, located.drafter)
+    matched = match(source.tensors, config, str(source.path))
+    say = on_message or (lambda text: None)
+    for reason, (count, left_out) in matched.skipped.items():
+        say(f"left out {count} tensors ({left_out / 1e6:.1f} MB): {reason}")
+    plans = [_planned(spec, matched.tensors[spec.name], preset, config) for spec in expected_tensors(config)]
+    more = (calibration_tokens, context, threads, on_stage, on_message)
+    importance = {} if calibration is None else _importance(source, config, calibration, *more)
+    new = out.with_name(f".{out.name}.new")
+    shutil.rmtree(new, ignore_errors=True)
+    try:
+        new.mkdir(parents=True)
+        counts = _write_weights(new / "model.safetensors", plans, importance, on_stage)
+        _write_rest(source, new, preset, calibrated=calibration is not None)
+        if carried is not None:
+            _copy_drafter(carried, new / DRAFTER)
+        size = sum(path.stat().st_size for path in new.rglob("*") if path.is_file())
+        new.rename(out)
+    except OSError as error:
+        raise QuantizationError(f"cannot write {out}: {error.strerror or error}; free some space") from None
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+    return Quantized(
+        directory=out,
+        nbytes=size,
+        drafter=None if carried is None else out / DRAFTER,
+        drafter_note=located.drafter_note + ("" if located.drafter == carried else NOT_CARRIED),
+        **counts,
+    )
+
+
+def _check_request(preset: Preset, out: Path) -> None:
     if preset == "mobile":
         raise ParameterError(
             "the mobile format comes from training alone; take a checkpoint that was trained for it, such as "
@@ -106,53 +146,34 @@ def quantize_model(
         raise ParameterError(f"a model can be quantized to {', '.join(TARGETS)}, not {preset!r}")
     if out.exists():
         raise QuantizationError(f"{out} exists; name a new directory, or remove it first")
-    target = locate(model, None).target
-    source = open_model(target, read_adapters(adapters))
-    config = source.target_config()
-    _check_source(source)
-    matched = match(source.tensors, config, str(source.path))
-    say = on_message or (lambda text: None)
-    for reason, (count, size) in matched.skipped.items():
-        say(f"left out {count} tensors ({size / 1e6:.1f} MB): {reason}")
-    plans = [_planned(spec, matched.tensors[spec.name], preset, config) for spec in expected_tensors(config)]
-    importance: dict[str, F32] = {}
-    if calibration is not None:
-        importance = _importance(
-            source, config, calibration, calibration_tokens, context, threads, on_stage, on_message
-        )
-    new = out.with_name(f".{out.name}.new")
-    try:
-        shutil.rmtree(new, ignore_errors=True)
-        new.mkdir(parents=True)
-        counts = _write_weights(new / "model.safetensors", plans, importance, on_stage)
-        _write_rest(source, new, preset, calibrated=calibration is not None)
-        size = sum(path.stat().st_size for path in new.iterdir())
-        new.rename(out)
-    except OSError as error:
-        raise QuantizationError(f"cannot write {out}: {error.strerror or error}; free some space") from None
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
-    return Quantized(directory=out, nbytes=size, drafter=_drafter(model, target, out), **counts)
 
 
-def _check_source(source: Model) -> None:
+def _check_sources(source: Model, config: TargetConfig, drafter: Path | None) -> Path | None:
+    """Check target and drafter; the drafter that can be copied."""
+    if drafter is not None:
+        with drafter_errors(drafter):
+            check_drafter(config, open_model(drafter))
     if any(entry.grid in ROW_FORMATS.values() for entry in source.tensors.values()):
         raise QuantizationError(
             f"{source.path} was trained for 2, 4 and 8 bits with static activations; it cannot be quantized further: "
             "serve it as it is, or quantize the bf16 checkpoint"
         )
+    return None if drafter is None or is_packed_path(drafter) else drafter
 
 
-def _drafter(model: str | Path | None, target: Path, out: Path) -> str | None:
-    """What ``--drafter`` takes for the copy: the source's, which nothing is fetched for; None if the copy finds one."""
-    if find_drafter(out, out, "auto").path is not None:
-        return None
-    if model in (None, EMBEDDED):
-        return EMBEDDED
-    found = find_drafter(target, target, "auto").path
-    if found is None and HUB_ID.fullmatch(str(model)) and not Path(str(model)).exists():
-        return f"{model}-assistant" if "gemma-4" in str(model).lower() else None
-    return None if found is None else str(found)
+def _copy_drafter(drafter: Path, to: Path) -> None:
+    """Copy a drafter: its directory without folders, or its GGUF file; links are followed.
+
+    Raises:
+        OSError: it cannot be read or written.
+    """
+    to.mkdir()
+    if drafter.is_file():
+        shutil.copyfile(drafter, to / drafter.name)
+        return
+    for path in sorted(drafter.iterdir()):
+        if path.is_file() and any(path.match(pattern) for pattern in CARRIED):
+            shutil.copyfile(path, to / path.name)
 
 
 def _planned(spec: TensorSpec, entry: Entry, preset: Preset, config: TargetConfig) -> _Plan:

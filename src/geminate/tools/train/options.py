@@ -29,9 +29,11 @@ class TrainOptions:
 
     data: Path = field(metadata={"help": "Prompts: .jsonl or .txt, or a directory of such files."})
     out: Path = field(metadata={"help": "Directory of the new drafter; DIR.training beside it is for work files."})
-    target: str | None = _option(None, "Target: directory, GGUF file or hub id.", "--target", empty="the embedded pair")
+    target: str | None = _option(
+        None, "Target: directory, GGUF file or pulled model.", "--target", empty="the embedded pair"
+    )
     drafter: str | None = _option(
-        "auto", "The drafter to beat: auto, none, a directory, GGUF file or hub id.", none="none"
+        "auto", "The drafter to beat: auto, none, a directory, GGUF file or pulled model.", none="none"
     )
     init: str = _option(
         "", "Start from: drafter (the one to beat), scratch, or a directory.", empty="drafter; scratch without one"
