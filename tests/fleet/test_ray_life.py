@@ -196,7 +196,8 @@ def test_a_signal_ends_all_of_it(fleet: FleetUp, whole: dict[int, Any]) -> None:
     assert [line.get("message") for line in fleet.log][-1] == "stopped"
     _, alive = psutil.wait_procs(processes, 20)
     assert not alive
-    noise = [line for line in fleet.raw[said:] if '"message"' not in line]
+    # Ray's controller may still say of a replica that its last health check came to nothing.
+    noise = [line for line in fleet.raw[said:] if '"message"' not in line and "(ServeController" not in line]
     assert not noise, noise
 
 

@@ -280,7 +280,7 @@ def test_directories_that_are_no_store_are_refused(tmp_path: Path) -> None:
         assert "\n" not in str(error.value) and str(path) in str(error.value)
 
     (tmp_path / "file").write_text("x")
-    refused(tmp_path / "file", "cannot use")
+    refused(tmp_path / "file", "is a file, and a prefix store is a directory")
     refused(tmp_path / "file" / "below", "Not a directory")
     refused(tmp_path, "not empty")
     odd = tmp_path / "odd"

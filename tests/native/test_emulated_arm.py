@@ -13,8 +13,10 @@ from support.emulated_arm import CPUS, QUICK_ROWS, ROOT, EmulatedArm, Unavailabl
 TABLE = ROOT / "tests" / "property" / "hashes.json"
 ASK = """
 from geminate import LLM, SamplingParams
-[out] = LLM().generate(["Once upon a time"], SamplingParams(max_tokens=12))
-print(out.token_ids)
+llm = LLM()
+for temperature in (0.0, 1.0):
+    [out] = llm.generate(["Once upon a time"], SamplingParams(max_tokens=12, temperature=temperature, seed=5))
+    print(out.token_ids)
 """
 
 
@@ -46,5 +48,10 @@ def test_an_instruction_set_that_is_not_there_is_one_line(arm: EmulatedArm) -> N
 
 
 def test_tokens_are_this_machine_s(arm: EmulatedArm) -> None:
-    [out] = LLM().generate(["Once upon a time"], SamplingParams(max_tokens=12))
-    assert json.loads(arm.run("max,pauth-impdef=on", arm.python, "-c", ASK)) == list(out.token_ids)
+    llm = LLM()
+    here = [
+        llm.generate(["Once upon a time"], SamplingParams(max_tokens=12, temperature=temperature, seed=5))[0].token_ids
+        for temperature in (0.0, 1.0)
+    ]
+    there = [json.loads(line) for line in arm.run("max,pauth-impdef=on", arm.python, "-c", ASK).splitlines()]
+    assert there == [list(ids) for ids in here]

@@ -58,7 +58,9 @@ def test_loading_ends_between_blocks_and_passes(tmp_path: Path) -> None:
         with pytest.raises(DrainingError):
             llm.measure_costs(lambda at=number: stop_at(at))  # type: ignore[misc]
         assert calls == number and not list(tmp_path.glob("*costs*"))
-    llm.measure_costs()
+    for _ in range(10):  # what was measured beside something else is not kept
+        if not list(tmp_path.glob("*.costs.json")):
+            llm.measure_costs()
     assert list(tmp_path.glob("*.costs.json"))
 
 

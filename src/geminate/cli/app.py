@@ -56,25 +56,35 @@ class Root(Commands):
         (
             "pull",
             "geminate.cli.pull:pull_command",
-            "Download a model and its drafter: NAME[:VARIANT] of the catalogue, or a hub id.",
+            "Download a model and its drafter into the hub cache; a download that was cut continues.",
         ),
         (
             "list",
             "geminate.cli.list_models:list_command",
-            "Models and drafters that are on this machine, or the names that pull knows.",
+            "Models and drafters that are on this machine, or the names that `geminate pull` knows.",
         ),
         (
             "show",
             "geminate.cli.show:show",
-            "What a model is, what it takes on disk and in memory, and how fast it should be here.",
+            "What a model is, what it takes on disk and in memory, and how fast it should be here; nothing is loaded.",
         ),
         (
             "cache",
             "geminate.cli.cache:cache",
-            "Packed weights on this disk, which model each belongs to, and the limit.",
+            "Packed weights on this disk, which model each belongs to, and the limit; pulled models are listed by "
+            "`list`.",
         ),
-        ("rm", "geminate.cli.rm:rm", "Remove pulled models, and drafters that no other model here uses."),
-        ("info", "geminate.cli.info:info", "Shape, parameters and bytes of a model, and the drafter found for it."),
+        (
+            "rm",
+            "geminate.cli.rm:rm",
+            "Remove pulled models from the hub cache, with drafters that no other model here uses.",
+        ),
+        (
+            "info",
+            "geminate.cli.info:info",
+            "Shape, parameters and bytes of a model, the drafter found for it, its formats, and how fast it should be "
+            "here.",
+        ),
         (
             "verify",
             "geminate.cli.verify:verify_command",

@@ -190,7 +190,7 @@ def test_a_plan_file_says_everything(tmp_path: Path) -> None:
         ("cores = 6", "cores = 6.5", "cores must be a whole number"),
         ("int8_gmacs = 900", "int8_gmacs = 900\nint8_per_cycle = 64", "int8_gmacs and int8_per_cycle both say"),
         ('curve = "office"', "curve = [" + "0, " * 23 + "0]", "curve has 24 zeros"),
-        ("p95 = 1500", "p95 = 1500, max = 1499", "max must be at least p95, not 1499"),
+        ("max = 3000", "max = 1499", "max must be at least p95, not 1499"),
         ('weights = "int4"', 'weights = "int3"', "[[model]] gemma-4-E2B: weights must be one of"),
         ("cores = 6", "cores = 6\nrgb = 1", "no field 'rgb' of a machine"),
         ("cloud_output = 0.4\n", "", "cloud_input and cloud_output go together"),
