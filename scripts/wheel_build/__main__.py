@@ -94,6 +94,7 @@ def build(target: Target, python: Python, zig: Path, sources: Path) -> Path:
     else:
         variables["SETUPTOOLS_EXT_SUFFIX"] = suffix
     if target.system == "Windows":
+        defines |= {"NB_SUFFIX": suffix, "NB_SUFFIX_S": suffix}  # nanobind would ask the Python of this machine
         names = python_names(Path(nanobind.__file__).parent)
         for library in ("python311", "python3") if not python.abi3 else ("python312", "python3"):
             made = write_import_library(zig, library, names, WORK / "import")
