@@ -187,7 +187,6 @@ static inline __m256i looked_up(__m256i codes, char added) {
 }
 template <Cells C>
 static inline void prefetch_cell(const uint8_t* cell) {
-#pragma GCC unroll 8
   for (int i = 0; i < 4 + high_vectors(C); ++i) prefetch(cell + kAhead + 64 * i);
 }
 

@@ -107,7 +107,7 @@ static inline void dot32_twice(int32x4_t& a, int32x4_t& b, const int8x16_t (&w)[
 
 static bool own_products(const Matrix& w, const TileRange& range, const GroupRange& groups,
                          const QuantGroup* panel, int64_t rows, float* out, int64_t out_stride, float scale);
-#include "isa/portable_cells.h"
+#include "isa/neon_cells.h"
 #include "kernels/kernels_impl.h"
 #include "isa/neon_groups.h"
 

@@ -41,7 +41,7 @@ static inline I dot_v8(I sum, V8 v, Four four) {
 
 static bool own_products(const Matrix& w, const TileRange& range, const GroupRange& groups,
                          const QuantGroup* panel, int64_t rows, float* out, int64_t out_stride, float scale);
-#include "isa/portable_cells.h"
+#include "isa/neon_cells.h"
 #include "kernels/kernels_impl.h"
 #include "isa/neon_groups.h"
 #include "isa/neon_pairs.h"

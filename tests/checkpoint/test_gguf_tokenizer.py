@@ -26,7 +26,7 @@ BYTES = [f"<0x{i:02X}>" for i in range(256)]
 
 def file_of(**values: Any) -> GgufFile:
     """A header with values under ``tokenizer.ggml.``."""
-    return GgufFile(path=Path("x.gguf"), metadata={f"tokenizer.ggml.{k}": v for k, v in values.items()}, tensors={})
+    return GgufFile(path=Path("x.gguf"), metadata={f"tokenizer.ggml.{k}": v for k, v in values.items()}, tensors={}, parts=())
 
 
 def embedded_metadata() -> dict[str, Any]:

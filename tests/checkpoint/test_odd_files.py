@@ -155,7 +155,7 @@ def scored(tokens: list[str]) -> GgufFile:
         "model": "llama", "tokens": tokens, "scores": np.zeros(len(tokens), np.float32), "unknown_token_id": 0,
         "token_type": np.array([2, *[1] * (len(tokens) - 1)], np.int32), "add_space_prefix": False,
     }  # fmt: skip
-    return GgufFile(path=Path("x.gguf"), metadata={f"tokenizer.ggml.{k}": v for k, v in values.items()}, tensors={})
+    return GgufFile(path=Path("x.gguf"), metadata={f"tokenizer.ggml.{k}": v for k, v in values.items()}, tensors={}, parts=())
 
 
 def test_tokens_of_gguf_files_are_bounded() -> None:

@@ -16,6 +16,7 @@ import pytest
 from geminate.loading.locate import embedded_pair
 from support.cache_files import arrays_of, flip
 from support.cli import geminate, refused
+from support.serving import Served
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +74,22 @@ def test_a_chat_and_a_drafter_of_another_file(small: Path) -> None:
     done = geminate("generate", "Once upon", "-n", "8", "--drafter", str(small), "-k", "3")
     assert done.returncode == 0, done.stderr
     assert f"drafter: {small}/drafter" in done.stderr
+
+
+def test_a_server_takes_it_and_no_damaged_one(small: Path, tmp_path: Path) -> None:
+    env = {"GEMINATE_CACHE": str(tmp_path / "cache")}
+    body = {"prompt": "Once upon", "max_tokens": 4, "temperature": 0}
+    with Served(str(small), env=env) as server, server.ready().client() as client:
+        answer = client.post("/v1/completions", json={"model": "small", **body}).raise_for_status().json()
+        assert answer["model"] == "small" and answer["usage"]["completion_tokens"] == 4
+    bad = tmp_path / "bad.geminate"
+    bad.write_bytes(small.read_bytes())
+    array = max(arrays_of(bad).values(), key=lambda one: one["nbytes"])
+    flip(bad, array["offset"] + array["nbytes"] // 2)
+    with Served(str(bad), env=env) as server:
+        assert "is damaged in" in server.wait_log("the model could not be loaded")["error"]
+        server.wait_end()
+        assert server.process.returncode == 2
 
 
 def test_messages(small: Path, tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ from transformers import AutoModelForCausalLM
 from geminate import LLM, SamplingParams
 from geminate.backends.cpu.program import supported_isas
 from geminate.families.registry import load_target_config, open_model
-from geminate.weights.store import open_weights
+from geminate.weights.opening import open_weights
+from support.cli import geminate
 from support.fabricate import VOCAB, WIDE, make_target
 from support.fabricate_gguf import dequantized_copy, to_gguf
 
@@ -88,3 +89,13 @@ def test_the_same_text_on_every_instruction_set(made, tmp_path, monkeypatch) -> 
             )
             seen.append((tuple(out.token_ids), np.stack(rows).tobytes()))
     assert len(set(seen)) == 1
+
+
+def test_a_packed_file_needs_no_other(made, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    """Its tables are copies of the file's blocks, which stay in the file otherwise."""
+    file, packed = to_gguf(made, tmp_path / "m.gguf", T.Q5_K), tmp_path / "m.geminate"
+    want = LLM(file, drafter=None).logits(prompt().tolist())
+    done = geminate("pack", str(file), "--drafter", "none", "-o", str(packed))
+    assert done.returncode == 0, done.stderr
+    file.unlink()
+    assert np.array_equal(LLM(packed, drafter=None).logits(prompt().tolist()), want)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 from collections.abc import AsyncIterator, Callable, Collection
 from typing import Any
@@ -56,9 +57,12 @@ async def batches(engine: ReplicaEngine, request: EngineRequest) -> AsyncIterato
     """The batches of a request at a replica; leaving the iteration cancels it."""
     loop = asyncio.get_running_loop()
     queue: asyncio.Queue[Batch | None] = asyncio.Queue()
-    answer = asyncio.ensure_future(
-        engine.answer(request, lambda batch: loop.call_soon_threadsafe(queue.put_nowait, batch) and None)
-    )
+
+    def put(batch: Batch) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: the test has ended
+            loop.call_soon_threadsafe(queue.put_nowait, batch)
+
+    answer = asyncio.ensure_future(engine.answer(request, put))
     answer.add_done_callback(lambda _: queue.put_nowait(None))
     try:
         while (batch := await queue.get()) is not None:

@@ -19,8 +19,8 @@ class RowLayout:
         self.format = FORMATS[fmt]
 
     def _widths(self, k: int) -> tuple[int, int]:
-        group = self.format.group or 1
-        return padded(k, group), 1 if self.format.row_scaled else padded(k, group) // group
+        group = self.format.blocks.columns if self.format.blocks else self.format.group or 1
+        return padded(k, group), 1 if self.format.row_scaled else self.format.scale_words(k)
 
     def shapes(self, n: int, k: int) -> dict[str, tuple[str, tuple[int, ...]]]:
         wide, groups = self._widths(k)

@@ -99,6 +99,13 @@ def test_memory_of_the_published_shapes() -> None:
     assert needs_of(config, assistant, "int8", None).speed is None
 
 
+def test_k_quants_of_a_file_that_is_not_here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    found = describe("gemma-4-E2B-it:Q4_K_M", measure=False)
+    assert format_rows(found)[0][0] == "auto (q4_k_m)"
+    assert found.formats[0].weights == pytest.approx(1.4735e9, rel=0.04), "what llama.cpp reads of such a file a token"
+
+
 def test_embeddings_of_a_file_that_is_not_here() -> None:
     """Google's Q4_0 file has its head in Q6_K, which is kept in int8: 402.7 million weights in 8.5 bits, not 4.5."""
     config, assistant, _ = load_shape("gemma-4-E2B", None)

@@ -25,6 +25,7 @@ from geminate.tools.quantize.run import quantize_model
 from geminate.weights import store as store_module
 from geminate.weights import verification
 from geminate.weights.opening import open_weights
+from geminate.weights.specs import canonical
 from support import fabricate, fabricate_gemma3, mobile
 from support.cache_files import arrays_of, flip, header_of
 from support.fabricate_gguf import to_gguf
@@ -92,6 +93,27 @@ def test_gguf_mobile_and_gemma3(tmp_path: Path, models: dict[str, Path]) -> None
             wanted = answer(llm)
         with LLM(out, drafter=None, cache_dir=tmp_path / "cache", threads=1) as llm:
             assert answer(llm) == wanted, source.name
+
+
+@pytest.mark.parametrize("rows", [False, True])
+def test_k_quants_stay_as_they_are(rows: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Codes, scales and minima as the file has them, in either layout."""
+    wide = fabricate.make_target("E2B", tmp_path / "wide", changes=fabricate.WIDE)
+    kinds = {"token_embd": T.Q6_K, "attn_v": T.Q6_K, "ffn_down": T.Q5_K}
+    gguf = to_gguf(wide, tmp_path / "m.gguf", lambda name: kinds.get(name.split(".")[-2], T.Q4_K))
+    monkeypatch.setattr("geminate.checkpoint.packed.layout_named", either)
+    out, cache = tmp_path / "m.geminate", tmp_path / "cache"
+    made = pack_model(gguf, out, drafter=None, layouts=RowLayout if rows else None)
+    assert {"q4_k", "q5_k", "q6_k"} <= set(made.formats["target"])
+    assert rows or made.nbytes < 1.1 * gguf.stat().st_size + (1 << 20)
+    with LLM(gguf, drafter=None, cache_dir=cache, threads=1) as llm:
+        wanted = answer(llm)
+    with LLM(out, drafter=None, cache_dir=cache, threads=1) as llm:
+        assert answer(llm) == wanted and (llm.pair.target.store.path == out) != rows
+    entries = open_model(out).tensors
+    for name, entry in open_model(gguf).tensors.items():
+        if entry.dtype in ("Q4_K", "Q5_K", "Q6_K"):
+            assert np.array_equal(entries[canonical(name)].rows(3, 40), entry.rows(3, 40)), name
 
 
 def test_text_licence_and_origin_go_along(tmp_path: Path) -> None:

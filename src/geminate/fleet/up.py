@@ -20,6 +20,7 @@ os.environ.setdefault("RAY_worker_niceness", "0")
 import ray
 import ray._private.ray_constants as ray_constants
 from ray import serve
+from ray.exceptions import RayError
 from ray.serve.schema import LoggingConfig
 
 from geminate.cores import pick_threads
@@ -32,6 +33,7 @@ from geminate.server.http.logs import log
 for noisy in ("ray.serve", "ray._private.authentication.authentication_token_setup"):
     logging.getLogger(noisy).setLevel(logging.ERROR)  # what it says at every start and end is nothing for a terminal
 FIXED = ("host", "port")
+REGISTER_S = 10.0  # within which the register should answer
 APP = "geminate"
 DASHBOARD = ("127.0.0.1", 8265)
 
@@ -143,10 +145,12 @@ def _serve(config: FleetConfig, signals: Signals) -> Iterator[None]:
         with signals.awaited():
             yield
     finally:
-        ray.get(register().accept.remote(False))
+        with contextlib.suppress(RayError):  # the register's node has gone, or the cluster
+            ray.get(register().accept.remote(False), timeout=REGISTER_S)
         serve.delete(APP)  # what runs is finished; a shutdown alone cuts the connections
         if config.fleet.address is not None:
-            ray.kill(register())  # the cluster goes on, with its controller; one of this command's own ends as a whole
+            with contextlib.suppress(RayError, ValueError):
+                ray.kill(register())  # the cluster goes on; one of this command's own ends as a whole
 
 
 def _deploy(config: FleetConfig) -> None:

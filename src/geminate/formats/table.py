@@ -17,7 +17,8 @@ import numpy as np
 from geminate.arrays import F32, I8, U16
 from geminate.errors import WeightsError
 from geminate.formats import blocks as stored
-from geminate.formats.blocks import GROUP, Blocks
+from geminate.formats.blocks import GROUP as GROUP
+from geminate.formats.blocks import Blocks
 from geminate.formats.rounding import bf16_to_f32, f32_to_bf16, quantize_int4, quantize_int8
 from geminate.formats.row_codes import packed_width, quantize_rows, scaled_rows
 

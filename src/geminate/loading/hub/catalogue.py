@@ -36,8 +36,8 @@ class Variant:
         name: behind the colon. what: one line for users.
         repository, files: where its weights are.
         drafter: the repository of its drafter, and drafter_files the weights in it.
-        preset: the weight format it is served in: ``int4`` for Q4_0, ``int8``, ``bf16``, ``mobile``; None: that of its
-            blocks. embeddings: ggml's type of its embeddings, where that is another one.
+        preset: the weight format it is served in: ``int4`` for Q4_0, ``q4_k_m``, ``int8``, ``bf16``, ``mobile``; None:
+            one that no shape is known in. embeddings: ggml's type of its embeddings, where that is another one.
     """
 
     name: str

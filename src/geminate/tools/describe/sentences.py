@@ -68,7 +68,7 @@ def format_rows(found: Described) -> list[tuple[str, str, str, str, str]]:
     """Format, memory, quality, tokens a second plain and speculating, for each format to choose from."""
     return [
         (
-            needs.preset,
+            f"auto ({needs.preset})" if needs.preset == "q4_k_m" else needs.preset,
             gigabytes(needs.weights + (needs.drafter or 0)),
             loss(needs.preset),
             _rate(needs, speculating=False),
