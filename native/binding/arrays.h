@@ -1,6 +1,8 @@
 // What every binding needs: arrays, and errors that name the argument, what was given and what was expected.
 #pragma once
 
+#include <cstdio>  // nanobind 3.1 uses it, and Python.h lacks it under the stable ABI
+
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 

@@ -1,4 +1,6 @@
 // The Python module geminate._native; src/geminate/_native.pyi gives its types.
+#include <cstdio>  // nanobind 3.1 uses it, and Python.h lacks it under the stable ABI
+
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>

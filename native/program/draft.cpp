@@ -2,8 +2,8 @@
 #include "program/draft.h"
 
 #include <algorithm>
-#include <cfloat>
 #include <cstring>
+#include <limits>
 #include <stdexcept>
 #include <string>
 
@@ -20,7 +20,8 @@ constexpr int64_t kTopK = 64;  // candidates considered when the rule sets no to
 int64_t choose_draft_token(Row& row, const SamplingKernels& kernels, const float* logits, const int32_t* ids,
                            int64_t n, const DraftRule& rule, int64_t position) {
   DrawRule draw{rule.temperature, rule.top_k > 0 ? rule.top_k : kTopK, rule.top_p};
-  if (rule.min_p > 0.0) draw.least = elementary::log(std::max(rule.min_p, DBL_MIN));
+  if (rule.min_p > 0.0)
+    draw.least = elementary::log(std::max(rule.min_p, std::numeric_limits<double>::min()));
   const uint64_t key = stream_key(rule.seed, rule.choice, static_cast<uint64_t>(position));
   row.begin(kernels, logits, n, draw, key, ids);
   return std::max<int64_t>(row.draw(), 0);  // 0 if a logit is not finite

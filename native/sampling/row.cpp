@@ -1,7 +1,8 @@
 #include "sampling/row.h"
 
 #include <algorithm>
-#include <cfloat>
+#include <cmath>
+#include <limits>
 
 #include "sampling/noise.h"
 
@@ -12,6 +13,7 @@ constexpr double kLeastTemperature = 1e-300;  // as geminate.decoding.truncation
 constexpr double kNoWeight = -31.25;          // scaled logits below it have the weight 0
 constexpr size_t kKeptEntries = 1 << 16;      // more memory than this goes back after a row
 constexpr double kHuge = 1e30;                // a peak for which floats are no bounds
+constexpr float kLargest = std::numeric_limits<float>::max();
 
 }  // namespace
 
@@ -127,13 +129,13 @@ int64_t Row::greedy() const {
 float Row::below(double y) const {
   const double v = peak_ + y * temperature_, margin = 1e-6 * (std::fabs(peak_) + std::fabs(y * temperature_));
   const double low = v - margin - 1e-37;
-  return low > FLT_MAX ? HUGE_VALF : low > -FLT_MAX ? static_cast<float>(low) : -FLT_MAX;
+  return low > kLargest ? HUGE_VALF : low > -kLargest ? static_cast<float>(low) : -kLargest;
 }
 
 float Row::above(double y) const {
   const double v = peak_ + y * temperature_, margin = 1e-6 * (std::fabs(peak_) + std::fabs(y * temperature_));
   const double high = v + margin + 1e-37;
-  return high < FLT_MAX ? static_cast<float>(std::max(high, -static_cast<double>(FLT_MAX))) : FLT_MAX;
+  return high < kLargest ? static_cast<float>(std::max(high, -static_cast<double>(kLargest))) : kLargest;
 }
 
 // A value that k logits of x reach, and few more: the k-th largest of the maxima of groups of logits.
@@ -147,10 +149,10 @@ float Row::bound_of_largest(int64_t k) {
       into = std::max(into, groups_[static_cast<size_t>(i + half * kLanes)]);
     }
   }
-  if (k > rows * kLanes) return -FLT_MAX;
+  if (k > rows * kLanes) return -kLargest;
   const auto at = groups_.begin() + (k - 1);
   std::nth_element(groups_.begin(), at, groups_.begin() + rows * kLanes, std::greater<float>());
-  return std::max(*at, -FLT_MAX);
+  return std::max(*at, -kLargest);
 }
 
 void Row::collect(int64_t s, float low, float high, std::vector<Entry>& out) const {
@@ -168,7 +170,7 @@ void Row::collect(int64_t s, float low, float high, std::vector<Entry>& out) con
 void Row::select(int64_t k) {
   entries_.clear();
   const float low = bound_of_largest(k);
-  for (int64_t s = 0; s < stripes_; ++s) collect(s, low, FLT_MAX, entries_);
+  for (int64_t s = 0; s < stripes_; ++s) collect(s, low, kLargest, entries_);
   for (const Changed& c : changes_) {
     if (c.x >= low) entries_.push_back({c.x, 0, c.id});
   }
@@ -234,7 +236,7 @@ Mass Row::weigh(int64_t begin, int64_t end) const {
   alignas(64) float buffer[kStripe];
   const float low = below(kNoWeight);
   // Floats from the winner's logit on, and past it: equal ones are before it as far as their index is lower.
-  float from = static_cast<float>(std::clamp<double>(drawn_x_, -FLT_MAX, FLT_MAX));
+  float from = static_cast<float>(std::clamp<double>(drawn_x_, -kLargest, kLargest));
   if (from < drawn_x_) from = std::nextafterf(from, HUGE_VALF);
   const float past = from == drawn_x_ ? std::nextafterf(from, HUGE_VALF) : from;
   const int64_t own = drawn_ / kStripe;
@@ -285,7 +287,7 @@ Winner Row::noise(int64_t begin, int64_t end) const {
   Winner best;
   // What limits the support, then what the best so far leaves a chance. The largest logit, wherever it is,
   // scores kLeastNoise at least.
-  const float kept = std::max(below(rule_.least), cut_x_ > -FLT_MAX ? below(scaled(cut_x_)) : -FLT_MAX);
+  const float kept = std::max(below(rule_.least), cut_x_ > -kLargest ? below(scaled(cut_x_)) : -kLargest);
   const bool huge = std::fabs(peak_) > kHuge;
   const double slope = inverse_ * elementary::kLog2E;
   const float slack = kSlack + static_cast<float>(std::min(std::fabs(peak_) * slope * 0x1p-23, kHuge));
