@@ -60,7 +60,7 @@ def test_loading_ends_between_blocks_and_passes(tmp_path: Path) -> None:
         assert calls == number and not list(tmp_path.glob("*costs*"))
     for _ in range(10):  # what was measured beside something else is not kept
         if not list(tmp_path.glob("*.costs.json")):
-            llm.measure_costs()
+            LLM(cache_dir=tmp_path).measure_costs()
     assert list(tmp_path.glob("*.costs.json"))
 
 
