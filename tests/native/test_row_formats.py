@@ -18,11 +18,11 @@ from geminate.formats.row_codes import pack_codes
 from geminate.formats.table import FORMATS, MOST_COLUMNS, ROW_FORMATS, Codes
 from geminate.loading.compile import compile_target
 from geminate.plan import nodes as p
-from geminate.plan.batch import Batch, Rows
 from geminate.tools.bench.random_weights import RandomStore
 from geminate.weights.store import WeightStore
 from support.fabricate import text_settings
 from support.packed import pack_matrix
+from support.passes import logits_in_pieces
 from support.products import VOCAB, embedding, logits, plan
 
 ISAS = supported_isas()
@@ -200,16 +200,7 @@ def test_a_model_of_the_published_mix() -> None:
     ids = np.random.default_rng(8).integers(3, config.vocab_size, 40).astype(np.int32)
 
     def run(backend: Backend, sizes: list[int]) -> np.ndarray:
-        target = compile_target(config, store, backend, max_rows=16)
-        cache, found, at = target.new_cache(), [], 0
-        while at < len(ids):
-            part = ids[at : at + sizes[len(found) % len(sizes)]]
-            batch = Batch.of([Rows(cache=cache, ids=part, wanted=len(part))])
-            cache.reserve(len(part))
-            found.append(target.program.run(batch)[1])
-            cache.advance(len(part))
-            at += len(part)
-        return np.concatenate(found)
+        return logits_in_pieces(compile_target(config, store, backend, max_rows=16), ids, sizes)
 
     formats = {
         n.w.format
